@@ -1,0 +1,57 @@
+//! The command line: declarations only.
+
+mod config;
+mod data;
+mod helper;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use config::{AuditArgs, ConfigArgs};
+pub use data::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, VerifyArgs};
+pub use helper::HelperArgs;
+
+/// QEMU's 9p proxy helper, and the way off the proxy backend.
+#[derive(Debug, Parser)]
+#[command(name = "virtfs-proxy-helper", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do instead of serving an export.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The helper's own options.
+    #[command(flatten)]
+    pub helper: HelperArgs,
+}
+
+/// What the program does besides serving an export.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Move shares from the proxy backend to local + mapped: find, rewrite, convert, verify, take back.
+    Migrate(MigrateArgs),
+}
+
+/// `migrate`'s arguments.
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// The step.
+    #[command(subcommand)]
+    pub verb: MigrateVerb,
+}
+
+/// The steps of a migration.
+#[derive(Debug, Subcommand)]
+pub enum MigrateVerb {
+    /// Find every proxy setup on this machine, or in the files given.
+    Audit(AuditArgs),
+    /// Rewrite one configuration: each proxy share becomes its local, mapped equivalent.
+    Config(ConfigArgs),
+    /// Say whether an export's files can move, to which model and at what price. Changes nothing.
+    Check(CheckArgs),
+    /// Convert an export's files, so that the guest sees through local + mapped what it saw before.
+    Convert(ConvertArgs),
+    /// Prove a conversion against its journal.
+    Verify(VerifyArgs),
+    /// Take a conversion back.
+    Rollback(RollbackArgs),
+    /// Describe a tree as the guest sees it: stable, sorted, diffable.
+    Manifest(ManifestArgs),
+}

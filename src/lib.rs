@@ -1,0 +1,50 @@
+//! QEMU's 9p proxy helper, and the way off the proxy backend.
+//!
+//! # What lives where
+//!
+//! | room | what it is | what it may know |
+//! |---|---|---|
+//! | [`helper`] | the daemon: a privileged helper that QEMU ≤ 9.1 speaks to over a unix socket | itself |
+//! | [`share`] | what a share is, QEMU's option strings, and a share's `local` equivalent | itself |
+//! | [`sources`] | where shares hide: one reader for each configuration format, and who serves what | `share`, `report` |
+//! | [`data`] | the export's files: their two on-disk forms and the way from one to the other | `report`, `share` |
+//! | [`report`] | what people should know: findings, documents, text | itself |
+//! | [`cli`] | the command line, declarations only | nothing |
+//! | [`exit`] | outcome → exit status | nothing |
+//! | [`text`] | bytes of any origin → text that is safe on a terminal | nothing |
+//!
+//! The way of the data: bytes → request → reply → bytes (`helper`); text → share → local equivalent → text
+//! (`sources`, `share`); tree → entry → journal → tree (`data`). No arrow goes back.
+
+pub mod cli;
+pub mod data;
+pub mod exit;
+pub mod helper;
+mod migrate;
+pub mod report;
+pub mod share;
+pub mod sources;
+pub mod text;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use exit::Outcome;
+
+/// Runs the program on this process's arguments and says how it ended.
+pub fn run() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody is left to tell when printing the usage fails.
+            let _ = error.print();
+            return if error.use_stderr() { Outcome::Usage } else { Outcome::Clean }.into();
+        }
+    };
+    match cli.command {
+        Some(cli::Command::Migrate(command)) => migrate::run(command.verb),
+        None => helper::run(&cli.helper),
+    }
+    .into()
+}

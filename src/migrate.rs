@@ -1,0 +1,21 @@
+//! `migrate`: one arm a verb.
+
+use crate::cli::MigrateVerb;
+use crate::exit::Outcome;
+
+/// Runs one step of a migration. Errors are printed here, once, with their context.
+pub fn run(verb: MigrateVerb) -> Outcome {
+    let result = match verb {
+        MigrateVerb::Audit(args) => crate::sources::audit(&args),
+        MigrateVerb::Config(args) => crate::sources::config(&args),
+        MigrateVerb::Check(args) => crate::data::check(&args),
+        MigrateVerb::Convert(args) => crate::data::convert(&args),
+        MigrateVerb::Verify(args) => crate::data::verify(&args),
+        MigrateVerb::Rollback(args) => crate::data::rollback(&args),
+        MigrateVerb::Manifest(args) => crate::data::manifest(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("virtfs-proxy-helper: {error:#}");
+        Outcome::Failure
+    })
+}

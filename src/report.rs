@@ -1,0 +1,3 @@
+//! What people should know: findings and documents.
+
+pub mod finding;

@@ -1,0 +1,94 @@
+//! What a share is: the model that every reader yields and every writer takes.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+/// One 9p share over the proxy backend, as some configuration describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// The fsdev's id. `-virtfs` without one takes the mount tag.
+    pub fsdev: Vec<u8>,
+    /// What the guest mounts by. `None`: no device names this fsdev, and the guest never sees it.
+    pub mount_tag: Option<Vec<u8>>,
+    /// How QEMU reaches its helper.
+    pub transport: Transport,
+    /// `readonly`, of the fsdev.
+    pub readonly: bool,
+    /// `writeout=immediate`, of the fsdev.
+    pub writeout: bool,
+    /// The guest's device.
+    pub device: Option<Device>,
+    /// Where it stands.
+    pub place: Place,
+    /// What it exports, where that could be found out.
+    pub export: ExportPath,
+}
+
+/// How QEMU reaches its helper.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// `socket=PATH`.
+    Socket(PathBuf),
+    /// `sock_fd=N`, one end of a connected pair that QEMU inherits.
+    Fd(i32),
+    /// It stands there, but its value is not statically known (a variable, say): the text as it stands.
+    Unknown(Vec<u8>),
+}
+
+/// The guest's device for a share.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Device {
+    /// `virtio-9p-pci`, `virtio-9p-ccw`, `virtio-9p-device`, …
+    pub driver: Vec<u8>,
+    /// The bus it is plugged into, as QEMU names it.
+    pub bus: Option<Vec<u8>>,
+    /// Its address on the bus, as QEMU spells it: `05.0`, `0x5`.
+    pub addr: Option<Vec<u8>>,
+    /// The device's own id.
+    pub id: Option<Vec<u8>>,
+    /// Everything else, in order, but `fsdev` and `mount_tag`.
+    pub properties: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Where a share, a helper or a finding stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The file, as on the audited host; `None` for standard input.
+    pub file: Option<PathBuf>,
+    /// The line, from 1.
+    pub line: Option<u64>,
+    /// The bytes of the file that say it.
+    pub span: Option<Range<usize>>,
+    /// The guest's name.
+    pub guest: Option<Vec<u8>>,
+    /// The process that says it.
+    pub pid: Option<i32>,
+}
+
+/// What a share exports.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ExportPath {
+    /// The configuration of a proxy share never says it, and no helper that does was found.
+    #[default]
+    Unknown,
+    /// Known, and how.
+    Known {
+        /// The directory, as on the audited host.
+        path: PathBuf,
+        /// Who says so.
+        from: ExportFrom,
+    },
+}
+
+/// Who says what a share exports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExportFrom {
+    /// `--export`, the admin.
+    Argument,
+    /// The `-p` of a helper that listens on the share's socket, found in a configuration.
+    Helper(Place),
+    /// The `-p` of the running helper at the other end of the share's socket.
+    Process(i32),
+    /// The manager's own configuration: the admin's true source path.
+    Manager(Place),
+}

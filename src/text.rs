@@ -1,0 +1,131 @@
+//! Bytes of any origin → text that is safe on a terminal and in a report.
+//!
+//! File names, configuration files and sockets carry any byte. [`escape`] is the one way from such bytes to text
+//! that people see: it is reversible, and no control character passes it raw.
+
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Makes `bytes` printable: valid UTF-8 without control characters passes unchanged; a control character, a
+/// byte that is not UTF-8 and a character that changes the direction of text become `\xNN` (each byte of it),
+/// and a backslash is doubled. [`unescape`] takes it back.
+///
+/// # Example
+/// ```
+/// use virtfs_proxy_helper::text::escape;
+/// assert_eq!(escape(b"/srv/caf\xc3\xa9"), "/srv/café");
+/// assert_eq!(escape(b"a\x1b[2Jb\xff"), r"a\x1b[2Jb\xff");
+/// ```
+pub fn escape(bytes: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && !text.chars().any(needs_escape)
+    {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(bytes.len() + 8);
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c == '\\' {
+                out.push_str(r"\\");
+            } else if needs_escape(c) {
+                push_hex(&mut out, c.encode_utf8(&mut [0; 4]).as_bytes());
+            } else {
+                out.push(c);
+            }
+        }
+        push_hex(&mut out, chunk.invalid());
+    }
+    Cow::Owned(out)
+}
+
+/// [`escape`] for a path.
+pub fn escape_path(path: &Path) -> Cow<'_, str> {
+    escape(path.as_os_str().as_bytes())
+}
+
+/// [`escape`] for a string of the operating system's.
+pub fn escape_os(text: &OsStr) -> Cow<'_, str> {
+    escape(text.as_bytes())
+}
+
+/// Takes [`escape`] back. Text that `escape` does not make (a lone backslash, say) stands for itself.
+pub fn unescape(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let rest = bytes.get(at + 1..).unwrap_or_default();
+        match rest {
+            [b'\\', ..] if byte == b'\\' => {
+                out.push(b'\\');
+                at += 2;
+            }
+            [b'x', high, low, ..] if byte == b'\\' => {
+                let digits = char::from(*high).to_digit(16).zip(char::from(*low).to_digit(16));
+                if let Some((high, low)) = digits {
+                    out.push(u8::try_from(high * 16 + low).unwrap_or(0));
+                    at += 4;
+                } else {
+                    out.push(byte);
+                    at += 1;
+                }
+            }
+            _ => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    out
+}
+
+/// Whether `c` could change what a reader sees of the text around it: control characters, a backslash (it
+/// would be ambiguous), and Unicode's direction marks and line separators.
+fn needs_escape(c: char) -> bool {
+    c == '\\'
+        || c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+fn push_hex(out: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        // Writing to a String does not fail.
+        let _ = write!(out, "\\x{byte:02x}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn control_characters_and_direction_marks_are_escaped() {
+        for (raw, shown) in [
+            (&b"plain"[..], "plain"),
+            (b"tab\there", r"tab\x09here"),
+            (b"line\nbreak", r"line\x0abreak"),
+            (b"back\\slash", r"back\\slash"),
+            ("rtl\u{202e}x".as_bytes(), r"rtl\xe2\x80\xaex"),
+            (b"\xc3", r"\xc3"),
+            ("c1\u{9b}".as_bytes(), r"c1\xc2\x9b"),
+        ] {
+            assert_eq!(escape(raw), shown);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn unescape_takes_escape_back(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            prop_assert_eq!(unescape(&escape(&bytes)), bytes);
+        }
+
+        #[test]
+        fn nothing_raw_passes(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            prop_assert!(!escape(&bytes).chars().any(char::is_control));
+        }
+    }
+}
