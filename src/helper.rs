@@ -108,7 +108,7 @@ fn serve(
         Source::Listener(listener) if settings.persistent || settings.shared > 1 => {
             supervisor::run(settings, directory, listener, pid_file, manager, parent)
         }
-        source => serve_one(settings, directory, source, pid_file, &manager, parent),
+        source => serve_one(settings, directory, source, pid_file.as_ref(), &manager, parent),
     }
 }
 
@@ -155,11 +155,11 @@ fn serve_one(
     settings: &Settings,
     directory: Directory,
     source: Source,
-    pid_file: Option<PidFile>,
+    pid_file: Option<&PidFile>,
     manager: &Manager,
     parent: Parent,
 ) -> Result<Outcome> {
-    let cleaner = Cleaner::start(source.name(), pid_file.as_ref())?;
+    let cleaner = Cleaner::start(source.name(), pid_file)?;
     signals::handle_stop(manager.as_raw())?;
     let mut confined = worker::confine(settings, settings.sandbox, &directory)?;
     drop(directory);

@@ -94,14 +94,14 @@ mod tests {
         }
         assert_eq!(buffer.set(&[b'/'; 4096]).map(CStr::to_bytes), Ok(&[b'/'; 4096][..]));
         assert_eq!(buffer.set(&[b'/'; 4097]), Err(Errno::ENAMETOOLONG));
-        assert_eq!(buffer.set(&[b'x'; 65535]), Err(Errno::ENAMETOOLONG));
+        assert_eq!(buffer.set(&vec![b'x'; 65535]), Err(Errno::ENAMETOOLONG));
     }
 
     #[test]
     fn attribute_names_are_left_to_the_kernel_to_judge() {
         let mut buffer = NameBuffer::default();
         assert_eq!(buffer.set(b"user.a").map(CStr::to_bytes), Ok(&b"user.a"[..]));
-        assert_eq!(buffer.set(&[b'x'; 256]).map(|name| name.count_bytes()), Ok(256));
+        assert_eq!(buffer.set(&[b'x'; 256]).map(CStr::count_bytes), Ok(256));
         assert_eq!(buffer.set(&[b'x'; 257]), Err(Errno::ERANGE));
         assert_eq!(buffer.set(b"user.\0"), Err(Errno::EINVAL));
     }

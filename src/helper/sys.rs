@@ -35,7 +35,8 @@ struct RightsBuffer([u8; 24]);
 
 /// `sendmsg(2)` of `bytes` with one descriptor beside them.
 pub fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> Result<usize, Errno> {
-    const FD_SIZE: u32 = size_of::<RawFd>() as u32;
+    const FD_SIZE: u32 = 4;
+    const { assert!(size_of::<RawFd>() == FD_SIZE as usize) };
     let mut control = RightsBuffer([0; 24]);
     let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: all-zero is a valid msghdr. CMSG_SPACE of one descriptor is 24 bytes at most, the buffer's size, and the
@@ -186,14 +187,20 @@ pub fn close_both(one: OwnedFd, other: OwnedFd) {
 
 /// `setfsuid(2)`; returns the previous id. It reports no error: see [`super::identity`].
 pub fn setfsuid(uid: u32) -> u32 {
-    // SAFETY: plain integers.
-    unsafe { libc::syscall(libc::SYS_setfsuid, uid) as u32 }
+    // SAFETY: plain integers. Not libc's wrapper, which may signal other threads.
+    id(unsafe { libc::syscall(libc::SYS_setfsuid, uid) })
 }
 
 /// `setfsgid(2)`; returns the previous id. It reports no error: see [`super::identity`].
 pub fn setfsgid(gid: u32) -> u32 {
-    // SAFETY: plain integers.
-    unsafe { libc::syscall(libc::SYS_setfsgid, gid) as u32 }
+    // SAFETY: plain integers. Not libc's wrapper, which may signal other threads.
+    id(unsafe { libc::syscall(libc::SYS_setfsgid, gid) })
+}
+
+/// An id that the kernel returned: 32 bits, which an architecture may have extended by sign.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the upper half says nothing")]
+fn id(result: libc::c_long) -> u32 {
+    result as u32
 }
 
 /// `open_tree(2)` with `OPEN_TREE_CLONE`: a private, unattached copy of the mount that `path` is on, with `path`
