@@ -12,7 +12,7 @@
 //! | [`worker`], [`supervisor`] | a process that serves, and the one that starts them |
 //! | [`connection`] | bytes ↔ requests and replies on a socket |
 //! | [`protocol`] | the wire format: table and codec |
-//! | [`operations`], [`export`], [`path`], [`identity`] | what requests do, to which files, as whom |
+//! | [`operations`], [`export`], [`path`], [`identity`], [`version`] | what requests do, to which files, as whom |
 //! | [`sys`], [`signals`], [`logging`] | the kernel's side |
 
 pub mod cleaner;
@@ -31,6 +31,7 @@ pub mod signals;
 pub mod socket;
 pub mod supervisor;
 pub mod sys;
+pub mod version;
 pub mod worker;
 
 use std::os::fd::OwnedFd;

@@ -168,6 +168,58 @@ pub fn inode_version(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
     Ok(version[0].into())
 }
 
+/// `struct file_handle` (open_by_handle_at(2)), with room for the longest.
+#[repr(C)]
+pub struct FileHandle {
+    length: u32,
+    kind: i32,
+    bytes: [u8; MAX_HANDLE],
+}
+
+/// The longest content of a file handle, `MAX_HANDLE_SZ`.
+const MAX_HANDLE: usize = 128;
+
+impl FileHandle {
+    /// One of this type and content; content that is too long is cut.
+    #[cfg(test)]
+    pub fn new(kind: i32, content: &[u8]) -> Self {
+        let mut bytes = [0; MAX_HANDLE];
+        let length = content.len().min(MAX_HANDLE);
+        bytes[..length].copy_from_slice(&content[..length]);
+        Self { length: u32::try_from(length).unwrap_or(0), kind, bytes }
+    }
+
+    /// Its type: the file system's own affair.
+    pub fn kind(&self) -> i32 {
+        self.kind
+    }
+
+    /// Its content: the file system's own affair, too.
+    pub fn bytes(&self) -> &[u8] {
+        let length = usize::try_from(self.length).unwrap_or(0).min(MAX_HANDLE);
+        &self.bytes[..length]
+    }
+}
+
+/// `name_to_handle_at(2)`: the handle of a file, without opening it or following a final symbolic link.
+pub fn name_to_handle(dir: BorrowedFd<'_>, path: &CStr) -> Result<FileHandle, Errno> {
+    let mut handle = FileHandle { length: 128, kind: 0, bytes: [0; MAX_HANDLE] };
+    let mut mount: libc::c_int = 0;
+    // SAFETY: path is terminated; FileHandle is laid out as struct file_handle, and `length` says how many bytes the kernel
+    // may write behind its head; `mount` takes an int.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            dir.as_raw_fd(),
+            path.as_ptr(),
+            &raw mut handle,
+            &raw mut mount,
+            0,
+        )
+    })?;
+    Ok(handle)
+}
+
 /// Closes the descriptors `first` to `last`; those that are not open do not matter.
 pub fn close_range(first: u32, last: u32) -> Result<(), Errno> {
     // SAFETY: the callers close descriptors that they own, or that nobody in this process does.
