@@ -12,7 +12,13 @@ pub use helper::HelperArgs;
 
 /// QEMU's 9p proxy helper, and the way off the proxy backend.
 #[derive(Debug, Parser)]
-#[command(name = "virtfs-proxy-helper", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "virtfs-proxy-helper",
+    version,
+    args_conflicts_with_subcommands = true,
+    infer_long_args = true,
+    args_override_self = true
+)]
 pub struct Cli {
     /// What to do instead of serving an export.
     #[command(subcommand)]

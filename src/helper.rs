@@ -1,9 +1,215 @@
-//! The daemon.
+//! The daemon: a privileged helper that QEMU ≤ 9.1 speaks to over a unix socket.
+//!
+//! It knows nothing of migration. [`run`] is the start-up order; each step has a room of its own:
+//!
+//! | room | what |
+//! |---|---|
+//! | [`settings`] | what the command line asks for, checked |
+//! | [`socket`] | bind, adopt, take over, bring back, remove |
+//! | [`notify`] | detach, and tell when ready |
+//! | [`cleaner`] | what removes socket and pid file behind a process that serves |
+//! | [`sandbox`], [`privileges`] | the walls, and what is left to do inside |
+//! | [`worker`], [`supervisor`] | a process that serves, and the one that starts them |
+//! | [`connection`] | bytes ↔ requests and replies on a socket |
+//! | [`protocol`] | the wire format: table and codec |
+//! | [`operations`], [`export`], [`path`], [`identity`] | what requests do, to which files, as whom |
+//! | [`sys`], [`signals`], [`logging`] | the kernel's side |
+
+pub mod cleaner;
+pub mod connection;
+pub mod export;
+pub mod identity;
+pub mod logging;
+pub mod notify;
+pub mod operations;
+pub mod path;
+pub mod privileges;
+pub mod protocol;
+pub mod sandbox;
+pub mod settings;
+pub mod signals;
+pub mod socket;
+pub mod supervisor;
+pub mod sys;
+pub mod worker;
+
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
 
 use crate::cli::HelperArgs;
 use crate::exit::Outcome;
+use crate::text::escape_path;
+use cleaner::{Cleaner, PidFile};
+use identity::{IdMaps, Identity};
+use notify::{Manager, Parent, Side};
+use sandbox::Directory;
+use settings::Endpoint;
+pub use settings::Settings;
+use socket::Listener;
 
-/// Serves an export.
-pub fn run(_args: &HelperArgs) -> Outcome {
-    Outcome::Failure
+/// Serves an export as the command line says. Errors are printed here, once, with their context.
+pub fn run(args: HelperArgs) -> Outcome {
+    let settings = match args.settings() {
+        Ok(settings) => settings,
+        Err(message) => {
+            eprintln!("virtfs-proxy-helper: {message}");
+            eprintln!("Try 'virtfs-proxy-helper --help'.");
+            return Outcome::Usage;
+        }
+    };
+    start(&settings).unwrap_or_else(|error| {
+        eprintln!("virtfs-proxy-helper: {error:#}");
+        Outcome::Failure
+    })
+}
+
+/// The start-up order. Everything that can fail does so before the daemon is ready, and so before its parent exits.
+fn start(settings: &Settings) -> Result<Outcome> {
+    close_inherited(settings);
+    let inherited = Source::inherited(settings)?;
+    let parent = if settings.foreground {
+        notify::stay()?
+    } else {
+        match notify::detach()? {
+            Side::Daemon(parent) => parent,
+            Side::Parent(outcome) => return Ok(outcome),
+        }
+    };
+    logging::start(settings.log_level, settings.syslog)?;
+    let manager = Manager::connect();
+    let directory = Directory::find(&settings.path)?;
+    privileges::limit_open_files(settings.rlimit_nofile)?;
+    say_what_is_served(&directory);
+    privileges::report_missing(&settings.kept)?;
+    let source = match inherited {
+        Some(source) => source,
+        None => Source::bind(settings)?,
+    };
+    let name = source.name().cloned();
+    let outcome = serve(settings, directory, source, manager, parent);
+    if let (Err(_), Some(name)) = (&outcome, name) {
+        name.remove();
+    }
+    outcome
+}
+
+/// Serves one client or many.
+fn serve(
+    settings: &Settings,
+    directory: Directory,
+    source: Source,
+    manager: Manager,
+    parent: Parent,
+) -> Result<Outcome> {
+    let pid_file = settings.pid_file.clone().map(PidFile::write).transpose()?;
+    match source {
+        Source::Listener(listener) if settings.persistent || settings.shared > 1 => {
+            supervisor::run(settings, directory, listener, pid_file, manager, parent)
+        }
+        source => serve_one(settings, directory, source, pid_file, &manager, parent),
+    }
+}
+
+/// Where clients come from, open.
+enum Source {
+    /// The one client is there.
+    Client(OwnedFd),
+    /// Clients will connect.
+    Listener(Listener),
+}
+
+impl Source {
+    /// Takes the socket that was passed to this process, if one was.
+    fn inherited(settings: &Settings) -> Result<Option<Self>> {
+        match &settings.endpoint {
+            Endpoint::Connected(fd) => socket::adopt_connected(*fd).map(|client| Some(Self::Client(client))),
+            Endpoint::Inherited(fd, owner) => {
+                Listener::adopt(*fd, *owner).map(|listener| Some(Self::Listener(listener)))
+            }
+            Endpoint::Listen { .. } => Ok(None),
+        }
+    }
+
+    /// Makes the socket to listen on.
+    fn bind(settings: &Settings) -> Result<Self> {
+        let Endpoint::Listen { path, owner } = &settings.endpoint else {
+            anyhow::bail!("there is no socket to listen on");
+        };
+        let identity = Identity::of_this_thread(IdMaps::read()?)?;
+        Listener::bind(path, *owner, &identity).map(Self::Listener)
+    }
+
+    fn name(&self) -> Option<&socket::Name> {
+        match self {
+            Self::Client(_) => None,
+            Self::Listener(listener) => listener.name.as_ref(),
+        }
+    }
+}
+
+/// Serves the one client in this very process, as the original does: it is behind its walls before anybody is
+/// told that it is ready.
+fn serve_one(
+    settings: &Settings,
+    directory: Directory,
+    source: Source,
+    pid_file: Option<PidFile>,
+    manager: &Manager,
+    parent: Parent,
+) -> Result<Outcome> {
+    let cleaner = Cleaner::start(source.name(), pid_file.as_ref())?;
+    signals::handle_stop(manager.as_raw())?;
+    let mut confined = worker::confine(settings, settings.sandbox, &directory)?;
+    drop(directory);
+    parent.release()?;
+    manager.tell("READY=1");
+    let client = match source {
+        Source::Client(client) => client,
+        Source::Listener(listener) => match wait_for_client(&listener)? {
+            Some(client) => client,
+            None => return Ok(Outcome::Clean),
+        },
+    };
+    cleaner.connected();
+    let outcome = worker::serve(client, &mut confined.operations);
+    manager.tell("STOPPING=1");
+    drop(cleaner);
+    Ok(outcome)
+}
+
+/// Waits for the one client. `None` where this process was asked to stop meanwhile.
+fn wait_for_client(listener: &Listener) -> Result<Option<OwnedFd>> {
+    loop {
+        match signals::while_idle(|| listener.accept()) {
+            None => return Ok(None),
+            Some(Ok(client)) => return Ok(Some(client)),
+            Some(Err(Errno::EINTR | Errno::ECONNABORTED)) => {}
+            Some(Err(errno)) => return Err(errno).context("cannot take a client off the socket"),
+        }
+    }
+}
+
+/// One line for the log of every start: what is served, and that its time is over.
+fn say_what_is_served(directory: &Directory) {
+    let path = escape_path(directory.path());
+    log::info!(
+        "serving '{path}'; QEMU removed the proxy backend in 9.2: \
+         'virtfs-proxy-helper migrate check {path}' says how this export moves to 'local'"
+    );
+}
+
+/// Closes every descriptor that was inherited by accident: all but the standard streams and the socket that was
+/// passed on purpose.
+fn close_inherited(settings: &Settings) {
+    let passed = match settings.endpoint {
+        Endpoint::Connected(fd) | Endpoint::Inherited(fd, _) => u32::try_from(fd).unwrap_or(0),
+        Endpoint::Listen { .. } => 0,
+    };
+    let first = libc::STDERR_FILENO.unsigned_abs() + 1;
+    if passed > first {
+        let _ = sys::close_range(first, passed - 1);
+    }
+    let _ = sys::close_range(first.max(passed + 1), u32::MAX);
 }

@@ -44,7 +44,7 @@ pub fn run() -> ExitCode {
     };
     match cli.command {
         Some(cli::Command::Migrate(command)) => migrate::run(command.verb),
-        None => helper::run(&cli.helper),
+        None => helper::run(cli.helper),
     }
     .into()
 }

@@ -1,7 +1,76 @@
 //! The helper's own options.
 
-use clap::Args;
+use std::path::PathBuf;
 
-/// The helper's own options: the original's, and long ones beyond it.
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+
+use crate::helper::Settings;
+use crate::helper::privileges::Kept;
+use crate::helper::sandbox::Sandbox;
+
+/// The helper's own options: the original's, with its abbreviations, and long ones beyond it.
 #[derive(Debug, Args)]
-pub struct HelperArgs {}
+#[command(next_help_heading = "Helper options")]
+pub struct HelperArgs {
+    /// Export this directory
+    #[arg(short, long, value_name = "DIR", alias = "p")]
+    pub path: Option<PathBuf>,
+    /// Serve the connected socket that is open as descriptor N
+    #[arg(short, long, value_name = "N", alias = "f")]
+    pub fd: Option<i32>,
+    /// Listen on this socket; needs -u and -g
+    #[arg(short, long, value_name = "PATH", alias = "s")]
+    pub socket: Option<PathBuf>,
+    /// Give the socket to this user, a number or a name of /etc/passwd: the one that QEMU runs as
+    #[arg(short, long, value_name = "USER", alias = "u")]
+    pub uid: Option<String>,
+    /// Give the socket to this group, a number or a name of /etc/group
+    #[arg(short, long, value_name = "GROUP", alias = "g")]
+    pub gid: Option<String>,
+    /// Stay in the foreground and log to standard error
+    #[arg(short, long, alias = "n")]
+    pub nodaemon: bool,
+
+    /// Keep serving after a client has left; the socket comes back when QEMU removes it
+    #[arg(long)]
+    pub persistent: bool,
+    /// Serve up to N clients at once, each by a process of its own
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = RangedU64ValueParser::<u32>::new().range(1..=4096))]
+    pub shared: u32,
+    /// Answer EROFS to every request that would change something
+    #[arg(long)]
+    pub readonly: bool,
+    /// What keeps the export apart from the rest of the host
+    #[arg(long, value_enum, value_name = "KIND", default_value_t = Sandbox::Namespace)]
+    pub sandbox: Sandbox,
+    /// Capabilities to keep or drop besides the usual: +NAME or -NAME, separated by colons
+    #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true,
+          allow_hyphen_values = true, value_parser = parse_modcaps)]
+    pub modcaps: Kept,
+    /// Limit of open files
+    #[arg(long, value_name = "N")]
+    pub rlimit_nofile: Option<u64>,
+    /// Write the process's id to this file
+    #[arg(long, value_name = "PATH")]
+    pub pid_file: Option<PathBuf>,
+    /// Log to syslog in the foreground too
+    #[arg(long)]
+    pub syslog: bool,
+    /// Log lines of this weight and above
+    #[arg(long, value_name = "LEVEL", default_value = "info",
+          value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
+    pub log_level: String,
+}
+
+fn parse_modcaps(list: &str) -> Result<Kept, String> {
+    if list.is_empty() { Ok(Kept::default()) } else { list.parse().map_err(|error| format!("{error:#}")) }
+}
+
+impl HelperArgs {
+    /// The settings that these arguments mean; a sentence where they do not go together.
+    pub fn settings(self) -> Result<Settings, String> {
+        Settings::try_from(self)
+    }
+}

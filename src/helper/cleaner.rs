@@ -1,0 +1,108 @@
+//! What removes the socket and the pid file when the process that serves can't: it is behind walls by then.
+//!
+//! A forked process waits at a pipe. One byte says that the client has connected: the socket is of no more use, and
+//! goes. When the pipe closes, however the serving process ended, the rest goes.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork, pipe};
+
+use super::privileges::{self, Kept};
+use super::signals;
+use super::socket::Name;
+use super::sys;
+
+/// A file with this process's id.
+pub struct PidFile(PathBuf);
+
+impl PidFile {
+    /// Writes it.
+    pub fn write(path: PathBuf) -> Result<Self> {
+        let path = std::path::absolute(path)?;
+        let shown = crate::text::escape_path(&path).into_owned();
+        fs::write(&path, format!("{}\n", std::process::id()))
+            .with_context(|| format!("cannot write the pid file '{shown}'"))?;
+        Ok(Self(path))
+    }
+
+    /// Removes it, unless another process has written it since.
+    pub fn remove(&self, pid: u32) {
+        if fs::read_to_string(&self.0).is_ok_and(|text| text.trim() == pid.to_string()) {
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+}
+
+/// The process that cleans up behind this one; none where there is nothing to remove.
+pub struct Cleaner(Option<(OwnedFd, Pid)>);
+
+impl Cleaner {
+    /// Forks it off.
+    pub fn start(socket: Option<&Name>, pid_file: Option<&PidFile>) -> Result<Self> {
+        if socket.is_none() && pid_file.is_none() {
+            return Ok(Self(None));
+        }
+        let (read, write) = pipe().context("cannot make a pipe")?;
+        let serving = std::process::id();
+        // SAFETY: this process has one thread.
+        match unsafe { fork() }.context("cannot fork")? {
+            ForkResult::Parent { child } => {
+                signals::register_cleaner(write.as_raw_fd(), child.as_raw());
+                Ok(Self(Some((write, child))))
+            }
+            ForkResult::Child => {
+                drop(write);
+                clean_up(read, socket, pid_file, serving);
+                // SAFETY: ends the process; nothing is left to unwind or flush.
+                unsafe { libc::_exit(0) }
+            }
+        }
+    }
+
+    /// The client has connected.
+    pub fn connected(&self) {
+        if let Some((pipe, _)) = &self.0 {
+            let _ = nix::unistd::write(pipe, b"c");
+        }
+    }
+}
+
+impl Drop for Cleaner {
+    /// Returns when all is removed.
+    fn drop(&mut self) {
+        if let Some((pipe, pid)) = self.0.take() {
+            signals::forget_cleaner();
+            drop(pipe);
+            let _ = waitpid(pid, None);
+        }
+    }
+}
+
+fn clean_up(read: OwnedFd, socket: Option<&Name>, pid_file: Option<&PidFile>, serving: u32) {
+    log::set_max_level(log::LevelFilter::Off);
+    let _ = signals::ignore_stop();
+    let _ = nix::unistd::chdir("/");
+    let _ = nix::sys::prctl::set_name(c"virtfs-cleaner");
+    // It needs the pipe alone, and of root's powers only those that removing a file can need.
+    let mut pipe = File::from(read);
+    if let Ok(number) = u32::try_from(pipe.as_raw_fd()) {
+        let _ = sys::close_range(0, number.saturating_sub(1));
+        let _ = sys::close_range(number + 1, u32::MAX);
+    }
+    let _ = privileges::drop_all_but(&Kept::default());
+    let connected = pipe.read(&mut [0]).is_ok_and(|count| count > 0);
+    if let Some(socket) = socket {
+        socket.remove();
+    }
+    if connected && pid_file.is_some() {
+        let _ = pipe.read(&mut [0]);
+    }
+    if let Some(file) = pid_file {
+        file.remove(serving);
+    }
+}

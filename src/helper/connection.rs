@@ -1,0 +1,147 @@
+//! One client: bytes off its socket → requests → replies.
+//!
+//! One receive takes a request that arrives whole, and whatever else has arrived with it; one send takes its
+//! reply. Both buffers live as long as the connection, and nothing else is allocated.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::operations::{Answer, Operations, REPLY};
+use super::protocol::{FD_FOLLOWS, Form, Frame, HEADER, MAX_PAYLOAD, Malformed, Request, encode_error};
+use super::signals;
+use super::sys;
+
+/// How a connection ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The client closed it between two requests.
+    Left,
+    /// This process was asked to stop.
+    Stopped,
+    /// The client closed it in the middle of a request, with so many bytes received.
+    CutOff(usize),
+    /// The client sent what is no request.
+    Malformed(Malformed),
+    /// The socket failed.
+    Broken(Errno),
+}
+
+/// One client's connection.
+pub struct Connection {
+    socket: OwnedFd,
+    input: Box<[u8]>,
+    /// The bytes of `input` that have arrived and are not yet served: `start..end`.
+    start: usize,
+    end: usize,
+    reply: Box<[u8]>,
+}
+
+impl Connection {
+    /// A connection on a connected stream socket.
+    pub fn new(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            input: vec![0; HEADER + MAX_PAYLOAD].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            reply: vec![0; REPLY].into_boxed_slice(),
+        }
+    }
+
+    /// Serves requests until one side ends it.
+    pub fn serve(&mut self, operations: &mut Operations) -> Ending {
+        loop {
+            match self.serve_next(operations) {
+                Ok(()) => {}
+                Err(ending) => return ending,
+            }
+        }
+    }
+
+    fn serve_next(&mut self, operations: &mut Operations) -> Result<(), Ending> {
+        let frame = loop {
+            match Frame::peek(&self.input[self.start..self.end]).map_err(Ending::Malformed)? {
+                Some(frame) if self.end - self.start >= HEADER + frame.size => break frame,
+                _ => self.receive()?,
+            }
+        };
+        let from = self.start + HEADER;
+        let to = from + frame.size;
+        self.start = to;
+        let request = Request::decode(frame.number, &self.input[from..to]).map_err(Ending::Malformed)?;
+        let answer = operations.perform(request, &mut self.reply);
+        log::trace!("{request:?}: {:?}", answer.as_ref().err());
+        send_reply(self.socket.as_fd(), request.form(), answer, &self.reply[..]).map_err(
+            |errno| match errno {
+                Errno::EPIPE | Errno::ECONNRESET => Ending::Left,
+                errno => Ending::Broken(errno),
+            },
+        )
+    }
+
+    /// Receives more bytes behind those that are there. There is always room: a request that is not whole is
+    /// shorter than the buffer.
+    fn receive(&mut self) -> Result<(), Ending> {
+        if self.start > 0 {
+            self.input.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        loop {
+            let received =
+                signals::while_idle(|| sys::recv(self.socket.as_fd(), &mut self.input[self.end..]));
+            match received {
+                None => return Err(Ending::Stopped),
+                Some(Ok(0) | Err(Errno::ECONNRESET)) if self.end == 0 => return Err(Ending::Left),
+                Some(Ok(0) | Err(Errno::ECONNRESET)) => return Err(Ending::CutOff(self.end)),
+                Some(Ok(count)) => {
+                    self.end += count;
+                    return Ok(());
+                }
+                Some(Err(Errno::EINTR)) => {}
+                Some(Err(errno)) => return Err(Ending::Broken(errno)),
+            }
+        }
+    }
+}
+
+/// Sends what `form` makes of `answer`. Descriptors are closed only when the reply is on its way.
+fn send_reply(
+    socket: BorrowedFd<'_>,
+    form: Form,
+    answer: Result<Answer, Errno>,
+    reply: &[u8],
+) -> Result<(), Errno> {
+    match answer {
+        Ok(Answer::Bytes(length)) => send_all(socket, &reply[..length]),
+        Ok(Answer::File(file, pin)) => {
+            let bytes = FD_FOLLOWS.to_ne_bytes();
+            let sent = retry(|| sys::send_with_fd(socket, &bytes, file.as_fd()));
+            match pin {
+                Some(pin) => sys::close_both(pin, file),
+                None => drop(file),
+            }
+            send_all(socket, &bytes[sent?..])
+        }
+        Err(errno) if form == Form::Fd => send_all(socket, &(-(errno as i32)).to_ne_bytes()),
+        Err(errno) => send_all(socket, &encode_error(errno)),
+    }
+}
+
+fn send_all(socket: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        let sent = retry(|| sys::send(socket, bytes))?;
+        bytes = &bytes[sent..];
+    }
+    Ok(())
+}
+
+fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}

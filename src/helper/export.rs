@@ -1,0 +1,205 @@
+//! The directory we serve: how a path of the client's becomes a file of the host's.
+//!
+//! Two rules hold whatever the client sends and whoever changes the tree meanwhile:
+//!
+//! - Nothing outside the export is reached. Where the export is this process's root directory the kernel sees to
+//!   it, and each operation is the one system call on an absolute path ([`Reach::Rooted`]). Elsewhere openat2(2) resolves
+//!   the path beneath the export first ([`Reach::Beneath`]).
+//! - Special files are never opened, final symbolic links never followed. A file is *pinned* first: `O_PATH` opens
+//!   nothing, only takes hold of the inode. What was pinned is then looked at, and only a regular file or a directory is
+//!   opened, through its magic link: by then a rename can't put another file in its place.
+//!
+//! Magic links are looked up from the working directory, which is a private view of `/proc/self/fd` (see
+//! [`super::sandbox`]); paths of the export are always absolute.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+
+use super::sys::MagicLink;
+
+/// How paths are kept inside the export.
+pub enum Reach {
+    /// The export is this process's root directory.
+    Rooted,
+    /// The export is this directory, somewhere below the process's root.
+    Beneath(OwnedFd),
+}
+
+/// Where a system call finds its file: a directory and a path from there.
+pub struct At<'p> {
+    parent: Option<OwnedFd>,
+    /// The path: absolute where the export is the root directory, one name otherwise.
+    pub name: &'p CStr,
+}
+
+impl At<'_> {
+    /// The directory.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.parent.as_ref().map_or(AT_FDCWD, AsFd::as_fd)
+    }
+}
+
+/// How many times openat2(2) is asked again when renames elsewhere keep it from deciding.
+const RESOLVE_TRIES: u32 = 64;
+
+impl Reach {
+    /// Where a system call that does not follow a final symbolic link finds the absolute `path`.
+    pub fn at<'p>(&self, path: &'p CStr) -> Result<At<'p>, Errno> {
+        match self {
+            Self::Rooted => Ok(At { parent: None, name: path }),
+            Self::Beneath(root) => {
+                let Split { parent, name } = Split::of(path)?;
+                let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+                Ok(At { parent: Some(resolve(root, parent.as_c_str(), flags)?), name })
+            }
+        }
+    }
+
+    /// Takes hold of the inode at the absolute `path` without opening it; of a final symbolic link itself.
+    pub fn pin(&self, path: &CStr) -> Result<OwnedFd, Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match self {
+            Self::Rooted => open(path, flags, Mode::empty()),
+            Self::Beneath(root) => resolve(root, path, flags),
+        }
+    }
+
+    /// Opens the directory at the absolute `path`. `O_DIRECTORY` makes the kernel refuse everything else before it
+    /// is opened.
+    pub fn open_directory(&self, path: &CStr, flags: OFlag) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
+        match self {
+            Self::Rooted => open(path, flags, Mode::empty()),
+            Self::Beneath(root) => resolve(root, path, flags),
+        }
+    }
+
+    /// Whether the absolute `path` is a symbolic link. Only for choosing between two errors.
+    pub fn is_symlink(&self, path: &CStr) -> bool {
+        let stat = self.at(path).and_then(|at| fstatat(at.dir(), at.name, AtFlags::AT_SYMLINK_NOFOLLOW));
+        stat.is_ok_and(|stat| Kind::of(&stat) == Kind::Symlink)
+    }
+}
+
+/// What a pinned inode is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A device, a FIFO or a socket.
+    Special,
+}
+
+impl Kind {
+    /// Reads it off a file's status.
+    pub fn of(stat: &FileStat) -> Self {
+        match stat.st_mode & libc::S_IFMT {
+            libc::S_IFREG => Self::File,
+            libc::S_IFDIR => Self::Directory,
+            libc::S_IFLNK => Self::Symlink,
+            _ => Self::Special,
+        }
+    }
+}
+
+/// Opens a pinned regular file or directory. `ELOOP` for a symbolic link, `ENXIO` for a special file.
+pub fn open_pinned(pin: &OwnedFd, flags: OFlag) -> Result<(OwnedFd, Kind), Errno> {
+    let kind = Kind::of(&fstat(pin)?);
+    match kind {
+        Kind::File | Kind::Directory => {}
+        Kind::Symlink => return Err(Errno::ELOOP),
+        Kind::Special => return Err(Errno::ENXIO),
+    }
+    // O_NOFOLLOW would refuse the magic link itself.
+    let flags = (flags - OFlag::O_NOFOLLOW) | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
+    let file = openat(AT_FDCWD, MagicLink::of(pin).name(), flags, Mode::empty())?;
+    Ok((file, kind))
+}
+
+/// Resolves `path` with `root` as its root directory, for symbolic links on the way too.
+fn resolve(root: &OwnedFd, path: &CStr, flags: OFlag) -> Result<OwnedFd, Errno> {
+    let how = OpenHow::new()
+        .flags(flags)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    for _ in 0..RESOLVE_TRIES {
+        match openat2(root, path, how) {
+            Err(Errno::EAGAIN) => {}
+            result => return result,
+        }
+    }
+    Err(Errno::EAGAIN)
+}
+
+/// A path, split before its last name.
+struct Split<'p> {
+    parent: ParentPath,
+    name: &'p CStr,
+}
+
+impl<'p> Split<'p> {
+    /// Splits an absolute path. Slashes at its end do not matter: a name that carried one would make the kernel
+    /// follow a symbolic link there. A path that ends in no name of its own (`/`, `.`, `..`) is wholly parent.
+    fn of(path: &'p CStr) -> Result<Self, Errno> {
+        let bytes = path.to_bytes();
+        let trimmed = bytes.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
+        let start = bytes[..trimmed].iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+        let name = &bytes[start..trimmed];
+        if name.is_empty() || name == b"." || name == b".." {
+            return Ok(Self { parent: ParentPath::of(bytes)?, name: c"." });
+        }
+        if trimmed < bytes.len() {
+            // Its end can't be terminated in place; as a directory it is its own parent.
+            return Ok(Self { parent: ParentPath::of(bytes)?, name: c"." });
+        }
+        let name =
+            CStr::from_bytes_with_nul(&path.to_bytes_with_nul()[start..]).map_err(|_| Errno::EINVAL)?;
+        Ok(Self { parent: ParentPath::of(&bytes[..start])?, name })
+    }
+}
+
+/// The path of a parent directory, terminated.
+struct ParentPath {
+    bytes: [u8; libc::PATH_MAX as usize + 1],
+}
+
+impl ParentPath {
+    fn of(path: &[u8]) -> Result<Self, Errno> {
+        let mut bytes = [0; libc::PATH_MAX as usize + 1];
+        bytes.get_mut(..path.len()).ok_or(Errno::ENAMETOOLONG)?.copy_from_slice(path);
+        Ok(Self { bytes })
+    }
+
+    fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"/")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_splits_before_its_last_name() {
+        for (path, parent, name) in [
+            (c"/f", c"/", c"f"),
+            (c"//d//f", c"//d//", c"f"),
+            (c"/d/e/f", c"/d/e/", c"f"),
+            (c"/", c"/", c"."),
+            (c"//", c"//", c"."),
+            (c"/d/..", c"/d/..", c"."),
+            (c"/d/.", c"/d/.", c"."),
+            (c"/d/", c"/d/", c"."),
+        ] {
+            let split = Split::of(path).unwrap();
+            assert_eq!((split.parent.as_c_str(), split.name), (parent, name), "{path:?}");
+        }
+    }
+}

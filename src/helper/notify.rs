@@ -1,0 +1,110 @@
+//! Telling whoever started the daemon: systemd through `NOTIFY_SOCKET` (sd_notify(3)), a shell through the
+//! parent's exit.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use anyhow::{Context, Result};
+use nix::unistd::{ForkResult, fork, pipe, setsid};
+
+use crate::exit::Outcome;
+
+/// The service manager's socket, connected while its path is in reach.
+pub struct Manager(Option<UnixDatagram>);
+
+impl Manager {
+    /// Connects, if the manager asked to be told.
+    pub fn connect() -> Self {
+        let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Self(None) };
+        let connected = connect_notify(&name);
+        if let Err(error) = &connected {
+            log::warn!("cannot tell the service manager about readiness: NOTIFY_SOCKET: {error}");
+        }
+        Self(connected.ok())
+    }
+
+    /// Tells the manager. Nobody to tell, or nobody listening, is no failure.
+    pub fn tell(&self, state: &str) {
+        if let Some(socket) = &self.0 {
+            let _ = socket.send(state.as_bytes());
+        }
+    }
+
+    /// The socket, for the handler that ends the process.
+    pub fn as_raw(&self) -> i32 {
+        self.0.as_ref().map_or(-1, std::os::fd::AsRawFd::as_raw_fd)
+    }
+}
+
+fn connect_notify(name: &OsString) -> std::io::Result<UnixDatagram> {
+    let address = match name.as_bytes() {
+        [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest)?,
+        _ => SocketAddr::from_pathname(name)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    Ok(socket)
+}
+
+/// The parent that waits for a daemon to be ready.
+pub struct Parent {
+    /// Where it waits; none where this process stays in the foreground.
+    pipe: Option<OwnedFd>,
+    /// `/dev/null`, opened while it is in reach.
+    null: File,
+}
+
+/// Which side of [`detach`] this is.
+pub enum Side {
+    /// The daemon, which goes on.
+    Daemon(Parent),
+    /// The parent, which is to exit.
+    Parent(Outcome),
+}
+
+impl Parent {
+    /// Takes standard input and output from this process: a process that serves a guest has no business with a
+    /// terminal. Standard error stays until the daemon is ready, and in the foreground for good.
+    fn new(pipe: Option<OwnedFd>) -> Result<Self> {
+        let null =
+            File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
+        nix::unistd::dup2_stdin(&null)?;
+        nix::unistd::dup2_stdout(&null)?;
+        Ok(Self { pipe, null })
+    }
+
+    /// Lets the parent exit with success, and goes on without a terminal.
+    pub fn release(self) -> Result<()> {
+        let Some(pipe) = self.pipe else { return Ok(()) };
+        nix::unistd::dup2_stderr(&self.null)?;
+        File::from(pipe).write_all(b"1").context("the parent process is gone")
+    }
+}
+
+/// Stays in the foreground: there is no parent to release.
+pub fn stay() -> Result<Parent> {
+    Parent::new(None)
+}
+
+/// Forks a daemon off. The parent returns when the daemon is ready, with success, or when it has ended without being
+/// ready, with failure: the daemon keeps the terminal until then, and has said there what is wrong.
+pub fn detach() -> Result<Side> {
+    let (read, write) = pipe().context("cannot make a pipe")?;
+    // SAFETY: this process has one thread.
+    match unsafe { fork() }.context("cannot fork")? {
+        ForkResult::Parent { .. } => {
+            drop(write);
+            let ready = File::from(read).read(&mut [0]).is_ok_and(|count| count == 1);
+            Ok(Side::Parent(if ready { Outcome::Clean } else { Outcome::Failure }))
+        }
+        ForkResult::Child => {
+            setsid().context("cannot start a session")?;
+            Ok(Side::Daemon(Parent::new(Some(write))?))
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! One function a request: what it does to the export, and its answer.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fstat, fstatat, mkdirat, mknodat, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
+
+use super::export::{Kind, Reach, open_pinned};
+use super::identity::{Identity, LEAVE};
+use super::path::{NameBuffer, PathBuffer, TargetBuffer};
+use super::protocol::{
+    DONE, Effect, HEADER, MAX_PAYLOAD, MAX_VALUE, Request, StatfsReply, VALUE_AT, encode_length, encode_stat,
+    encode_statfs, encode_version, finish_value,
+};
+use super::sys::{self, Final, MagicLink};
+
+/// The bytes of the largest reply.
+pub const REPLY: usize = HEADER + MAX_PAYLOAD;
+
+/// What a request that succeeded is answered with.
+pub enum Answer {
+    /// The first so many bytes of the reply buffer.
+    Bytes(usize),
+    /// A descriptor; where there is a pin, what was held to open it, to be let go after the reply.
+    File(OwnedFd, Option<OwnedFd>),
+}
+
+/// Does what requests ask, to one export.
+pub struct Operations {
+    reach: Reach,
+    identity: Identity,
+    readonly: bool,
+    first: PathBuffer,
+    second: PathBuffer,
+    target: TargetBuffer,
+    name: NameBuffer,
+}
+
+/// The open flags that a client's mean something by. What else it sends is either ignored ([`IGNORED`]) or refused.
+const HONOURED: OFlag = OFlag::O_ACCMODE
+    .union(OFlag::O_TRUNC)
+    .union(OFlag::O_APPEND)
+    .union(OFlag::O_NONBLOCK)
+    .union(OFlag::O_DSYNC)
+    .union(OFlag::O_SYNC)
+    .union(OFlag::O_DIRECT)
+    .union(OFlag::O_LARGEFILE)
+    .union(OFlag::O_DIRECTORY)
+    .union(OFlag::O_NOATIME);
+
+/// Open flags that decide nothing the client may decide: O_CREAT and O_EXCL follow from the request's type, the
+/// others speak of this process.
+const REFUSED: OFlag = OFlag::O_PATH.union(OFlag::O_TMPFILE.difference(OFlag::O_DIRECTORY));
+
+/// The client's open flags, those kept that mean something. `EINVAL` for a kind of descriptor that no request hands out.
+fn open_flags(flags: i32) -> Result<OFlag, Errno> {
+    let flags = OFlag::from_bits_retain(flags);
+    if flags.intersects(REFUSED) { Err(Errno::EINVAL) } else { Ok(flags & HONOURED) }
+}
+
+/// Whether opening so can change a file.
+fn opens_for_change(flags: OFlag) -> bool {
+    flags & OFlag::O_ACCMODE != OFlag::O_RDONLY || flags.contains(OFlag::O_TRUNC)
+}
+
+/// An id for chown(2).
+fn id<T>(raw: u32, new: impl FnOnce(u32) -> T) -> Option<T> {
+    (raw != LEAVE).then(|| new(raw))
+}
+
+impl Operations {
+    /// Serves what `reach` reaches, as `identity` where nothing else is asked for.
+    pub fn new(reach: Reach, identity: Identity, readonly: bool) -> Self {
+        Self {
+            reach,
+            identity,
+            readonly,
+            first: PathBuffer::default(),
+            second: PathBuffer::default(),
+            target: TargetBuffer::default(),
+            name: NameBuffer::default(),
+        }
+    }
+
+    /// Does what `request` asks. What is answered with bytes is written to `reply`, which has [`REPLY`] bytes.
+    pub fn perform(&mut self, request: Request<'_>, reply: &mut [u8]) -> Result<Answer, Errno> {
+        if self.readonly && request.effect() == Effect::Changes {
+            return Err(Errno::EROFS);
+        }
+        match request {
+            Request::Open { path, flags } => self.open(path, open_flags(flags)?),
+            Request::Create { path, flags, mode, uid, gid } => {
+                self.create(path, open_flags(flags)?, OFlag::from_bits_retain(flags), mode, (uid, gid))
+            }
+            Request::Mknod { uid, gid, path, mode, rdev } => {
+                let at = self.reach.at(self.first.set(path)?)?;
+                let (kind, mode) = (SFlag::from_bits_retain(mode & libc::S_IFMT), permissions(mode));
+                self.identity.lend(uid, gid, || mknodat(at.dir(), at.name, kind, mode, rdev))?;
+                Ok(put(reply, &DONE))
+            }
+            Request::Mkdir { uid, gid, path, mode } => {
+                let at = self.reach.at(self.first.set(path)?)?;
+                self.identity.lend(uid, gid, || mkdirat(at.dir(), at.name, permissions(mode)))?;
+                Ok(put(reply, &DONE))
+            }
+            Request::Symlink { uid, gid, target, path } => {
+                let at = self.reach.at(self.first.set(path)?)?;
+                let target = self.target.set(target)?;
+                self.identity.lend(uid, gid, || symlinkat(target, at.dir(), at.name))?;
+                Ok(put(reply, &DONE))
+            }
+            Request::Link { old, new } => {
+                let old = self.reach.at(self.first.set(old)?)?;
+                let new = self.reach.at(self.second.set(new)?)?;
+                linkat(old.dir(), old.name, new.dir(), new.name, LinkatFlags::empty())?;
+                Ok(put(reply, &DONE))
+            }
+            Request::Lstat { path } => Ok(put(reply, &encode_stat(&self.lstat(path)?))),
+            Request::Readlink { path, size } => self.readlink(path, size, reply),
+            Request::Statfs { path } => self.statfs(path).map(|status| put(reply, &encode_statfs(&status))),
+            Request::Chmod { path, mode } => self.chmod(path, mode).map(|()| put(reply, &DONE)),
+            Request::Chown { path, uid, gid } => {
+                let at = self.reach.at(self.first.set(path)?)?;
+                let (uid, gid) = (id(uid, Uid::from_raw), id(gid, Gid::from_raw));
+                fchownat(at.dir(), at.name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+                Ok(put(reply, &DONE))
+            }
+            Request::Truncate { path, size } => self.truncate(path, size).map(|()| put(reply, &DONE)),
+            Request::Utime { path, atime, atime_ns, mtime, mtime_ns } => {
+                let at = self.reach.at(self.first.set(path)?)?;
+                let (atime, mtime) = (TimeSpec::new(atime, atime_ns), TimeSpec::new(mtime, mtime_ns));
+                utimensat(at.dir(), at.name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)?;
+                Ok(put(reply, &DONE))
+            }
+            Request::Rename { old, new } => {
+                let old = self.reach.at(self.first.set(old)?)?;
+                let new = self.reach.at(self.second.set(new)?)?;
+                renameat(old.dir(), old.name, new.dir(), new.name)?;
+                Ok(put(reply, &DONE))
+            }
+            Request::Remove { path } => self.remove(path).map(|()| put(reply, &DONE)),
+            Request::Lgetxattr { size, path, name } => {
+                let name = self.name.set(name)?;
+                let target = XattrTarget::of(&self.reach, &mut self.first, path)?;
+                answer_value(size, reply, |buffer| sys::getxattr(target.path(), name, buffer, target.last()))
+            }
+            Request::Llistxattr { size, path } => {
+                let target = XattrTarget::of(&self.reach, &mut self.first, path)?;
+                answer_value(size, reply, |buffer| sys::listxattr(target.path(), buffer, target.last()))
+            }
+            Request::Lsetxattr { path, name, value, size, flags } => {
+                let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
+                let value = value.get(..size).ok_or(Errno::EINVAL)?;
+                let name = self.name.set(name)?;
+                let target = XattrTarget::of(&self.reach, &mut self.first, path)?;
+                sys::setxattr(target.path(), name, value, flags, target.last())?;
+                Ok(put(reply, &DONE))
+            }
+            Request::Lremovexattr { path, name } => {
+                let name = self.name.set(name)?;
+                let target = XattrTarget::of(&self.reach, &mut self.first, path)?;
+                sys::removexattr(target.path(), name, target.last())?;
+                Ok(put(reply, &DONE))
+            }
+            Request::Getversion { path } => {
+                self.version(path).map(|version| put(reply, &encode_version(version)))
+            }
+        }
+    }
+
+    fn lstat(&mut self, path: &[u8]) -> Result<FileStat, Errno> {
+        let at = self.reach.at(self.first.set(path)?)?;
+        fstatat(at.dir(), at.name, AtFlags::AT_SYMLINK_NOFOLLOW)
+    }
+
+    fn open(&mut self, path: &[u8], flags: OFlag) -> Result<Answer, Errno> {
+        if self.readonly && opens_for_change(flags) {
+            return Err(Errno::EROFS);
+        }
+        let path = self.first.set(path)?;
+        if !flags.contains(OFlag::O_DIRECTORY) {
+            let pin = self.reach.pin(path)?;
+            return open_pinned(&pin, flags).map(|(file, _)| Answer::File(file, Some(pin)));
+        }
+        match self.reach.open_directory(path, flags) {
+            // The kernel says so of a symbolic link too.
+            Err(Errno::ENOTDIR) if self.reach.is_symlink(path) => Err(Errno::ELOOP),
+            result => result.map(|directory| Answer::File(directory, None)),
+        }
+    }
+
+    /// Creates a regular file. One that exists already is opened instead, as [`Self::open`] would, unless the client
+    /// asked for `O_EXCL`.
+    fn create(
+        &mut self,
+        path: &[u8],
+        flags: OFlag,
+        asked: OFlag,
+        mode: u32,
+        (uid, gid): (u32, u32),
+    ) -> Result<Answer, Errno> {
+        if flags.contains(OFlag::O_DIRECTORY) {
+            return Err(Errno::EINVAL);
+        }
+        let path = self.first.set(path)?;
+        let at = self.reach.at(path)?;
+        let create =
+            flags | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
+        let reach = &self.reach;
+        self.identity.lend(uid, gid, || {
+            // A file that comes and goes meanwhile sends us from one call to the other and back.
+            for _ in 0..CREATE_TRIES {
+                match openat(at.dir(), at.name, create, permissions(mode)) {
+                    Err(Errno::EEXIST) if !asked.contains(OFlag::O_EXCL) => {}
+                    result => return result.map(|file| Answer::File(file, None)),
+                }
+                let pin = match reach.pin(path) {
+                    Err(Errno::ENOENT) => continue,
+                    result => result?,
+                };
+                return match Kind::of(&fstat(&pin)?) {
+                    Kind::Directory => Err(Errno::EISDIR),
+                    _ => open_pinned(&pin, flags).map(|(file, _)| Answer::File(file, Some(pin))),
+                };
+            }
+            Err(Errno::EAGAIN)
+        })
+    }
+
+    /// Reads a symbolic link. A target that does not fit the client's buffer is `ENAMETOOLONG`: half a target would
+    /// be a wrong one.
+    fn readlink(&mut self, path: &[u8], size: u32, reply: &mut [u8]) -> Result<Answer, Errno> {
+        let room = usize::try_from(size).map_err(|_| Errno::EINVAL)?.checked_sub(1).ok_or(Errno::EINVAL)?;
+        let at = self.reach.at(self.first.set(path)?)?;
+        let length = sys::readlinkat(at.dir(), at.name, &mut reply[VALUE_AT..])?;
+        if length > room {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        finish_value(reply, length).map(Answer::Bytes)
+    }
+
+    fn statfs(&mut self, path: &[u8]) -> Result<StatfsReply, Errno> {
+        let path = self.first.set(path)?;
+        let status = match self.reach {
+            Reach::Rooted => sys::statfs(path)?,
+            Reach::Beneath(_) => sys::fstatfs(self.reach.pin(path)?.as_fd())?,
+        };
+        Ok(statfs_reply(&status))
+    }
+
+    /// Changes permission bits. A symbolic link has none: `ELOOP`.
+    fn chmod(&mut self, path: &[u8], mode: u32) -> Result<(), Errno> {
+        let mode = mode & 0o7777;
+        let path = self.first.set(path)?;
+        let at = self.reach.at(path)?;
+        match sys::fchmodat2_nofollow(at.dir(), at.name, mode) {
+            // The kernel is older than 6.6, a seccomp filter does not know the call, or this is a symbolic link.
+            Err(Errno::ENOSYS | Errno::EPERM | Errno::EOPNOTSUPP) => {}
+            result => return result,
+        }
+        let pin = self.reach.pin(path)?;
+        match Kind::of(&fstat(&pin)?) {
+            Kind::Symlink => Err(Errno::ELOOP),
+            _ => sys::fchmodat(nix::fcntl::AT_FDCWD, MagicLink::of(&pin).name(), mode),
+        }
+    }
+
+    /// Changes a regular file's size. `truncate(2)` itself opens nothing and refuses everything else.
+    fn truncate(&mut self, path: &[u8], size: i64) -> Result<(), Errno> {
+        let pin = self.reach.pin(self.first.set(path)?)?;
+        match sys::truncate(MagicLink::of(&pin).name(), size) {
+            Err(Errno::EINVAL) if Kind::of(&fstat(&pin)?) == Kind::Symlink => Err(Errno::ELOOP),
+            result => result,
+        }
+    }
+
+    fn remove(&mut self, path: &[u8]) -> Result<(), Errno> {
+        let at = self.reach.at(self.first.set(path)?)?;
+        match unlinkat(at.dir(), at.name, UnlinkatFlags::NoRemoveDir) {
+            Err(Errno::EISDIR) => unlinkat(at.dir(), at.name, UnlinkatFlags::RemoveDir),
+            result => result,
+        }
+    }
+
+    /// The inode's generation number; 0 where the file system keeps none.
+    fn version(&mut self, path: &[u8]) -> Result<u64, Errno> {
+        let pin = self.reach.pin(self.first.set(path)?)?;
+        // Without O_NONBLOCK a file under a lease would keep us waiting for its holder.
+        let (file, _) = open_pinned(&pin, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
+        let version = match sys::inode_version(file.as_fd()) {
+            Err(Errno::ENOTTY | Errno::ENOSYS | Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(0),
+            result => result,
+        };
+        sys::close_both(pin, file);
+        version
+    }
+}
+
+/// How often a create gives way to a file that comes and goes.
+const CREATE_TRIES: u32 = 16;
+
+/// Permission bits, without the type that may stand above them.
+fn permissions(mode: u32) -> Mode {
+    Mode::from_bits_truncate(mode & 0o7777)
+}
+
+/// Puts a reply of fixed size into the buffer.
+fn put(reply: &mut [u8], bytes: &[u8]) -> Answer {
+    reply[..bytes.len()].copy_from_slice(bytes);
+    Answer::Bytes(bytes.len())
+}
+
+/// Answers with what `read` reads: its length where the client asks for 0 bytes, else the bytes themselves. The client's
+/// `size` bounds what is read, the reply buffer bounds `size`.
+fn answer_value(
+    size: u32,
+    reply: &mut [u8],
+    read: impl FnOnce(&mut [u8]) -> Result<usize, Errno>,
+) -> Result<Answer, Errno> {
+    if size == 0 {
+        let length = u32::try_from(read(&mut [])?).map_err(|_| Errno::E2BIG)?;
+        return Ok(put(reply, &encode_length(length)));
+    }
+    let wanted = usize::try_from(size).unwrap_or(usize::MAX);
+    let value = &mut reply[VALUE_AT..];
+    let room = wanted.min(value.len());
+    let length = match read(&mut value[..room]) {
+        // The client has room for it, the wire has not.
+        Err(Errno::ERANGE) if wanted > MAX_VALUE => return Err(Errno::E2BIG),
+        result => result?,
+    };
+    finish_value(reply, length).map(Answer::Bytes)
+}
+
+/// Whose extended attributes are meant.
+enum XattrTarget<'p> {
+    /// A file of the export, which is this process's root directory.
+    Path(&'p std::ffi::CStr),
+    /// A pinned file: the attribute calls know no directory descriptors.
+    Pinned { _held: OwnedFd, link: MagicLink },
+}
+
+impl<'p> XattrTarget<'p> {
+    fn of(reach: &Reach, buffer: &'p mut PathBuffer, path: &[u8]) -> Result<Self, Errno> {
+        let path = buffer.set(path)?;
+        match reach {
+            Reach::Rooted => Ok(Self::Path(path)),
+            Reach::Beneath(_) => {
+                let pin = reach.pin(path)?;
+                let link = MagicLink::of(&pin);
+                Ok(Self::Pinned { _held: pin, link })
+            }
+        }
+    }
+
+    fn path(&self) -> &std::ffi::CStr {
+        match self {
+            Self::Path(path) => path,
+            Self::Pinned { link, .. } => link.name(),
+        }
+    }
+
+    /// The magic link must be followed, a link of the export's must not.
+    fn last(&self) -> Final {
+        match self {
+            Self::Path(_) => Final::Link,
+            Self::Pinned { .. } => Final::Target,
+        }
+    }
+}
+
+/// A file system's status as the wire has it.
+#[allow(
+    clippy::cast_sign_loss,
+    clippy::unnecessary_cast,
+    reason = "field types differ by architecture and libc"
+)]
+fn statfs_reply(status: &libc::statfs) -> StatfsReply {
+    // SAFETY: fsid_t is two ints (statfs(2)); libc keeps them private.
+    let fsid: [i32; 2] = unsafe { std::mem::transmute(status.f_fsid) };
+    StatfsReply {
+        kind: status.f_type as u64,
+        bsize: status.f_bsize as u64,
+        blocks: status.f_blocks as u64,
+        bfree: status.f_bfree as u64,
+        bavail: status.f_bavail as u64,
+        files: status.f_files as u64,
+        ffree: status.f_ffree as u64,
+        // Sign-extended, as the original has it.
+        fsid: [i64::from(fsid[0]) as u64, i64::from(fsid[1]) as u64],
+        namelen: status.f_namelen as u64,
+        frsize: status.f_frsize as u64,
+    }
+}

@@ -1,0 +1,135 @@
+//! What this process may do: what it needs for the guest's requests, and nothing it could get back.
+
+use std::collections::HashSet;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use caps::{CapSet, Capability};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// The capabilities that requests need, and what fails without each.
+const NEEDED: [(Capability, &str); 7] = [
+    (Capability::CAP_CHOWN, "chown by the guest"),
+    (Capability::CAP_DAC_OVERRIDE, "access to files that this user may not reach"),
+    (Capability::CAP_FOWNER, "chmod, utime and xattrs on other users' files"),
+    (Capability::CAP_FSETID, "setuid and setgid bits on other users' files"),
+    (Capability::CAP_SETGID, "creating files with another group"),
+    (Capability::CAP_MKNOD, "mknod of devices"),
+    (Capability::CAP_SETUID, "creating files as another user"),
+];
+
+/// The capabilities a serving process keeps: the seven that requests need, and what `--modcaps` makes of them.
+#[derive(Debug, Clone)]
+pub struct Kept(HashSet<Capability>);
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self(NEEDED.iter().map(|(capability, _)| *capability).collect())
+    }
+}
+
+impl Kept {
+    /// These, and what confining a worker takes.
+    pub fn for_supervisor(&self) -> Self {
+        let mut all = self.0.clone();
+        all.extend([Capability::CAP_SYS_ADMIN, Capability::CAP_SYS_CHROOT, Capability::CAP_SETPCAP]);
+        Self(all)
+    }
+}
+
+impl FromStr for Kept {
+    type Err = anyhow::Error;
+
+    /// Reads `+NAME` and `-NAME`, separated by colons, names without `CAP_` and in any case.
+    fn from_str(list: &str) -> Result<Self> {
+        let mut kept = Self::default();
+        for change in list.split(':') {
+            let (add, name) = match (change.strip_prefix('+'), change.strip_prefix('-')) {
+                (Some(name), _) => (true, name),
+                (_, Some(name)) => (false, name),
+                _ => bail!("'{change}' is neither +CAPABILITY nor -CAPABILITY"),
+            };
+            let full = format!("CAP_{}", name.to_ascii_uppercase().trim_start_matches("CAP_"));
+            let capability = Capability::from_str(&full)
+                .map_err(|_| anyhow::anyhow!("there is no capability '{name}'"))?;
+            if add {
+                kept.0.insert(capability);
+            } else {
+                kept.0.remove(&capability);
+            }
+        }
+        Ok(kept)
+    }
+}
+
+/// Gives up everything but `kept`: in the permitted, effective and bounding sets; nothing inheritable or ambient, no
+/// supplementary groups, no new privileges by execve, no core dumps, umask 0.
+pub fn drop_all_but(kept: &Kept) -> Result<()> {
+    let permitted = caps::read(None, CapSet::Permitted).context("cannot read this process's capabilities")?;
+    // Group permissions must not be checked against the groups of whoever started us.
+    if let Err(errno) = nix::unistd::setgroups(&[]) {
+        let groups = nix::unistd::getgroups().unwrap_or_default();
+        if !groups.is_empty() {
+            log::warn!("cannot give up {} supplementary groups: {}", groups.len(), errno.desc());
+        }
+    }
+    if permitted.contains(&Capability::CAP_SETPCAP) {
+        for capability in caps::runtime::thread_all_supported() {
+            if !kept.0.contains(&capability) {
+                caps::drop(None, CapSet::Bounding, capability)
+                    .with_context(|| format!("cannot drop {capability} from the bounding set"))?;
+            }
+        }
+    } else {
+        log::debug!("without CAP_SETPCAP the bounding set stays as it is; no_new_privs stands in for it");
+    }
+    nix::sys::prctl::set_no_new_privs().context("cannot set no_new_privs")?;
+    caps::clear(None, CapSet::Ambient).context("cannot clear the ambient capabilities")?;
+    caps::clear(None, CapSet::Inheritable).context("cannot clear the inheritable capabilities")?;
+    let rest: HashSet<_> = permitted.intersection(&kept.0).copied().collect();
+    // Effective first: it may not exceed permitted at any moment.
+    caps::set(None, CapSet::Effective, &rest).context("cannot reduce the effective capabilities")?;
+    caps::set(None, CapSet::Permitted, &rest).context("cannot reduce the permitted capabilities")?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).context("cannot forbid core dumps")?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    Ok(())
+}
+
+/// Says which requests will fail for want of a capability.
+pub fn report_missing(kept: &Kept) -> Result<()> {
+    let permitted = caps::read(None, CapSet::Permitted).context("cannot read this process's capabilities")?;
+    for (capability, fails) in NEEDED {
+        if kept.0.contains(&capability) && !permitted.contains(&capability) {
+            log::warn!(
+                "{capability} is missing here: these requests will fail with EPERM or EACCES: {fails}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Sets the limit of open files; as far as the hard limit allows where nobody named it.
+pub fn limit_open_files(wanted: Option<u64>) -> Result<()> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+    setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted)).with_context(|| {
+        format!("cannot set the limit of open files to {wanted} (--rlimit-nofile); the hard limit is {hard}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modcaps_adds_and_removes() {
+        let kept: Kept = "+sys_admin:-MKNOD:-cap_chown".parse().unwrap();
+        assert!(kept.0.contains(&Capability::CAP_SYS_ADMIN));
+        assert!(!kept.0.contains(&Capability::CAP_MKNOD));
+        assert!(!kept.0.contains(&Capability::CAP_CHOWN));
+        assert_eq!(kept.0.len(), 6);
+        for wrong in ["", "chown", "+nonsense", "+chown,-mknod"] {
+            assert!(Kept::from_str(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The walls around a serving process: namespace, chroot or none.
+//!
+//! Each kind ends in the same place: the export is reached as [`Reach`] says, and the working directory is a
+//! view of this process's own `/proc/self/fd`. That view is what [`super::export`] opens pinned files through. Where the
+//! kernel lets us clone the mount it is unattached to anything: `..` leads nowhere from it, and there is
+//! no other way from it either, so that nothing of `/proc` but this process's own descriptors is in reach.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+use super::export::Reach;
+use super::sys;
+use crate::text::escape_path;
+
+/// How the export is kept apart from the rest of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sandbox {
+    /// Its own mount namespace with nothing but the export in it, nodev, nosuid and noexec.
+    Namespace,
+    /// chroot(2) into the export, as the original helper.
+    Chroot,
+    /// No walls: paths are resolved beneath the export by openat2(2). For a run without privileges on one's own files.
+    None,
+}
+
+/// The directory to be served, found before anything is given up.
+pub struct Directory {
+    path: PathBuf,
+    file: File,
+}
+
+impl Directory {
+    /// Finds the directory; a symbolic link to one will do.
+    pub fn find(path: &Path) -> Result<Self> {
+        let shown = escape_path(path);
+        let path = std::path::absolute(path)
+            .with_context(|| format!("cannot tell what directory '{shown}' is in"))?;
+        let file = match File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(&path)
+        {
+            Ok(file) => file,
+            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::ENOENT) => {
+                    bail!("'{shown}' does not exist; give the directory to export with -p")
+                }
+                Some(Errno::ENOTDIR) => {
+                    bail!("'{shown}' is not a directory; only a directory can be exported (-p)")
+                }
+                _ => return Err(error).with_context(|| format!("cannot reach the export '{shown}'")),
+            },
+        };
+        Ok(Self { path, file })
+    }
+
+    /// The directory's path, absolute.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Finds the directory again by its path, in the mount namespace this process is in now. Another one that took its place is
+    /// refused.
+    fn again(&self) -> Result<OwnedFd> {
+        let again = Self::find(&self.path)?;
+        let identity = |file: &File| file.metadata().map(|meta| (meta.dev(), meta.ino()));
+        if identity(&again.file)? != identity(&self.file)? {
+            bail!("'{}' was replaced while the helper started", escape_path(&self.path));
+        }
+        Ok(again.file.into())
+    }
+}
+
+/// Puts this process, and it alone, behind the walls of `sandbox`. Where it can't have a namespace it falls back to chroot,
+/// and says so. Returns how the export is reached now, and by which walls.
+pub fn enter(sandbox: Sandbox, directory: &Directory) -> Result<(Reach, Sandbox)> {
+    let descriptors = own_descriptors()?;
+    let mut walls = sandbox;
+    let reach = match sandbox {
+        Sandbox::Namespace => match enter_namespace(directory) {
+            Ok(reach) => reach,
+            Err(NamespaceError::Forbidden(step, errno)) => {
+                log::warn!(
+                    "no mount namespace here ({step}: {}): falling back to --sandbox=chroot",
+                    errno.desc()
+                );
+                walls = Sandbox::Chroot;
+                enter_chroot(directory)?
+            }
+            Err(NamespaceError::Failed(error)) => return Err(error),
+        },
+        Sandbox::Chroot => enter_chroot(directory)?,
+        Sandbox::None => beneath(directory)?,
+    };
+    nix::unistd::fchdir(&descriptors).context("cannot change to /proc/self/fd")?;
+    Ok((reach, walls))
+}
+
+/// `/proc/self/fd`, as a mount of its own where the kernel allows it.
+fn own_descriptors() -> Result<OwnedFd> {
+    let path = c"/proc/self/fd";
+    match sys::clone_mount(AT_FDCWD, path, false) {
+        Ok(tree) => Ok(tree),
+        Err(Errno::EPERM | Errno::ENOSYS | Errno::EINVAL) => {
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty())
+        }
+        Err(errno) => Err(errno),
+    }
+    .context("cannot reach /proc/self/fd; mount /proc where the helper runs")
+}
+
+enum NamespaceError {
+    /// The kernel or the container does not let us: this step, with this error.
+    Forbidden(&'static str, Errno),
+    Failed(anyhow::Error),
+}
+
+impl NamespaceError {
+    /// Sorts a step's error.
+    fn at(step: &'static str) -> impl FnOnce(Errno) -> Self {
+        move |errno| match errno {
+            Errno::EPERM | Errno::ENOSYS | Errno::EACCES | Errno::EINVAL | Errno::ENOSPC => {
+                Self::Forbidden(step, errno)
+            }
+            errno => {
+                Self::Failed(anyhow::Error::new(errno).context(format!("cannot enter the sandbox ({step})")))
+            }
+        }
+    }
+}
+
+/// Private mount namespace, the export as its root. The steps before pivot_root change nothing that a
+/// fall-back to chroot would miss.
+fn enter_namespace(directory: &Directory) -> Result<Reach, NamespaceError> {
+    unshare(CloneFlags::CLONE_NEWNS).map_err(NamespaceError::at("unshare"))?;
+    // Nothing that happens here may reach the host, and nothing mounted there later comes in without nodev.
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .map_err(NamespaceError::at("mount --make-rprivate"))?;
+    let export = directory.again().map_err(NamespaceError::Failed)?;
+    let tree = sys::clone_mount(export.as_fd(), c"", true).map_err(NamespaceError::at("open_tree"))?;
+    sys::restrict_mount(tree.as_fd()).map_err(NamespaceError::at("mount_setattr"))?;
+    sys::attach_mount(tree.as_fd(), export.as_fd()).map_err(NamespaceError::at("move_mount"))?;
+    nix::unistd::fchdir(&tree).map_err(NamespaceError::at("fchdir"))?;
+    // With both arguments the working directory the old root ends up on top of the new one (pivot_root(2)), and one umount
+    // takes it away with all that is mounted below.
+    nix::unistd::pivot_root(".", ".").map_err(NamespaceError::at("pivot_root"))?;
+    umount2(".", MntFlags::MNT_DETACH).map_err(|errno| {
+        NamespaceError::Failed(
+            anyhow::Error::new(errno).context("cannot let go of the host's root directory"),
+        )
+    })?;
+    nix::unistd::chdir("/").map_err(NamespaceError::at("chdir"))?;
+    Ok(Reach::Rooted)
+}
+
+fn enter_chroot(directory: &Directory) -> Result<Reach> {
+    nix::unistd::fchdir(&directory.again()?).context("cannot change to the export")?;
+    match nix::unistd::chroot(".") {
+        Ok(()) => Ok(Reach::Rooted),
+        Err(Errno::EPERM) => bail!(
+            "cannot chroot into '{}': CAP_SYS_CHROOT is missing. Start the helper as root, give it the capability, \
+             or use --sandbox=none on files of your own",
+            escape_path(directory.path())
+        ),
+        Err(errno) => {
+            Err(errno).with_context(|| format!("cannot chroot into '{}'", escape_path(directory.path())))
+        }
+    }
+}
+
+fn beneath(directory: &Directory) -> Result<Reach> {
+    let root = directory.again()?;
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    match openat2(&root, ".", how) {
+        Ok(_) => Ok(Reach::Beneath(root)),
+        Err(Errno::ENOSYS) => {
+            bail!("--sandbox=none needs openat2 (Linux 5.6); use --sandbox=chroot on this kernel")
+        }
+        Err(errno) => Err(errno).context("cannot resolve paths beneath the export"),
+    }
+}

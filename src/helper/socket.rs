@@ -1,0 +1,258 @@
+//! The socket that QEMU connects to: bind it, take over a stale one, bring it back, remove it.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, Flock, FlockArg, OFlag, fcntl};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, UnixAddr, bind, connect, getpeername,
+    getsockname, getsockopt, listen, socket, sockopt,
+};
+use nix::sys::stat::{Mode, fchmod, fstatat};
+use nix::unistd::{Gid, Uid, fchownat};
+
+use super::identity::Identity;
+use super::settings::Owner;
+use crate::text::escape_path;
+
+/// The socket's permissions: its owner and group, nobody else.
+const MODE: u32 = 0o660;
+/// Clients that may wait to be served.
+const BACKLOG: i32 = 64;
+
+/// A listening socket with a name in the file system.
+pub struct Listener {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// Its name; none for a socket that has none (an abstract one, passed by systemd).
+    pub name: Option<Name>,
+}
+
+/// A socket's name in the file system, and which inode it was given.
+#[derive(Debug, Clone)]
+pub struct Name {
+    path: PathBuf,
+    owner: Owner,
+    inode: (u64, u64),
+    /// Whether this process made it, and so is to remove it.
+    ours: bool,
+}
+
+impl Listener {
+    /// Makes a socket at `path` that only `owner` can connect to. One that nobody listens on any more is taken over; a live
+    /// one is left alone and refused.
+    pub fn bind(path: &Path, owner: Owner, identity: &Identity) -> Result<Self> {
+        let path = std::path::absolute(path).context("cannot tell what directory the socket is in")?;
+        let shown = escape_path(&path);
+        let address = UnixAddr::new(path.as_path()).with_context(|| {
+            format!("'{shown}' is too long for a socket: {} bytes, 107 are the most", path.as_os_str().len())
+        })?;
+        let socket = new_socket(SockType::Stream).context("cannot make a socket")?;
+        // The new inode takes its mode from the socket: nobody but the owner from the first instant.
+        fchmod(&socket, Mode::from_bits_truncate(0o600)).context("cannot set the socket's mode")?;
+        let _lock = lock_directory(&path);
+        let bind_as_owner = || identity.lend(owner.uid, owner.gid, || bind(socket.as_raw_fd(), &address));
+        let mut bound = bind_as_owner();
+        if bound == Err(Errno::EADDRINUSE) {
+            take_over(&path, &address)?;
+            bound = bind_as_owner();
+        }
+        bound.with_context(|| match bound {
+            Err(Errno::EPERM | Errno::EINVAL) => format!(
+                "cannot give the socket '{shown}' to uid {} and gid {}: that needs CAP_SETUID and CAP_SETGID, and ids that \
+                 this user namespace has",
+                owner.uid, owner.gid
+            ),
+            _ => format!("cannot bind the socket '{shown}'"),
+        })?;
+        let inode = settle(&path, owner).with_context(|| {
+            let _ = fs::remove_file(&path);
+            format!("cannot give the socket '{shown}' to uid {} and gid {}", owner.uid, owner.gid)
+        })?;
+        listen(&socket, Backlog::new(BACKLOG)?).with_context(|| format!("cannot listen on '{shown}'"))?;
+        Ok(Self { socket, name: Some(Name { path, owner, inode, ours: true }) })
+    }
+
+    /// Takes a listening socket that this process inherited as descriptor `fd`.
+    pub fn adopt(fd: i32, owner: Option<Owner>) -> Result<Self> {
+        let socket = adopt(fd)?;
+        if !getsockopt(&socket, sockopt::AcceptConn).context("cannot look at the passed socket")? {
+            bail!("descriptor {fd}, passed by LISTEN_FDS, is not a listening socket");
+        }
+        let address: UnixAddr =
+            getsockname(socket.as_raw_fd()).context("cannot tell the passed socket's name")?;
+        let name = address.path().and_then(|path| {
+            let meta = fs::symlink_metadata(path).ok()?;
+            Some(Name {
+                path: path.into(),
+                owner: owner.unwrap_or(Owner { uid: meta.uid(), gid: meta.gid() }),
+                inode: (meta.dev(), meta.ino()),
+                ours: false,
+            })
+        });
+        Ok(Self { socket, name })
+    }
+
+    /// Waits for a client.
+    pub fn accept(&self) -> Result<OwnedFd, Errno> {
+        accept(self.socket.as_fd())
+    }
+}
+
+/// Takes a client off a listening socket.
+pub fn accept(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let fd = nix::sys::socket::accept4(socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
+    // SAFETY: accept4 returned it just now; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+impl Name {
+    /// The socket's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the name still leads to the socket: QEMU removes it as soon as it has connected.
+    pub fn stands(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.inode)
+    }
+
+    /// Removes the name, unless it leads to something else by now, or somebody else made it.
+    pub fn remove(&self) {
+        if self.ours && self.stands() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    /// Makes the socket anew after its name was removed.
+    pub fn bind_again(&self, identity: &Identity) -> Result<Listener> {
+        Listener::bind(&self.path, self.owner, identity)
+    }
+}
+
+/// Takes a connected stream socket that this process inherited as descriptor `fd`.
+pub fn adopt_connected(fd: i32) -> Result<OwnedFd> {
+    let socket = adopt(fd)?;
+    if getsockopt(&socket, sockopt::AcceptConn).unwrap_or(false) {
+        bail!(
+            "-f {fd} is a listening socket; it must be a connected one (a listening one comes by LISTEN_FDS)"
+        );
+    }
+    match getpeername::<UnixAddr>(socket.as_raw_fd()) {
+        Ok(_) => Ok(socket),
+        Err(Errno::ENOTCONN) => {
+            bail!("-f {fd} is a socket that is not connected; pass one end of a connected pair")
+        }
+        Err(errno) => Err(errno).with_context(|| format!("cannot look at the socket -f {fd}")),
+    }
+}
+
+/// Takes a unix stream socket that this process inherited as descriptor `fd`.
+fn adopt(fd: i32) -> Result<OwnedFd> {
+    if fd == libc::STDERR_FILENO {
+        bail!("descriptor {fd} is standard error, where log lines go; pass the socket as another one");
+    }
+    // SAFETY: only looked at; a descriptor that is not open is an error of fstat's.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    match nix::sys::stat::fstat(borrowed) {
+        Err(Errno::EBADF) => {
+            bail!("descriptor {fd} is not open; pass a connected socket to this process as descriptor {fd}")
+        }
+        Err(errno) => return Err(errno).with_context(|| format!("cannot look at descriptor {fd}")),
+        Ok(stat) if stat.st_mode & libc::S_IFMT != libc::S_IFSOCK => bail!("descriptor {fd} is not a socket"),
+        Ok(_) => {}
+    }
+    let address: nix::sys::socket::SockaddrStorage =
+        getsockname(fd).with_context(|| format!("cannot look at the socket {fd}"))?;
+    if address.family() != Some(AddressFamily::Unix)
+        || getsockopt(&borrowed, sockopt::SockType) != Ok(SockType::Stream)
+    {
+        bail!("descriptor {fd} is not a unix stream socket");
+    }
+    // A copy, because a standard stream's number must stay taken.
+    let copy = fcntl(borrowed, FcntlArg::F_DUPFD_CLOEXEC(libc::STDERR_FILENO + 1))?;
+    // SAFETY: fcntl made it just now; nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(copy) };
+    if fd > libc::STDERR_FILENO {
+        // SAFETY: it was passed to this process to be its own, and nothing else here knows it.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+    // Some pass a socket that does not block; waiting is what this daemon does.
+    let flags = OFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFL)?);
+    fcntl(&socket, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    Ok(socket)
+}
+
+fn new_socket(kind: SockType) -> Result<OwnedFd, Errno> {
+    socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)
+}
+
+/// Keeps two helpers from taking over the same stale socket at once. Without the lock, where the directory can't be
+/// opened, that is all that is lost.
+fn lock_directory(path: &Path) -> Option<Flock<fs::File>> {
+    Flock::lock(fs::File::open(path.parent()?).ok()?, FlockArg::LockExclusive).ok()
+}
+
+/// Removes a socket that nobody listens on any more.
+fn take_over(path: &Path, address: &UnixAddr) -> Result<()> {
+    let shown = escape_path(path);
+    let meta = fs::symlink_metadata(path).with_context(|| format!("cannot look at '{shown}'"))?;
+    if meta.mode() & libc::S_IFMT != libc::S_IFSOCK {
+        bail!("'{shown}' exists and is not a socket; remove it, or listen elsewhere with -s");
+    }
+    // Asked with a datagram socket: a stream socket that lives there answers 'wrong type', and loses no place in
+    // its queue as it would to a real connection.
+    let probe = new_socket(SockType::Datagram).context("cannot make a socket")?;
+    match connect(probe.as_raw_fd(), address) {
+        Err(Errno::ECONNREFUSED) => {
+            log::info!("taking over the socket '{shown}': nobody listens on it any more");
+            fs::remove_file(path).with_context(|| format!("cannot remove the stale socket '{shown}'"))
+        }
+        Err(Errno::ENOENT) => Ok(()),
+        Ok(()) | Err(Errno::EPROTOTYPE) => {
+            bail!(
+                "'{shown}' is in use: another process listens on it; stop that one, or listen elsewhere with -s"
+            )
+        }
+        Err(errno) => Err(errno).with_context(|| format!("cannot tell whether anybody listens on '{shown}'")),
+    }
+}
+
+/// Opens the new socket to its owner and group: a directory with the setgid bit gave it another one.
+fn settle(path: &Path, owner: Owner) -> Result<(u64, u64)> {
+    let stat = fstatat(AT_FDCWD, path, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFSOCK {
+        bail!("it was replaced");
+    }
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let pin = nix::fcntl::open(path, flags, Mode::empty())?;
+    let pinned = nix::sys::stat::fstat(&pin)?;
+    if (pinned.st_dev, pinned.st_ino) != (stat.st_dev, stat.st_ino) {
+        bail!("it was replaced");
+    }
+    if (stat.st_uid, stat.st_gid) != (owner.uid, owner.gid) {
+        let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+        fchownat(&pin, c"", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
+    }
+    let link = format!("/proc/self/fd/{}", pin.as_raw_fd());
+    fs::set_permissions(link, std::os::unix::fs::PermissionsExt::from_mode(MODE))?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// Who is at the other end of `socket`, for the log.
+pub fn describe_peer(socket: BorrowedFd<'_>) -> String {
+    match getsockopt(&socket, sockopt::PeerCredentials) {
+        Ok(peer) => format!("pid {}, uid {}, gid {}", peer.pid(), peer.uid(), peer.gid()),
+        Err(_) => "an unknown process".into(),
+    }
+}
+
+/// The name that a path's watcher looks for.
+pub fn file_name(path: &Path) -> &[u8] {
+    path.file_name().map_or(b"", OsStrExt::as_bytes)
+}

@@ -1,0 +1,282 @@
+//! `--persistent` and `--shared`: one process that listens, and a worker process for each client.
+//!
+//! The supervisor never speaks to a client and never looks into the export. A worker that dies, however it does, takes nobody
+//! with it.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+
+use super::cleaner::PidFile;
+use super::identity::{IdMaps, Identity};
+use super::notify::{Manager, Parent};
+use super::sandbox::{Directory, Sandbox};
+use super::settings::Settings;
+use super::socket::{Listener, Name, accept};
+use super::{privileges, signals, worker};
+use crate::exit::Outcome;
+
+/// How long a client that found the old socket may take to arrive after the new one is there.
+const GRACE: Duration = Duration::from_secs(2);
+/// How often a socket that could not be made again is tried anew, and looked for where its directory can't be watched.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long workers may take to end before they are killed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Everything the supervisor holds.
+struct Supervisor<'s> {
+    settings: &'s Settings,
+    sandbox: Sandbox,
+    directory: Directory,
+    listener: Listener,
+    /// Sockets that lost their name, for the clients that are still in their queues.
+    retired: Vec<(OwnedFd, Instant)>,
+    watch: Option<Inotify>,
+    signals: SignalFd,
+    /// Who binds the socket again.
+    identity: Identity,
+    workers: HashSet<Pid>,
+    served: bool,
+    /// Since when the name is known to be missing.
+    failed_at: Option<Instant>,
+}
+
+/// Serves clients until told to stop or, without `--persistent`, until the last has left.
+pub fn run(
+    settings: &Settings,
+    directory: Directory,
+    listener: Listener,
+    pid_file: Option<PidFile>,
+    manager: Manager,
+    parent: Parent,
+) -> Result<Outcome> {
+    let sandbox = worker::rehearse(settings, &directory)?;
+    signals::ignore_hangup()?;
+    let mut wanted = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
+        wanted.add(signal);
+    }
+    wanted.thread_block().context("cannot block signals")?;
+    let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let watch = listener.name.as_ref().and_then(watch);
+    set_nonblocking(listener.socket.as_fd())?;
+    privileges::drop_all_but(&settings.kept.for_supervisor())?;
+    let identity = Identity::of_this_thread(IdMaps::read()?)?;
+    nix::unistd::chdir("/").context("cannot change to /")?;
+    parent.release()?;
+    manager.tell("READY=1");
+    let mut supervisor = Supervisor {
+        settings,
+        sandbox,
+        directory,
+        listener,
+        retired: Vec::new(),
+        watch,
+        signals,
+        identity,
+        workers: HashSet::new(),
+        served: false,
+        failed_at: None,
+    };
+    let ended = supervisor.run();
+    if let Ok(Role::Worker(client)) = ended {
+        drop(manager);
+        return Ok(supervisor.become_worker(client));
+    }
+    manager.tell("STOPPING=1");
+    supervisor.stop_workers();
+    if let Some(name) = &supervisor.listener.name {
+        name.remove();
+    }
+    if let Some(file) = pid_file {
+        file.remove(std::process::id());
+    }
+    ended.map(|_| Outcome::Clean)
+}
+
+/// What this process is when [`Supervisor::run`] returns.
+enum Role {
+    /// The supervisor, and it is to end.
+    Supervisor,
+    /// Forked off to serve this client.
+    Worker(OwnedFd),
+}
+
+/// Watches for the removal of the socket's name.
+fn watch(name: &Name) -> Option<Inotify> {
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
+    let events = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVED_TO;
+    inotify.add_watch(name.path().parent()?, events).ok()?;
+    Some(inotify)
+}
+
+fn set_nonblocking(socket: BorrowedFd<'_>) -> Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
+    fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+impl Supervisor<'_> {
+    fn run(&mut self) -> Result<Role> {
+        loop {
+            self.keep_name();
+            if !self.settings.persistent && self.served && self.workers.is_empty() {
+                return Ok(Role::Supervisor);
+            }
+            self.wait()?;
+            if self.take_signals()? {
+                log::info!("stopping: asked by a signal");
+                return Ok(Role::Supervisor);
+            }
+            if let Some(watch) = &self.watch {
+                let _ = watch.read_events();
+            }
+            if let Some(client) = self.accept_clients() {
+                return Ok(Role::Worker(client));
+            }
+        }
+    }
+
+    /// Waits for something to do.
+    fn wait(&self) -> Result<()> {
+        let watch = self.watch.as_ref().map(AsFd::as_fd);
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        fds.extend(watch.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        if self.workers.len() < self.settings.shared {
+            fds.extend(self.sockets().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        }
+        let needs_time = !self.retired.is_empty()
+            || self.failed_at.is_some()
+            || (self.listener.name.is_some() && self.watch.is_none());
+        let timeout = if needs_time { PollTimeout::try_from(RETRY)? } else { PollTimeout::NONE };
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno).context("cannot wait for clients"),
+        }
+    }
+
+    fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(self.listener.socket.as_fd())
+            .chain(self.retired.iter().map(|(socket, _)| socket.as_fd()))
+    }
+
+    /// Makes the socket anew when its name is gone: QEMU removes it as it connects.
+    fn keep_name(&mut self) {
+        self.retired.retain(|(_, since)| since.elapsed() < GRACE);
+        let Some(name) = &self.listener.name else { return };
+        if name.stands() || self.failed_at.is_some_and(|at| at.elapsed() < RETRY) {
+            return;
+        }
+        let again = name.bind_again(&self.identity).and_then(|listener| {
+            set_nonblocking(listener.socket.as_fd())?;
+            Ok(listener)
+        });
+        match again {
+            Ok(listener) => {
+                if self.failed_at.take().is_some() {
+                    self.watch = listener.name.as_ref().and_then(watch);
+                }
+                let old = std::mem::replace(&mut self.listener, listener);
+                self.retired.push((old.socket, Instant::now()));
+            }
+            Err(error) => {
+                if self.failed_at.is_none() {
+                    log::error!("cannot make the socket again, trying once a second: {error:#}");
+                }
+                self.failed_at = Some(Instant::now());
+            }
+        }
+    }
+
+    /// True when asked to stop.
+    fn take_signals(&mut self) -> Result<bool> {
+        let mut stop = false;
+        while let Some(info) = self.signals.read_signal().context("cannot read signals")? {
+            stop |= i32::try_from(info.ssi_signo) != Ok(Signal::SIGCHLD as i32);
+        }
+        self.reap(WaitPidFlag::WNOHANG);
+        Ok(stop)
+    }
+
+    /// Takes leave of the workers that have ended.
+    fn reap(&mut self, how: WaitPidFlag) {
+        while !self.workers.is_empty() {
+            match waitpid(None, Some(how)) {
+                Ok(WaitStatus::Exited(pid, _)) => {
+                    self.workers.remove(&pid);
+                }
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    self.workers.remove(&pid);
+                    log::error!("worker {pid} was killed by {signal}; its client is cut off, others are not");
+                }
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Starts a worker for each client that waits. Returns the client where this process is the worker.
+    fn accept_clients(&mut self) -> Option<OwnedFd> {
+        while self.workers.len() < self.settings.shared {
+            let client = self.sockets().find_map(|socket| accept(socket).ok())?;
+            // SAFETY: this process has one thread.
+            match unsafe { fork() } {
+                Ok(ForkResult::Parent { child }) => {
+                    self.served = true;
+                    self.workers.insert(child);
+                }
+                Ok(ForkResult::Child) => return Some(client),
+                Err(errno) => log::error!("cannot serve a client: fork: {}", errno.desc()),
+            }
+        }
+        None
+    }
+
+    /// In a forked process: lets go of all that is the supervisor's, and serves the client.
+    fn become_worker(self, client: OwnedFd) -> Outcome {
+        let Self { settings, sandbox, directory, .. } = self;
+        let confine = || {
+            signals::handle_stop(-1)?;
+            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+            worker::confine(settings, sandbox, &directory)
+        };
+        match confine() {
+            Ok(mut confined) => {
+                drop(directory);
+                worker::serve(client, &mut confined.operations)
+            }
+            Err(error) => {
+                log::error!("cannot serve a client: {error:#}");
+                Outcome::Failure
+            }
+        }
+    }
+
+    /// Ends all workers, in good time.
+    fn stop_workers(&mut self) {
+        for pid in &self.workers {
+            let _ = kill(*pid, Signal::SIGTERM);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while !self.workers.is_empty() && Instant::now() < deadline {
+            let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut fds, PollTimeout::from(100u8));
+            let _ = self.signals.read_signal();
+            self.reap(WaitPidFlag::WNOHANG);
+        }
+        for pid in &self.workers {
+            let _ = kill(*pid, Signal::SIGKILL);
+        }
+        self.reap(WaitPidFlag::empty());
+    }
+}

@@ -1,0 +1,303 @@
+//! System calls in the form the daemon needs them: into buffers it already has, without allocating. Everything
+//! that nix offers in that form is called through nix.
+
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+
+/// A system call's result: the errno where it is negative.
+fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
+    if result < 0 { Err(Errno::last()) } else { Ok(result) }
+}
+
+/// A length that a system call returned.
+fn length(result: isize) -> Result<usize, Errno> {
+    usize::try_from(result).map_err(|_| Errno::last())
+}
+
+/// `recv(2)` into the front of `buffer`.
+pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the kernel writes at most `buffer.len()` bytes to the buffer, which is borrowed for the call.
+    length(unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) })
+}
+
+/// `send(2)`. A peer that is gone is `EPIPE`, never a signal.
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
+    // SAFETY: the kernel reads at most `bytes.len()` bytes from the slice, which is borrowed for the call.
+    length(unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) })
+}
+
+/// Space for one `SCM_RIGHTS` message of one descriptor, aligned as the kernel wants it.
+#[repr(C, align(8))]
+struct RightsBuffer([u8; 24]);
+
+/// `sendmsg(2)` of `bytes` with one descriptor beside them.
+pub fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> Result<usize, Errno> {
+    const FD_SIZE: u32 = size_of::<RawFd>() as u32;
+    let mut control = RightsBuffer([0; 24]);
+    let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: all-zero is a valid msghdr. CMSG_SPACE of one descriptor is 24 bytes at most, the buffer's size, and the
+    // buffer has a cmsghdr's alignment; CMSG_FIRSTHDR and CMSG_DATA point into it. The kernel only reads
+    // `bytes`, although iovec holds a mutable pointer. All pointers outlive the call.
+    let sent = unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = &raw mut iov;
+        message.msg_iovlen = 1;
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = libc::CMSG_SPACE(FD_SIZE) as _;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(FD_SIZE) as _;
+        libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(fd.as_raw_fd());
+        libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL)
+    };
+    length(sent)
+}
+
+/// `statfs(2)`.
+pub fn statfs(path: &CStr) -> Result<libc::statfs, Errno> {
+    let mut out = MaybeUninit::uninit();
+    // SAFETY: path is terminated; the kernel writes one statfs to `out`, which is read only on success.
+    unsafe {
+        check(libc::statfs(path.as_ptr(), out.as_mut_ptr()).into())?;
+        Ok(out.assume_init())
+    }
+}
+
+/// `fstatfs(2)`.
+pub fn fstatfs(fd: BorrowedFd<'_>) -> Result<libc::statfs, Errno> {
+    let mut out = MaybeUninit::uninit();
+    // SAFETY: the kernel writes one statfs to `out`, which is read only on success.
+    unsafe {
+        check(libc::fstatfs(fd.as_raw_fd(), out.as_mut_ptr()).into())?;
+        Ok(out.assume_init())
+    }
+}
+
+/// `readlinkat(2)` into the front of `buffer`.
+pub fn readlinkat(dir: BorrowedFd<'_>, path: &CStr, buffer: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: path is terminated; the kernel writes at most `buffer.len()` bytes to the buffer.
+    length(unsafe {
+        libc::readlinkat(dir.as_raw_fd(), path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
+    })
+}
+
+/// Whether an extended attribute call follows a final symbolic link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Final {
+    /// The link itself: `lgetxattr(2)` and its like.
+    Link,
+    /// What it leads to: `getxattr(2)` and its like.
+    Target,
+}
+
+/// `getxattr(2)` or `lgetxattr(2)` into the front of `buffer`; into an empty one, only the length is asked for.
+pub fn getxattr(path: &CStr, name: &CStr, buffer: &mut [u8], last: Final) -> Result<usize, Errno> {
+    let call = match last {
+        Final::Link => libc::lgetxattr,
+        Final::Target => libc::getxattr,
+    };
+    // SAFETY: path and name are terminated; the kernel writes at most `buffer.len()` bytes to the buffer.
+    length(unsafe { call(path.as_ptr(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) })
+}
+
+/// `listxattr(2)` or `llistxattr(2)`, as [`getxattr`].
+pub fn listxattr(path: &CStr, buffer: &mut [u8], last: Final) -> Result<usize, Errno> {
+    let call = match last {
+        Final::Link => libc::llistxattr,
+        Final::Target => libc::listxattr,
+    };
+    // SAFETY: path is terminated; the kernel writes at most `buffer.len()` bytes to the buffer.
+    length(unsafe { call(path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) })
+}
+
+/// `setxattr(2)` or `lsetxattr(2)`.
+pub fn setxattr(path: &CStr, name: &CStr, value: &[u8], flags: i32, last: Final) -> Result<(), Errno> {
+    let call = match last {
+        Final::Link => libc::lsetxattr,
+        Final::Target => libc::setxattr,
+    };
+    // SAFETY: path and name are terminated; the kernel reads `value.len()` bytes from value.
+    let result = unsafe { call(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags) };
+    check(result.into()).map(drop)
+}
+
+/// `removexattr(2)` or `lremovexattr(2)`.
+pub fn removexattr(path: &CStr, name: &CStr, last: Final) -> Result<(), Errno> {
+    let call = match last {
+        Final::Link => libc::lremovexattr,
+        Final::Target => libc::removexattr,
+    };
+    // SAFETY: path and name are terminated.
+    check(unsafe { call(path.as_ptr(), name.as_ptr()) }.into()).map(drop)
+}
+
+/// `truncate(2)`.
+pub fn truncate(path: &CStr, size: i64) -> Result<(), Errno> {
+    // SAFETY: path is terminated.
+    check(unsafe { libc::truncate(path.as_ptr(), size) }.into()).map(drop)
+}
+
+/// `fchmodat2(2)` (Linux 6.6) without following a final symbolic link: that is `EOPNOTSUPP`.
+pub fn fchmodat2_nofollow(dir: BorrowedFd<'_>, path: &CStr, mode: u32) -> Result<(), Errno> {
+    // The number is the same on every architecture; the libc crate does not name it on all of them.
+    const SYS_FCHMODAT2: libc::c_long = 452;
+    // SAFETY: path is terminated; the other arguments are plain integers.
+    let result = unsafe {
+        libc::syscall(SYS_FCHMODAT2, dir.as_raw_fd(), path.as_ptr(), mode, libc::AT_SYMLINK_NOFOLLOW)
+    };
+    check(result).map(drop)
+}
+
+/// `fchmodat(2)`, which follows a final symbolic link.
+pub fn fchmodat(dir: BorrowedFd<'_>, path: &CStr, mode: u32) -> Result<(), Errno> {
+    // SAFETY: path is terminated.
+    check(unsafe { libc::fchmodat(dir.as_raw_fd(), path.as_ptr(), mode, 0) }.into()).map(drop)
+}
+
+/// `ioctl(FS_IOC_GETVERSION)`: the inode's generation number.
+pub fn inode_version(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    // The ioctl's number is made with `long`, but every file system writes an int.
+    let mut version: [u32; 2] = [0; 2];
+    // SAFETY: the kernel writes four bytes, or at most a long's eight, to `version`.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FS_IOC_GETVERSION, version.as_mut_ptr()) }.into())?;
+    Ok(version[0].into())
+}
+
+/// Closes the descriptors `first` to `last`; those that are not open do not matter.
+pub fn close_range(first: u32, last: u32) -> Result<(), Errno> {
+    // SAFETY: the callers close descriptors that they own, or that nobody in this process does.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
+/// Closes two descriptors, with one system call where their numbers are neighbours.
+pub fn close_both(one: OwnedFd, other: OwnedFd) {
+    let (low, high) = (one.as_raw_fd().min(other.as_raw_fd()), one.as_raw_fd().max(other.as_raw_fd()));
+    if high == low + 1
+        && let (Ok(first), Ok(last)) = (u32::try_from(low), u32::try_from(high))
+        && close_range(first, last).is_ok()
+    {
+        std::mem::forget((one, other));
+    }
+}
+
+/// `setfsuid(2)`; returns the previous id. It reports no error: see [`super::identity`].
+pub fn setfsuid(uid: u32) -> u32 {
+    // SAFETY: plain integers.
+    unsafe { libc::syscall(libc::SYS_setfsuid, uid) as u32 }
+}
+
+/// `setfsgid(2)`; returns the previous id. It reports no error: see [`super::identity`].
+pub fn setfsgid(gid: u32) -> u32 {
+    // SAFETY: plain integers.
+    unsafe { libc::syscall(libc::SYS_setfsgid, gid) as u32 }
+}
+
+/// `open_tree(2)` with `OPEN_TREE_CLONE`: a private, unattached copy of the mount that `path` is on, with `path`
+/// as its root; with everything mounted below where `recursive`.
+pub fn clone_mount(dir: BorrowedFd<'_>, path: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH as u32;
+    if recursive {
+        flags |= libc::AT_RECURSIVE as u32;
+    }
+    // SAFETY: path is terminated; the descriptor that comes back is nobody else's.
+    unsafe {
+        let fd = check(libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags))?;
+        Ok(OwnedFd::from_raw_fd(RawFd::try_from(fd).map_err(|_| Errno::EBADF)?))
+    }
+}
+
+/// `move_mount(2)` of the unattached mount `tree` onto the directory `onto`.
+pub fn attach_mount(tree: BorrowedFd<'_>, onto: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
+    // SAFETY: both paths are terminated and empty.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            onto.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+        )
+    })
+    .map(drop)
+}
+
+/// `struct mount_attr` of `mount_setattr(2)`.
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// `mount_setattr(2)`: makes the mount `tree` and all mounted below it nodev, nosuid, noexec and private.
+pub fn restrict_mount(tree: BorrowedFd<'_>) -> Result<(), Errno> {
+    let attr = MountAttr {
+        attr_set: libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is terminated and empty; the kernel reads `size_of::<MountAttr>()` bytes of `attr`.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    })
+    .map(drop)
+}
+
+/// The name of `fd` in `/proc/self/fd`, terminated: with that directory as working directory, the path of the
+/// kernel's magic link to what `fd` refers to.
+pub struct MagicLink([u8; 12]);
+
+impl MagicLink {
+    /// The link of `fd`.
+    pub fn of(fd: &impl AsFd) -> Self {
+        let mut name = [0; 12];
+        let mut at = name.len() - 1;
+        let mut rest = fd.as_fd().as_raw_fd().unsigned_abs();
+        loop {
+            at -= 1;
+            name[at] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+            rest /= 10;
+            if rest == 0 || at == 0 {
+                break;
+            }
+        }
+        name.copy_within(at.., 0);
+        let end = name.len() - at - 1;
+        name[end..].fill(0);
+        Self(name)
+    }
+
+    /// The name.
+    pub fn name(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.0).unwrap_or(c"")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_magic_link_is_the_descriptors_number() {
+        for number in [0, 7, 10, 65_535, i32::MAX] {
+            // SAFETY: the descriptor is not used, only its number.
+            let fd = unsafe { BorrowedFd::borrow_raw(number) };
+            assert_eq!(MagicLink::of(&fd).name().to_str().unwrap(), number.to_string());
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! A process that serves: behind its walls, with what it needs and nothing else.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context, Result};
+
+use super::connection::{Connection, Ending};
+use super::identity::{IdMaps, Identity};
+use super::operations::Operations;
+use super::privileges;
+use super::sandbox::{self, Directory, Sandbox};
+use super::settings::Settings;
+use super::socket::describe_peer;
+use crate::exit::Outcome;
+
+/// What a confined process serves the export with.
+pub struct Confined {
+    /// Does what requests ask.
+    pub operations: Operations,
+    /// What keeps it from the rest of the host.
+    pub walls: Sandbox,
+}
+
+/// Confines this process to `directory` for good, and returns what serves it.
+///
+/// The order matters. The id maps are read while `/proc` is in reach. The walls come first, because building them
+/// takes capabilities that nothing after them does; then everything but the seven capabilities goes. The
+/// identity is read last, as the capabilities that are left decide what it can do. (A system call filter
+/// belongs behind all of it.)
+pub fn confine(settings: &Settings, sandbox: Sandbox, directory: &Directory) -> Result<Confined> {
+    let maps = IdMaps::read()?;
+    let (reach, walls) = sandbox::enter(sandbox, directory)?;
+    privileges::drop_all_but(&settings.kept)?;
+    let identity = Identity::of_this_thread(maps)?;
+    Ok(Confined { operations: Operations::new(reach, identity, settings.readonly), walls })
+}
+
+/// Serves one client until it leaves, and says how that ended.
+pub fn serve(socket: OwnedFd, operations: &mut Operations) -> Outcome {
+    let peer = describe_peer(socket.as_fd());
+    log::info!("client connected: {peer}");
+    match Connection::new(socket).serve(operations) {
+        Ending::Left => log::info!("client left: {peer}"),
+        Ending::Stopped => log::info!("stopped by a signal"),
+        Ending::CutOff(bytes) => {
+            log::warn!("client left in the middle of a request, after {bytes} bytes: {peer}");
+        }
+        Ending::Malformed(reason) => {
+            log::error!("{reason}: closing the connection ({peer})");
+            return Outcome::Failure;
+        }
+        Ending::Broken(errno) => {
+            log::error!("the connection failed: {} ({peer})", errno.desc());
+            return Outcome::Failure;
+        }
+    }
+    Outcome::Clean
+}
+
+/// Confines a forked process as a worker would be, to find out beforehand whether a worker can be. Returns the sandbox that
+/// workers are to use: namespace becomes chroot where only that can be had.
+pub fn rehearse(settings: &Settings, directory: &Directory) -> Result<Sandbox> {
+    /// The rehearsal's exit status when it went well, and when it fell back to chroot.
+    const WELL: i32 = 0;
+    const FELL_BACK: i32 = 10;
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, fork};
+
+    // SAFETY: this process has one thread.
+    match unsafe { fork() }.context("cannot fork")? {
+        ForkResult::Child => {
+            let status = match confine(settings, settings.sandbox, directory) {
+                Ok(confined) if confined.walls != settings.sandbox => FELL_BACK,
+                Ok(_) => WELL,
+                Err(error) => {
+                    eprintln!("virtfs-proxy-helper: {error:#}");
+                    1
+                }
+            };
+            // SAFETY: ends the forked process; nothing is left to unwind or flush.
+            unsafe { libc::_exit(status) }
+        }
+        ForkResult::Parent { child } => match waitpid(child, None)? {
+            WaitStatus::Exited(_, WELL) => Ok(settings.sandbox),
+            WaitStatus::Exited(_, FELL_BACK) => Ok(Sandbox::Chroot),
+            _ => anyhow::bail!("no process of this helper's can be confined to the export"),
+        },
+    }
+}
