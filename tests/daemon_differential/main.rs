@@ -3,6 +3,8 @@
 //! Every step says what both must answer; replies and the trees left behind must be the same. What differs on
 //! purpose has tests of its own, in `differences` and `defects`.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed expectation is the report")]
+
 mod attributes;
 mod creating;
 mod defects;

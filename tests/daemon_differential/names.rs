@@ -165,14 +165,17 @@ fn lengths_at_every_edge() {
 #[test]
 fn the_largest_requests_are_served() {
     let half = |length: usize| vec![b'x'; length];
-    play(zoo, &[
-        // 2 + 32766 + 2 + 32766 = 65536.
-        (ask::rename(&half(32766), &half(32766)), ENAMETOOLONG),
-        (ask::symlink(&half(65536 - 8 - 4 - 2), b"/x", 0, 0), ENAMETOOLONG),
-        (ask::lstat(&half(65534)), ENAMETOOLONG),
-        (ask::open(&half(65530), 0), ENAMETOOLONG),
-        (ask::lstat(b"/file"), OK),
-    ]);
+    play(
+        zoo,
+        &[
+            // 2 + 32766 + 2 + 32766 = 65536.
+            (ask::rename(&half(32766), &half(32766)), ENAMETOOLONG),
+            (ask::symlink(&half(65536 - 8 - 4 - 2), b"/x", 0, 0), ENAMETOOLONG),
+            (ask::lstat(&half(65534)), ENAMETOOLONG),
+            (ask::open(&half(65530), 0), ENAMETOOLONG),
+            (ask::lstat(b"/file"), OK),
+        ],
+    );
 }
 
 #[test]

@@ -25,7 +25,15 @@ impl Dice {
         let mut path = Vec::new();
         for _ in 0..=self.roll(3) {
             path.extend_from_slice(self.pick(&[b"/".as_slice(), b"/", b"/", b"//"]));
-            path.extend_from_slice(self.pick(&[b"a".as_slice(), b"b", b"c", b"dir", b"dirlink", b"file", b"sub"]));
+            path.extend_from_slice(self.pick(&[
+                b"a".as_slice(),
+                b"b",
+                b"c",
+                b"dir",
+                b"dirlink",
+                b"file",
+                b"sub",
+            ]));
         }
         path
     }
@@ -73,7 +81,12 @@ impl Dice {
             19 | 20 => ask::rename(&path, &self.path()),
             21 | 22 => ask::remove(&path),
             23 => ask::getxattr(&path, name, self.pick(&[0, 3, 100])),
-            24 => ask::setxattr(&path, name, self.pick(&[b"".as_slice(), b"1", b"longer"]), self.pick(&[0, 1, 2])),
+            24 => ask::setxattr(
+                &path,
+                name,
+                self.pick(&[b"".as_slice(), b"1", b"longer"]),
+                self.pick(&[0, 1, 2]),
+            ),
             _ => self.pick_rest(&path, name),
         }
     }
@@ -88,9 +101,31 @@ impl Dice {
     }
 }
 
+/// Whether the reference loses capabilities before it does this (its defect 1), and they would be needed.
+fn is_diminished(request: &Request) -> bool {
+    match request {
+        Request::Mknod { uid, gid, mode, .. } => {
+            diminishes(*uid, *gid) && mode & libc::S_IFMT != libc::S_IFIFO
+        }
+        Request::Create { uid, gid, mode, .. } => diminishes(*uid, *gid) && mode & libc::S_ISGID != 0,
+        _ => false,
+    }
+}
+
+fn diminishes(uid: i32, gid: i32) -> bool {
+    (uid, gid) != (0, 0) && [0, LEAVE].contains(&uid)
+}
+
 /// Whether ours differs on purpose here: where the last name is a symbolic link or a special file, the reference
 /// follows the one and opens the other.
 fn differs_on_purpose(stage: &Stage, request: &Request) -> bool {
+    if let Request::Link { old, .. } = request {
+        // Two faults at once: without walls the other one is told.
+        return stage.kind(old).is_none();
+    }
+    if is_diminished(request) {
+        return true;
+    }
     let (Request::Open { path, .. }
     | Request::Create { path, .. }
     | Request::Chmod { path, .. }
@@ -102,7 +137,8 @@ fn differs_on_purpose(stage: &Stage, request: &Request) -> bool {
     let kind = stage.kind(path);
     let is_special = ![None, Some(libc::S_IFREG), Some(libc::S_IFDIR), Some(libc::S_IFLNK)].contains(&kind);
     kind == Some(libc::S_IFLNK)
-        || is_special && matches!(request, Request::Open { .. } | Request::Create { .. } | Request::Version { .. })
+        || is_special
+            && matches!(request, Request::Open { .. } | Request::Create { .. } | Request::Version { .. })
 }
 
 fn session(sandbox: &str, seed: u64, steps: usize) {

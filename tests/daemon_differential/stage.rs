@@ -32,6 +32,9 @@ const SHARED_FLAGS: i32 = libc::O_ACCMODE
     | libc::O_NOATIME
     | libc::O_DIRECTORY;
 
+/// A tmpfs's type, `TMPFS_MAGIC`.
+const TMPFS: u64 = 0x0102_1994;
+
 /// A helper on a tree.
 pub struct Side {
     name: String,
@@ -46,6 +49,7 @@ pub struct Stage {
     _dir: TempDir,
     sides: [Side; 2],
     mismatches: Vec<String>,
+    told: String,
     steps: usize,
 }
 
@@ -107,7 +111,11 @@ impl Side {
         let offset = rustix::fs::tell(fd).expect("a descriptor's position");
         let host = Owned::below(&self.root).stat(path);
         let same = host.is_some_and(|host| host.st_ino == stat.st_ino);
-        format!("flags={:o} mode={:o} offset={offset} the-file-named={same}", flags & SHARED_FLAGS, stat.st_mode)
+        format!(
+            "flags={:o} mode={:o} offset={offset} the-file-named={same}",
+            flags & SHARED_FLAGS,
+            stat.st_mode
+        )
     }
 
     fn describe_data(&self, payload: &[u8], request: &Request) -> String {
@@ -117,6 +125,10 @@ impl Side {
                 None => format!("an lstat reply of {} bytes", payload.len()),
             },
             Request::Statfs { .. } => match decode_statfs(payload) {
+                // Each tmpfs has an id of its own.
+                Some([TMPFS, bsize, blocks, _, _, files, _, _, _, namelen, frsize]) => {
+                    format!("tmpfs {bsize} {blocks} files={files} {namelen} {frsize}")
+                }
                 Some([kind, bsize, blocks, _, _, files, _, fsid0, fsid1, namelen, frsize]) => format!(
                     "{kind:x} {bsize} {blocks} files={files} fsid={fsid0:x},{fsid1:x} {namelen} {frsize}"
                 ),
@@ -134,7 +146,9 @@ impl Side {
         let Stat { nlink, mode, uid, gid, rdev, blksize, .. } = stat;
         // A directory's size is the filesystem's own affair.
         let size = if mode & libc::S_IFMT == libc::S_IFDIR { 0 } else { stat.size };
-        format!("{mode:o} {nlink} {uid}:{gid} rdev={rdev:x} size={size} blksize={blksize} the-host's={is_hosts}")
+        format!(
+            "{mode:o} {nlink} {uid}:{gid} rdev={rdev:x} size={size} blksize={blksize} the-host's={is_hosts}"
+        )
     }
 
     /// A version must be the inode's generation; of the reference's only the half that it wrote.
@@ -163,16 +177,16 @@ impl Stage {
             fs::create_dir(&root).expect("a root");
             prepare(&Owned::below(&root));
             let mut launch = Launch::new(program, &root);
-            if let Some(sandbox) = sandbox && std::env::var_os("VPH_SELF").is_none() {
+            if let Some(sandbox) = sandbox {
                 launch = launch.option(format!("--sandbox={sandbox}"));
             }
             Side::new(name.into(), launch, root)
         };
         let sides = [
             side("C", &program::reference(), None),
-            side(&format!("ours, sandbox={sandbox}"), &if std::env::var_os("VPH_SELF").is_some() { program::reference() } else { program::ours() }, Some(sandbox)),
+            side(&format!("ours, sandbox={sandbox}"), &program::ours(), Some(sandbox)),
         ];
-        let mut stage = Self { _dir: dir, sides, mismatches: Vec::new(), steps: 0 };
+        let mut stage = Self { _dir: dir, sides, mismatches: Vec::new(), told: String::new(), steps: 0 };
         stage.compare_trees("before the first step");
         stage
     }
@@ -228,16 +242,15 @@ impl Stage {
         if theirs != our || expected.is_some_and(|expected| expected != our.0) {
             let mut text = format!("step {}: {}\n", self.steps, shown(request));
             if let Some(expected) = expected {
-                writeln!(text, "  expected {expected:?}").expect("text");
+                writeln!(text, "  expected {}", word(expected)).expect("text");
             }
             for (side, (errno, words)) in [(&*reference, theirs), (&*ours, our)] {
-                writeln!(text, "  {}: {errno:?} {words}", side.name).expect("text");
+                writeln!(text, "  {}: {} {words}", side.name, word(errno)).expect("text");
             }
             self.mismatches.push(text);
         }
         if costs_the_reference_its_rights(request) {
             reference.restart();
-            if std::env::var_os("VPH_SELF").is_some() { ours.restart(); }
         }
         self.compare_trees(&format!("after step {}, {}", self.steps, shown(request)));
     }
@@ -245,9 +258,12 @@ impl Stage {
     fn compare_trees(&mut self, when: &str) {
         let [reference, ours] = &self.sides;
         let (left, right) = (tree::describe(&reference.root), tree::describe(&ours.root));
-        if left != right && self.mismatches.len() < 20 {
-            let difference = tree::difference(&left, &right);
-            self.mismatches.push(format!("{when}: the trees of C (-) and {} (+) differ:\n{difference}", ours.name));
+        let difference = tree::difference(&left, &right);
+        // A difference stays; it is told when it comes, not after every step from there on.
+        let told = std::mem::replace(&mut self.told, difference.clone());
+        if left != right && difference != told {
+            self.mismatches
+                .push(format!("{when}: the trees of C (-) and {} (+) differ:\n{difference}", ours.name));
         }
     }
 }
@@ -264,6 +280,11 @@ fn costs_the_reference_its_rights(request: &Request) -> bool {
         }
         _ => false,
     }
+}
+
+/// An outcome in a word.
+fn word(outcome: Errno) -> String {
+    if outcome == OK { "success".into() } else { format!("{outcome:?}") }
 }
 
 /// A request on one line, its bytes as text.

@@ -13,47 +13,53 @@ const REPLACE: i32 = 2;
 
 #[test]
 fn attributes_come_back_as_they_were_set() {
-    play(zoo, &[
-        (ask::getxattr(b"/file", b"user.a", 0), ENODATA),
-        (ask::getxattr(b"/file", b"user.a", 100), ENODATA),
-        (ask::setxattr(b"/file", b"user.a", b"value", 0), OK),
-        (ask::getxattr(b"/file", b"user.a", 0), OK),
-        (ask::getxattr(b"/file", b"user.a", 4), ERANGE),
-        (ask::getxattr(b"/file", b"user.a", 5), OK),
-        (ask::getxattr(b"/file", b"user.a", 6), OK),
-        (ask::getxattr(b"/file", b"user.a", 65535), OK),
-        (ask::getxattr(b"/file", b"user.a", 65536), OK),
-        (ask::getxattr(b"/file", b"user.a", 1 << 20), OK),
-        (ask::setxattr(b"/file", b"user.empty", b"", 0), OK),
-        (ask::getxattr(b"/file", b"user.empty", 0), OK),
-        (ask::getxattr(b"/file", b"user.empty", 1), OK),
-        (ask::setxattr(b"/file", b"user.bytes", b"\0\xff\n\0", 0), OK),
-        (ask::getxattr(b"/file", b"user.bytes", 4), OK),
-        (ask::listxattr(b"/file", 0), OK),
-        (ask::listxattr(b"/file", 1000), OK),
-        (ask::listxattr(b"/file", 3), ERANGE),
-        (ask::listxattr(b"/file", 65536), OK),
-        (ask::listxattr(b"/file", 1 << 20), OK),
-        (ask::removexattr(b"/file", b"user.a"), OK),
-        (ask::removexattr(b"/file", b"user.a"), ENODATA),
-        (ask::listxattr(b"/private", 0), OK),
-        (ask::listxattr(b"/private", 1), OK),
-    ]);
+    play(
+        zoo,
+        &[
+            (ask::getxattr(b"/file", b"user.a", 0), ENODATA),
+            (ask::getxattr(b"/file", b"user.a", 100), ENODATA),
+            (ask::setxattr(b"/file", b"user.a", b"value", 0), OK),
+            (ask::getxattr(b"/file", b"user.a", 0), OK),
+            (ask::getxattr(b"/file", b"user.a", 4), ERANGE),
+            (ask::getxattr(b"/file", b"user.a", 5), OK),
+            (ask::getxattr(b"/file", b"user.a", 6), OK),
+            (ask::getxattr(b"/file", b"user.a", 65535), OK),
+            (ask::getxattr(b"/file", b"user.a", 65536), OK),
+            (ask::getxattr(b"/file", b"user.a", 1 << 20), OK),
+            (ask::setxattr(b"/file", b"user.empty", b"", 0), OK),
+            (ask::getxattr(b"/file", b"user.empty", 0), OK),
+            (ask::getxattr(b"/file", b"user.empty", 1), OK),
+            (ask::setxattr(b"/file", b"user.bytes", b"\0\xff\n\0", 0), OK),
+            (ask::getxattr(b"/file", b"user.bytes", 4), OK),
+            (ask::listxattr(b"/file", 0), OK),
+            (ask::listxattr(b"/file", 1000), OK),
+            (ask::listxattr(b"/file", 3), ERANGE),
+            (ask::listxattr(b"/file", 65536), OK),
+            (ask::listxattr(b"/file", 1 << 20), OK),
+            (ask::removexattr(b"/file", b"user.a"), OK),
+            (ask::removexattr(b"/file", b"user.a"), ENODATA),
+            (ask::listxattr(b"/private", 0), OK),
+            (ask::listxattr(b"/private", 1), OK),
+        ],
+    );
 }
 
 #[test]
 fn flags_say_whether_an_attribute_may_exist() {
-    play(zoo, &[
-        (ask::setxattr(b"/file", b"user.a", b"1", REPLACE), ENODATA),
-        (ask::setxattr(b"/file", b"user.a", b"1", CREATE), OK),
-        (ask::setxattr(b"/file", b"user.a", b"2", CREATE), EEXIST),
-        (ask::setxattr(b"/file", b"user.a", b"3", REPLACE), OK),
-        (ask::setxattr(b"/file", b"user.a", b"4", CREATE | REPLACE), EEXIST),
-        (ask::setxattr(b"/file", b"user.b", b"4", CREATE | REPLACE), ENODATA),
-        (ask::setxattr(b"/file", b"user.a", b"5", 4), EINVAL),
-        (ask::setxattr(b"/file", b"user.a", b"5", -1), EINVAL),
-        (ask::getxattr(b"/file", b"user.a", 10), OK),
-    ]);
+    play(
+        zoo,
+        &[
+            (ask::setxattr(b"/file", b"user.a", b"1", REPLACE), ENODATA),
+            (ask::setxattr(b"/file", b"user.a", b"1", CREATE), OK),
+            (ask::setxattr(b"/file", b"user.a", b"2", CREATE), EEXIST),
+            (ask::setxattr(b"/file", b"user.a", b"3", REPLACE), OK),
+            (ask::setxattr(b"/file", b"user.a", b"4", CREATE | REPLACE), EEXIST),
+            (ask::setxattr(b"/file", b"user.b", b"4", CREATE | REPLACE), ENODATA),
+            (ask::setxattr(b"/file", b"user.a", b"5", 4), EINVAL),
+            (ask::setxattr(b"/file", b"user.a", b"5", -1), EINVAL),
+            (ask::getxattr(b"/file", b"user.a", 10), OK),
+        ],
+    );
 }
 
 #[test]
@@ -65,13 +71,16 @@ fn a_value_may_be_cut_by_the_size_beside_it() {
         size,
         flags: 0,
     };
-    play(zoo, &[
-        (cut(6), OK),
-        (cut(3), OK),
-        (ask::getxattr(b"/file", b"user.cut", 10), OK),
-        (cut(0), OK),
-        (ask::getxattr(b"/file", b"user.cut", 10), OK),
-    ]);
+    play(
+        zoo,
+        &[
+            (cut(6), OK),
+            (cut(3), OK),
+            (ask::getxattr(b"/file", b"user.cut", 10), OK),
+            (cut(0), OK),
+            (ask::getxattr(b"/file", b"user.cut", 10), OK),
+        ],
+    );
 }
 
 #[test]
@@ -124,25 +133,28 @@ fn every_type_of_file_is_asked_itself() {
 
 #[test]
 fn attributes_are_refused_as_the_kernel_refuses_them() {
-    play(zoo, &[
-        (ask::setxattr(b"/link", b"user.a", b"1", 0), EPERM),
-        (ask::setxattr(b"/fifo", b"user.a", b"1", 0), EPERM),
-        (ask::setxattr(b"/file", b"trusted.a", b"1", 0), EPERM),
-        (ask::getxattr(b"/file", b"trusted.a", 100), ENODATA),
-        (ask::setxattr(b"/file", b"a", b"1", 0), EOPNOTSUPP),
-        (ask::setxattr(b"/file", b"", b"1", 0), ERANGE),
-        (ask::setxattr(b"/file", &[b"user.".as_slice(), &long_name(250)].concat(), b"1", 0), OK),
-        (ask::setxattr(b"/file", &[b"user.".as_slice(), &long_name(251)].concat(), b"1", 0), ERANGE),
-        (ask::setxattr(b"/file", &long_name(10_000), b"1", 0), ERANGE),
-        (ask::getxattr(b"/file", &long_name(256), 100), ERANGE),
-        (ask::removexattr(b"/file", &long_name(256)), ERANGE),
-        (ask::getxattr(b"/none", b"user.a", 100), ENOENT),
-        (ask::getxattr(b"/file/x", b"user.a", 100), ENOTDIR),
-        (ask::getxattr(b"/loop/x", b"user.a", 100), ELOOP),
-        (ask::listxattr(b"/none", 100), ENOENT),
-        (ask::listxattr(&long_name(256), 100), ENAMETOOLONG),
-        (ask::removexattr(b"/none", b"user.a"), ENOENT),
-    ]);
+    play(
+        zoo,
+        &[
+            (ask::setxattr(b"/link", b"user.a", b"1", 0), EPERM),
+            (ask::setxattr(b"/fifo", b"user.a", b"1", 0), EPERM),
+            (ask::setxattr(b"/file", b"trusted.a", b"1", 0), EPERM),
+            (ask::getxattr(b"/file", b"trusted.a", 100), ENODATA),
+            (ask::setxattr(b"/file", b"a", b"1", 0), EOPNOTSUPP),
+            (ask::setxattr(b"/file", b"", b"1", 0), ERANGE),
+            (ask::setxattr(b"/file", &[b"user.".as_slice(), &long_name(250)].concat(), b"1", 0), OK),
+            (ask::setxattr(b"/file", &[b"user.".as_slice(), &long_name(251)].concat(), b"1", 0), ERANGE),
+            (ask::setxattr(b"/file", &long_name(10_000), b"1", 0), ERANGE),
+            (ask::getxattr(b"/file", &long_name(256), 100), ERANGE),
+            (ask::removexattr(b"/file", &long_name(256)), ERANGE),
+            (ask::getxattr(b"/none", b"user.a", 100), ENOENT),
+            (ask::getxattr(b"/file/x", b"user.a", 100), ENOTDIR),
+            (ask::getxattr(b"/loop/x", b"user.a", 100), ELOOP),
+            (ask::listxattr(b"/none", 100), ENOENT),
+            (ask::listxattr(&long_name(256), 100), ENAMETOOLONG),
+            (ask::removexattr(b"/none", b"user.a"), ENOENT),
+        ],
+    );
 }
 
 #[test]
@@ -178,29 +190,32 @@ fn acls_are_set_read_and_inherited() {
     let default = acl(&[(1, 7, NONE), (4, 5, NONE), (8, 6, 3000), (16, 5, NONE), (32, 1, NONE)]);
     let no_mask = acl(&[(1, 6, NONE), (2, 4, 1000), (4, 4, NONE), (32, 0, NONE)]);
     let (name, inherited) = (b"system.posix_acl_access".as_slice(), b"system.posix_acl_default".as_slice());
-    play(zoo, &[
-        (ask::setxattr(b"/file", name, &access, 0), OK),
-        (ask::getxattr(b"/file", name, 0), OK),
-        (ask::getxattr(b"/file", name, 1000), OK),
-        (ask::lstat(b"/file"), OK),
-        (ask::chmod(b"/file", 0o640), OK),
-        (ask::getxattr(b"/file", name, 1000), OK),
-        (ask::setxattr(b"/file", name, &no_mask, 0), EINVAL),
-        (ask::setxattr(b"/file", name, b"nonsense", 0), EOPNOTSUPP),
-        (ask::setxattr(b"/file", inherited, &default, 0), nix::errno::Errno::EACCES),
-        (ask::setxattr(b"/dir", inherited, &default, 0), OK),
-        (ask::create(b"/dir/inherits", libc::O_CREAT | libc::O_RDWR, 0o666, 1000, 1000), OK),
-        (ask::create(b"/dir/inherits-root", libc::O_CREAT | libc::O_RDWR, 0o666, 0, 0), OK),
-        (ask::mkdir(b"/dir/inherits-dir", 0o777, 1000, 1000), OK),
-        (ask::mkdir(b"/dir/inherits-dir/below", 0o700, 1000, 1000), OK),
-        (ask::mknod(b"/dir/inherits-fifo", libc::S_IFIFO | 0o666, 0, 1000, 1000), OK),
-        (ask::symlink(b"x", b"/dir/inherits-not", 1000, 1000), OK),
-        (ask::getxattr(b"/dir/inherits", name, 1000), OK),
-        (ask::getxattr(b"/dir/inherits-dir", inherited, 1000), OK),
-        (ask::listxattr(b"/dir/inherits-dir", 1000), OK),
-        (ask::setxattr(b"/link", name, &access, 0), EOPNOTSUPP),
-        (ask::removexattr(b"/dir", inherited), OK),
-        (ask::removexattr(b"/file", name), OK),
-        (ask::lstat(b"/file"), OK),
-    ]);
+    play(
+        zoo,
+        &[
+            (ask::setxattr(b"/file", name, &access, 0), OK),
+            (ask::getxattr(b"/file", name, 0), OK),
+            (ask::getxattr(b"/file", name, 1000), OK),
+            (ask::lstat(b"/file"), OK),
+            (ask::chmod(b"/file", 0o640), OK),
+            (ask::getxattr(b"/file", name, 1000), OK),
+            (ask::setxattr(b"/file", name, &no_mask, 0), EINVAL),
+            (ask::setxattr(b"/file", name, b"nonsense", 0), EOPNOTSUPP),
+            (ask::setxattr(b"/file", inherited, &default, 0), nix::errno::Errno::EACCES),
+            (ask::setxattr(b"/dir", inherited, &default, 0), OK),
+            (ask::create(b"/dir/inherits", libc::O_CREAT | libc::O_RDWR, 0o666, 1000, 1000), OK),
+            (ask::create(b"/dir/inherits-root", libc::O_CREAT | libc::O_RDWR, 0o666, 0, 0), OK),
+            (ask::mkdir(b"/dir/inherits-dir", 0o777, 1000, 1000), OK),
+            (ask::mkdir(b"/dir/inherits-dir/below", 0o700, 1000, 1000), OK),
+            (ask::mknod(b"/dir/inherits-fifo", libc::S_IFIFO | 0o666, 0, 1000, 1000), OK),
+            (ask::symlink(b"x", b"/dir/inherits-not", 1000, 1000), OK),
+            (ask::getxattr(b"/dir/inherits", name, 1000), OK),
+            (ask::getxattr(b"/dir/inherits-dir", inherited, 1000), OK),
+            (ask::listxattr(b"/dir/inherits-dir", 1000), OK),
+            (ask::setxattr(b"/link", name, &access, 0), EOPNOTSUPP),
+            (ask::removexattr(b"/dir", inherited), OK),
+            (ask::removexattr(b"/file", name), OK),
+            (ask::lstat(b"/file"), OK),
+        ],
+    );
 }

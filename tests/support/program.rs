@@ -73,7 +73,7 @@ impl Running {
         // Appending: standard output and standard error have a file position each.
         let append = || Stdio::from(File::options().append(true).open(log.path()).expect("the output file"));
         let child = command.stdout(append()).stderr(append()).spawn();
-        let child = child.unwrap_or_else(|error| panic!("starting {:?}: {error}", command.get_program()));
+        let child = child.unwrap_or_else(|error| panic!("starting {}: {error}", command.get_program().display()));
         Self { child, log }
     }
 
@@ -110,7 +110,12 @@ impl Running {
             if let Some(status) = self.child.try_wait().expect("the helper's state") {
                 return status;
             }
-            assert!(start.elapsed() < PATIENCE, "process {} does not end; it said:\n{}", self.pid(), self.log());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "process {} does not end; it said:\n{}",
+                self.pid(),
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -118,7 +123,9 @@ impl Running {
     /// Waits until the output holds `text`; panics when it does not come.
     #[track_caller]
     pub fn wait_for_log(&self, text: &str) {
-        wait_until(&format!("the log to say {text:?}; it says:\n{}", self.log()), || self.log().contains(text));
+        wait_until(&format!("the log to say {text:?}; it says:\n{}", self.log()), || {
+            self.log().contains(text)
+        });
     }
 }
 

@@ -12,7 +12,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, XattrFlags, lsetxattr, mknodat, utimensat};
+use rustix::fs::{
+    CWD, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, XattrFlags, lsetxattr, mknodat,
+    utimensat,
+};
 
 /// A file or directory of the host's, given everything by which it can be told apart.
 #[derive(Debug, Clone, Copy)]
@@ -180,7 +183,8 @@ impl Description {
         } else if kind.is_file() {
             write!(text, " size={}", metadata.len()).expect("text");
             if metadata.len() <= LARGE {
-                write!(text, " content={}", digest(&fs::read(path).expect("a file's content"))).expect("text");
+                write!(text, " content={}", digest(&fs::read(path).expect("a file's content")))
+                    .expect("text");
             }
         }
         for (key, value) in xattrs(path) {

@@ -225,7 +225,9 @@ impl Request {
             Self::Utime { path, atime, mtime } => f.s(path).q(atime.0).q(atime.1).q(mtime.0).q(mtime.1),
             Self::Getxattr { size, path, name } => f.d(*size).s(path).s(name),
             Self::Listxattr { size, path } => f.d(*size).s(path),
-            Self::Setxattr { path, name, value, size, flags } => f.s(path).s(name).s(value).d(*size).d(*flags),
+            Self::Setxattr { path, name, value, size, flags } => {
+                f.s(path).s(name).s(value).d(*size).d(*flags)
+            }
             Self::Removexattr { path, name } => f.s(path).s(name),
         };
         fields.frame(self.kind())
@@ -473,7 +475,9 @@ impl Client {
         loop {
             match Self::connect(path) {
                 Ok(client) => return client,
-                Err(error) if start.elapsed() > PATIENCE => panic!("connecting to {}: {error}", path.display()),
+                Err(error) if start.elapsed() > PATIENCE => {
+                    panic!("connecting to {}: {error}", path.display())
+                }
                 Err(_) => std::thread::sleep(Duration::from_millis(2)),
             }
         }
