@@ -47,12 +47,26 @@ impl At<'_> {
 const RESOLVE_TRIES: u32 = 64;
 
 impl Reach {
-    /// Where a system call that does not follow a final symbolic link finds the absolute `path`.
+    /// Where a system call that looks at a file, and does not follow a final symbolic link, finds the absolute
+    /// `path`.
     pub fn at<'p>(&self, path: &'p CStr) -> Result<At<'p>, Errno> {
+        self.split(path, Split::file)
+    }
+
+    /// Where a system call that makes, renames or removes a name finds the absolute `path`.
+    pub fn slot<'p>(&self, path: &'p CStr) -> Result<At<'p>, Errno> {
+        self.split(path, Split::slot)
+    }
+
+    fn split<'p>(
+        &self,
+        path: &'p CStr,
+        split: impl FnOnce(&'p CStr) -> Result<Split<'p>, Errno>,
+    ) -> Result<At<'p>, Errno> {
         match self {
             Self::Rooted => Ok(At { parent: None, name: path }),
             Self::Beneath(root) => {
-                let Split { parent, name } = Split::of(path)?;
+                let Split { parent, name } = split(path)?;
                 let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
                 Ok(At { parent: Some(resolve(root, parent.as_c_str(), flags)?), name })
             }
@@ -62,6 +76,16 @@ impl Reach {
     /// Takes hold of the inode at the absolute `path` without opening it; of a final symbolic link itself.
     pub fn pin(&self, path: &CStr) -> Result<OwnedFd, Errno> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match self {
+            Self::Rooted => open(path, flags, Mode::empty()),
+            Self::Beneath(root) => resolve(root, path, flags),
+        }
+    }
+
+    /// Takes hold of the inode that the absolute `path` leads to, through a final symbolic link too, without opening
+    /// it.
+    pub fn pin_target(&self, path: &CStr) -> Result<OwnedFd, Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
         match self {
             Self::Rooted => open(path, flags, Mode::empty()),
             Self::Beneath(root) => resolve(root, path, flags),
@@ -145,24 +169,40 @@ struct Split<'p> {
 }
 
 impl<'p> Split<'p> {
-    /// Splits an absolute path. Slashes at its end do not matter: a name that carried one would make the kernel
-    /// follow a symbolic link there. A path that ends in no name of its own (`/`, `.`, `..`) is wholly parent.
-    fn of(path: &'p CStr) -> Result<Self, Errno> {
+    /// Splits an absolute path to a file. One that ends in no name of its own (`/`, `.`, `..`) is wholly parent, and so
+    /// is one with a slash at its end: the kernel would follow a symbolic link there.
+    fn file(path: &'p CStr) -> Result<Self, Errno> {
+        let bytes = path.to_bytes();
+        let start = after_last_slash(bytes);
+        if matches!(&bytes[start..], b"" | b"." | b"..") {
+            return Ok(Self { parent: ParentPath::of(bytes)?, name: c"." });
+        }
+        Self::before(path, start)
+    }
+
+    /// Splits an absolute path to a name that is to be made, renamed or removed. System calls that do so look at no file
+    /// behind it: they refuse `/`, `.` and `..` by sight, and take a slash at its end for "must be a directory",
+    /// of which a symbolic link there is none.
+    fn slot(path: &'p CStr) -> Result<Self, Errno> {
         let bytes = path.to_bytes();
         let trimmed = bytes.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
-        let start = bytes[..trimmed].iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
-        let name = &bytes[start..trimmed];
-        if name.is_empty() || name == b"." || name == b".." {
-            return Ok(Self { parent: ParentPath::of(bytes)?, name: c"." });
+        if trimmed == 0 {
+            return Ok(Self { parent: ParentPath::of(b"/")?, name: c"/" });
         }
-        if trimmed < bytes.len() {
-            // Its end can't be terminated in place; as a directory it is its own parent.
-            return Ok(Self { parent: ParentPath::of(bytes)?, name: c"." });
-        }
+        Self::before(path, after_last_slash(&bytes[..trimmed]))
+    }
+
+    /// Splits before byte `start`.
+    fn before(path: &'p CStr, start: usize) -> Result<Self, Errno> {
         let name =
             CStr::from_bytes_with_nul(&path.to_bytes_with_nul()[start..]).map_err(|_| Errno::EINVAL)?;
-        Ok(Self { parent: ParentPath::of(&bytes[..start])?, name })
+        Ok(Self { parent: ParentPath::of(&path.to_bytes()[..start])?, name })
     }
+}
+
+/// Where the last name of a path starts.
+fn after_last_slash(path: &[u8]) -> usize {
+    path.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1)
 }
 
 /// The path of a parent directory, terminated.
@@ -188,18 +228,22 @@ mod tests {
 
     #[test]
     fn a_path_splits_before_its_last_name() {
-        for (path, parent, name) in [
-            (c"/f", c"/", c"f"),
-            (c"//d//f", c"//d//", c"f"),
-            (c"/d/e/f", c"/d/e/", c"f"),
-            (c"/", c"/", c"."),
-            (c"//", c"//", c"."),
-            (c"/d/..", c"/d/..", c"."),
-            (c"/d/.", c"/d/.", c"."),
-            (c"/d/", c"/d/", c"."),
+        // The path, then what a look at a file and what a change of a name make of it.
+        for (path, file, slot) in [
+            (c"/f", (c"/", c"f"), (c"/", c"f")),
+            (c"//d//f", (c"//d//", c"f"), (c"//d//", c"f")),
+            (c"/d/e/f", (c"/d/e/", c"f"), (c"/d/e/", c"f")),
+            (c"/", (c"/", c"."), (c"/", c"/")),
+            (c"//", (c"//", c"."), (c"/", c"/")),
+            (c"/d/..", (c"/d/..", c"."), (c"/d/", c"..")),
+            (c"/d/.", (c"/d/.", c"."), (c"/d/", c".")),
+            (c"/d/", (c"/d/", c"."), (c"/", c"d/")),
+            (c"/d/e//", (c"/d/e//", c"."), (c"/d/", c"e//")),
         ] {
-            let split = Split::of(path).unwrap();
-            assert_eq!((split.parent.as_c_str(), split.name), (parent, name), "{path:?}");
+            let parts = |split: Split<'static>| (split.parent.as_c_str().to_owned(), split.name);
+            let owned = |(parent, name): (&CStr, &'static CStr)| (parent.to_owned(), name);
+            assert_eq!(parts(Split::file(path).unwrap()), owned(file), "{path:?}");
+            assert_eq!(parts(Split::slot(path).unwrap()), owned(slot), "{path:?}");
         }
     }
 }

@@ -99,25 +99,25 @@ impl Operations {
                 self.create(path, open_flags(flags)?, OFlag::from_bits_retain(flags), mode, (uid, gid))
             }
             Request::Mknod { uid, gid, path, mode, rdev } => {
-                let at = self.reach.at(self.first.set(path)?)?;
+                let at = self.reach.slot(self.first.set(path)?)?;
                 let (kind, mode) = (SFlag::from_bits_retain(mode & libc::S_IFMT), permissions(mode));
                 self.identity.lend(uid, gid, || mknodat(at.dir(), at.name, kind, mode, rdev))?;
                 Ok(put(reply, &DONE))
             }
             Request::Mkdir { uid, gid, path, mode } => {
-                let at = self.reach.at(self.first.set(path)?)?;
+                let at = self.reach.slot(self.first.set(path)?)?;
                 self.identity.lend(uid, gid, || mkdirat(at.dir(), at.name, permissions(mode)))?;
                 Ok(put(reply, &DONE))
             }
             Request::Symlink { uid, gid, target, path } => {
-                let at = self.reach.at(self.first.set(path)?)?;
+                let at = self.reach.slot(self.first.set(path)?)?;
                 let target = self.target.set(target)?;
                 self.identity.lend(uid, gid, || symlinkat(target, at.dir(), at.name))?;
                 Ok(put(reply, &DONE))
             }
             Request::Link { old, new } => {
                 let old = self.reach.at(self.first.set(old)?)?;
-                let new = self.reach.at(self.second.set(new)?)?;
+                let new = self.reach.slot(self.second.set(new)?)?;
                 linkat(old.dir(), old.name, new.dir(), new.name, LinkatFlags::empty())?;
                 Ok(put(reply, &DONE))
             }
@@ -139,8 +139,8 @@ impl Operations {
                 Ok(put(reply, &DONE))
             }
             Request::Rename { old, new } => {
-                let old = self.reach.at(self.first.set(old)?)?;
-                let new = self.reach.at(self.second.set(new)?)?;
+                let old = self.reach.slot(self.first.set(old)?)?;
+                let new = self.reach.slot(self.second.set(new)?)?;
                 renameat(old.dir(), old.name, new.dir(), new.name)?;
                 Ok(put(reply, &DONE))
             }
@@ -197,7 +197,7 @@ impl Operations {
     }
 
     /// Creates a regular file. One that exists already is opened instead, as [`Self::open`] would, unless the client
-    /// asked for `O_EXCL`.
+    /// asked for `O_EXCL`; without `O_CREAT` none is made.
     fn create(
         &mut self,
         path: &[u8],
@@ -210,23 +210,26 @@ impl Operations {
             return Err(Errno::EINVAL);
         }
         let path = self.first.set(path)?;
-        let at = self.reach.at(path)?;
+        let at = self.reach.slot(path)?;
+        let makes = asked.contains(OFlag::O_CREAT);
         let create =
             flags | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
         let reach = &self.reach;
         self.identity.lend(uid, gid, || {
             // A file that comes and goes meanwhile sends us from one call to the other and back.
             for _ in 0..CREATE_TRIES {
-                match openat(at.dir(), at.name, create, permissions(mode)) {
-                    Err(Errno::EEXIST) if !asked.contains(OFlag::O_EXCL) => {}
-                    result => return result.map(|file| Answer::File(file, None)),
+                if makes {
+                    match openat(at.dir(), at.name, create, permissions(mode)) {
+                        Err(Errno::EEXIST) if !asked.contains(OFlag::O_EXCL) => {}
+                        result => return result.map(|file| Answer::File(file, None)),
+                    }
                 }
                 let pin = match reach.pin(path) {
-                    Err(Errno::ENOENT) => continue,
+                    Err(Errno::ENOENT) if makes => continue,
                     result => result?,
                 };
                 return match Kind::of(&fstat(&pin)?) {
-                    Kind::Directory => Err(Errno::EISDIR),
+                    Kind::Directory if makes => Err(Errno::EISDIR),
                     _ => open_pinned(&pin, flags).map(|(file, _)| Answer::File(file, Some(pin))),
                 };
             }
@@ -246,11 +249,12 @@ impl Operations {
         finish_value(reply, length).map(Answer::Bytes)
     }
 
+    /// The status of the file system that the path leads into; a final symbolic link is followed, inside the export.
     fn statfs(&mut self, path: &[u8]) -> Result<StatfsReply, Errno> {
         let path = self.first.set(path)?;
         let status = match self.reach {
             Reach::Rooted => sys::statfs(path)?,
-            Reach::Beneath(_) => sys::fstatfs(self.reach.pin(path)?.as_fd())?,
+            Reach::Beneath(_) => sys::fstatfs(self.reach.pin_target(path)?.as_fd())?,
         };
         Ok(statfs_reply(&status))
     }
@@ -282,7 +286,7 @@ impl Operations {
     }
 
     fn remove(&mut self, path: &[u8]) -> Result<(), Errno> {
-        let at = self.reach.at(self.first.set(path)?)?;
+        let at = self.reach.slot(self.first.set(path)?)?;
         match unlinkat(at.dir(), at.name, UnlinkatFlags::NoRemoveDir) {
             Err(Errno::EISDIR) => unlinkat(at.dir(), at.name, UnlinkatFlags::RemoveDir),
             result => result,

@@ -8,8 +8,8 @@ use nix::errno::Errno;
 
 /// The longest path the kernel takes, its terminator included.
 const PATH_MAX: usize = 4096;
-/// The longest extended attribute name the kernel takes, plus one, so that the kernel itself refuses a longer one.
-const NAME_MAX: usize = 257;
+/// The longest extended attribute name the kernel takes, and its terminator.
+const NAME_MAX: usize = 256;
 
 /// A reusable buffer for one path of the export.
 ///
@@ -30,6 +30,10 @@ impl PathBuffer {
         let slash = usize::from(path.first() != Some(&b'/'));
         if path.is_empty() {
             return Err(Errno::ENOENT);
+        }
+        // Said here: where the kernel gets a path in two parts it would take a longer one.
+        if path.len() >= PATH_MAX {
+            return Err(Errno::ENAMETOOLONG);
         }
         terminate(&mut self.0[..], path, slash).ok_or(Errno::ENAMETOOLONG)?
     }
@@ -56,8 +60,12 @@ impl Default for NameBuffer {
 }
 
 impl NameBuffer {
-    /// Takes a name off the wire. One with a NUL is `EINVAL`, one that is too long `ERANGE`, as the kernel has it.
+    /// Takes a name off the wire. One with a NUL is `EINVAL`, an empty one or one that is too long `ERANGE`, as the
+    /// kernel has it (and says before it looks at the path).
     pub fn set(&mut self, name: &[u8]) -> Result<&CStr, Errno> {
+        if name.is_empty() {
+            return Err(Errno::ERANGE);
+        }
         terminate(&mut self.0, name, 0).ok_or(Errno::ERANGE)?
     }
 }
@@ -92,17 +100,18 @@ mod tests {
         ] {
             assert_eq!(buffer.set(wire).map(CStr::to_bytes), kernel);
         }
-        assert_eq!(buffer.set(&[b'/'; 4096]).map(CStr::to_bytes), Ok(&[b'/'; 4096][..]));
-        assert_eq!(buffer.set(&[b'/'; 4097]), Err(Errno::ENAMETOOLONG));
+        assert_eq!(buffer.set(&[b'/'; 4095]).map(CStr::to_bytes), Ok(&[b'/'; 4095][..]));
+        assert_eq!(buffer.set(&[b'/'; 4096]), Err(Errno::ENAMETOOLONG));
         assert_eq!(buffer.set(&vec![b'x'; 65535]), Err(Errno::ENAMETOOLONG));
     }
 
     #[test]
-    fn attribute_names_are_left_to_the_kernel_to_judge() {
+    fn attribute_names_are_judged_as_the_kernel_does() {
         let mut buffer = NameBuffer::default();
         assert_eq!(buffer.set(b"user.a").map(CStr::to_bytes), Ok(&b"user.a"[..]));
-        assert_eq!(buffer.set(&[b'x'; 256]).map(CStr::count_bytes), Ok(256));
-        assert_eq!(buffer.set(&[b'x'; 257]), Err(Errno::ERANGE));
+        assert_eq!(buffer.set(&[b'x'; 255]).map(CStr::count_bytes), Ok(255));
+        assert_eq!(buffer.set(&[b'x'; 256]), Err(Errno::ERANGE));
+        assert_eq!(buffer.set(b""), Err(Errno::ERANGE));
         assert_eq!(buffer.set(b"user.\0"), Err(Errno::EINVAL));
     }
 }
