@@ -8,7 +8,7 @@
 //! | [`socket`] | bind, adopt, take over, bring back, remove |
 //! | [`notify`] | detach, and tell when ready |
 //! | [`cleaner`] | what removes socket and pid file behind a process that serves |
-//! | [`sandbox`], [`privileges`] | the walls, and what is left to do inside |
+//! | [`sandbox`], [`landlock`], [`privileges`], [`seccomp`] | the walls, and what is left to do inside |
 //! | [`worker`], [`supervisor`] | a process that serves, and the one that starts them |
 //! | [`connection`] | bytes ↔ requests and replies on a socket |
 //! | [`protocol`] | the wire format: table and codec |
@@ -19,6 +19,7 @@ pub mod cleaner;
 pub mod connection;
 pub mod export;
 pub mod identity;
+pub mod landlock;
 pub mod logging;
 pub mod notify;
 pub mod operations;
@@ -26,6 +27,7 @@ pub mod path;
 pub mod privileges;
 pub mod protocol;
 pub mod sandbox;
+pub mod seccomp;
 pub mod settings;
 pub mod signals;
 pub mod socket;
@@ -162,6 +164,7 @@ fn serve_one(
 ) -> Result<Outcome> {
     let cleaner = Cleaner::start(source.name(), pid_file)?;
     signals::handle_stop(manager.as_raw())?;
+    sandbox::leave_shared_namespaces(settings.sandbox);
     let mut confined = worker::confine(settings, settings.sandbox, &directory)?;
     drop(directory);
     parent.release()?;
@@ -174,7 +177,7 @@ fn serve_one(
         },
     };
     cleaner.connected();
-    let outcome = worker::serve(client, &mut confined.operations);
+    let outcome = worker::serve(client, &mut confined);
     manager.tell("STOPPING=1");
     drop(cleaner);
     Ok(outcome)

@@ -8,6 +8,7 @@ use clap::builder::RangedU64ValueParser;
 use crate::helper::Settings;
 use crate::helper::privileges::Kept;
 use crate::helper::sandbox::Sandbox;
+use crate::helper::seccomp::Seccomp;
 
 /// The helper's own options: the original's, with its abbreviations, and long ones beyond it.
 #[derive(Debug, Args)]
@@ -45,6 +46,9 @@ pub struct HelperArgs {
     /// What keeps the export apart from the rest of the host
     #[arg(long, value_enum, value_name = "KIND", default_value_t = Sandbox::Namespace)]
     pub sandbox: Sandbox,
+    /// What happens at a system call that no request needs
+    #[arg(long, value_enum, value_name = "ACTION", default_value_t = Seccomp::Kill)]
+    pub seccomp: Seccomp,
     /// Capabilities to keep or drop besides the usual: +NAME or -NAME, separated by colons
     #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true,
           allow_hyphen_values = true, value_parser = parse_modcaps)]

@@ -7,6 +7,7 @@ use log::LevelFilter;
 
 use super::privileges::Kept;
 use super::sandbox::Sandbox;
+use super::seccomp::Seccomp;
 use crate::cli::HelperArgs;
 use crate::text::{escape, escape_path};
 
@@ -27,6 +28,8 @@ pub struct Settings {
     pub readonly: bool,
     /// The walls around a serving process.
     pub sandbox: Sandbox,
+    /// What happens at a system call that no request needs.
+    pub seccomp: Seccomp,
     /// The capabilities of a serving process.
     pub kept: Kept,
     /// The limit of open files; as it is where `None`.
@@ -120,6 +123,7 @@ impl TryFrom<HelperArgs> for Settings {
             shared: usize::try_from(args.shared).unwrap_or(1),
             readonly: args.readonly,
             sandbox: args.sandbox,
+            seccomp: args.seccomp,
             kept: args.modcaps,
             rlimit_nofile: args.rlimit_nofile,
             pid_file: args.pid_file,
