@@ -10,11 +10,12 @@
 //! | [`cleaner`] | what removes socket and pid file behind a process that serves |
 //! | [`sandbox`], [`landlock`], [`privileges`], [`seccomp`] | the walls, and what is left to do inside |
 //! | [`worker`], [`supervisor`] | a process that serves, and the one that starts them |
-//! | [`connection`] | bytes ↔ requests and replies on a socket |
+//! | [`connection`], [`busy_poll`] | bytes ↔ requests and replies on a socket |
 //! | [`protocol`] | the wire format: table and codec |
 //! | [`operations`], [`export`], [`path`], [`identity`], [`version`] | what requests do, to which files, as whom |
 //! | [`sys`], [`signals`], [`logging`] | the kernel's side |
 
+pub mod busy_poll;
 pub mod cleaner;
 pub mod connection;
 pub mod export;

@@ -53,6 +53,10 @@ pub struct HelperArgs {
     #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true,
           allow_hyphen_values = true, value_parser = parse_modcaps)]
     pub modcaps: Kept,
+    /// Look for a busy client's next request for up to USEC microseconds before sleeping; 0 never looks
+    #[arg(long, value_name = "USEC", default_value_t = 50,
+          value_parser = RangedU64ValueParser::<u64>::new().range(0..=10_000))]
+    pub busy_poll: u64,
     /// Limit of open files
     #[arg(long, value_name = "N")]
     pub rlimit_nofile: Option<u64>,

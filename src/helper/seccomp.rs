@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, anyhow};
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, apply_filter,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    apply_filter,
 };
 
 use super::operations;
@@ -26,12 +27,14 @@ pub enum Seccomp {
 
 /// What the loop around requests needs.
 const LOOP: &[libc::c_long] = &[
-    // Receive, reply, close what was passed on; a reply to a signal that asks to stop.
+    // Receive, reply, close what was passed on; look again before sleeping; an answer to a signal that asks to stop.
     libc::SYS_recvfrom,
     libc::SYS_sendto,
     libc::SYS_sendmsg,
     libc::SYS_close,
     libc::SYS_close_range,
+    libc::SYS_sched_yield,
+    libc::SYS_clock_gettime,
     libc::SYS_rt_sigreturn,
     libc::SYS_restart_syscall,
     // Log lines: to standard error or syslog, with the process's id, in allocated memory.

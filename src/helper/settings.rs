@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use log::LevelFilter;
 
@@ -32,6 +33,8 @@ pub struct Settings {
     pub seccomp: Seccomp,
     /// The capabilities of a serving process.
     pub kept: Kept,
+    /// How long to look for a busy client's next request before sleeping.
+    pub busy_poll: Duration,
     /// The limit of open files; as it is where `None`.
     pub rlimit_nofile: Option<u64>,
     /// Where the process's id goes.
@@ -125,6 +128,7 @@ impl TryFrom<HelperArgs> for Settings {
             sandbox: args.sandbox,
             seccomp: args.seccomp,
             kept: args.modcaps,
+            busy_poll: Duration::from_micros(args.busy_poll),
             rlimit_nofile: args.rlimit_nofile,
             pid_file: args.pid_file,
             syslog: args.syslog || !args.nodaemon,

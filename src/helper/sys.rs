@@ -17,10 +17,20 @@ fn length(result: isize) -> Result<usize, Errno> {
     usize::try_from(result).map_err(|_| Errno::last())
 }
 
+/// Whether a call waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Until there is something.
+    Yes,
+    /// `EAGAIN` where there is nothing.
+    No,
+}
+
 /// `recv(2)` into the front of `buffer`.
-pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
+pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait) -> Result<usize, Errno> {
+    let flags = if wait == Wait::Yes { 0 } else { libc::MSG_DONTWAIT };
     // SAFETY: the kernel writes at most `buffer.len()` bytes to the buffer, which is borrowed for the call.
-    length(unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) })
+    length(unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) })
 }
 
 /// `send(2)`. A peer that is gone is `EPIPE`, never a signal.

@@ -1,17 +1,19 @@
 //! A process that serves: behind its walls, with what it needs and nothing else.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::busy_poll::BusyPoll;
 use super::connection::{Connection, Ending};
 use super::identity::{IdMaps, Identity};
 use super::operations::Operations;
-use super::{landlock, privileges};
 use super::sandbox::{self, Directory, Sandbox};
 use super::seccomp::Filter;
 use super::settings::Settings;
 use super::socket::describe_peer;
+use super::{landlock, privileges};
 use crate::exit::Outcome;
 
 /// What a confined process serves the export with.
@@ -22,6 +24,7 @@ pub struct Confined {
     pub walls: Sandbox,
     /// What keeps it from the rest of the kernel, once it serves.
     filter: Filter,
+    busy_poll: Duration,
 }
 
 /// Confines this process to `directory` for good, and returns what serves it.
@@ -37,7 +40,12 @@ pub fn confine(settings: &Settings, sandbox: Sandbox, directory: &Directory) -> 
     privileges::drop_all_but(&settings.kept)?;
     let identity = Identity::of_this_thread(maps)?;
     let filter = Filter::prepare(settings.seccomp)?;
-    Ok(Confined { operations: Operations::new(reach, identity, settings.readonly), walls, filter })
+    Ok(Confined {
+        operations: Operations::new(reach, identity, settings.readonly),
+        walls,
+        filter,
+        busy_poll: settings.busy_poll,
+    })
 }
 
 /// Serves one client until it leaves, and says how that ended.
@@ -48,7 +56,7 @@ pub fn serve(socket: OwnedFd, confined: &mut Confined) -> Outcome {
         log::error!("cannot serve a client: {error:#}");
         return Outcome::Failure;
     }
-    match Connection::new(socket).serve(&mut confined.operations) {
+    match Connection::new(socket, BusyPoll::new(confined.busy_poll)).serve(&mut confined.operations) {
         Ending::Left => log::info!("client left: {peer}"),
         Ending::Stopped => log::info!("stopped by a signal"),
         Ending::CutOff(bytes) => {
