@@ -73,7 +73,8 @@ impl Running {
         // Appending: standard output and standard error have a file position each.
         let append = || Stdio::from(File::options().append(true).open(log.path()).expect("the output file"));
         let child = command.stdout(append()).stderr(append()).spawn();
-        let child = child.unwrap_or_else(|error| panic!("starting {}: {error}", command.get_program().display()));
+        let child =
+            child.unwrap_or_else(|error| panic!("starting {}: {error}", command.get_program().display()));
         Self { child, log }
     }
 
