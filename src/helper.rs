@@ -12,7 +12,7 @@
 //! | [`worker`], [`supervisor`] | a process that serves, and the one that starts them |
 //! | [`connection`] | bytes ↔ requests and replies on a socket |
 //! | [`protocol`] | the wire format: table and codec |
-//! | [`operations`], [`export`], [`path`], [`identity`] | what requests do, to which files, as whom |
+//! | [`operations`], [`export`], [`path`], [`identity`], [`version`] | what requests do, to which files, as whom |
 //! | [`sys`], [`signals`], [`logging`] | the kernel's side |
 
 pub mod cleaner;
@@ -31,6 +31,7 @@ pub mod signals;
 pub mod socket;
 pub mod supervisor;
 pub mod sys;
+pub mod version;
 pub mod worker;
 
 use std::os::fd::OwnedFd;
@@ -108,7 +109,7 @@ fn serve(
         Source::Listener(listener) if settings.persistent || settings.shared > 1 => {
             supervisor::run(settings, directory, listener, pid_file, manager, parent)
         }
-        source => serve_one(settings, directory, source, pid_file, &manager, parent),
+        source => serve_one(settings, directory, source, pid_file.as_ref(), &manager, parent),
     }
 }
 
@@ -155,11 +156,11 @@ fn serve_one(
     settings: &Settings,
     directory: Directory,
     source: Source,
-    pid_file: Option<PidFile>,
+    pid_file: Option<&PidFile>,
     manager: &Manager,
     parent: Parent,
 ) -> Result<Outcome> {
-    let cleaner = Cleaner::start(source.name(), pid_file.as_ref())?;
+    let cleaner = Cleaner::start(source.name(), pid_file)?;
     signals::handle_stop(manager.as_raw())?;
     let mut confined = worker::confine(settings, settings.sandbox, &directory)?;
     drop(directory);

@@ -16,6 +16,7 @@ use super::protocol::{
     encode_statfs, encode_version, finish_value,
 };
 use super::sys::{self, Final, MagicLink};
+use super::version::Versions;
 
 /// The bytes of the largest reply.
 pub const REPLY: usize = HEADER + MAX_PAYLOAD;
@@ -33,6 +34,7 @@ pub struct Operations {
     reach: Reach,
     identity: Identity,
     readonly: bool,
+    versions: Versions,
     first: PathBuffer,
     second: PathBuffer,
     target: TargetBuffer,
@@ -78,6 +80,7 @@ impl Operations {
             reach,
             identity,
             readonly,
+            versions: Versions::default(),
             first: PathBuffer::default(),
             second: PathBuffer::default(),
             target: TargetBuffer::default(),
@@ -166,7 +169,8 @@ impl Operations {
                 Ok(put(reply, &DONE))
             }
             Request::Getversion { path } => {
-                self.version(path).map(|version| put(reply, &encode_version(version)))
+                let version = self.versions.get(&self.reach, self.first.set(path)?)?;
+                Ok(put(reply, &encode_version(version)))
             }
         }
     }
@@ -287,19 +291,6 @@ impl Operations {
             Err(Errno::EISDIR) => unlinkat(at.dir(), at.name, UnlinkatFlags::RemoveDir),
             result => result,
         }
-    }
-
-    /// The inode's generation number; 0 where the file system keeps none.
-    fn version(&mut self, path: &[u8]) -> Result<u64, Errno> {
-        let pin = self.reach.pin(self.first.set(path)?)?;
-        // Without O_NONBLOCK a file under a lease would keep us waiting for its holder.
-        let (file, _) = open_pinned(&pin, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
-        let version = match sys::inode_version(file.as_fd()) {
-            Err(Errno::ENOTTY | Errno::ENOSYS | Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(0),
-            result => result,
-        };
-        sys::close_both(pin, file);
-        version
     }
 }
 

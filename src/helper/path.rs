@@ -102,7 +102,7 @@ mod tests {
         }
         assert_eq!(buffer.set(&[b'/'; 4095]).map(CStr::to_bytes), Ok(&[b'/'; 4095][..]));
         assert_eq!(buffer.set(&[b'/'; 4096]), Err(Errno::ENAMETOOLONG));
-        assert_eq!(buffer.set(&[b'x'; 65535]), Err(Errno::ENAMETOOLONG));
+        assert_eq!(buffer.set(&vec![b'x'; 65535]), Err(Errno::ENAMETOOLONG));
     }
 
     #[test]

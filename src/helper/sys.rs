@@ -35,7 +35,8 @@ struct RightsBuffer([u8; 24]);
 
 /// `sendmsg(2)` of `bytes` with one descriptor beside them.
 pub fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> Result<usize, Errno> {
-    const FD_SIZE: u32 = size_of::<RawFd>() as u32;
+    const FD_SIZE: u32 = 4;
+    const { assert!(size_of::<RawFd>() == FD_SIZE as usize) };
     let mut control = RightsBuffer([0; 24]);
     let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: all-zero is a valid msghdr. CMSG_SPACE of one descriptor is 24 bytes at most, the buffer's size, and the
@@ -167,6 +168,58 @@ pub fn inode_version(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
     Ok(version[0].into())
 }
 
+/// `struct file_handle` (open_by_handle_at(2)), with room for the longest.
+#[repr(C)]
+pub struct FileHandle {
+    length: u32,
+    kind: i32,
+    bytes: [u8; MAX_HANDLE],
+}
+
+/// The longest content of a file handle, `MAX_HANDLE_SZ`.
+const MAX_HANDLE: usize = 128;
+
+impl FileHandle {
+    /// One of this type and content; content that is too long is cut.
+    #[cfg(test)]
+    pub fn new(kind: i32, content: &[u8]) -> Self {
+        let mut bytes = [0; MAX_HANDLE];
+        let length = content.len().min(MAX_HANDLE);
+        bytes[..length].copy_from_slice(&content[..length]);
+        Self { length: u32::try_from(length).unwrap_or(0), kind, bytes }
+    }
+
+    /// Its type: the file system's own affair.
+    pub fn kind(&self) -> i32 {
+        self.kind
+    }
+
+    /// Its content: the file system's own affair, too.
+    pub fn bytes(&self) -> &[u8] {
+        let length = usize::try_from(self.length).unwrap_or(0).min(MAX_HANDLE);
+        &self.bytes[..length]
+    }
+}
+
+/// `name_to_handle_at(2)`: the handle of a file, without opening it or following a final symbolic link.
+pub fn name_to_handle(dir: BorrowedFd<'_>, path: &CStr) -> Result<FileHandle, Errno> {
+    let mut handle = FileHandle { length: 128, kind: 0, bytes: [0; MAX_HANDLE] };
+    let mut mount: libc::c_int = 0;
+    // SAFETY: path is terminated; FileHandle is laid out as struct file_handle, and `length` says how many bytes the kernel
+    // may write behind its head; `mount` takes an int.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            dir.as_raw_fd(),
+            path.as_ptr(),
+            &raw mut handle,
+            &raw mut mount,
+            0,
+        )
+    })?;
+    Ok(handle)
+}
+
 /// Closes the descriptors `first` to `last`; those that are not open do not matter.
 pub fn close_range(first: u32, last: u32) -> Result<(), Errno> {
     // SAFETY: the callers close descriptors that they own, or that nobody in this process does.
@@ -186,14 +239,20 @@ pub fn close_both(one: OwnedFd, other: OwnedFd) {
 
 /// `setfsuid(2)`; returns the previous id. It reports no error: see [`super::identity`].
 pub fn setfsuid(uid: u32) -> u32 {
-    // SAFETY: plain integers.
-    unsafe { libc::syscall(libc::SYS_setfsuid, uid) as u32 }
+    // SAFETY: plain integers. Not libc's wrapper, which may signal other threads.
+    id(unsafe { libc::syscall(libc::SYS_setfsuid, uid) })
 }
 
 /// `setfsgid(2)`; returns the previous id. It reports no error: see [`super::identity`].
 pub fn setfsgid(gid: u32) -> u32 {
-    // SAFETY: plain integers.
-    unsafe { libc::syscall(libc::SYS_setfsgid, gid) as u32 }
+    // SAFETY: plain integers. Not libc's wrapper, which may signal other threads.
+    id(unsafe { libc::syscall(libc::SYS_setfsgid, gid) })
+}
+
+/// An id that the kernel returned: 32 bits, which an architecture may have extended by sign.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the upper half says nothing")]
+fn id(result: libc::c_long) -> u32 {
+    result as u32
 }
 
 /// `open_tree(2)` with `OPEN_TREE_CLONE`: a private, unattached copy of the mount that `path` is on, with `path`
