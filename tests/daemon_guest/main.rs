@@ -60,7 +60,8 @@ fn described(folder: &Path) -> String {
 
 /// The results of a day's work, as the host sees them.
 fn check_work(folder: &Path, answer: &Answer) {
-    let (host, guest) = (described(folder), answer.success());
+    let guest = answer.success();
+    let host = described(folder);
     for (guest, host) in guest.lines().zip(host.lines()) {
         assert_eq!(guest, host, "guest and host see different things in {}", folder.display());
     }

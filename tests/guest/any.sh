@@ -8,6 +8,8 @@ mkdir d
 echo x >d/f
 chown 1234:567 d/f
 su user -c 'mkdir made'
+# The server does not learn who asks: what is made is root's.
+chmod 777 made
 su user -c 'echo hello >made/file'
 su user -c 'ln -s file made/link'
 mknod device c 1 3

@@ -120,16 +120,16 @@ step "extended attributes"
 mkdir xattrs
 : >xattrs/file
 setfattr -n user.plain -v value xattrs/file
-setfattr -n user.empty xattrs/file
+setfattr -n user.gone -v x xattrs/file
 setfattr -n user.binary -v 0x00ff0a00 xattrs/file
-setfattr -n trusted.mark -v secret xattrs/file
+refused "a trusted xattr" setfattr -n trusted.mark -v secret xattrs/file
 setfattr -n user.big -v "$(head -c 3000 /dev/zero | tr '\0' y)" xattrs/file
 setfattr -n user.folder -v "on a folder" xattrs
 must value "$(getfattr --only-values -n user.plain xattrs/file)" "an xattr"
 must 0x00ff0a00 "$(getfattr -e hex -n user.binary xattrs/file | sed -n 's/^user.binary=//p')" "a binary xattr"
 setfattr -n user.plain -v changed xattrs/file
-setfattr -x user.empty xattrs/file
-must "trusted.mark user.big user.binary user.plain" \
+setfattr -x user.gone xattrs/file
+must "user.big user.binary user.plain" \
     "$(getfattr -m - xattrs/file | grep -v '^#' | sort | tr '\n' ' ' | sed 's/ *$//')" "the list of xattrs"
 refused "a missing xattr" getfattr -n user.none xattrs/file
 

@@ -119,7 +119,7 @@ impl Guest {
         self.option("--timeout", seconds.to_string())
     }
 
-    /// The script that the guest runs, for busybox's sh.
+    /// The script that the guest runs, for dash.
     pub fn script(mut self, text: impl AsRef<OsStr>) -> Self {
         self.script = text.as_ref().into();
         self
