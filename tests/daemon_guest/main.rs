@@ -122,8 +122,8 @@ fn check_links(folder: &Path) {
 }
 
 fn check_files(folder: &Path) {
-    assert_eq!(folder.join("times/file").metadata().unwrap().mtime(), -43200);
-    assert_eq!(folder.join("times/late").metadata().unwrap().mtime(), 2_214_003_723);
+    assert_eq!(folder.join("times/file").metadata().unwrap().mtime(), 1);
+    assert_eq!(folder.join("times/late").metadata().unwrap().mtime(), 2_214_090_123);
     assert_eq!(folder.join("times/link").symlink_metadata().unwrap().mtime(), 981_173_106);
     let names: Vec<_> =
         fs::read_dir(folder.join("names")).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -130,7 +130,7 @@ must 0x00ff0a00 "$(getfattr -e hex -n user.binary xattrs/file | sed -n 's/^user.
 setfattr -n user.plain -v changed xattrs/file
 setfattr -x user.gone xattrs/file
 must "user.big user.binary user.plain" \
-    "$(getfattr -m - xattrs/file | grep -v '^#' | sort | tr '\n' ' ' | sed 's/ *$//')" "the list of xattrs"
+    "$(getfattr -m - xattrs/file | grep -v -e '^#' -e '^$' | sort | tr '\n' ' ' | sed 's/ *$//')" "the list of xattrs"
 refused "a missing xattr" getfattr -n user.none xattrs/file
 
 step "sizes"
@@ -150,12 +150,12 @@ dd if=/dev/zero of=sizes/hole bs=1 count=1 seek=100000000 2>/dev/null
 step "times"
 mkdir times
 : >times/file
-touch -d '1969-12-31 12:00:00' times/file
+touch -d '1970-01-01 00:00:01' times/file
 : >times/late
 touch -d '2040-02-29 01:02:03' times/late
 ln -s file times/link
 touch -h -d '2001-02-03 04:05:06' times/link
-must "-43200 2214003723 981173106" "$(stat -c %Y times/file) $(stat -c %Y times/late) $(stat -c %Y times/link)" "times"
+must "1 2214090123 981173106" "$(stat -c %Y times/file) $(stat -c %Y times/late) $(stat -c %Y times/link)" "times"
 
 step "names"
 mkdir names
@@ -213,7 +213,7 @@ must "200 32" "$(find objects -type f | wc -l) $(find objects -mindepth 1 -type 
 cat objects/*/* | sort >packed
 must 200 "$(wc -l <packed)" "the packed objects"
 rm -rf objects/0?
-must 0 "$(find objects -path '*/0?*' | wc -l)" "removed objects"
+must 0 "$(find objects -name '0?' | wc -l)" "removed objects"
 
 step "unlinked while open"
 echo kept >unlinked
