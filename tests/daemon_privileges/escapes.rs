@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -86,7 +87,6 @@ fn attacks(path: &[u8]) -> Vec<Request> {
 
 /// Panics where a descriptor leads to the secret or to the directory that it is in.
 fn is_inside(fd: &OwnedFd, host: &Host, when: &str) {
-    use std::os::unix::fs::MetadataExt;
     let stat = rustix::fs::fstat(fd).unwrap();
     for path in [host.outside(), host.outside().join("secret"), host.dir.path().into()] {
         let outside = fs::metadata(&path).unwrap();
@@ -150,7 +150,7 @@ fn dots_and_absolute_symlinks_stay_inside() {
             client.ask(&ask::open(path, O_RDONLY)).fails(errno);
         }
         // The export's own directory of that name is what the relative link leads to.
-        client.ask(&ask::lstat(b"/relative/inside")).fails(Errno::ENOENT);
+        client.ask(&ask::lstat(b"/relative/inside")).ok();
     }
 }
 
@@ -379,7 +379,6 @@ fn a_file_swapped_for_a_symlink_is_not_followed() {
         let target = dir.path().join("target");
         assert_eq!(fs::read(&target).unwrap(), b"target");
         assert!(opens.any());
-        use std::os::unix::fs::MetadataExt;
         assert_eq!(fs::metadata(&target).unwrap().mode() & 0o7777, 0o640, "{sandbox}");
         assert_eq!(tree::xattrs(&target), before);
     }
