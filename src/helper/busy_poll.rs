@@ -9,6 +9,7 @@
 use std::time::{Duration, Instant};
 
 /// Decides when to look again and when to sleep.
+#[derive(Debug, Clone, Copy)]
 pub struct BusyPoll {
     bound: Duration,
     /// When the last reply was sent.
@@ -18,7 +19,8 @@ pub struct BusyPoll {
 }
 
 impl BusyPoll {
-    /// Looks for `bound` at most; never, where it is zero or this process has one processor.
+    /// Looks for `bound` at most; never, where it is zero or this process has one processor (or the time of one, by
+    /// cgroup). Finding that out takes files and system calls that a confined process is without.
     pub fn new(bound: Duration) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let bound = if processors > 1 { bound } else { Duration::ZERO };

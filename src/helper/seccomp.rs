@@ -27,12 +27,14 @@ pub enum Seccomp {
 
 /// What the loop around requests needs.
 const LOOP: &[libc::c_long] = &[
-    // Receive, reply, close what was passed on; look again before sleeping; an answer to a signal that asks to stop.
+    // Receive, reply (to a client that does not read: wait), close what was passed on; look again before sleeping; be
+    // told to stop.
     libc::SYS_recvfrom,
     libc::SYS_sendto,
     libc::SYS_sendmsg,
     libc::SYS_close,
     libc::SYS_close_range,
+    libc::SYS_ppoll,
     libc::SYS_sched_yield,
     libc::SYS_clock_gettime,
     libc::SYS_rt_sigreturn,

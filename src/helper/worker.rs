@@ -1,7 +1,6 @@
 //! A process that serves: behind its walls, with what it needs and nothing else.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -24,28 +23,24 @@ pub struct Confined {
     pub walls: Sandbox,
     /// What keeps it from the rest of the kernel, once it serves.
     filter: Filter,
-    busy_poll: Duration,
+    busy_poll: BusyPoll,
 }
 
 /// Confines this process to `directory` for good, and returns what serves it.
 ///
-/// The order matters. The id maps are read while `/proc` is in reach. The walls come first, because building them
+/// The order matters. The id maps are read and the processors counted while `/proc` is in reach. The walls come first, because building them
 /// takes capabilities that nothing after them does; then everything but the seven capabilities goes. The
 /// identity is read last, as the capabilities that are left decide what it can do. The system call filter is prepared here
 /// and falls into place when there is a client to serve: waiting for one takes calls that serving it does not.
 pub fn confine(settings: &Settings, sandbox: Sandbox, directory: &Directory) -> Result<Confined> {
     let maps = IdMaps::read()?;
+    let busy_poll = BusyPoll::new(settings.busy_poll);
     let (reach, walls) = sandbox::enter(sandbox, directory)?;
     landlock::confine(&reach)?;
     privileges::drop_all_but(&settings.kept)?;
     let identity = Identity::of_this_thread(maps)?;
     let filter = Filter::prepare(settings.seccomp)?;
-    Ok(Confined {
-        operations: Operations::new(reach, identity, settings.readonly),
-        walls,
-        filter,
-        busy_poll: settings.busy_poll,
-    })
+    Ok(Confined { operations: Operations::new(reach, identity, settings.readonly), walls, filter, busy_poll })
 }
 
 /// Serves one client until it leaves, and says how that ended.
@@ -56,7 +51,7 @@ pub fn serve(socket: OwnedFd, confined: &mut Confined) -> Outcome {
         log::error!("cannot serve a client: {error:#}");
         return Outcome::Failure;
     }
-    match Connection::new(socket, BusyPoll::new(confined.busy_poll)).serve(&mut confined.operations) {
+    match Connection::new(socket, confined.busy_poll).serve(&mut confined.operations) {
         Ending::Left => log::info!("client left: {peer}"),
         Ending::Stopped => log::info!("stopped by a signal"),
         Ending::CutOff(bytes) => {

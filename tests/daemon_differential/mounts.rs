@@ -12,7 +12,7 @@ use crate::wire::ask;
 const NONE: Option<&str> = None;
 
 /// Runs `test` on a thread with mounts of its own, which nobody else sees.
-fn with_private_mounts(test: impl FnOnce() + Send + 'static) {
+pub fn with_private_mounts(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace: these tests need CAP_SYS_ADMIN");
         mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).expect("private mounts");
@@ -23,12 +23,12 @@ fn with_private_mounts(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-fn mount_tmpfs(tree: &Owned<'_>, name: &str, options: &str) {
+pub fn mount_tmpfs(tree: &Owned<'_>, name: &str, options: &str) {
     tree.dir(name, 0o755, 0, 0);
     mount(Some("tmpfs"), &tree.path(name), Some("tmpfs"), MsFlags::empty(), Some(options)).expect("a tmpfs");
 }
 
-fn unmount(tree: &Owned<'_>, name: &str) {
+pub fn unmount(tree: &Owned<'_>, name: &str) {
     umount2(&tree.path(name), MntFlags::MNT_DETACH).expect("an end to a mount");
 }
 

@@ -159,8 +159,8 @@ impl Description {
         let text = &mut self.text;
         write!(
             text,
-            "{:?} mode={:o} uid={} gid={} nlink={} rdev={:x}",
-            name,
+            "\"{}\" mode={:o} uid={} gid={} nlink={} rdev={:x}",
+            shown(name),
             metadata.mode(),
             metadata.uid(),
             metadata.gid(),
@@ -170,7 +170,7 @@ impl Description {
         .expect("text");
         let leader = self.leaders.entry(metadata.ino()).or_insert_with(|| name.into());
         if leader != name {
-            write!(text, " same-as={leader:?}").expect("text");
+            write!(text, " same-as=\"{}\"", shown(leader)).expect("text");
         }
         for (what, time) in [("atime", metadata.atime()), ("mtime", metadata.mtime())] {
             if !is_of_today(time) {
@@ -179,7 +179,8 @@ impl Description {
         }
         let kind = metadata.file_type();
         if kind.is_symlink() {
-            write!(text, " target={:?}", fs::read_link(path).expect("a link's target")).expect("text");
+            let target = fs::read_link(path).expect("a link's target");
+            write!(text, " target=\"{}\"", shown(&target)).expect("text");
         } else if kind.is_file() {
             write!(text, " size={}", metadata.len()).expect("text");
             if metadata.len() <= LARGE {
@@ -192,6 +193,11 @@ impl Description {
         }
         text.push('\n');
     }
+}
+
+/// A path's bytes as text.
+fn shown(path: &Path) -> impl std::fmt::Display {
+    path.as_os_str().as_bytes().escape_ascii()
 }
 
 /// The length from which on a file's content is not looked at.
