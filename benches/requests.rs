@@ -10,7 +10,8 @@
 //!
 //! Options (after `--`): `--rounds N`, `--only TEXT` (rows that contain it), `--dir DIR` (where the trees
 //! are made), `--pin CPU` (client and helpers on one CPU: whether the scheduler puts both on one or not
-//! decides between 6 and 60 microseconds on a small virtual machine, whichever helper it is), `--ours PATH` (another binary of ours), `--base PATH` (a second one of ours to compare to).
+//! decides between 6 and 60 microseconds on a small virtual machine, whichever helper it is), `--apart` (client and helpers on
+//! two CPUs), `--ours PATH` (another binary of ours), `--base PATH` (a second one of ours to compare to).
 
 #![allow(
     clippy::expect_used,
@@ -61,6 +62,9 @@ struct Options {
     /// Keep client and helpers on this CPU
     #[arg(long)]
     pin: Option<usize>,
+    /// Keep the client on CPU 0 and the helpers on CPU 1
+    #[arg(long, conflicts_with = "pin")]
+    apart: bool,
     /// Our binary
     #[arg(long, default_value_os_t = program::ours())]
     ours: PathBuf,
@@ -322,6 +326,13 @@ fn make_tree(root: &Path) {
     tree.file(format!("{deep}/file"), b"", 0o644, 0, 0);
 }
 
+/// Keeps a process (0: this one) on a CPU.
+fn keep_on(pid: u32, cpu: usize) {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu).expect("a CPU's number");
+    sched_setaffinity(Pid::from_raw(pid as i32), &cpus).expect("a CPU to run on");
+}
+
 /// Plays one row to fresh helpers, on fresh trees below `dir`.
 fn measure(row: &Row, players: &[Player], dir: &Path, options: &Options) -> Vec<Side> {
     let mut sides: Vec<Side> = players
@@ -332,6 +343,13 @@ fn measure(row: &Row, players: &[Player], dir: &Path, options: &Options) -> Vec<
             Side::start(player, root)
         })
         .collect();
+    if options.apart {
+        // Only now: a helper that finds itself on one CPU alone never looks before it sleeps.
+        keep_on(0, 0);
+        for side in &sides {
+            keep_on(side.running.pid(), 1);
+        }
+    }
     let count = sides.len();
     for round in 0..=options.rounds {
         for turn in 0..count {
@@ -403,9 +421,7 @@ fn main() {
     players.push(Player { name: "sleeps", program: options.ours.clone(), options: &["--busy-poll=0"] });
     players.push(Player { name: "ours", program: options.ours.clone(), options: &[] });
     if let Some(cpu) = options.pin {
-        let mut cpus = CpuSet::new();
-        cpus.set(cpu).expect("a CPU's number");
-        sched_setaffinity(Pid::from_raw(0), &cpus).expect("a CPU to run on");
+        keep_on(0, cpu);
     }
     let dir = options.dir.as_ref().map_or_else(tempfile::tempdir, tempfile::tempdir_in).expect("a directory");
     let mut table = Table::new(&players);
