@@ -12,7 +12,7 @@ use super::sandbox::{self, Directory, Sandbox};
 use super::seccomp::Filter;
 use super::settings::Settings;
 use super::socket::describe_peer;
-use super::{landlock, privileges};
+use super::{landlock, privileges, sys};
 use crate::exit::Outcome;
 
 /// What a confined process serves the export with.
@@ -40,6 +40,7 @@ pub fn confine(settings: &Settings, sandbox: Sandbox, directory: &Directory) -> 
     privileges::drop_all_but(&settings.kept)?;
     let identity = Identity::of_this_thread(maps)?;
     let filter = Filter::prepare(settings.seccomp)?;
+    sys::forget_code();
     Ok(Confined { operations: Operations::new(reach, identity, settings.readonly), walls, filter, busy_poll })
 }
 
