@@ -1,5 +1,9 @@
 //! The export's files: their two on-disk forms, and the way from one to the other.
 
+pub mod filesystem;
+pub mod live;
+pub mod mounts;
+
 use crate::cli::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, VerifyArgs};
 use crate::exit::Outcome;
 
