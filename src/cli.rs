@@ -7,7 +7,7 @@ mod helper;
 use clap::{Args, Parser, Subcommand};
 
 pub use config::{AuditArgs, ConfigArgs};
-pub use data::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, VerifyArgs};
+pub use data::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, TreeForm, VerifyArgs};
 pub use helper::HelperArgs;
 
 /// QEMU's 9p proxy helper, and the way off the proxy backend.

@@ -1,4 +1,24 @@
 //! The export's files: their two on-disk forms, and the way from one to the other.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`entry`] | an entry as the guest sees it; an inode as the kernel tells it |
+//! | [`pin`] | one inode, held by a descriptor |
+//! | [`tree`], [`walk`] | a tree's directories, and walks over them that nothing leads outside |
+//! | [`form`] | the forms of a tree, and one reader for all |
+//! | [`passthrough`], [`mapped_xattr`], [`mapped_file`] | one form each |
+
+pub mod acl;
+pub mod entry;
+pub mod form;
+pub mod manifest;
+pub mod mapped_file;
+pub mod mapped_xattr;
+pub mod passthrough;
+pub mod pin;
+mod sys;
+pub mod tree;
+pub mod walk;
 
 pub mod filesystem;
 pub mod live;
@@ -28,6 +48,6 @@ pub fn rollback(_args: &RollbackArgs) -> anyhow::Result<Outcome> {
 }
 
 /// `migrate manifest`.
-pub fn manifest(_args: &ManifestArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
+pub fn manifest(args: &ManifestArgs) -> anyhow::Result<Outcome> {
+    manifest::run(args)
 }
