@@ -23,6 +23,7 @@ pub mod walk;
 pub mod filesystem;
 pub mod live;
 pub mod mounts;
+pub mod owner;
 pub mod survey;
 
 use crate::cli::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, VerifyArgs};
