@@ -6,10 +6,12 @@
 //! | [`pin`] | one inode, held by a descriptor |
 //! | [`tree`], [`walk`] | a tree's directories, and walks over them that nothing leads outside |
 //! | [`form`] | the forms of a tree, and one reader for all |
+//! | [`journal`] | the original state of everything, and its format |
 //! | [`passthrough`], [`mapped_xattr`], [`mapped_file`] | one form each |
 
 pub mod entry;
 pub mod form;
+pub mod journal;
 pub mod mapped_file;
 pub mod mapped_xattr;
 pub mod passthrough;
