@@ -1,4 +1,22 @@
 //! The export's files: their two on-disk forms, and the way from one to the other.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`entry`] | an entry as the guest sees it; an inode as the kernel tells it |
+//! | [`pin`] | one inode, held by a descriptor |
+//! | [`tree`], [`walk`] | a tree's directories, and walks over them that nothing leads outside |
+//! | [`form`] | the forms of a tree, and one reader for all |
+//! | [`passthrough`], [`mapped_xattr`], [`mapped_file`] | one form each |
+
+pub mod entry;
+pub mod form;
+pub mod mapped_file;
+pub mod mapped_xattr;
+pub mod passthrough;
+pub mod pin;
+mod sys;
+pub mod tree;
+pub mod walk;
 
 use crate::cli::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, VerifyArgs};
 use crate::exit::Outcome;
