@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CStr;
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -173,9 +174,21 @@ fn name(path: &[u8]) -> String {
     if path.is_empty() { ".".into() } else { format!("./{}", value(path)) }
 }
 
-/// Bytes as text without blanks.
+/// Bytes as text without blanks of any kind.
 fn value(bytes: &[u8]) -> String {
-    text::escape(bytes).replace(' ', r"\x20")
+    let text = text::escape(bytes);
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_whitespace() {
+            for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+                // Writing to a String does not fail.
+                let _ = write!(out, "\\x{byte:02x}");
+            }
+        } else {
+            out.push(character);
+        }
+    }
+    out
 }
 
 /// Seconds since 1970, with nine digits of their parts; a part always counts forward.
