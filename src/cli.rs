@@ -1,13 +1,15 @@
 //! The command line: declarations only.
 
+mod audit;
 mod config;
 mod data;
 mod helper;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use config::{AuditArgs, ConfigArgs};
-pub use data::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, VerifyArgs};
+pub use audit::AuditArgs;
+pub use config::ConfigArgs;
+pub use data::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, TreeForm, VerifyArgs};
 pub use helper::HelperArgs;
 
 /// QEMU's 9p proxy helper, and the way off the proxy backend.

@@ -1,14 +1,24 @@
 //! What a share is: the model that every reader yields and every writer takes.
 
+pub mod argv;
+pub mod helper;
+pub mod local;
+pub mod qemu_opts;
+pub mod rewrite;
+
 use std::ops::Range;
 use std::path::PathBuf;
+
+use crate::text;
 
 /// One 9p share over the proxy backend, as some configuration describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
-    /// The fsdev's id. `-virtfs` without one takes the mount tag.
+    /// The fsdev's id; `-virtfs` without one takes the mount tag. Empty: there is none, or it is not statically
+    /// known.
     pub fsdev: Vec<u8>,
-    /// What the guest mounts by. `None`: no device names this fsdev, and the guest never sees it.
+    /// What the guest mounts by. `None`: no device names this fsdev and the guest never sees it, or the tag is not
+    /// statically known.
     pub mount_tag: Option<Vec<u8>>,
     /// How QEMU reaches its helper.
     pub transport: Transport,
@@ -22,6 +32,45 @@ pub struct Share {
     pub place: Place,
     /// What it exports, where that could be found out.
     pub export: ExportPath,
+    /// What is peculiar about it.
+    pub notes: Vec<Note>,
+}
+
+/// What is peculiar about a share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// No device names its fsdev: the guest never sees it, and QEMU never connects.
+    NoDevice,
+    /// A part of its fsdev is not statically known: this text of the file.
+    Unknown(Vec<u8>),
+    /// A part of its device is not statically known: this text of the file.
+    UnknownOfDevice(Vec<u8>),
+    /// QEMU refuses it as it stands, and why.
+    Refused(String),
+}
+
+impl Share {
+    /// What to call it when speaking to people, and what `--export` takes: its tag, else its id. Not escaped.
+    pub fn name(&self) -> &[u8] {
+        self.mount_tag.as_deref().unwrap_or(&self.fsdev)
+    }
+
+    /// [`Share::name`], safe to print.
+    pub fn title(&self) -> String {
+        if self.name().is_empty() { "without a name".into() } else { text::escape(self.name()).into_owned() }
+    }
+}
+
+impl Note {
+    /// Its stable name, for reports.
+    pub fn id(&self) -> &'static str {
+        match self {
+            Self::NoDevice => "no-device",
+            Self::Unknown(_) => "unknown-value",
+            Self::UnknownOfDevice(_) => "unknown-device-value",
+            Self::Refused(_) => "refused-by-qemu",
+        }
+    }
 }
 
 /// How QEMU reaches its helper.

@@ -41,7 +41,8 @@ pub struct Operations {
     name: NameBuffer,
 }
 
-/// The open flags that a client's mean something by. What else it sends is either ignored ([`IGNORED`]) or refused.
+/// The open flags of a client's that mean something. What else it sends is refused ([`REFUSED`]) or ignored: O_CREAT
+/// and O_EXCL follow from the request's type, the others speak of this process.
 const HONOURED: OFlag = OFlag::O_ACCMODE
     .union(OFlag::O_TRUNC)
     .union(OFlag::O_APPEND)
@@ -53,8 +54,7 @@ const HONOURED: OFlag = OFlag::O_ACCMODE
     .union(OFlag::O_DIRECTORY)
     .union(OFlag::O_NOATIME);
 
-/// Open flags that decide nothing the client may decide: O_CREAT and O_EXCL follow from the request's type, the
-/// others speak of this process.
+/// Open flags that ask for a kind of descriptor that no request hands out.
 const REFUSED: OFlag = OFlag::O_PATH.union(OFlag::O_TMPFILE.difference(OFlag::O_DIRECTORY));
 
 /// Which system calls each request makes, on every C library and architecture that this builds for: the system call

@@ -1,0 +1,234 @@
+//! Text that remembers where each of its bytes stands in the file.
+//!
+//! Every lexer here unquotes, joins continuation lines and puts variables' values in; what comes out must still
+//! know its place, so that a share has a line and a rewriter has bytes to replace. [`Char`] carries that.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use super::spelling::Spelt;
+use crate::share::argv::Arg;
+
+/// One byte of text, and where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Char {
+    /// The byte.
+    pub byte: u8,
+    /// Whether its value is known. An expansion that isn't stands there as the file spells it, unknown.
+    pub known: bool,
+    /// Whether a blank here would end the word: it came through a variable without quotes.
+    pub splits: bool,
+    /// What escapes a new byte needs here.
+    pub spelt: Spelt,
+    /// The bytes of the file that spell it, from…
+    pub start: u32,
+    /// …to.
+    pub end: u32,
+    /// The expansion that it came through. Its own place is then the variable's assignment.
+    pub via: Option<Via>,
+}
+
+/// An expansion: where the variable is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Via {
+    /// The bytes of the file that spell the expansion, from…
+    pub start: u32,
+    /// …to.
+    pub end: u32,
+    /// What escapes a new byte needs there.
+    pub spelt: Spelt,
+    /// Whether the expansion makes several words, so that it can't be replaced by one text.
+    pub several: bool,
+}
+
+/// Text with its place.
+pub type Chars = Vec<Char>;
+
+/// An offset as a [`Char`] holds it: files are read in bounded sizes, far below 4 GiB.
+pub fn offset(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
+
+impl Char {
+    /// A known byte that the file spells at `range`.
+    pub fn new(byte: u8, range: Range<usize>, spelt: Spelt) -> Self {
+        let (start, end) = (offset(range.start), offset(range.end));
+        Self { byte, known: true, splits: false, spelt, start, end, via: None }
+    }
+
+    /// The bytes of the file that spell it.
+    pub fn range(&self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+}
+
+/// The bytes `range` of `file` as they stand there.
+pub fn verbatim(file: &[u8], range: Range<usize>, spelt: Spelt) -> Chars {
+    let text = file.get(range.clone()).unwrap_or_default();
+    text.iter().zip(range).map(|(&byte, at)| Char::new(byte, at..at + 1, spelt)).collect()
+}
+
+/// The bytes `range` of `file` as they stand there, with no known value.
+pub fn unknown(file: &[u8], range: Range<usize>, spelt: Spelt) -> Chars {
+    let mut chars = verbatim(file, range, spelt);
+    for char in &mut chars {
+        char.known = false;
+    }
+    chars
+}
+
+/// The bytes alone.
+pub fn bytes(chars: &[Char]) -> Vec<u8> {
+    chars.iter().map(|c| c.byte).collect()
+}
+
+/// The bytes of the file that spell `chars`, from the first to the last; where they are used, for those that came
+/// through a variable together with others that did not.
+pub fn span(chars: &[Char]) -> Range<usize> {
+    let direct = chars.iter().any(|c| c.via.is_none());
+    let place = |c: &Char| match c.via {
+        Some(via) if direct => via.start as usize..via.end as usize,
+        _ => c.range(),
+    };
+    let start = chars.iter().map(|c| place(c).start).min().unwrap_or(0);
+    let end = chars.iter().map(|c| place(c).end).max().unwrap_or(0);
+    start..end
+}
+
+/// Where each line of a file starts, for offsets → line numbers.
+#[derive(Debug, Clone)]
+pub struct Lines {
+    starts: Vec<usize>,
+}
+
+impl Lines {
+    /// The lines of `bytes`.
+    pub fn new(bytes: &[u8]) -> Self {
+        let mut starts = vec![0];
+        starts.extend(memchr::memchr_iter(b'\n', bytes).map(|at| at + 1));
+        Self { starts }
+    }
+
+    /// The line, from 1, that the byte at `offset` is on.
+    pub fn line(&self, offset: usize) -> u64 {
+        self.starts.partition_point(|start| *start <= offset) as u64
+    }
+}
+
+/// One argument of a command, as a lexer found it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Word {
+    /// Its value.
+    pub chars: Chars,
+    /// The bytes of the file that spell it, quotes included.
+    pub span: Range<usize>,
+}
+
+impl Word {
+    /// A word spelled by its own characters alone.
+    pub fn plain(chars: Chars) -> Self {
+        let span = span(&chars);
+        Self { chars, span }
+    }
+
+    /// Its value.
+    pub fn bytes(&self) -> Vec<u8> {
+        bytes(&self.chars)
+    }
+
+    /// Whether its value is `text`.
+    pub fn is(&self, text: &[u8]) -> bool {
+        self.chars.len() == text.len() && self.chars.iter().zip(text).all(|(c, byte)| c.byte == *byte)
+    }
+
+    /// Whether it is one of `texts`.
+    pub fn is_any(&self, texts: &[&str]) -> bool {
+        texts.iter().any(|text| self.is(text.as_bytes()))
+    }
+
+    /// Whether `needle` is in it.
+    pub fn contains(&self, needle: &[u8]) -> bool {
+        memchr::memmem::find(&self.bytes(), needle).is_some()
+    }
+
+    /// Whether there is a blank in it.
+    pub fn has_blank(&self) -> bool {
+        self.chars.iter().any(|c| c.byte.is_ascii_whitespace())
+    }
+
+    /// The model's form of it.
+    pub fn arg(&self, lines: &Lines) -> Arg {
+        let mut unknown: Vec<Range<usize>> = Vec::new();
+        for (at, _) in self.chars.iter().enumerate().filter(|(_, c)| !c.known) {
+            match unknown.last_mut() {
+                Some(last) if last.end == at => last.end += 1,
+                _ => unknown.push(at..at + 1),
+            }
+        }
+        let line = lines.line(self.span.start);
+        Arg { value: self.bytes(), unknown, span: self.span.clone(), line }
+    }
+}
+
+/// An argument list: one command, one array, one list of a document.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Command {
+    /// The arguments, the command's own name first where there is one.
+    pub words: Vec<Word>,
+    /// The guest's name, where the surroundings say it.
+    pub guest: Option<Vec<u8>>,
+}
+
+/// A document inside a document: a script in a string, a file that a heredoc writes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Embedded {
+    /// Its text.
+    pub chars: Chars,
+    /// The name of the file that it becomes, where that is known.
+    pub name: Option<PathBuf>,
+    /// What it is if nothing else recognises it.
+    pub fallback: Fallback,
+    /// The guest's name, where the surroundings say it.
+    pub guest: Option<Vec<u8>>,
+}
+
+/// What an embedded document is if nothing recognises it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Fallback {
+    /// A shell's: the argument of `sh -c`.
+    #[default]
+    Shell,
+    /// Nothing of ours.
+    Nothing,
+}
+
+/// What a lexer found in a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lexed {
+    /// Argument lists, the most telling ones first: the same argument may be in several.
+    pub commands: Vec<Command>,
+    /// Documents in the document.
+    pub embedded: Vec<Embedded>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_count_from_one() {
+        let lines = Lines::new(b"a\nbc\n\nd");
+        for (offset, line) in [(0, 1), (1, 1), (2, 2), (4, 2), (5, 3), (6, 4)] {
+            assert_eq!(lines.line(offset), line, "{offset}");
+        }
+    }
+
+    #[test]
+    fn unknown_parts_become_ranges() {
+        let mut word = Word::plain(verbatim(b"a$x$yb", 0..6, Spelt::ShellBare));
+        for at in 1..5 {
+            word.chars[at].known = false;
+        }
+        assert_eq!(word.arg(&Lines::new(b"a$x$yb")).unknown, vec![1..5]);
+    }
+}
