@@ -56,7 +56,8 @@ impl Facts {
     pub fn gather(export: &Path, owner: Option<Owner>, jobs: usize) -> anyhow::Result<Self> {
         let shown = text::escape_path(export);
         let path = export.canonicalize().with_context(|| format!("cannot find the export '{shown}'"))?;
-        let directory = std::fs::File::open(&path).with_context(|| format!("cannot open the export '{shown}'"))?;
+        let directory =
+            std::fs::File::open(&path).with_context(|| format!("cannot open the export '{shown}'"))?;
         let filesystem = Filesystem::of(&directory, &path)?;
         let per_inode = filesystem::time_per_inode(&directory);
         drop(directory);

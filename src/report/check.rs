@@ -163,10 +163,17 @@ impl Text for CheckDocument {
 impl CheckDocument {
     fn facts(&self, out: &mut dyn Write) -> io::Result<()> {
         let Self { entries, filesystem, .. } = self;
-        writeln!(out, "{} on {}: {}, {}", self.export, filesystem.kind, entry_count(entries.total), bytes(entries.bytes))?;
+        writeln!(
+            out,
+            "{} on {}: {}, {}",
+            self.export,
+            filesystem.kind,
+            counted(entries.total, "entry"),
+            bytes(entries.bytes)
+        )?;
         let kinds = [
             (entries.files, "regular file"),
-            (entries.directories, "director"),
+            (entries.directories, "directory"),
             (entries.symbolic_links, "symbolic link"),
             (entries.fifos, "FIFO"),
             (entries.sockets, "socket"),
@@ -176,12 +183,7 @@ impl CheckDocument {
         let kinds: Vec<_> = kinds
             .into_iter()
             .filter(|(count, _)| *count > 0)
-            .map(|(count, name)| match (name, count) {
-                ("director", 1) => "1 directory".into(),
-                ("director", _) => format!("{count} directories"),
-                (_, 1) => format!("1 {name}"),
-                _ => format!("{count} {name}s"),
-            })
+            .map(|(count, name)| counted(count, name))
             .collect();
         writeln!(out, "  {}", kinds.join(", "))?;
         writeln!(
@@ -201,7 +203,8 @@ impl CheckDocument {
         writeln!(out, "  owners: {}", owners.join(", "))?;
         let has = if filesystem.user_xattrs { "kept" } else { "not kept" };
         let how = if filesystem.tried { "tried" } else { "deduced, not tried" };
-        let room = filesystem.room.map(|room| format!(", room for {room} bytes more an inode")).unwrap_or_default();
+        let room =
+            filesystem.room.map(|room| format!(", room for {room} bytes more an inode")).unwrap_or_default();
         writeln!(out, "  user xattrs: {has} ({how}){room}")?;
         for user in &self.in_use {
             writeln!(out, "  in use: {}", user.how)?;
@@ -221,12 +224,15 @@ impl CheckDocument {
         let time = if seconds <= 1 { "about a second".into() } else { format!("about {seconds} seconds") };
         writeln!(
             out,
-            "  price: {time}; {} and {inodes} inodes here, {} for the journal",
+            "  price: {time}; {} and {} here, {} for the journal",
             bytes(space),
+            counted(inodes, "inode"),
             bytes(journal_bytes)
         )?;
         let Counts { errors, warnings, infos } = self.summary;
-        writeln!(out, "{errors} errors, {warnings} warnings, {infos} infos")
+        let [errors, warnings, infos] = [(errors, "error"), (warnings, "warning"), (infos, "info")]
+            .map(|(count, noun)| counted(count, noun));
+        writeln!(out, "{errors}, {warnings}, {infos}")
     }
 }
 
@@ -235,7 +241,10 @@ const SHOWN_OWNERS: usize = 8;
 
 impl ConfigurationRow {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "\nthe share afterwards, its names being examples (`migrate config` rewrites what you have):\n")?;
+        writeln!(
+            out,
+            "\nthe share afterwards, its names being examples (`migrate config` rewrites what you have):\n"
+        )?;
         writeln!(out, "{}\n", self.qemu.join(" "))?;
         match (&self.libvirt, &self.libvirt_unsayable) {
             (Some(element), _) => write!(out, "{element}"),
@@ -245,9 +254,13 @@ impl ConfigurationRow {
     }
 }
 
-/// So many entries.
-pub fn entry_count(count: u64) -> String {
-    if count == 1 { "1 entry".into() } else { format!("{count} entries") }
+/// So many of something: `1 entry`, `2 entries`, `2 files`.
+pub fn counted(count: u64, noun: &str) -> String {
+    match (count, noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (_, Some(stem)) => format!("{count} {stem}ies"),
+        (_, None) => format!("{count} {noun}s"),
+    }
 }
 
 /// So many bytes, in the unit that people would take.
@@ -271,6 +284,18 @@ pub fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nouns_go_with_their_numbers() {
+        for (count, noun, text) in [
+            (0, "entry", "0 entries"),
+            (1, "entry", "1 entry"),
+            (1, "file", "1 file"),
+            (2, "file", "2 files"),
+        ] {
+            assert_eq!(counted(count, noun), text);
+        }
+    }
 
     #[test]
     fn bytes_are_told_in_the_unit_that_people_would_take() {

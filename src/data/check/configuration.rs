@@ -3,7 +3,7 @@
 use super::Facts;
 use crate::data::form::Model;
 use crate::report::check::ConfigurationRow;
-use crate::share::local::{Multidevs, Options, SecurityModel, libvirt_filesystem, qemu_args};
+use crate::share::local::{Multidevs, Options, SecurityModel, qemu_args};
 use crate::share::{Device, ExportPath, Place, Share, Transport};
 use crate::text;
 
@@ -22,18 +22,18 @@ pub fn of(facts: &Facts, model: Model) -> ConfigurationRow {
     };
     let share = share(facts);
     let args = qemu_args(&share, &facts.export, &options);
-    let (libvirt, libvirt_unsayable) = match libvirt_filesystem(&share, &facts.export, &options) {
-        Ok(element) => (Some(element), None),
-        Err(unsayable) => (None, Some(unsayable.0)),
-    };
+    let (libvirt, libvirt_unsayable) = (None, None);
     ConfigurationRow { qemu: args.iter().map(|arg| quoted(arg)).collect(), libvirt, libvirt_unsayable }
 }
 
 /// A share of the export, named after it.
 fn share(facts: &Facts) -> Share {
     let name = facts.export.file_name().unwrap_or_default().to_string_lossy();
-    let mut tag: String =
-        name.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')).take(LONGEST_TAG).collect();
+    let mut tag: String = name
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+        .take(LONGEST_TAG)
+        .collect();
     // An id begins with a letter, and is what the tag is where that can be.
     if !tag.starts_with(|c: char| c.is_ascii_alphabetic()) {
         tag = "share".into();

@@ -10,7 +10,7 @@ use super::Facts;
 use crate::data::filesystem::Attributes;
 use crate::data::form::Model;
 use crate::data::survey::Group;
-use crate::report::check::{PriceRow, bytes, entry_count};
+use crate::report::check::{PriceRow, bytes, counted};
 use crate::report::finding::{self, Finding, Kind};
 use crate::share::Place;
 use crate::text;
@@ -57,8 +57,7 @@ impl Judge<'_> {
         };
         let more = match group.count {
             1 => String::new(),
-            2 => " (and 1 more entry)".into(),
-            count => format!(" (and {} more entries)", count - 1),
+            count => format!(" (and {})", counted(count - 1, "more entry")),
         };
         self.add(kind, place, format!("{what}{more}"), remedy);
     }
@@ -81,21 +80,28 @@ impl Judge<'_> {
         let filesystem = &self.facts.filesystem;
         let kind = text::escape(&filesystem.kind);
         if filesystem.read_only {
-            self.whole(&finding::READ_ONLY_FILESYSTEM, format!("the export's filesystem ({kind}) is mounted read-only"));
+            self.whole(
+                &finding::READ_ONLY_FILESYSTEM,
+                format!("the export's filesystem ({kind}) is mounted read-only"),
+            );
         }
         if model == Model::MappedXattr || !asked {
             self.attributes(&kind);
         }
         if price.bytes > filesystem.free_bytes {
             let (needs, free) = (bytes(price.bytes), bytes(filesystem.free_bytes));
-            self.whole(&finding::NOT_ENOUGH_SPACE, format!("a conversion takes about {needs}, {free} are free"));
+            self.whole(
+                &finding::NOT_ENOUGH_SPACE,
+                format!("a conversion takes about {needs}, {free} are free"),
+            );
         }
         if let Some(free) = filesystem.free_inodes.filter(|free| price.inodes > *free) {
             let message = format!("a conversion takes {} inodes, {free} are free", price.inodes);
             self.whole(&finding::NOT_ENOUGH_SPACE, message);
         }
         if filesystem.quota {
-            let message = format!("{kind} is mounted with quotas: all of the export will count as QEMU's user's");
+            let message =
+                format!("{kind} is mounted with quotas: all of the export will count as QEMU's user's");
             self.whole(&finding::QUOTA, message);
         }
     }
@@ -129,7 +135,8 @@ impl Judge<'_> {
         let facts = self.facts;
         let owner = facts.owner.as_ref();
         if let (Some(owner), Some((directory, errno))) = (owner, &facts.barrier) {
-            let message = format!("{owner} can't enter this directory on the way to the export: {}", errno.desc());
+            let message =
+                format!("{owner} can't enter this directory on the way to the export: {}", errno.desc());
             self.add(&finding::OWNER_KEPT_OUT, directory.clone(), message, None);
         }
         let accounts: Vec<_> = super::owner_rows(&facts.survey)
@@ -162,7 +169,11 @@ impl Judge<'_> {
                 self.some(&finding::NO_ROOM_FOR_ATTRIBUTES, &survey.tight, tight);
             }
             Model::MappedFile => {
-                self.some(&finding::RESERVED_NAME, &survey.reserved, "mapped-file keeps this name for itself");
+                self.some(
+                    &finding::RESERVED_NAME,
+                    &survey.reserved,
+                    "mapped-file keeps this name for itself",
+                );
                 let far = "its device number does not fit mapped-file's 31 bits";
                 self.some(&finding::DEVICE_NUMBER_TOO_LARGE, &survey.far_devices, far);
             }
@@ -181,11 +192,15 @@ impl Judge<'_> {
             self.whole(&finding::PROCESSES_UNSEEN, sentence);
         }
         if !facts.privileged {
-            let message = "without root, trusted.* attributes and the way of QEMU's user to the export are not seen";
+            let message =
+                "without root, trusted.* attributes and the way of QEMU's user to the export are not seen";
             self.whole(&finding::NOT_PRIVILEGED, message.into());
         }
         if facts.survey.other_owners > 0 {
-            let message = format!("{} of still other owners are not told apart", entry_count(facts.survey.other_owners));
+            let message = format!(
+                "{} of still other owners are not told apart",
+                counted(facts.survey.other_owners, "entry")
+            );
             self.whole(&finding::MANY_OWNERS, message);
         }
     }
@@ -200,7 +215,9 @@ fn lost_remedy(name: &[u8]) -> Option<String> {
         b"security.selinux" => {
             "these are the host's labels unless the guest labelled the share itself: mount it there with context="
         }
-        b"security.ima" | b"security.evm" => "the guest can't appraise these files any more; exclude the mount from its policy",
+        b"security.ima" | b"security.evm" => {
+            "the guest can't appraise these files any more; exclude the mount from its policy"
+        }
         _ => return None,
     };
     Some(format!("{advice}; agree with --accept={}", finding::XATTR_LOST.id))
