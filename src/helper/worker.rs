@@ -12,7 +12,7 @@ use super::sandbox::{self, Directory, Sandbox};
 use super::seccomp::Filter;
 use super::settings::Settings;
 use super::socket::describe_peer;
-use super::{landlock, privileges};
+use super::{landlock, privileges, sys};
 use crate::exit::Outcome;
 
 /// Who is served.
@@ -62,6 +62,7 @@ pub fn confine(settings: &Settings, sandbox: Sandbox, directory: &Directory) -> 
         privileges::limit_resources(settings.rlimit_nofile)?;
     }
     let filter = Filter::prepare(settings.seccomp)?;
+    sys::forget_code();
     Ok(Confined { operations: Operations::new(reach, identity, settings.readonly), walls, filter, busy_poll })
 }
 
