@@ -16,9 +16,12 @@
 
 pub mod acl;
 pub mod check;
+mod convert;
 pub mod entry;
 pub mod filesystem;
+mod flags;
 pub mod form;
+pub mod goal;
 pub mod journal;
 pub mod live;
 pub mod manifest;
@@ -28,9 +31,12 @@ pub mod mounts;
 pub mod owner;
 pub mod passthrough;
 pub mod pin;
+pub mod progress;
+pub mod staging;
 pub mod survey;
 mod sys;
 pub mod tree;
+pub mod troubles;
 pub mod walk;
 
 use crate::cli::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, VerifyArgs};
@@ -42,8 +48,8 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
 }
 
 /// `migrate convert`.
-pub fn convert(_args: &ConvertArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
+pub fn convert(args: &ConvertArgs) -> anyhow::Result<Outcome> {
+    convert::run(args)
 }
 
 /// `migrate verify`.
