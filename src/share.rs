@@ -47,6 +47,8 @@ pub enum Note {
     UnknownOfDevice(Vec<u8>),
     /// QEMU refuses it as it stands, and why.
     Refused(String),
+    /// It stands in a file that a program writes by itself: that program's own configuration is what to change.
+    Generated,
 }
 
 impl Share {
@@ -69,6 +71,7 @@ impl Note {
             Self::Unknown(_) => "unknown-value",
             Self::UnknownOfDevice(_) => "unknown-device-value",
             Self::Refused(_) => "refused-by-qemu",
+            Self::Generated => "generated-file",
         }
     }
 }

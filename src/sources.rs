@@ -1,5 +1,7 @@
 //! Where shares hide: one file a format, one line a format in [`FORMATS`].
 
+pub mod libvirt;
+
 use std::fmt;
 use std::path::Path;
 
@@ -61,7 +63,7 @@ pub trait Format: Sync {
 }
 
 /// Every format there is, in the order in which they are asked: the first that recognises a document reads it.
-pub static FORMATS: &[&dyn Format] = &[];
+pub static FORMATS: &[&dyn Format] = &[&libvirt::Libvirt];
 
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
