@@ -7,6 +7,7 @@ pub mod qemu_opts;
 pub mod rewrite;
 
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use crate::text;
@@ -55,6 +56,13 @@ impl Share {
     /// What to call it when speaking to people, and what `--export` takes: its tag, else its id. Not escaped.
     pub fn name(&self) -> &[u8] {
         self.mount_tag.as_deref().unwrap_or(&self.fsdev)
+    }
+
+    /// Whether `name` is its tag, its id or its socket's path.
+    pub fn is_called(&self, name: &[u8]) -> bool {
+        self.fsdev == name
+            || self.mount_tag.as_deref() == Some(name)
+            || matches!(&self.transport, Transport::Socket(path) if path.as_os_str().as_bytes() == name)
     }
 
     /// [`Share::name`], safe to print.

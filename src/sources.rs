@@ -1,5 +1,6 @@
 //! Where shares hide: one file a format, one line a format in [`FORMATS`].
 
+mod config;
 pub mod libvirt;
 
 use std::fmt;
@@ -82,6 +83,6 @@ pub fn audit(_args: &AuditArgs) -> anyhow::Result<Outcome> {
 }
 
 /// `migrate config`.
-pub fn config(_args: &ConfigArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
+pub fn config(args: &ConfigArgs) -> anyhow::Result<Outcome> {
+    config::run(args)
 }

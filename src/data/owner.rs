@@ -60,6 +60,14 @@ impl Owner {
         Ok(None)
     }
 
+    /// As `--owner` takes it.
+    pub fn argument(&self) -> String {
+        match &self.name {
+            Some(name) => format!("{name}:{}", self.gid),
+            None => format!("{}:{}", self.uid, self.gid),
+        }
+    }
+
     /// The first directory on the way to `path` (absolute) that this user can't enter, or `path` itself where the
     /// user may not read, write and enter it; `None` when all is well. Needs root: the kernel itself is asked, with
     /// this user's groups.

@@ -179,7 +179,7 @@ pub fn rewrite(
 }
 
 /// Stops at what QEMU refuses and at what is not known.
-fn refuse_doubtful(share: &Share) -> Result<(), Refusal> {
+pub fn refuse_doubtful(share: &Share) -> Result<(), Refusal> {
     for note in &share.notes {
         match note {
             Note::Refused(reason) => {

@@ -88,7 +88,7 @@ pub(super) fn model_options(options: &Options) -> Vec<u8> {
 }
 
 /// A path's bytes.
-pub(super) fn path_bytes(path: &Path) -> &[u8] {
+pub fn path_bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
 }
 

@@ -22,7 +22,8 @@ use crate::share::argv::{self, ArgvShare};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::share::{Note, Place};
 use crate::text::escape;
-use arguments::{Domain, Holder};
+use arguments::Domain;
+pub(super) use arguments::Holder;
 use file::File;
 
 /// Domain XML and its wrappers.
