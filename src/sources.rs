@@ -1,5 +1,8 @@
 //! Where shares hide: one file a format, one line a format in [`FORMATS`].
 
+mod config;
+pub mod libvirt;
+
 use std::fmt;
 use std::path::Path;
 
@@ -61,7 +64,7 @@ pub trait Format: Sync {
 }
 
 /// Every format there is, in the order in which they are asked: the first that recognises a document reads it.
-pub static FORMATS: &[&dyn Format] = &[];
+pub static FORMATS: &[&dyn Format] = &[&libvirt::Libvirt];
 
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -80,6 +83,6 @@ pub fn audit(_args: &AuditArgs) -> anyhow::Result<Outcome> {
 }
 
 /// `migrate config`.
-pub fn config(_args: &ConfigArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
+pub fn config(args: &ConfigArgs) -> anyhow::Result<Outcome> {
+    config::run(args)
 }
