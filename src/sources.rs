@@ -1,9 +1,18 @@
 //! Where shares hide: one file a format, one line a format in [`FORMATS`].
 
-use std::fmt;
-use std::path::Path;
+pub mod audit;
+mod chars;
+mod commands;
+mod invocation;
+mod shell;
+mod spelling;
 
-use crate::cli::{AuditArgs, ConfigArgs};
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::cli::ConfigArgs;
 use crate::exit::Outcome;
 use crate::report::finding::Finding;
 use crate::share::Share;
@@ -61,7 +70,24 @@ pub trait Format: Sync {
 }
 
 /// Every format there is, in the order in which they are asked: the first that recognises a document reads it.
-pub static FORMATS: &[&dyn Format] = &[];
+pub static FORMATS: &[&dyn Format] = &[&shell::Shell];
+
+/// The format of a document.
+pub fn recognise(document: &Document) -> Option<&'static dyn Format> {
+    FORMATS.iter().copied().find(|format| format.recognises(document))
+}
+
+/// Bytes as a path.
+pub fn path_of(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(bytes))
+}
+
+impl Unreadable {
+    /// A file that can't be read can't be rewritten.
+    pub fn refusal(self) -> Refusal {
+        Refusal::at(self.line, self.reason, "correct the file first")
+    }
+}
 
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -73,11 +99,6 @@ impl fmt::Display for Unreadable {
 }
 
 impl std::error::Error for Unreadable {}
-
-/// `migrate audit`.
-pub fn audit(_args: &AuditArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
-}
 
 /// `migrate config`.
 pub fn config(_args: &ConfigArgs) -> anyhow::Result<Outcome> {
