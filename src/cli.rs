@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use audit::AuditArgs;
 pub use config::ConfigArgs;
-pub use data::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, VerifyArgs};
+pub use data::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, TreeForm, VerifyArgs};
 pub use helper::HelperArgs;
 
 /// QEMU's 9p proxy helper, and the way off the proxy backend.

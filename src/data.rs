@@ -6,14 +6,27 @@
 //! | [`pin`] | one inode, held by a descriptor |
 //! | [`tree`], [`walk`] | a tree's directories, and walks over them that nothing leads outside |
 //! | [`form`] | the forms of a tree, and one reader for all |
+//! | [`journal`] | the original state of everything, and its format |
 //! | [`passthrough`], [`mapped_xattr`], [`mapped_file`] | one form each |
+//! | [`survey`], [`filesystem`], [`mounts`] | what an export holds, and what it lies on |
+//! | [`live`] | who has an export open |
+//! | [`owner`] | the user that QEMU runs as |
+//! | [`manifest`], [`acl`] | a tree as text |
 
+pub mod acl;
 pub mod entry;
+pub mod filesystem;
 pub mod form;
+pub mod journal;
+pub mod live;
+pub mod manifest;
 pub mod mapped_file;
 pub mod mapped_xattr;
+pub mod mounts;
+pub mod owner;
 pub mod passthrough;
 pub mod pin;
+pub mod survey;
 mod sys;
 pub mod tree;
 pub mod walk;
@@ -42,6 +55,6 @@ pub fn rollback(_args: &RollbackArgs) -> anyhow::Result<Outcome> {
 }
 
 /// `migrate manifest`.
-pub fn manifest(_args: &ManifestArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
+pub fn manifest(args: &ManifestArgs) -> anyhow::Result<Outcome> {
+    manifest::run(args)
 }

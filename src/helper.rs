@@ -10,6 +10,7 @@
 //! | [`cleaner`] | what removes socket and pid file behind a process that serves |
 //! | [`sandbox`], [`landlock`], [`privileges`], [`seccomp`] | the walls, and what is left to do inside |
 //! | [`worker`], [`supervisor`] | a process that serves, and the one that starts them |
+//! | [`pid_namespace`], [`lifeline`] | what a worker has besides, because it was forked |
 //! | [`connection`], [`busy_poll`] | bytes ↔ requests and replies on a socket |
 //! | [`protocol`] | the wire format: table and codec |
 //! | [`operations`], [`export`], [`path`], [`identity`], [`version`] | what requests do, to which files, as whom |
@@ -21,10 +22,12 @@ pub mod connection;
 pub mod export;
 pub mod identity;
 pub mod landlock;
+pub mod lifeline;
 pub mod logging;
 pub mod notify;
 pub mod operations;
 pub mod path;
+pub mod pid_namespace;
 pub mod privileges;
 pub mod protocol;
 pub mod sandbox;
@@ -52,6 +55,7 @@ use sandbox::Directory;
 use settings::Endpoint;
 pub use settings::Settings;
 use socket::Listener;
+use worker::Client;
 
 /// Serves an export as the command line says. Errors are printed here, once, with their context.
 pub fn run(args: HelperArgs) -> Outcome {
@@ -178,7 +182,7 @@ fn serve_one(
         },
     };
     cleaner.connected();
-    let outcome = worker::serve(client, &mut confined);
+    let outcome = worker::serve(Client::new(client), &mut confined);
     manager.tell("STOPPING=1");
     drop(cleaner);
     Ok(outcome)

@@ -15,15 +15,18 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::{ForkResult, Pid};
 
 use super::cleaner::PidFile;
 use super::identity::{IdMaps, Identity};
+use super::lifeline::Lifeline;
 use super::notify::{Manager, Parent};
+use super::pid_namespace::{PidNamespaces, id_outside};
 use super::sandbox::{self, Directory, Sandbox};
 use super::settings::Settings;
 use super::socket::{Listener, Name, accept};
-use super::{privileges, signals, worker};
+use super::worker::Client;
+use super::{logging, privileges, signals, worker};
 use crate::exit::Outcome;
 
 /// How long a client that found the old socket may take to arrive after the new one is there.
@@ -45,6 +48,8 @@ struct Supervisor<'s> {
     signals: SignalFd,
     /// Who binds the socket again.
     identity: Identity,
+    pid_namespaces: PidNamespaces,
+    lifeline: Lifeline,
     workers: HashSet<Pid>,
     served: bool,
     /// Since when the name is known to be missing.
@@ -73,6 +78,8 @@ pub fn run(
     set_nonblocking(listener.socket.as_fd())?;
     privileges::drop_all_but(&settings.kept.for_supervisor())?;
     let identity = Identity::of_this_thread(IdMaps::read()?)?;
+    let pid_namespaces = PidNamespaces::find(sandbox);
+    let lifeline = Lifeline::new()?;
     nix::unistd::chdir("/").context("cannot change to /")?;
     parent.release()?;
     manager.tell("READY=1");
@@ -85,6 +92,8 @@ pub fn run(
         watch,
         signals,
         identity,
+        pid_namespaces,
+        lifeline,
         workers: HashSet::new(),
         served: false,
         failed_at: None,
@@ -110,7 +119,7 @@ enum Role {
     /// The supervisor, and it is to end.
     Supervisor,
     /// Forked off to serve this client.
-    Worker(OwnedFd),
+    Worker(Client),
 }
 
 /// Watches for the removal of the socket's name.
@@ -227,11 +236,11 @@ impl<'s> Supervisor<'s> {
     }
 
     /// Starts a worker for each client that waits. Returns the client where this process is the worker.
-    fn accept_clients(&mut self) -> Option<OwnedFd> {
+    fn accept_clients(&mut self) -> Option<Client> {
         while self.workers.len() < self.settings.shared {
-            let client = self.sockets().find_map(|socket| accept(socket).ok())?;
+            let client = Client::new(self.sockets().find_map(|socket| accept(socket).ok())?);
             // SAFETY: this process has one thread.
-            match unsafe { fork() } {
+            match unsafe { self.pid_namespaces.fork() } {
                 Ok(ForkResult::Parent { child }) => {
                     self.served = true;
                     self.workers.insert(child);
@@ -244,10 +253,12 @@ impl<'s> Supervisor<'s> {
     }
 
     /// In a forked process: lets go of all that is the supervisor's, and serves the client.
-    fn become_worker(self, client: OwnedFd) -> Outcome {
-        let (settings, sandbox, directory) = self.into_workers_part();
+    fn become_worker(self, client: Client) -> Outcome {
+        logging::set_pid(id_outside());
+        let (settings, sandbox, directory, lifeline) = self.into_workers_part();
         let confine = || {
             signals::handle_stop(-1)?;
+            lifeline.hold()?;
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
             worker::confine(settings, sandbox, &directory)
         };
@@ -265,9 +276,9 @@ impl<'s> Supervisor<'s> {
 
     /// What a worker needs. All else is dropped here: a worker that held the listening socket would keep it alive
     /// after the supervisor.
-    fn into_workers_part(self) -> (&'s Settings, Sandbox, Directory) {
-        let Self { settings, sandbox, directory, .. } = self;
-        (settings, sandbox, directory)
+    fn into_workers_part(self) -> (&'s Settings, Sandbox, Directory, Lifeline) {
+        let Self { settings, sandbox, directory, lifeline, .. } = self;
+        (settings, sandbox, directory, lifeline)
     }
 
     /// Ends all workers, in good time.

@@ -365,6 +365,21 @@ pub fn restrict_mount(tree: BorrowedFd<'_>) -> Result<(), Errno> {
     .map(drop)
 }
 
+/// Has the kernel send this process `signal` whenever something happens on the open file `fd` (`F_SETSIG`, fcntl(2)).
+pub fn signal_on_event(fd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    let fd = fd.as_raw_fd();
+    // SAFETY: plain integers; the descriptor is borrowed for the calls.
+    unsafe {
+        check(libc::fcntl(fd, libc::F_SETOWN, libc::getpid()).into())?;
+        check(libc::fcntl(fd, F_SETSIG, signal).into())?;
+        let flags = check(libc::fcntl(fd, libc::F_GETFL).into())?;
+        check(libc::fcntl(fd, libc::F_SETFL, flags | libc::c_long::from(libc::O_ASYNC)).into()).map(drop)
+    }
+}
+
+/// `F_SETSIG`, the same on every architecture that this builds for; the libc crate does not name it.
+const F_SETSIG: i32 = 10;
+
 /// The name of `fd` in `/proc/self/fd`, terminated: with that directory as working directory, the path of the
 /// kernel's magic link to what `fd` refers to.
 pub struct MagicLink([u8; 12]);

@@ -15,6 +15,21 @@ use super::socket::describe_peer;
 use super::{landlock, privileges};
 use crate::exit::Outcome;
 
+/// Who is served.
+pub struct Client {
+    socket: OwnedFd,
+    /// Who it is, for the log: asked while its pid means something to this process.
+    peer: String,
+}
+
+impl Client {
+    /// The client at the other end of `socket`.
+    pub fn new(socket: OwnedFd) -> Self {
+        let peer = describe_peer(socket.as_fd());
+        Self { socket, peer }
+    }
+}
+
 /// What a confined process serves the export with.
 pub struct Confined {
     /// Does what requests ask.
@@ -39,13 +54,14 @@ pub fn confine(settings: &Settings, sandbox: Sandbox, directory: &Directory) -> 
     landlock::confine(&reach)?;
     privileges::drop_all_but(&settings.kept)?;
     let identity = Identity::of_this_thread(maps)?;
+    privileges::limit_resources(settings.rlimit_nofile)?;
     let filter = Filter::prepare(settings.seccomp)?;
     Ok(Confined { operations: Operations::new(reach, identity, settings.readonly), walls, filter, busy_poll })
 }
 
 /// Serves one client until it leaves, and says how that ended.
-pub fn serve(socket: OwnedFd, confined: &mut Confined) -> Outcome {
-    let peer = describe_peer(socket.as_fd());
+pub fn serve(client: Client, confined: &mut Confined) -> Outcome {
+    let Client { socket, peer } = client;
     log::info!("client connected: {peer}");
     if let Err(error) = confined.filter.install() {
         log::error!("cannot serve a client: {error:#}");
