@@ -11,7 +11,6 @@ use super::{Document, Format, Reading, Unreadable};
 use crate::share::argv::{self, Arg, ArgvShare, Splice};
 use crate::share::rewrite::{Edit, Edits, Moved, Refusal, Rewrite};
 use crate::share::{ExportFrom, ExportPath, Note, Place, Share, Transport};
-use crate::text::escape;
 
 /// How deep documents may lie in documents.
 const MAX_DEPTH: usize = 6;
@@ -125,28 +124,23 @@ fn settle(all: &mut Edits, lines: &Lines) -> Result<(), Refusal> {
 
 /// The shares of each command; one that several commands have counts once.
 fn shares<'a>(lexed: &'a Lexed, lines: &Lines) -> Vec<Found<'a>> {
-    let mut seen: HashSet<Range<usize>> = HashSet::new();
+    let mut seen: HashSet<u32> = HashSet::new();
     let mut all = Vec::new();
     for command in &lexed.commands {
-        if !command.words.iter().any(|word| word.contains(b"proxy") && !word.has_blank()) && !mixed(command) {
+        if !command.words.iter().any(|word| word.contains(b"proxy")) {
             continue;
         }
         let args: Vec<_> = command.words.iter().map(|word| word.arg(lines)).collect();
+        // Where its text begins, through variables, is what a share of several commands has in common.
+        let place = |share: &ArgvShare| command.words.get(share.fsdev)?.chars.first().map(|c| c.start);
         let mut shares = argv::shares(&args);
-        shares.retain(|share| {
-            let place = args.get(share.fsdev).map(|arg| arg.span.clone()).unwrap_or_default();
-            is_ours(command, share) && seen.insert(place)
-        });
+        shares.retain(|share| is_ours(command, share) && place(share).is_some_and(|at| !seen.contains(&at)));
+        seen.extend(shares.iter().filter_map(place));
         if !shares.is_empty() {
             all.push(Found { command, args, shares });
         }
     }
     all
-}
-
-/// A share may have blanks in its paths.
-fn mixed(command: &Command) -> bool {
-    command.words.iter().any(|word| word.contains(b"proxy,") || word.contains(b"=proxy"))
 }
 
 /// Whether the command is QEMU's: other emulators have a `-virtfs proxy,ws://…` of their own.
@@ -286,13 +280,10 @@ impl Reading {
     /// One place holds one share: a lexer may show the same text from two sides.
     fn deduplicate(&mut self) {
         let mut seen = HashSet::new();
-        self.shares.retain(|share| seen.insert((share.place.span.clone(), share.fsdev.clone())));
+        self.shares.retain(|share| {
+            seen.insert((share.place.span.clone(), share.fsdev.clone(), share.mount_tag.clone()))
+        });
         let mut seen = HashSet::new();
         self.helpers.retain(|helper| seen.insert(helper.place.span.clone()));
     }
-}
-
-/// A message about a guest's name.
-pub fn named(guest: Option<&[u8]>) -> String {
-    guest.map(|guest| format!(" of the guest {}", escape(guest))).unwrap_or_default()
 }

@@ -64,3 +64,6 @@ fn has_shebang(bytes: &[u8]) -> bool {
         matches!(word, "sh" | "bash" | "dash" | "ksh" | "mksh" | "zsh" | "ash" | "busybox" | "openrc-run" | "runscript")
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::sources::chars::{Chars, Command, Word};
+use crate::sources::chars::{Chars, Command, bytes, Word, verbatim};
+use crate::sources::spelling::Spelt;
 
 /// A variable's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +65,7 @@ pub struct Env {
     /// What an earlier pass knows to be set once and for all.
     constants: HashMap<Vec<u8>, Variable>,
     /// Values that were replaced by others: their words may still be of interest.
-    pub replaced: Vec<Value>,
+    replaced: Vec<Value>,
 }
 
 impl Env {
@@ -92,7 +93,20 @@ impl Env {
         self.remember(name, local);
         let new = Variable { value, maybe: false };
         if let Some(old) = self.now.insert(name.to_vec(), new) {
-            self.replaced.push(old.value);
+            self.keep(old.value);
+        }
+    }
+
+    /// Keeps a value that a variable no longer has, if it could hold a share.
+    pub fn keep(&mut self, value: Value) {
+        let telling = |chars: &Chars| memchr::memmem::find(&bytes(chars), b"proxy").is_some();
+        let wanted = match &value {
+            Value::Scalar(chars) => telling(chars),
+            Value::Array(words) => words.iter().any(|word| telling(&word.chars)),
+            Value::Unknown => false,
+        };
+        if wanted {
+            self.replaced.push(value);
         }
     }
 
@@ -134,7 +148,7 @@ impl Env {
         self.count(name, &Value::Unknown);
         self.remember(name, false);
         if let Some(old) = self.now.remove(name) {
-            self.replaced.push(old.value);
+            self.keep(old.value);
         }
     }
 
@@ -221,7 +235,7 @@ impl Env {
         now.chain(self.replaced)
             .filter_map(|value| {
                 let words = match value {
-                    Value::Scalar(chars) => split(&chars),
+                    Value::Scalar(chars) => as_list(&chars),
                     Value::Array(words) => words,
                     Value::Unknown => return None,
                 };
@@ -235,7 +249,9 @@ impl Env {
             Some(old) => self.now.insert(name, old),
             None => self.now.remove(&name),
         };
-        self.replaced.extend(gone.map(|gone| gone.value));
+        if let Some(gone) = gone {
+            self.keep(gone.value);
+        }
     }
 
     fn count(&mut self, name: &[u8], value: &Value) {
@@ -265,6 +281,18 @@ impl Env {
             .iter()
             .skip(function)
             .any(|frame| frame.before.contains_key(name) || frame.touched.contains(name))
+    }
+}
+
+/// A variable's text as a list of arguments. One that is a whole fsdev by itself is an option's value.
+fn as_list(chars: &Chars) -> Vec<Word> {
+    let words = split(chars);
+    match words.as_slice() {
+        [word] if word.bytes().starts_with(b"proxy,") => {
+            let option = verbatim(b"-fsdev", 0..6, Spelt::Fixed);
+            vec![Word { chars: option, span: 0..0 }, word.clone()]
+        }
+        _ => words,
     }
 }
 

@@ -14,6 +14,9 @@ use crate::sources::spelling::Spelt;
 /// How deep substitutions may nest.
 const MAX_DEPTH: usize = 32;
 
+/// How many bytes may come through variables in one script.
+const MAX_EXPANDED: usize = 1 << 20;
+
 /// The state of a pass over a script.
 pub struct Lexer<'a> {
     /// The script.
@@ -26,6 +29,8 @@ pub struct Lexer<'a> {
     pub env: Env,
     /// How deep in substitutions it is.
     pub depth: usize,
+    /// How many more bytes may come through variables: a script can multiply them without end.
+    pub budget: usize,
     /// How many blocks were open where the substitution began.
     base: usize,
     out: Lexed,
@@ -81,6 +86,7 @@ impl<'a> Lexer<'a> {
             end: file.len(),
             env,
             depth: 0,
+            budget: MAX_EXPANDED,
             base: 0,
             out: Lexed::default(),
             heredocs: Vec::new(),
@@ -590,7 +596,7 @@ impl<'a> Lexer<'a> {
             if words.is_empty() {
                 self.assign(&name, value, append, conditional, false);
             } else {
-                self.env.replaced.push(value);
+                self.env.keep(value);
             }
         }
         let Some(first) = words.first() else { return };

@@ -381,7 +381,7 @@ fn known(lexer: &Lexer, name: &[u8]) -> bool {
 }
 
 /// Puts a variable's value in for the expansion that started at `at` and ends at the lexer's place.
-fn expand(lexer: &Lexer, builder: &mut Builder, name: &[u8], at: usize, quoted: bool, list: bool) {
+fn expand(lexer: &mut Lexer, builder: &mut Builder, name: &[u8], at: usize, quoted: bool, list: bool) {
     let spelt = if quoted { Spelt::ShellDouble } else { Spelt::ShellBare };
     let via = Via { start: offset(at), end: offset(lexer.at), spelt, several: false };
     let through = |mut c: Char, several: bool| {
@@ -391,7 +391,8 @@ fn expand(lexer: &Lexer, builder: &mut Builder, name: &[u8], at: usize, quoted: 
     let next = lexer.peek(0);
     let ends = next.is_none_or(|byte| b" \t\r\n;&|()<>".contains(&byte));
     let alone = builder.chars.is_empty() && ends && !quoted;
-    match lexer.env.get(name) {
+    let variable = lexer.env.get(name).filter(|variable| lexer.afford(variable));
+    match variable {
         Some(Variable { value: Value::Array(words), .. }) if list || !quoted => {
             builder.end_field();
             for word in words {
@@ -408,8 +409,22 @@ fn expand(lexer: &Lexer, builder: &mut Builder, name: &[u8], at: usize, quoted: 
     }
 }
 
+impl Lexer<'_> {
+    /// Whether a variable's text still fits into what may come through variables.
+    fn afford(&mut self, variable: &Variable) -> bool {
+        let length = match &variable.value {
+            Value::Scalar(chars) => chars.len(),
+            Value::Array(words) => words.iter().map(|word| word.chars.len() + 1).sum(),
+            Value::Unknown => 0,
+        };
+        let left = self.budget.checked_sub(length);
+        self.budget = left.unwrap_or(self.budget);
+        left.is_some()
+    }
+}
+
 /// A line of a heredoc in which the shell expands.
-pub fn expand_heredoc(lexer: &Lexer, range: Range<usize>) -> Chars {
+pub fn expand_heredoc(lexer: &mut Lexer, range: Range<usize>) -> Chars {
     let mut chars = Vec::new();
     let mut at = range.start;
     while at < range.end {
@@ -429,7 +444,8 @@ pub fn expand_heredoc(lexer: &Lexer, range: Range<usize>) -> Chars {
                     .filter(|byte| !matches!(byte, b'{' | b'}'))
                     .collect();
                 let via = Via { start: offset(at), end: offset(end), spelt: Spelt::Heredoc, several: false };
-                match lexer.env.get(&name) {
+                let variable = lexer.env.get(&name).filter(|variable| lexer.afford(variable));
+                match variable {
                     Some(Variable { value: Value::Scalar(value), maybe: false }) => {
                         chars.extend(value.into_iter().map(|c| Char { via: Some(via), ..c }));
                     }
