@@ -1,7 +1,7 @@
 //! What the lexers have in common: commands and embedded documents → shares, helpers and edits.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::chars::{Command, Embedded, Fallback, Lexed, Lines, Word, span};
@@ -122,25 +122,45 @@ fn settle(all: &mut Edits, lines: &Lines) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The shares of each command; one that several commands have counts once.
+/// The shares of each command. One that several commands have counts once: in the first that has its device, too.
 fn shares<'a>(lexed: &'a Lexed, lines: &Lines) -> Vec<Found<'a>> {
-    let mut seen: HashSet<u32> = HashSet::new();
     let mut all = Vec::new();
     for command in &lexed.commands {
         if !command.words.iter().any(|word| word.contains(b"proxy")) {
             continue;
         }
         let args: Vec<_> = command.words.iter().map(|word| word.arg(lines)).collect();
-        // Where its text begins, through variables, is what a share of several commands has in common.
-        let place = |share: &ArgvShare| command.words.get(share.fsdev)?.chars.first().map(|c| c.start);
         let mut shares = argv::shares(&args);
-        shares.retain(|share| is_ours(command, share) && place(share).is_some_and(|at| !seen.contains(&at)));
-        seen.extend(shares.iter().filter_map(place));
+        shares.retain(|share| is_ours(command, share));
         if !shares.is_empty() {
             all.push(Found { command, args, shares });
         }
     }
+    let mut best: HashMap<u32, (bool, usize)> = HashMap::new();
+    for (index, found) in all.iter().enumerate() {
+        for share in &found.shares {
+            let seen = share.share.mount_tag.is_some();
+            let Some(place) = origin(found.command, share) else { continue };
+            match best.get(&place) {
+                Some((before, _)) if *before >= seen => {}
+                _ => drop(best.insert(place, (seen, index))),
+            }
+        }
+    }
+    for (index, found) in all.iter_mut().enumerate() {
+        let command = found.command;
+        found.shares.retain(|share| {
+            origin(command, share).and_then(|place| best.get(&place)).is_some_and(|(_, best)| *best == index)
+        });
+    }
+    all.retain(|found| !found.shares.is_empty());
+    all.sort_by_key(|found| found.shares.first().and_then(|share| origin(found.command, share)));
     all
+}
+
+/// Where a share's text begins, through variables: what its occurrences in several commands have in common.
+fn origin(command: &Command, share: &ArgvShare) -> Option<u32> {
+    command.words.get(share.fsdev)?.chars.first().map(|c| c.start)
 }
 
 /// Whether the command is QEMU's: other emulators have a `-virtfs proxy,ws://…` of their own.
