@@ -9,11 +9,13 @@
 //! | [`journal`] | the original state of everything, and its format |
 //! | [`passthrough`], [`mapped_xattr`], [`mapped_file`] | one form each |
 //! | [`survey`], [`filesystem`], [`mounts`] | what an export holds, and what it lies on |
+//! | [`mod@check`] | whether an export can move, and at what price |
 //! | [`live`] | who has an export open |
 //! | [`owner`] | the user that QEMU runs as |
 //! | [`manifest`], [`acl`] | a tree as text |
 
 pub mod acl;
+pub mod check;
 pub mod entry;
 pub mod filesystem;
 pub mod form;
@@ -35,8 +37,8 @@ use crate::cli::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, VerifyArgs}
 use crate::exit::Outcome;
 
 /// `migrate check`.
-pub fn check(_args: &CheckArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
+pub fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
+    check::run(args)
 }
 
 /// `migrate convert`.

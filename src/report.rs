@@ -4,6 +4,7 @@
 //! and hands it to [`print`]. Its exit status is [`Counts::outcome`] or its own, the same in every format.
 
 pub mod audit;
+pub mod check;
 pub mod finding;
 pub mod rows;
 mod text;

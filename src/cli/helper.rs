@@ -54,7 +54,7 @@ pub struct HelperArgs {
           allow_hyphen_values = true, value_parser = parse_modcaps)]
     pub modcaps: Kept,
     /// Look for a busy client's next request for up to USEC microseconds before sleeping; 0 never looks
-    #[arg(long, value_name = "USEC", default_value_t = 50,
+    #[arg(long, value_name = "USEC", default_value_t = 200,
           value_parser = RangedU64ValueParser::<u64>::new().range(0..=10_000))]
     pub busy_poll: u64,
     /// Limit of open files
