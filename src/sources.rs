@@ -4,6 +4,7 @@ pub mod audit;
 mod chars;
 mod commands;
 mod invocation;
+mod join;
 mod shell;
 mod spelling;
 
@@ -35,8 +36,19 @@ pub struct Reading {
     pub shares: Vec<Share>,
     /// Invocations of the helper.
     pub helpers: Vec<Helper>,
+    /// Sockets that systemd listens on for a service.
+    pub listeners: Vec<Listener>,
     /// What else people should know.
     pub findings: Vec<Finding>,
+}
+
+/// A socket that systemd listens on for a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// The socket.
+    pub socket: PathBuf,
+    /// The name of the service's unit, without `.service` and without its instance.
+    pub service: String,
 }
 
 /// Why a document can't be read. Unread is not clean.

@@ -71,20 +71,23 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
         let pairs: Vec<_> = pairs.iter().map(|(share, path)| (*share, path.as_path())).collect();
         for edit in argv::rewrite(&found.args, &pairs, &how.local)? {
             let Some(word) = found.command.words.get(edit.arg) else { continue };
-            let edits = respell(document.bytes, word, &edit.splices).map_err(|why| refusal(&lines, word, &why))?;
+            let edits =
+                respell(document.bytes, word, &edit.splices).map_err(|why| refusal(&lines, word, &why))?;
             all.edits.extend(edits);
         }
     }
     for embedded in candidates(lexed) {
         if let Some((format, bytes)) = inside(embedded) {
             let inner = Document { path: embedded.name.as_deref(), bytes: &bytes };
-            if !deeper(|| format.read(&inner)).is_some_and(|read| read.is_ok_and(|read| !read.shares.is_empty()))
+            if !deeper(|| format.read(&inner))
+                .is_some_and(|read| read.is_ok_and(|read| !read.shares.is_empty()))
             {
                 continue;
             }
             if let Some(edits) = deeper(|| format.rewrite(&inner, how)) {
                 let word = Word { chars: embedded.chars.clone(), span: span(&embedded.chars) };
-                let edits = edits.map_err(|refusal| Refusal { line: Some(lines.line(word.span.start)), ..refusal })?;
+                let edits = edits
+                    .map_err(|refusal| Refusal { line: Some(lines.line(word.span.start)), ..refusal })?;
                 for edit in edits.edits {
                     let splice = Splice { range: edit.span, with: edit.with };
                     let outer = respell(document.bytes, &word, &[splice]);

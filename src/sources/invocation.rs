@@ -165,12 +165,15 @@ impl Invocation {
             })
         };
         let fd = self.fd.as_ref().and_then(Text::all_known);
+        let template = self.socket.as_ref().zip(self.path.as_ref());
+        let template = template.filter(|(socket, _)| socket.all_known().is_none());
         Helper {
             export: path(&self.path).map(tidy),
             socket: path(&self.socket),
             fd: fd.and_then(|fd| std::str::from_utf8(fd).ok()?.trim().parse().ok()),
             uid: self.uid.as_ref().map(|uid| uid.bytes.clone()),
             gid: self.gid.as_ref().map(|gid| gid.bytes.clone()),
+            template: template.map(|(socket, path)| (socket.bytes.clone(), path.bytes.clone())),
             ..Helper::default()
         }
     }

@@ -34,8 +34,14 @@ impl Format for Shell {
         let name = path.rsplit('/').next().unwrap_or_default();
         let extension = name.rsplit_once('.').map(|(_, extension)| extension).unwrap_or_default();
         has_shebang(document.bytes)
-            || matches!(extension, "sh" | "bash" | "ksh" | "zsh" | "dash" | "env" | "cron" | "crontab" | "initd")
-            || matches!(name, "rc.local" | "crontab" | ".env" | ".bashrc" | ".profile" | "profile" | "xinitrc")
+            || matches!(
+                extension,
+                "sh" | "bash" | "ksh" | "zsh" | "dash" | "env" | "cron" | "crontab" | "initd"
+            )
+            || matches!(
+                name,
+                "rc.local" | "crontab" | ".env" | ".bashrc" | ".profile" | "profile" | "xinitrc"
+            )
             || PLACES.iter().any(|place| path.contains(place))
     }
 
@@ -59,9 +65,13 @@ impl Format for Shell {
 fn has_shebang(bytes: &[u8]) -> bool {
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let Some(interpreter) = line.strip_prefix(b"#!") else { return false };
-    let interpreter = String::from_utf8_lossy(interpreter.get(..interpreter.len().min(256)).unwrap_or_default());
+    let interpreter =
+        String::from_utf8_lossy(interpreter.get(..interpreter.len().min(256)).unwrap_or_default());
     interpreter.split_whitespace().map(|word| word.rsplit('/').next().unwrap_or_default()).any(|word| {
-        matches!(word, "sh" | "bash" | "dash" | "ksh" | "mksh" | "zsh" | "ash" | "busybox" | "openrc-run" | "runscript")
+        matches!(
+            word,
+            "sh" | "bash" | "dash" | "ksh" | "mksh" | "zsh" | "ash" | "busybox" | "openrc-run" | "runscript"
+        )
     })
 }
 

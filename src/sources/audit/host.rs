@@ -189,7 +189,7 @@ impl Host {
             });
             entries.push((path.join(crate::sources::path_of(name)), kind));
         }
-        entries.sort();
+        entries.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(Some(entries))
     }
 

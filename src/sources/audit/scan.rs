@@ -8,7 +8,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use super::host::{Content, Host, has_extension, why};
 use super::progress::Progress;
 use super::walk::{Met, walk};
-use crate::sources::{Document, FORMATS, Reading, recognise};
+use crate::share::rewrite::Refusal;
+use crate::sources::{Document, Reading, recognise};
 
 /// How many paths wait for a reader at most.
 const QUEUE: usize = 1024;
@@ -38,12 +39,13 @@ pub struct FileReading {
     pub reading: Reading,
     /// The file.
     pub path: Option<PathBuf>,
-    /// Whether `migrate config` rewrites this format.
-    pub rewritable: Vec<bool>,
+    /// For each share, why `migrate config` can't rewrite it.
+    pub refusals: Vec<Option<Refusal>>,
 }
 
 /// Reads every file at and below `roots`.
 pub fn scan(host: &Host, roots: &[PathBuf], named: bool, progress: &Progress) -> Scan {
+    progress.doing("reading files");
     let total = Mutex::new(Scan::default());
     let (sender, receiver) = sync_channel::<Vec<(PathBuf, bool)>>(QUEUE / BATCH);
     let receiver = Mutex::new(receiver);
@@ -130,10 +132,14 @@ impl Scan {
         match format.read(document) {
             Ok(reading) => {
                 self.looked_at += 1;
-                if !(reading.shares.is_empty() && reading.helpers.is_empty() && reading.findings.is_empty()) {
+                if !(reading.shares.is_empty()
+                    && reading.helpers.is_empty()
+                    && reading.findings.is_empty()
+                    && reading.listeners.is_empty())
+                {
                     let path = document.path.map(Into::into);
-                    let rewritable = super::rewritable::all(format, document, &reading.shares);
-                    self.readings.push(FileReading { kind: format.name(), reading, path, rewritable });
+                    let refusals = super::rewritable::refusals(format, document, &reading.shares);
+                    self.readings.push(FileReading { kind: format.name(), reading, path, refusals });
                 }
             }
             Err(unreadable) => {
@@ -146,14 +152,14 @@ impl Scan {
 
 /// Whether a name says that the file is a program, a picture, a disk, documentation, a log: not worth opening.
 fn is_no_configuration(path: &Path) -> bool {
-    debug_assert!(!FORMATS.is_empty());
     has_extension(
         path,
         &[
-            "md", "rst", "adoc", "html", "htm", "log", "pdf", "tex", "png", "jpg", "jpeg", "gif", "svg", "ico",
-            "so", "o", "a", "ko", "pyc", "class", "jar", "qcow2", "img", "raw", "vmdk", "vdi", "iso", "gz", "xz",
-            "bz2", "zst", "zip", "tar", "tgz", "deb", "rpm", "mo", "po", "db", "sqlite", "ttf", "woff", "woff2",
-            "mp3", "mp4", "wav", "c", "h", "cc", "cpp", "hpp", "rs", "go", "java", "js", "css", "patch", "diff",
+            "md", "rst", "adoc", "html", "htm", "log", "pdf", "tex", "png", "jpg", "jpeg", "gif", "svg",
+            "ico", "so", "o", "a", "ko", "pyc", "class", "jar", "qcow2", "img", "raw", "vmdk", "vdi", "iso",
+            "gz", "xz", "bz2", "zst", "zip", "tar", "tgz", "deb", "rpm", "mo", "po", "db", "sqlite", "ttf",
+            "woff", "woff2", "mp3", "mp4", "wav", "c", "h", "cc", "cpp", "hpp", "rs", "go", "java", "js",
+            "css", "patch", "diff",
         ],
     )
 }

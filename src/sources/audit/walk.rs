@@ -91,7 +91,8 @@ impl Walk<'_> {
 
     fn follow_links(&mut self) {
         while let Some(link) = self.links.pop() {
-            let target = self.host.canonical(&link).and_then(|target| Ok((self.host.kind(&link, true)?, target)));
+            let target =
+                self.host.canonical(&link).and_then(|target| Ok((self.host.kind(&link, true)?, target)));
             match target {
                 Ok((_, target)) if self.covers(&target) => (self.met)(Met::Skipped(link)),
                 Ok((Kind::File, target)) => {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::sources::chars::{Chars, Command, bytes, Word, verbatim};
+use crate::sources::chars::{Chars, Command, Word, bytes, verbatim};
 use crate::sources::spelling::Spelt;
 
 /// A variable's value.
@@ -80,9 +80,11 @@ impl Env {
     pub fn get(&self, name: &[u8]) -> Option<Variable> {
         if self.in_function() && !self.set_in_function(name) {
             // A function runs later: what the script set before it may have changed meanwhile.
-            return self.constants.get(name).cloned().or_else(|| {
-                self.now.get(name).map(|now| Variable { maybe: true, ..now.clone() })
-            });
+            return self
+                .constants
+                .get(name)
+                .cloned()
+                .or_else(|| self.now.get(name).map(|now| Variable { maybe: true, ..now.clone() }));
         }
         self.now.get(name).cloned()
     }

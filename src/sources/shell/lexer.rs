@@ -319,9 +319,10 @@ impl<'a> Lexer<'a> {
 
     /// Reads one word of a command. Says whether the command ended with it: a keyword.
     fn word(&mut self, simple: &mut Simple) -> Result<bool, Unreadable> {
-        let declares = simple.words.first().is_some_and(|word| {
-            word.is_any(&["local", "declare", "typeset", "export", "readonly"])
-        });
+        let declares = simple
+            .words
+            .first()
+            .is_some_and(|word| word.is_any(&["local", "declare", "typeset", "export", "readonly"]));
         if (simple.words.is_empty() || declares)
             && let Some((name, append)) = self.assignment()
         {
@@ -499,7 +500,8 @@ impl<'a> Lexer<'a> {
     fn redirection(&mut self, simple: &mut Simple) -> Result<(), Unreadable> {
         // A descriptor's number before it was read as a word.
         let operator_at = self.at;
-        let is_digit = |word: &Word| !word.chars.is_empty() && word.chars.iter().all(|c| c.byte.is_ascii_digit());
+        let is_digit =
+            |word: &Word| !word.chars.is_empty() && word.chars.iter().all(|c| c.byte.is_ascii_digit());
         let touches = |word: &Word| word.span.end == operator_at;
         let mut descriptor = 1;
         if simple.words.last().is_some_and(|word| is_digit(word) && touches(word)) {
@@ -545,7 +547,8 @@ impl<'a> Lexer<'a> {
             while self.at < self.end {
                 let rest = self.file.get(self.at..self.end).unwrap_or_default();
                 let length = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
-                let tabs = if heredoc.strip_tabs { rest.iter().take_while(|b| **b == b'\t').count() } else { 0 };
+                let tabs =
+                    if heredoc.strip_tabs { rest.iter().take_while(|b| **b == b'\t').count() } else { 0 };
                 let line = rest.get(tabs..length).unwrap_or_default();
                 let from = self.at + tabs;
                 self.at = (self.at + length + 1).min(self.end);
@@ -601,8 +604,9 @@ impl<'a> Lexer<'a> {
         }
         let Some(first) = words.first() else { return };
         self.builtin(first, &words);
-        if first.is_any(&["echo", "printf", "grep", "egrep", "fgrep", "logger", "log", "die", "warn", "pgrep", "pkill"])
-            && target.is_none()
+        if first.is_any(&[
+            "echo", "printf", "grep", "egrep", "fgrep", "logger", "log", "die", "warn", "pgrep", "pkill",
+        ]) && target.is_none()
         {
             return;
         }

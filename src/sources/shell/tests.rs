@@ -22,7 +22,8 @@ fn show(share: &Share) -> String {
         ExportPath::Known { path, .. } => format!(" = {}", path.display()),
         ExportPath::Unknown => String::new(),
     };
-    let tag = share.mount_tag.clone().map_or("-".to_owned(), |tag| String::from_utf8_lossy(&tag).into_owned());
+    let tag =
+        share.mount_tag.clone().map_or("-".to_owned(), |tag| String::from_utf8_lossy(&tag).into_owned());
     let line = share.place.line.unwrap_or(0);
     format!("{line}: {} {tag} {transport}{export}", String::from_utf8_lossy(&share.fsdev))
 }
@@ -173,12 +174,16 @@ fn rewriting_touches_nothing_else() {
         (
             "plain",
             "qemu -fsdev proxy,id=fs0,socket=/a,readonly=on -device virtio-9p-pci,fsdev=fs0,mount_tag=t # x\n",
-            format!("qemu -fsdev local,id=fs0,{to},readonly=on -device virtio-9p-pci,fsdev=fs0,mount_tag=t # x\n"),
+            format!(
+                "qemu -fsdev local,id=fs0,{to},readonly=on -device virtio-9p-pci,fsdev=fs0,mount_tag=t # x\n"
+            ),
         ),
         (
             "variables stay",
             "S=/a; ID=fs0\nqemu -fsdev \"proxy,id=$ID,socket=$S\" -device virtio-9p-pci,fsdev=$ID,mount_tag=$TAG\n",
-            format!("S=/a; ID=fs0\nqemu -fsdev \"local,id=$ID,{to}\" -device virtio-9p-pci,fsdev=$ID,mount_tag=$TAG\n"),
+            format!(
+                "S=/a; ID=fs0\nqemu -fsdev \"local,id=$ID,{to}\" -device virtio-9p-pci,fsdev=$ID,mount_tag=$TAG\n"
+            ),
         ),
         (
             "quotes end with the text",
@@ -198,7 +203,9 @@ fn rewriting_touches_nothing_else() {
         (
             "an fsdev in a variable",
             "FS=proxy,id=fs0,socket=/a\nqemu -fsdev \"$FS\" -device virtio-9p-pci,fsdev=fs0,mount_tag=t\n",
-            format!("FS=local,id=fs0,{to}\nqemu -fsdev \"$FS\" -device virtio-9p-pci,fsdev=fs0,mount_tag=t\n"),
+            format!(
+                "FS=local,id=fs0,{to}\nqemu -fsdev \"$FS\" -device virtio-9p-pci,fsdev=fs0,mount_tag=t\n"
+            ),
         ),
         (
             "a shell in a shell",

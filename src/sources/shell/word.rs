@@ -37,8 +37,7 @@ pub fn read_value(lexer: &mut Lexer) -> Result<Fields, Unreadable> {
 }
 
 fn read_as(lexer: &mut Lexer, splits: bool) -> Result<Fields, Unreadable> {
-    let mut builder =
-        Builder { words: Vec::new(), chars: Vec::new(), some: false, start: lexer.at, splits };
+    let mut builder = Builder { words: Vec::new(), chars: Vec::new(), some: false, start: lexer.at, splits };
     while let Some(byte) = lexer.peek(0) {
         let at = lexer.at;
         match byte {
