@@ -3,8 +3,10 @@
 pub mod audit;
 mod chars;
 mod commands;
+mod config;
 mod invocation;
 mod join;
+pub mod libvirt;
 mod shell;
 mod spelling;
 
@@ -82,7 +84,10 @@ pub trait Format: Sync {
 }
 
 /// Every format there is, in the order in which they are asked: the first that recognises a document reads it.
-pub static FORMATS: &[&dyn Format] = &[&shell::Shell];
+pub static FORMATS: &[&dyn Format] = &[
+    &libvirt::Libvirt, //
+    &shell::Shell,
+];
 
 /// The format of a document.
 pub fn recognise(document: &Document) -> Option<&'static dyn Format> {
@@ -113,6 +118,6 @@ impl fmt::Display for Unreadable {
 impl std::error::Error for Unreadable {}
 
 /// `migrate config`.
-pub fn config(_args: &ConfigArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
+pub fn config(args: &ConfigArgs) -> anyhow::Result<Outcome> {
+    config::run(args)
 }

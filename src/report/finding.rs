@@ -56,6 +56,15 @@ kinds! {
     /// A share that goes over the proxy backend.
     PROXY_SHARE: "proxy-share", Error,
         "move it to the local backend: `migrate config` rewrites this file, `migrate convert` the export's files";
+    /// A file with proxy shares that a program writes by itself.
+    GENERATED_FILE: "generated-file", Warning,
+        "change the program's own configuration: an edit of this file does not last";
+    /// A share that stays an argument of QEMU's in a libvirt domain.
+    KEPT_AS_ARGUMENT: "kept-as-argument", Info,
+        "it works; AppArmor and SELinux must be told of the directory by hand";
+    /// A device without an address whose slot another program chooses from now on.
+    SLOT_MAY_CHANGE: "slot-may-change", Info,
+        "nothing, as long as the guest mounts by tag";
 
     // Where shares hide: `migrate audit`.
     /// An invocation of the helper.
