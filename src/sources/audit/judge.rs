@@ -214,6 +214,10 @@ fn about_note(share: &Share, note: &Note) -> FindingRow {
             &finding::UNKNOWN_DEVICE_VALUE,
             format!("{} in the device of the share {} is not statically known", escape(text), share.title()),
         ),
+        Note::Generated => (
+            &finding::GENERATED_FILE,
+            format!("the share {} stands in a file that a program writes by itself", share.title()),
+        ),
         Note::Refused(why) => {
             (&finding::REFUSED_BY_QEMU, format!("QEMU refuses the share {}: {why}", share.title()))
         }
