@@ -168,6 +168,21 @@ kinds! {
     /// Not everything can be seen without root.
     NOT_PRIVILEGED: "not-privileged", Info,
         "run the check as root";
+    /// A conversion or a rollback that was interrupted.
+    CONVERSION_UNFINISHED: "conversion-unfinished", Error,
+        "run `migrate convert --apply` again to go on, or `migrate rollback --apply` to take it back";
+    /// The guest sees an entry otherwise than it was.
+    ENTRY_DIFFERS: "entry-differs", Error,
+        "if the guest has worked in the export since, this may be its work; else take the conversion back";
+    /// An entry that was recorded is not there.
+    ENTRY_MISSING: "entry-missing", Error,
+        "if the guest has worked in the export since, this may be its work; else look for it before going on";
+    /// An entry that was not recorded.
+    ENTRY_NEW: "entry-new", Warning,
+        "nothing, if the guest or somebody else made it since";
+    /// QEMU's user can't use an entry.
+    ENTRY_UNUSABLE: "entry-unusable", Error,
+        "run `migrate convert --apply` again, or take the conversion back";
     /// More owners than are told apart.
     MANY_OWNERS: "many-owners", Info,
         "nothing: they are converted as all others are";
