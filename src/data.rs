@@ -10,6 +10,7 @@
 //! | [`passthrough`], [`mapped_xattr`], [`mapped_file`] | one form each |
 //! | [`survey`], [`filesystem`], [`mounts`] | what an export holds, and what it lies on |
 //! | [`mod@check`] | whether an export can move, and at what price |
+//! | [`mod@verify`] | a conversion proved against its journal |
 //! | [`live`] | who has an export open |
 //! | [`owner`] | the user that QEMU runs as |
 //! | [`manifest`], [`acl`] | a tree as text |
@@ -37,6 +38,7 @@ pub mod survey;
 mod sys;
 pub mod tree;
 pub mod troubles;
+pub mod verify;
 pub mod walk;
 
 use crate::cli::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, VerifyArgs};
@@ -53,8 +55,8 @@ pub fn convert(args: &ConvertArgs) -> anyhow::Result<Outcome> {
 }
 
 /// `migrate verify`.
-pub fn verify(_args: &VerifyArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
+pub fn verify(args: &VerifyArgs) -> anyhow::Result<Outcome> {
+    verify::run(args)
 }
 
 /// `migrate rollback`.

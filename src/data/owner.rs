@@ -60,6 +60,14 @@ impl Owner {
         Ok(None)
     }
 
+    /// As `--owner` takes it.
+    pub fn argument(&self) -> String {
+        match &self.name {
+            Some(name) => format!("{name}:{}", self.gid),
+            None => format!("{}:{}", self.uid, self.gid),
+        }
+    }
+
     /// The first directory on the way to `directory` (absolute), itself included, that this user can't enter; `None`
     /// when all are open. Needs root: the kernel itself is asked, with this user's groups.
     pub fn barrier_to(&self, directory: &Path) -> anyhow::Result<Option<(PathBuf, Errno)>> {
