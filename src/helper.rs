@@ -16,6 +16,8 @@
 //! | [`operations`], [`export`], [`path`], [`identity`], [`version`] | what requests do, to which files, as whom |
 //! | [`sys`], [`signals`], [`logging`] | the kernel's side |
 
+#[cfg(feature = "break-in")]
+pub mod break_in;
 pub mod busy_poll;
 pub mod cleaner;
 pub mod connection;

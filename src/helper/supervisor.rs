@@ -76,7 +76,9 @@ pub fn run(
     let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let watch = listener.name.as_ref().and_then(watch);
     set_nonblocking(listener.socket.as_fd())?;
-    privileges::drop_all_but(&settings.kept.for_supervisor())?;
+    if worker::stands("capabilities") {
+        privileges::drop_all_but(&settings.kept.for_supervisor())?;
+    }
     let identity = Identity::of_this_thread(IdMaps::read()?)?;
     let pid_namespaces = PidNamespaces::find(sandbox);
     let lifeline = Lifeline::new()?;

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed expectation is the report")]
 
 mod daemon;
+mod documents;
 mod logging;
 mod options;
 mod sockets;
@@ -10,6 +11,8 @@ mod start;
 mod systemd;
 mod usage;
 
+#[path = "../../examples/manual/pages.rs"]
+mod pages;
 #[path = "../support/process.rs"]
 mod process;
 #[path = "../support/program.rs"]
