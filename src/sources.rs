@@ -2,6 +2,8 @@
 
 mod config;
 pub mod libvirt;
+pub mod managed;
+pub mod readconfig;
 
 use std::fmt;
 use std::path::Path;
@@ -64,7 +66,7 @@ pub trait Format: Sync {
 }
 
 /// Every format there is, in the order in which they are asked: the first that recognises a document reads it.
-pub static FORMATS: &[&dyn Format] = &[&libvirt::Libvirt];
+pub static FORMATS: &[&dyn Format] = &[&libvirt::Libvirt, &readconfig::Readconfig];
 
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
