@@ -10,6 +10,7 @@
 //! | [`passthrough`], [`mapped_xattr`], [`mapped_file`] | one form each |
 //! | [`survey`], [`filesystem`], [`mounts`] | what an export holds, and what it lies on |
 //! | [`mod@check`] | whether an export can move, and at what price |
+//! | [`mod@verify`] | a conversion proved against its journal |
 //! | [`live`] | who has an export open |
 //! | [`owner`] | the user that QEMU runs as |
 //! | [`manifest`], [`acl`] | a tree as text |
@@ -31,6 +32,7 @@ pub mod pin;
 pub mod survey;
 mod sys;
 pub mod tree;
+pub mod verify;
 pub mod walk;
 
 use crate::cli::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, VerifyArgs};
@@ -47,8 +49,8 @@ pub fn convert(_args: &ConvertArgs) -> anyhow::Result<Outcome> {
 }
 
 /// `migrate verify`.
-pub fn verify(_args: &VerifyArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
+pub fn verify(args: &VerifyArgs) -> anyhow::Result<Outcome> {
+    verify::run(args)
 }
 
 /// `migrate rollback`.

@@ -8,6 +8,7 @@ pub mod check;
 pub mod finding;
 pub mod rows;
 mod text;
+pub mod verify;
 
 use std::io::{self, Write};
 

@@ -1,14 +1,23 @@
 //! Where shares hide: one file a format, one line a format in [`FORMATS`].
 
+pub mod audit;
+mod chars;
+mod commands;
 mod config;
+mod invocation;
+mod join;
 pub mod libvirt;
 pub mod managed;
 pub mod readconfig;
+mod shell;
+mod spelling;
 
+use std::ffi::OsStr;
 use std::fmt;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
-use crate::cli::{AuditArgs, ConfigArgs};
+use crate::cli::ConfigArgs;
 use crate::exit::Outcome;
 use crate::report::finding::Finding;
 use crate::share::Share;
@@ -31,8 +40,19 @@ pub struct Reading {
     pub shares: Vec<Share>,
     /// Invocations of the helper.
     pub helpers: Vec<Helper>,
+    /// Sockets that systemd listens on for a service.
+    pub listeners: Vec<Listener>,
     /// What else people should know.
     pub findings: Vec<Finding>,
+}
+
+/// A socket that systemd listens on for a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// The socket.
+    pub socket: PathBuf,
+    /// The name of the service's unit, without `.service` and without its instance.
+    pub service: String,
 }
 
 /// Why a document can't be read. Unread is not clean.
@@ -66,7 +86,24 @@ pub trait Format: Sync {
 }
 
 /// Every format there is, in the order in which they are asked: the first that recognises a document reads it.
-pub static FORMATS: &[&dyn Format] = &[&libvirt::Libvirt, &readconfig::Readconfig];
+pub static FORMATS: &[&dyn Format] = &[&libvirt::Libvirt, &readconfig::Readconfig, &shell::Shell];
+
+/// The format of a document.
+pub fn recognise(document: &Document) -> Option<&'static dyn Format> {
+    FORMATS.iter().copied().find(|format| format.recognises(document))
+}
+
+/// Bytes as a path.
+pub fn path_of(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(bytes))
+}
+
+impl Unreadable {
+    /// A file that can't be read can't be rewritten.
+    pub fn refusal(self) -> Refusal {
+        Refusal::at(self.line, self.reason, "correct the file first")
+    }
+}
 
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -78,11 +115,6 @@ impl fmt::Display for Unreadable {
 }
 
 impl std::error::Error for Unreadable {}
-
-/// `migrate audit`.
-pub fn audit(_args: &AuditArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
-}
 
 /// `migrate config`.
 pub fn config(args: &ConfigArgs) -> anyhow::Result<Outcome> {

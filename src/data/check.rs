@@ -99,7 +99,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Outcome> {
 }
 
 /// As many workers as this process may run at once.
-fn jobs() -> usize {
+pub(super) fn jobs() -> usize {
     std::thread::available_parallelism().map_or(1, Into::into)
 }
 

@@ -66,6 +66,41 @@ kinds! {
     SLOT_MAY_CHANGE: "slot-may-change", Info,
         "nothing, as long as the guest mounts by tag";
 
+    // Where shares hide: `migrate audit`.
+    /// An invocation of the helper.
+    PROXY_HELPER: "proxy-helper", Error,
+        "once its guests have moved to the local backend, stop it and disable what starts it";
+    /// A share whose exported directory nobody says.
+    EXPORT_UNKNOWN: "export-unknown", Warning,
+        "pass it to `migrate config` by --export; the audit finds it where the helper runs (as root) or a file says how it is started";
+    /// Several helpers claim a share's socket.
+    EXPORT_AMBIGUOUS: "export-ambiguous", Warning,
+        "find out which of them serves this guest, and pass its directory to `migrate config` by --export";
+    /// An fsdev without a device.
+    NO_DEVICE: "no-device", Info,
+        "no device names this fsdev, so that the guest never sees it: remove it";
+    /// A part of an fsdev is not statically known.
+    UNKNOWN_VALUE: "unknown-value", Warning,
+        "`migrate config` doesn't guess: write the value itself, or change this share by hand";
+    /// A part of a device is not statically known.
+    UNKNOWN_DEVICE_VALUE: "unknown-device-value", Info,
+        "it stays as it is";
+    /// QEMU doesn't take a share as it stands.
+    REFUSED_BY_QEMU: "refused-by-qemu", Warning,
+        "mend or remove it first";
+    /// A share that can't be rewritten where it stands.
+    NOT_REWRITABLE: "not-rewritable", Warning,
+        "change it by hand: `migrate config --to qemu-args` prints what to say instead";
+    /// Something that could not be read or parsed.
+    UNREAD: "unread", Warning,
+        "make it readable and audit it again: unread is not clean";
+    /// What an unprivileged audit can't see.
+    NOT_SEEN: "not-seen", Warning,
+        "run the audit as root";
+    /// An installed QEMU, and whether it has the backend.
+    QEMU_BACKEND: "qemu-backend", Info,
+        "nothing, as long as no guest uses the proxy backend";
+
     // The files of an export: `migrate check` and `migrate convert`.
     /// A process or the kernel holds an export so that its files must not change.
     LIVE_EXPORT: "live-export", Error,
@@ -133,6 +168,21 @@ kinds! {
     /// Not everything can be seen without root.
     NOT_PRIVILEGED: "not-privileged", Info,
         "run the check as root";
+    /// A conversion or a rollback that was interrupted.
+    CONVERSION_UNFINISHED: "conversion-unfinished", Error,
+        "run `migrate convert --apply` again to go on, or `migrate rollback --apply` to take it back";
+    /// The guest sees an entry otherwise than it was.
+    ENTRY_DIFFERS: "entry-differs", Error,
+        "if the guest has worked in the export since, this may be its work; else take the conversion back";
+    /// An entry that was recorded is not there.
+    ENTRY_MISSING: "entry-missing", Error,
+        "if the guest has worked in the export since, this may be its work; else look for it before going on";
+    /// An entry that was not recorded.
+    ENTRY_NEW: "entry-new", Warning,
+        "nothing, if the guest or somebody else made it since";
+    /// QEMU's user can't use an entry.
+    ENTRY_UNUSABLE: "entry-unusable", Error,
+        "run `migrate convert --apply` again, or take the conversion back";
     /// More owners than are told apart.
     MANY_OWNERS: "many-owners", Info,
         "nothing: they are converted as all others are";

@@ -88,8 +88,8 @@ impl Judge<'_> {
         if model == Model::MappedXattr || !asked {
             self.attributes(&kind);
         }
-        if price.bytes > filesystem.free_bytes {
-            let (needs, free) = (bytes(price.bytes), bytes(filesystem.free_bytes));
+        if let Some(free) = filesystem.free_bytes.filter(|free| price.bytes > *free) {
+            let (needs, free) = (bytes(price.bytes), bytes(free));
             self.whole(
                 &finding::NOT_ENOUGH_SPACE,
                 format!("a conversion takes about {needs}, {free} are free"),
