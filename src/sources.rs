@@ -7,8 +7,10 @@ mod config;
 mod invocation;
 mod join;
 pub mod libvirt;
+mod proxmox;
 mod shell;
 mod spelling;
+mod systemd;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -85,7 +87,9 @@ pub trait Format: Sync {
 
 /// Every format there is, in the order in which they are asked: the first that recognises a document reads it.
 pub static FORMATS: &[&dyn Format] = &[
-    &libvirt::Libvirt, //
+    &libvirt::Libvirt,
+    &proxmox::Proxmox,
+    &systemd::Systemd,
     &shell::Shell,
 ];
 
