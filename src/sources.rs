@@ -4,6 +4,7 @@ pub mod audit;
 mod chars;
 mod commands;
 mod config;
+mod documents;
 mod invocation;
 mod join;
 pub mod libvirt;
@@ -90,6 +91,7 @@ pub static FORMATS: &[&dyn Format] = &[
     &libvirt::Libvirt,
     &proxmox::Proxmox,
     &systemd::Systemd,
+    &documents::Documents,
     &shell::Shell,
 ];
 
