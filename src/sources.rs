@@ -8,7 +8,9 @@ mod documents;
 mod invocation;
 mod join;
 pub mod libvirt;
+pub mod managed;
 mod proxmox;
+pub mod readconfig;
 mod shell;
 mod spelling;
 mod systemd;
@@ -89,6 +91,7 @@ pub trait Format: Sync {
 /// Every format there is, in the order in which they are asked: the first that recognises a document reads it.
 pub static FORMATS: &[&dyn Format] = &[
     &libvirt::Libvirt,
+    &readconfig::Readconfig,
     &proxmox::Proxmox,
     &systemd::Systemd,
     &documents::Documents,

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "break-in")]
 mod break_in;
+mod faults;
 mod neighbour;
 
 #[path = "../support/dice.rs"]
