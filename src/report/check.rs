@@ -48,8 +48,8 @@ pub struct FilesystemRow {
     pub read_only: bool,
     /// Whether it is mounted with quotas.
     pub quota: bool,
-    /// Bytes free.
-    pub free_bytes: u64,
+    /// Bytes free; null where they are not counted.
+    pub free_bytes: Option<u64>,
     /// Inodes free; null where they are made as they are needed.
     pub free_inodes: Option<u64>,
     /// Whether it keeps user xattrs.

@@ -3,7 +3,7 @@
 use super::Facts;
 use crate::data::form::Model;
 use crate::report::check::ConfigurationRow;
-use crate::share::local::{Multidevs, Options, SecurityModel, qemu_args};
+use crate::share::local::{Multidevs, Options, SecurityModel, libvirt_filesystem, qemu_args};
 use crate::share::{Device, ExportPath, Place, Share, Transport};
 use crate::text;
 
@@ -22,7 +22,10 @@ pub fn of(facts: &Facts, model: Model) -> ConfigurationRow {
     };
     let share = share(facts);
     let args = qemu_args(&share, &facts.export, &options);
-    let (libvirt, libvirt_unsayable) = (None, None);
+    let (libvirt, libvirt_unsayable) = match libvirt_filesystem(&share, &facts.export, &options) {
+        Ok(element) => (Some(element), None),
+        Err(unsayable) => (None, Some(unsayable.0)),
+    };
     ConfigurationRow { qemu: args.iter().map(|arg| quoted(arg)).collect(), libvirt, libvirt_unsayable }
 }
 

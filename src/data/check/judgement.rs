@@ -88,8 +88,8 @@ impl Judge<'_> {
         if model == Model::MappedXattr || !asked {
             self.attributes(&kind);
         }
-        if price.bytes > filesystem.free_bytes {
-            let (needs, free) = (bytes(price.bytes), bytes(filesystem.free_bytes));
+        if let Some(free) = filesystem.free_bytes.filter(|free| price.bytes > *free) {
+            let (needs, free) = (bytes(price.bytes), bytes(free));
             self.whole(
                 &finding::NOT_ENOUGH_SPACE,
                 format!("a conversion takes about {needs}, {free} are free"),
@@ -174,6 +174,8 @@ impl Judge<'_> {
                     &survey.reserved,
                     "mapped-file keeps this name for itself",
                 );
+                let weak = "the guest sees more rights of the owner's in its ACL: QEMU's user needs them";
+                self.some(&finding::ACL_OWNER_RIGHTS, &survey.weak_owners, weak);
                 let far = "its device number does not fit mapped-file's 31 bits";
                 self.some(&finding::DEVICE_NUMBER_TOO_LARGE, &survey.far_devices, far);
             }
