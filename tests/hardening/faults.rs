@@ -351,7 +351,7 @@ fn a_log_daemon_that_does_not_listen_keeps_nobody_waiting() {
         Owned::below(Path::new("/dev")).node("null", rustix::fs::FileType::CharacterDevice, 0x103);
         let log = UnixDatagram::bind("/dev/log").unwrap();
         let options = ["--syslog", "--log-level=trace"];
-        let launch = options.iter().fold(ours(&export), |launch, option| launch.option(option));
+        let launch = options.iter().fold(ours(&export), Launch::option);
         let (mut running, mut client) = launch.by_fd();
         for _ in 0..100 {
             all_is_well(&mut client, "a full log");
