@@ -8,7 +8,7 @@ mod helper;
 use clap::{Args, Parser, Subcommand};
 
 pub use audit::AuditArgs;
-pub use config::ConfigArgs;
+pub use config::{ConfigArgs, Snippet};
 pub use data::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, TreeForm, VerifyArgs};
 pub use helper::HelperArgs;
 

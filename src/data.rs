@@ -9,11 +9,14 @@
 //! | [`journal`] | the original state of everything, and its format |
 //! | [`passthrough`], [`mapped_xattr`], [`mapped_file`] | one form each |
 //! | [`survey`], [`filesystem`], [`mounts`] | what an export holds, and what it lies on |
+//! | [`mod@check`] | whether an export can move, and at what price |
+//! | [`mod@verify`] | a conversion proved against its journal |
 //! | [`live`] | who has an export open |
 //! | [`owner`] | the user that QEMU runs as |
 //! | [`manifest`], [`acl`] | a tree as text |
 
 pub mod acl;
+pub mod check;
 pub mod entry;
 pub mod filesystem;
 pub mod form;
@@ -29,14 +32,15 @@ pub mod pin;
 pub mod survey;
 mod sys;
 pub mod tree;
+pub mod verify;
 pub mod walk;
 
 use crate::cli::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, VerifyArgs};
 use crate::exit::Outcome;
 
 /// `migrate check`.
-pub fn check(_args: &CheckArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
+pub fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
+    check::run(args)
 }
 
 /// `migrate convert`.
@@ -45,8 +49,8 @@ pub fn convert(_args: &ConvertArgs) -> anyhow::Result<Outcome> {
 }
 
 /// `migrate verify`.
-pub fn verify(_args: &VerifyArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
+pub fn verify(args: &VerifyArgs) -> anyhow::Result<Outcome> {
+    verify::run(args)
 }
 
 /// `migrate rollback`.

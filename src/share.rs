@@ -7,6 +7,7 @@ pub mod qemu_opts;
 pub mod rewrite;
 
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use crate::text;
@@ -47,12 +48,21 @@ pub enum Note {
     UnknownOfDevice(Vec<u8>),
     /// QEMU refuses it as it stands, and why.
     Refused(String),
+    /// It stands in a file that a program writes by itself: that program's own configuration is what to change.
+    Generated,
 }
 
 impl Share {
     /// What to call it when speaking to people, and what `--export` takes: its tag, else its id. Not escaped.
     pub fn name(&self) -> &[u8] {
         self.mount_tag.as_deref().unwrap_or(&self.fsdev)
+    }
+
+    /// Whether `name` is its tag, its id or its socket's path.
+    pub fn is_called(&self, name: &[u8]) -> bool {
+        self.fsdev == name
+            || self.mount_tag.as_deref() == Some(name)
+            || matches!(&self.transport, Transport::Socket(path) if path.as_os_str().as_bytes() == name)
     }
 
     /// [`Share::name`], safe to print.
@@ -69,6 +79,7 @@ impl Note {
             Self::Unknown(_) => "unknown-value",
             Self::UnknownOfDevice(_) => "unknown-device-value",
             Self::Refused(_) => "refused-by-qemu",
+            Self::Generated => "generated-file",
         }
     }
 }

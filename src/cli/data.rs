@@ -1,12 +1,38 @@
 //! `migrate check`, `convert`, `verify`, `rollback` and `manifest`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::report::Format;
+use crate::share::local::SecurityModel;
+
 /// `migrate check`.
 #[derive(Debug, Args)]
-pub struct CheckArgs {}
+pub struct CheckArgs {
+    /// The exported directory
+    #[arg(value_name = "EXPORT", required_unless_present = "schema")]
+    pub export: Option<PathBuf>,
+    /// Who QEMU will run as, names or numbers; libvirt's user when it is not given
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub owner: Option<OsString>,
+    /// Judge for this model instead of the one that fits
+    #[arg(long, value_enum, value_name = "MODEL")]
+    pub security_model: Option<SecurityModel>,
+    /// How the findings are printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub format: Format,
+    /// Look with N workers at once; as many as there are processors when it is not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: Option<u16>,
+    /// Exit with 0 whatever was found
+    #[arg(long)]
+    pub exit_zero: bool,
+    /// Print the JSON Schema of the document, and do nothing else
+    #[arg(long, exclusive = true)]
+    pub schema: bool,
+}
 
 /// `migrate convert`.
 #[derive(Debug, Args)]
@@ -14,7 +40,26 @@ pub struct ConvertArgs {}
 
 /// `migrate verify`.
 #[derive(Debug, Args)]
-pub struct VerifyArgs {}
+pub struct VerifyArgs {
+    /// The exported directory
+    #[arg(value_name = "EXPORT", required_unless_present = "schema")]
+    pub export: Option<PathBuf>,
+    /// The conversion's journal; EXPORT.virtfs-journal beside the export when it is not given
+    #[arg(long, value_name = "FILE")]
+    pub journal: Option<PathBuf>,
+    /// How the differences are printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub format: Format,
+    /// Look with N workers at once; as many as there are processors when it is not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: Option<u16>,
+    /// Exit with 0 whatever was found
+    #[arg(long)]
+    pub exit_zero: bool,
+    /// Print the JSON Schema of the document, and do nothing else
+    #[arg(long, exclusive = true)]
+    pub schema: bool,
+}
 
 /// `migrate rollback`.
 #[derive(Debug, Args)]

@@ -27,8 +27,8 @@ pub struct Filesystem {
     pub quota: bool,
     /// Bytes of one block.
     pub block: u64,
-    /// Bytes free, for unprivileged users.
-    pub free_bytes: u64,
+    /// Bytes free, for unprivileged users; `None` where the filesystem does not count them.
+    pub free_bytes: Option<u64>,
     /// Inodes free; `None` where the filesystem makes them as they are needed.
     pub free_inodes: Option<u64>,
     /// Whether user xattrs can be kept.
@@ -87,7 +87,7 @@ impl Filesystem {
             read_only: option("ro"),
             quota: quotas.into_iter().any(option),
             block: room.f_frsize.max(1),
-            free_bytes: room.f_bavail.saturating_mul(room.f_frsize),
+            free_bytes: (room.f_blocks > 0).then_some(room.f_bavail.saturating_mul(room.f_frsize)),
             free_inodes: inodes,
             attributes: try_attributes(export),
         })
@@ -199,7 +199,7 @@ mod tests {
         let file = File::open(dir.path()).unwrap();
         let found = Filesystem::of(&file, dir.path()).unwrap();
         assert!(matches!(found.attributes, Attributes::Tried { room: 1.., .. }), "{found:?}");
-        assert!(!found.read_only && found.free_bytes > 0, "{found:?}");
+        assert!(!found.read_only && found.free_bytes > Some(0), "{found:?}");
         assert_eq!(dir.path().metadata().unwrap().modified().unwrap(), before);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

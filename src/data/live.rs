@@ -185,12 +185,14 @@ impl Unseen {
     pub fn sentence(&self) -> Option<String> {
         let mut parts = Vec::new();
         if self.denied > 0 {
-            parts.push(format!("the files of {} processes of other users", self.denied));
+            let s = if self.denied == 1 { "" } else { "es" };
+            parts.push(format!("the files of {} process{s} of other users", self.denied));
         }
         if self.unplaced > 0 {
             parts.push(format!(
-                "whether {} open files, reached through mounts of other processes, are in the export",
-                self.unplaced
+                "the place of {} open file{} reached through mounts of other processes",
+                self.unplaced,
+                if self.unplaced == 1 { "" } else { "s" }
             ));
         }
         if self.contained {

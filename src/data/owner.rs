@@ -60,27 +60,35 @@ impl Owner {
         Ok(None)
     }
 
-    /// The first directory on the way to `path` (absolute) that this user can't enter, or `path` itself where the
-    /// user may not read, write and enter it; `None` when all is well. Needs root: the kernel itself is asked, with
-    /// this user's groups.
-    pub fn barrier(&self, path: &Path) -> anyhow::Result<Option<(PathBuf, Errno)>> {
-        let owner = self.clone();
+    /// As `--owner` takes it.
+    pub fn argument(&self) -> String {
+        match &self.name {
+            Some(name) => format!("{name}:{}", self.gid),
+            None => format!("{}:{}", self.uid, self.gid),
+        }
+    }
+
+    /// The first directory on the way to `directory` (absolute), itself included, that this user can't enter; `None`
+    /// when all are open. Needs root: the kernel itself is asked, with this user's groups.
+    pub fn barrier_to(&self, directory: &Path) -> anyhow::Result<Option<(PathBuf, Errno)>> {
+        let path = directory.to_path_buf();
+        self.acting(move || closed_door(&path))
+    }
+
+    /// [`Owner::barrier_to`], and `path` itself must be this user's to read and write too.
+    pub fn barrier_in(&self, path: &Path) -> anyhow::Result<Option<(PathBuf, Errno)>> {
         let path = path.to_path_buf();
-        // A thread of its own, for who a thread acts as ends with it.
-        let asked = std::thread::spawn(move || {
-            owner.become_in_this_thread()?;
-            let mut way: Vec<_> = path.ancestors().skip(1).collect();
-            way.reverse();
-            for directory in way {
-                if let Err(errno) = access(directory, AccessFlags::X_OK) {
-                    return Ok(Some((directory.to_path_buf(), errno)));
-                }
-            }
+        self.acting(move || {
             let all = AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK;
-            Ok(access(&path, all).err().map(|errno| (path.clone(), errno)))
-        });
-        let found: Result<_, Errno> = asked.join().unwrap_or(Err(Errno::EIO));
-        found.with_context(|| format!("acting as {self}"))
+            closed_door(&path).or_else(|| access(&path, all).err().map(|errno| (path, errno)))
+        })
+    }
+
+    /// What `ask` finds out as this user. It runs in a thread of its own, for who a thread acts as ends with it.
+    fn acting<T: Send + 'static>(&self, ask: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
+        let owner = self.clone();
+        let asked = std::thread::spawn(move || owner.become_in_this_thread().map(|()| ask()));
+        asked.join().unwrap_or(Err(Errno::EIO)).with_context(|| format!("acting as {self}"))
     }
 
     /// Gives this thread, and no other, the user's identity.
@@ -98,6 +106,14 @@ impl Owner {
             done(libc::syscall(libc::SYS_setresuid, self.uid, self.uid, self.uid))
         }
     }
+}
+
+/// The first directory on the way to `path`, itself included, that can't be entered.
+fn closed_door(path: &Path) -> Option<(PathBuf, Errno)> {
+    let mut way: Vec<_> = path.ancestors().collect();
+    way.reverse();
+    way.into_iter()
+        .find_map(|directory| Some((directory.to_path_buf(), access(directory, AccessFlags::X_OK).err()?)))
 }
 
 fn done(result: libc::c_long) -> Result<(), Errno> {
@@ -194,11 +210,12 @@ mod tests {
         fs::create_dir_all(&export).unwrap();
         let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         let owner = Owner::parse(OsStr::new("54321:54321")).unwrap();
-        let barrier = || owner.barrier(&export).unwrap();
+        let barrier = || owner.barrier_in(&export).unwrap();
         mode(scratch.path(), 0o711);
         mode(&closed, 0o700);
         assert_eq!(barrier(), Some((closed.clone(), Errno::EACCES)));
         mode(&closed, 0o711);
+        assert_eq!(owner.barrier_to(&closed).unwrap(), None);
         mode(&export, 0o755);
         assert_eq!(barrier(), Some((export.clone(), Errno::EACCES)));
         std::os::unix::fs::chown(&export, Some(54321), Some(54321)).unwrap();

@@ -54,6 +54,8 @@ struct Supervisor<'s> {
     served: bool,
     /// Since when the name is known to be missing.
     failed_at: Option<Instant>,
+    /// Since when clients wait because none can be taken off the socket.
+    short_since: Option<Instant>,
 }
 
 /// Serves clients until told to stop or, without `--persistent`, until the last has left.
@@ -99,6 +101,7 @@ pub fn run(
         workers: HashSet::new(),
         served: false,
         failed_at: None,
+        short_since: None,
     };
     let ended = supervisor.run();
     if let Ok(Role::Worker(client)) = ended {
@@ -164,11 +167,12 @@ impl<'s> Supervisor<'s> {
         let watch = self.watch.as_ref().map(AsFd::as_fd);
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(watch.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        if self.workers.len() < self.settings.shared {
+        if self.workers.len() < self.settings.shared && self.short_since.is_none() {
             fds.extend(self.sockets().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         }
         let needs_time = !self.retired.is_empty()
             || self.failed_at.is_some()
+            || self.short_since.is_some()
             || (self.listener.name.is_some() && self.watch.is_none());
         let timeout = if needs_time { PollTimeout::try_from(RETRY)? } else { PollTimeout::NONE };
         match poll(&mut fds, timeout) {
@@ -240,7 +244,7 @@ impl<'s> Supervisor<'s> {
     /// Starts a worker for each client that waits. Returns the client where this process is the worker.
     fn accept_clients(&mut self) -> Option<Client> {
         while self.workers.len() < self.settings.shared {
-            let client = Client::new(self.sockets().find_map(|socket| accept(socket).ok())?);
+            let client = Client::new(self.accept()?);
             // SAFETY: this process has one thread.
             match unsafe { self.pid_namespaces.fork() } {
                 Ok(ForkResult::Parent { child }) => {
@@ -252,6 +256,30 @@ impl<'s> Supervisor<'s> {
             }
         }
         None
+    }
+
+    /// Takes a client off the sockets. Where this process has no descriptor left for it, it waits a while: the kernel
+    /// would say "there is one" without end.
+    fn accept(&mut self) -> Option<OwnedFd> {
+        let mut short = None;
+        let client = self.sockets().find_map(|socket| {
+            accept(socket)
+                .inspect_err(|&errno| {
+                    if !matches!(errno, Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) {
+                        short = Some(errno);
+                    }
+                })
+                .ok()
+        });
+        match short {
+            Some(errno) if self.short_since.is_none() => {
+                log::error!("cannot take a client off the socket, trying once a second: {}", errno.desc());
+                self.short_since = Some(Instant::now());
+            }
+            Some(_) => {}
+            None => self.short_since = None,
+        }
+        client
     }
 
     /// In a forked process: lets go of all that is the supervisor's, and serves the client.

@@ -125,6 +125,25 @@ pub fn guest_name(args: &[Arg]) -> Option<Vec<u8>> {
     Some(name.value.clone())
 }
 
+/// The tags of every 9p device of an argument list, over whatever backend.
+pub fn mount_tags(args: &[Arg]) -> Vec<Vec<u8>> {
+    let model = Model::of(args);
+    let of_virtfs = model.fsdevs.iter().filter(|fsdev| fsdev.is_virtfs());
+    let tags = of_virtfs.filter_map(|fsdev| fsdev.get(b"mount_tag"));
+    let devices = model.devices.iter().filter(|device| device.is_9p());
+    let tags = tags.chain(devices.filter_map(|device| device.get(b"mount_tag").cloned()));
+    tags.filter(|tag| !tag.unknown).map(|tag| tag.bytes).collect()
+}
+
+/// The ids of the fsdevs and devices of an argument list whose argument `wanted` says yes to.
+pub fn ids(args: &[Arg], wanted: impl Fn(usize) -> bool) -> Vec<Vec<u8>> {
+    let model = Model::of(args);
+    let fsdevs = model.fsdevs.iter().map(|fsdev| (fsdev.word.value, fsdev.id.as_ref()));
+    let devices = model.devices.iter().map(|device| (device.word.value, device.id.as_ref()));
+    let ids = fsdevs.chain(devices).filter(|(arg, _)| wanted(*arg));
+    ids.filter_map(|(_, id)| id.map(|id| id.bytes.clone())).collect()
+}
+
 /// The edits by which each of `shares` becomes a `local` share of the path beside it, in place: ids, tags, order
 /// and everything else stay.
 pub fn rewrite(
@@ -160,7 +179,7 @@ pub fn rewrite(
 }
 
 /// Stops at what QEMU refuses and at what is not known.
-fn refuse_doubtful(share: &Share) -> Result<(), Refusal> {
+pub fn refuse_doubtful(share: &Share) -> Result<(), Refusal> {
     for note in &share.notes {
         match note {
             Note::Refused(reason) => {
@@ -172,7 +191,7 @@ fn refuse_doubtful(share: &Share) -> Result<(), Refusal> {
             }
             Note::Unknown(text) => return Err(unknown_value(share.place.line, text)),
             // A rewrite in place leaves the device as it is.
-            Note::UnknownOfDevice(_) | Note::NoDevice => {}
+            Note::UnknownOfDevice(_) | Note::NoDevice | Note::Generated => {}
         }
     }
     Ok(())

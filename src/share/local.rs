@@ -2,7 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::fmt::Write as _;
+mod libvirt;
+mod readconfig;
+
+pub use libvirt::attribute as xml_attribute;
+pub use libvirt::{Filesystem, Unsayable, bus_number, libvirt_filesystem, pci_slot};
+pub use readconfig::{quotable, readconfig};
+
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -64,23 +70,25 @@ impl Multidevs {
     }
 }
 
-/// `,security_model=…` and what else a `local` fsdev gets beside its path, with a comma before each.
+/// `security_model` and what else a `local` fsdev gets beside its path.
+fn model_pairs(options: &Options) -> Vec<(&'static str, String)> {
+    let mode = |mode: u32| format!("{mode:04o}");
+    let pairs = [
+        ("security_model", Some(options.security_model.name().to_owned())),
+        ("fmode", options.fmode.map(mode)),
+        ("dmode", options.dmode.map(mode)),
+        ("multidevs", options.multidevs.map(|multidevs| multidevs.name().to_owned())),
+    ];
+    pairs.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+}
+
+/// The same as a part of an option string, with a comma before each.
 pub(super) fn model_options(options: &Options) -> Vec<u8> {
-    let mut out = format!(",security_model={}", options.security_model.name());
-    for (key, mode) in [("fmode", options.fmode), ("dmode", options.dmode)] {
-        if let Some(mode) = mode {
-            // Writing to a String does not fail.
-            let _ = write!(out, ",{key}={mode:04o}");
-        }
-    }
-    if let Some(multidevs) = options.multidevs {
-        let _ = write!(out, ",multidevs={}", multidevs.name());
-    }
-    out.into_bytes()
+    model_pairs(options).iter().flat_map(|(key, value)| format!(",{key}={value}").into_bytes()).collect()
 }
 
 /// A path's bytes.
-pub(super) fn path_bytes(path: &Path) -> &[u8] {
+pub fn path_bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
 }
 

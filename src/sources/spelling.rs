@@ -202,7 +202,9 @@ fn insert(word: &Word, at: usize, with: &[u8]) -> Result<Edit, String> {
 fn newline_as_file(file: &[u8], old: &[Char], with: Vec<u8>, spelt: Spelt) -> Vec<u8> {
     let newline = old.iter().find(|c| c.byte == b'\n' && c.end - c.start > 1);
     match newline.and_then(|c| file.get(c.range())) {
-        Some(indented) if spelt == Spelt::YamlBlock || spelt == Spelt::Verbatim || spelt == Spelt::Heredoc => {
+        Some(indented)
+            if spelt == Spelt::YamlBlock || spelt == Spelt::Verbatim || spelt == Spelt::Heredoc =>
+        {
             with.iter()
                 .flat_map(|byte| if *byte == b'\n' { indented } else { std::slice::from_ref(byte) })
                 .copied()
@@ -251,9 +253,8 @@ mod tests {
         let file = b"S=/a;socket=$S";
         let via = Via { start: 12, end: 14, spelt: Spelt::ShellBare, several: false };
         let mut chars = verbatim(file, 5..12, Spelt::ShellBare);
-        chars.extend(
-            verbatim(file, 2..4, Spelt::ShellBare).into_iter().map(|c| Char { via: Some(via), ..c }),
-        );
+        chars
+            .extend(verbatim(file, 2..4, Spelt::ShellBare).into_iter().map(|c| Char { via: Some(via), ..c }));
         let word = Word { chars, span: 5..14 };
         let edit = respell_one(file, &word, &Splice { range: 0..9, with: b"path=/b".to_vec() }).unwrap();
         assert_eq!((edit.span, edit.with), (5..14, b"path=/b".to_vec()));

@@ -171,6 +171,21 @@ fn helpers_that_serve_it_are_found_behind_every_wall() {
 }
 
 #[test]
+fn a_stranger_says_what_it_could_not_see() {
+    let (_scratch, export) = export();
+    let _actor = Actor::near(&format!("exec 5<\"$1\"; {WAIT}"), &[&export.join("sub/file")]);
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(ours())
+        .args(["migrate", "check", "--format=json"])
+        .arg(&export)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("processes-unseen"), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn what_is_not_a_directory_is_an_error() {
     let (_scratch, export) = export();
     assert!(look(&export.join("none")).is_err());

@@ -7,4 +7,5 @@ mod program;
 #[path = "../support/wire.rs"]
 mod wire;
 
+mod check;
 mod live;

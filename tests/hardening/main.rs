@@ -5,7 +5,11 @@
 
 #[cfg(feature = "break-in")]
 mod break_in;
+mod faults;
+mod neighbour;
 
+#[path = "../support/dice.rs"]
+mod dice;
 #[path = "../support/process.rs"]
 mod process;
 #[path = "../support/program.rs"]

@@ -1,5 +1,6 @@
 //! Tables and properties of reading and rewriting argument lists.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use proptest::prelude::*;
@@ -42,19 +43,19 @@ fn brief(share: &ArgvShare) -> String {
         out += " writeout";
     }
     if let Some(Device { driver, bus, addr, id, properties }) = &share.device {
-        out += &format!(" [{}", text(driver));
+        let _ = write!(out, " [{}", text(driver));
         for (key, value) in [("bus", bus), ("addr", addr), ("id", id)] {
             if let Some(value) = value {
-                out += &format!(" {key}={}", text(value));
+                let _ = write!(out, " {key}={}", text(value));
             }
         }
         for (key, value) in properties {
-            out += &format!(" {}={}", text(key), text(value));
+            let _ = write!(out, " {}={}", text(key), text(value));
         }
         out += "]";
     }
     for note in &share.notes {
-        out += &format!(" !{}", note.id());
+        let _ = write!(out, " !{}", note.id());
     }
     out
 }
