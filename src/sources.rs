@@ -7,6 +7,8 @@ mod config;
 mod invocation;
 mod join;
 pub mod libvirt;
+pub mod managed;
+pub mod readconfig;
 mod shell;
 mod spelling;
 
@@ -84,10 +86,7 @@ pub trait Format: Sync {
 }
 
 /// Every format there is, in the order in which they are asked: the first that recognises a document reads it.
-pub static FORMATS: &[&dyn Format] = &[
-    &libvirt::Libvirt, //
-    &shell::Shell,
-];
+pub static FORMATS: &[&dyn Format] = &[&libvirt::Libvirt, &readconfig::Readconfig, &shell::Shell];
 
 /// The format of a document.
 pub fn recognise(document: &Document) -> Option<&'static dyn Format> {

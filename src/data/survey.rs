@@ -66,6 +66,8 @@ pub struct Survey {
     pub other_owners: u64,
     /// Entries with an ACL.
     pub acls: u64,
+    /// Entries with an access ACL whose owner lacks rights that QEMU's user needs.
+    pub weak_owners: Group,
     /// Entries with a set-user-ID or set-group-ID bit.
     pub set_id: u64,
     /// Entries with an attribute that no mapped model passes to the guest, by its name.
@@ -142,6 +144,7 @@ impl Survey {
             (&mut self.append_only, other.append_only),
             (&mut self.far_devices, other.far_devices),
             (&mut self.tight, other.tight),
+            (&mut self.weak_owners, other.weak_owners),
             (&mut self.mounts, other.mounts),
             (&mut self.changed, other.changed),
         ] {
@@ -279,6 +282,9 @@ impl Surveyor<'_> {
             let bytes = name.to_bytes();
             if bytes == ACCESS_ACL || bytes == DEFAULT_ACL {
                 acl = true;
+                if bytes == ACCESS_ACL && !pin.inode().suits_owner() {
+                    self.survey.weak_owners.add(path);
+                }
             } else if bytes.starts_with(b"user.virtfs.") {
                 mapped = true;
             } else if bytes.starts_with(b"user.") {

@@ -147,6 +147,9 @@ kinds! {
     /// An attribute that no mapped model passes.
     XATTR_LOST: "xattr-lost", Warning,
         "no mapped model passes it to the guest; a rollback brings it back; agree with --accept=xattr-lost";
+    /// An ACL of which mapped-file can't keep the owner's rights.
+    ACL_OWNER_RIGHTS: "acl-owner-rights", Warning,
+        "the mode that the guest sees stays as it is; use --security-model=mapped-xattr, or agree with --accept=acl-owner-rights";
     /// An inode with names outside its export.
     LINKS_OUTSIDE: "links-outside", Warning,
         "its owner and mode change under its other names too: copy it, or agree with --accept=links-outside";

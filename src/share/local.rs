@@ -71,7 +71,7 @@ impl Multidevs {
 }
 
 /// `security_model` and what else a `local` fsdev gets beside its path.
-fn model_pairs(options: &Options) -> Vec<(&'static str, String)> {
+pub fn model_pairs(options: &Options) -> Vec<(&'static str, String)> {
     let mode = |mode: u32| format!("{mode:04o}");
     let pairs = [
         ("security_model", Some(options.security_model.name().to_owned())),
