@@ -156,20 +156,31 @@ impl Survey {
 
 /// Walks over a tree with `jobs` workers. `attributes` says what its filesystem keeps.
 pub fn survey(tree: &Tree, attributes: Attributes, jobs: usize) -> Survey {
-    let links = Mutex::new(HashMap::new());
-    let surveyor = || Surveyor { survey: Survey::default(), tree, attributes, links: &links };
-    let Ok(parts) = walk::parallel(tree, jobs, surveyor);
-    let mut survey = Survey::default();
-    for part in parts {
-        survey.merge(part.survey);
+    let links = Links::default();
+    let Ok(parts) = walk::parallel(tree, jobs, || Surveyor::new(tree, attributes, &links));
+    links.finish(parts)
+}
+
+/// Inodes of several names, of which not all have been met yet: shared by all surveyors of a walk.
+#[derive(Debug, Default)]
+pub(super) struct Links(Mutex<HashMap<Identity, Link>>);
+
+impl Links {
+    /// What all surveyors of a walk saw, once it is over.
+    pub(super) fn finish<'s>(&self, surveyors: impl IntoIterator<Item = Surveyor<'s>>) -> Survey {
+        let mut survey = Survey::default();
+        for surveyor in surveyors {
+            survey.merge(surveyor.survey);
+        }
+        for (_, link) in self.0.lock().unwrap_or_else(PoisonError::into_inner).drain() {
+            survey.leaving.add(|| link.first);
+        }
+        survey
     }
-    for link in links.into_inner().unwrap_or_else(PoisonError::into_inner).into_values() {
-        survey.leaving.add(|| link.first);
-    }
-    survey
 }
 
 /// An inode of several names that have not all been met yet.
+#[derive(Debug)]
 struct Link {
     /// How many are still to be met.
     left: u64,
@@ -177,11 +188,20 @@ struct Link {
     first: Vec<u8>,
 }
 
-struct Surveyor<'s> {
+/// One worker's part of a survey; [`Links::finish`] puts them together.
+#[derive(Debug)]
+pub(super) struct Surveyor<'s> {
     survey: Survey,
     tree: &'s Tree,
     attributes: Attributes,
-    links: &'s Mutex<HashMap<Identity, Link>>,
+    links: &'s Links,
+}
+
+impl<'s> Surveyor<'s> {
+    /// A surveyor of `tree`; `attributes` says what its filesystem keeps.
+    pub(super) fn new(tree: &'s Tree, attributes: Attributes, links: &'s Links) -> Self {
+        Self { survey: Survey::default(), tree, attributes, links }
+    }
 }
 
 impl Visitor for Surveyor<'_> {
@@ -259,7 +279,7 @@ impl Surveyor<'_> {
         if !inode.is_linked() {
             return true;
         }
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = self.links.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(link) = links.get_mut(&inode.identity) else {
             links.insert(inode.identity, Link { left: inode.links - 1, first: path() });
             return true;

@@ -29,10 +29,11 @@ pub struct Options {
 }
 
 /// QEMU's mapped security models.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum SecurityModel {
     /// In extended attributes, user.virtfs.*.
     #[default]
+    #[value(alias = "mapped")]
     MappedXattr,
     /// In files below .virtfs_metadata.
     MappedFile,
