@@ -94,7 +94,9 @@ impl Judge {
         let mut row = row_of_share(kind, share);
         row.rewritable = refusal.is_none();
         let mut about = vec![self.proxy_share(share)];
-        about.extend(share.notes.iter().map(|note| about_note(share, note)));
+        // A generated file has a finding of its reader's own.
+        let generated = share.notes.contains(&Note::Generated);
+        about.extend(share.notes.iter().filter(|n| **n != Note::Generated).map(|n| about_note(share, n)));
         match joined {
             Joined::Known => {}
             Joined::Unknown => about.push(about_share(
@@ -133,6 +135,9 @@ impl Judge {
                 row.notes.push(finding.id.clone());
             }
             document.findings.push(finding);
+        }
+        if generated {
+            row.notes.push(finding::GENERATED_FILE.id.to_owned());
         }
         document.shares.push(row);
     }
