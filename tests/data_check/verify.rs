@@ -39,11 +39,16 @@ impl Stage {
         for name in ["dir/file", "dir/sub/file", "file", "link", "device", "dir/sub", "dir", ""] {
             stage.tool(&["touch", "-h", "-d", "@100.5", &format!("%{name}")]);
         }
-        let words =
-            ["convert", "--apply", "--owner=12345:54321", "--progress=never", "--security-model", model];
-        let output = Command::new(ours()).arg("migrate").args(words).arg(&stage.export).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
+        stage.migrate(&["convert", "--apply", "--owner=12345:54321", "--security-model", model]);
         stage
+    }
+
+    /// Runs a step that must succeed.
+    fn migrate(&self, words: &[&str]) {
+        let mut command = Command::new(ours());
+        command.arg("migrate").args(words).arg("--progress=never").arg(&self.export);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{words:?}: {output:?}");
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -278,4 +283,22 @@ fn without_its_journal_or_with_another_ones_nothing_is_proved() {
     assert_eq!((status, said.as_str()), (0, ""));
     let (status, _) = verify(&[]);
     assert_eq!(status, 2);
+}
+
+#[test]
+fn a_rollback_is_proved_with_attributes_of_every_namespace() {
+    for model in ["mapped-xattr", "mapped-file"] {
+        let scratch = scratch();
+        let export = scratch.path().join("export");
+        let stage = Stage::plain(scratch, export);
+        stage.tool(&["setcap", "cap_net_raw+ep", "%file"]);
+        stage.tool(&["setfattr", "-n", "trusted.x", "-v", "1", "%dir"]);
+        let accept = "--accept=xattr-lost";
+        stage.migrate(&["convert", "--apply", "--owner=12345:54321", accept, "--security-model", model]);
+        stage.finds(&[]);
+        stage.migrate(&["rollback", "--apply"]);
+        stage.finds(&[]);
+        stage.tool(&["setfattr", "-x", "trusted.x", "%dir"]);
+        stage.finds(&[("entry-differs", "dir", "its attribute trusted.x is gone")]);
+    }
 }
