@@ -79,10 +79,10 @@ pub(super) fn metadata_path(name: &CStr) -> CString {
 /// The text of the metadata file of an entry, as QEMU writes it.
 pub(super) fn text(entry: &Entry) -> Vec<u8> {
     let (uid, gid, mode) = (entry.uid.cast_signed(), entry.gid.cast_signed(), entry.mode.cast_signed());
-    let mut text = format!("virtfs.uid={uid}\nvirtfs.gid={gid}\nvirtfs.mode={mode}\n");
+    let text = format!("virtfs.uid={uid}\nvirtfs.gid={gid}\nvirtfs.mode={mode}\n");
     if entry.kind().is_some_and(Kind::is_device) {
         // What does not fit an int was found before the conversion.
-        text.push_str(&format!("virtfs.rdev={}\n", entry.rdev));
+        return format!("{text}virtfs.rdev={}\n", entry.rdev).into_bytes();
     }
     text.into_bytes()
 }

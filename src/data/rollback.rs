@@ -101,7 +101,10 @@ pub fn run(args: &RollbackArgs) -> Result<Outcome> {
             println!("'{shown}' is rolled back; there is nothing to do.");
             Ok(Outcome::Clean)
         }
-        _ if guard.is_none() => show(&export, &journal),
+        _ if guard.is_none() => {
+            show(&export, &journal);
+            Ok(Outcome::Clean)
+        }
         stage => {
             refuse_live(&export, args.in_use)?;
             apply(args, &export, &journal, stage)
@@ -110,7 +113,7 @@ pub fn run(args: &RollbackArgs) -> Result<Outcome> {
 }
 
 /// Tells what would be done.
-fn show(export: &Path, journal: &Journal) -> Result<Outcome> {
+fn show(export: &Path, journal: &Journal) {
     let entries = journal.totals().map_or(0, |totals| totals.entries);
     let state = match journal.stage() {
         Stage::Converted => "is converted",
@@ -123,7 +126,6 @@ fn show(export: &Path, journal: &Journal) -> Result<Outcome> {
         text::escape_path(export)
     );
     println!("Nothing was changed. To roll back, say the same with --apply.");
-    Ok(Outcome::Clean)
 }
 
 fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) -> Result<Outcome> {

@@ -66,7 +66,7 @@ impl Restorer<'_> {
             Err(error) => return Err(error.into()),
         };
         if listing.is_first(at) {
-            self.own(directory, &pin, own)?;
+            staging::at_own_place(directory, |place| self.kept(place, &pin, own))?;
             self.progress.add(1);
         }
         let (accessed, modified) = self.times(&pin, at, listing)?;
@@ -93,20 +93,6 @@ impl Restorer<'_> {
             lifted.restore()?;
         }
         Ok(())
-    }
-
-    /// Restores the directory itself.
-    fn own(&self, directory: &Arc<Directory>, pin: &Pin, own: &Record) -> Result<(), Obstacle> {
-        match directory.parent() {
-            Some(parent) => {
-                let fd = parent.open()?;
-                self.kept(Place { directory: parent, fd: fd.as_fd(), name: directory.name() }, pin, own)
-            }
-            None => {
-                let fd = directory.open()?;
-                self.kept(Place { directory, fd: fd.as_fd(), name: c"" }, pin, own)
-            }
-        }
     }
 
     /// The times that a directory is to have after its entries were replaced.

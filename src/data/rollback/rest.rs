@@ -62,24 +62,24 @@ impl Restorer<'_> {
             }
         }
     }
+}
 
-    /// Removes a directory's metadata files and their directory.
-    fn clear(&self, directory: &Arc<Directory>) -> Result<(), Obstacle> {
-        let fd = directory.open()?;
-        let before = staging::times_of(fd.as_fd())?;
-        let mut touched = mapped_file::remove_metadata_directory(directory)?;
-        if directory.is_root() {
-            match rustix::fs::unlinkat(&fd, mapped_file::METADATA_ROOT, AtFlags::empty()) {
-                Ok(()) => touched = true,
-                Err(Errno::NOENT) => {}
-                Err(error) => return Err(error.into()),
-            }
+/// Removes a directory's metadata files and their directory.
+fn clear(directory: &Arc<Directory>) -> Result<(), Obstacle> {
+    let fd = directory.open()?;
+    let before = staging::times_of(fd.as_fd())?;
+    let mut touched = mapped_file::remove_metadata_directory(directory)?;
+    if directory.is_root() {
+        match rustix::fs::unlinkat(&fd, mapped_file::METADATA_ROOT, AtFlags::empty()) {
+            Ok(()) => touched = true,
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
         }
-        if touched {
-            staging::restore_times(fd.as_fd(), before.0, before.1)?;
-        }
-        Ok(())
     }
+    if touched {
+        staging::restore_times(fd.as_fd(), before.0, before.1)?;
+    }
+    Ok(())
 }
 
 /// One worker of a walk over all that is left.
@@ -98,20 +98,6 @@ impl Rest<'_> {
         }
     }
 
-    fn restore_directory(&self, directory: &Arc<Directory>, pin: &Pin) -> Result<(), Obstacle> {
-        match directory.parent() {
-            Some(parent) => {
-                let fd = parent.open()?;
-                let place = Place { directory: parent, fd: fd.as_fd(), name: directory.name() };
-                self.restorer.unrecorded(place, pin)
-            }
-            None => {
-                let fd = directory.open()?;
-                self.restorer.unrecorded(Place { directory, fd: fd.as_fd(), name: c"" }, pin)
-            }
-        }
-    }
-
     fn restore_entry(&self, directory: &Arc<Directory>, name: &CStr, pin: &Pin) -> Result<(), Obstacle> {
         let fd = directory.open()?;
         if self.restorer.staging.made(name) {
@@ -127,8 +113,11 @@ impl Visitor for Rest<'_> {
     type Error = anyhow::Error;
 
     fn directory(&mut self, directory: &Arc<Directory>, pin: &Pin) -> Result<()> {
-        let done =
-            if self.clears { self.restorer.clear(directory) } else { self.restore_directory(directory, pin) };
+        let done = if self.clears {
+            clear(directory)
+        } else {
+            staging::at_own_place(directory, |place| self.restorer.unrecorded(place, pin))
+        };
         self.note(directory, c"", done);
         Ok(())
     }
