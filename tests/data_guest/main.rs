@@ -84,7 +84,7 @@ impl Stage {
             helpers.push(listening(&Launch::new(&ours(), &self.export(tag)), &socket));
             guest.share(tag, format!("proxy,socket={}", socket.display()))
         });
-        let answer = guest.mount_options("posixacl").script(script("")).run().success();
+        let answer = guest.mount_options("posixacl").timeout(600).script(script("")).run().success();
         for helper in &mut helpers {
             assert!(helper.wait().success(), "{}", helper.log());
         }
