@@ -18,7 +18,8 @@ use crate::sources::commands::{is_candidate, read, rewrite};
 pub struct Documents;
 
 /// Keys at the start of a line by which a document without a telling name is told.
-const KEYS: &[&[u8]] = &[b"apiVersion:", b"services:", b"kind:", b"version:", b"hosts:", b"- hosts:", b"- name:"];
+const KEYS: &[&[u8]] =
+    &[b"apiVersion:", b"services:", b"kind:", b"version:", b"hosts:", b"- hosts:", b"- name:"];
 
 impl Format for Documents {
     fn name(&self) -> &'static str {
@@ -58,7 +59,9 @@ fn looks_like_one(text: &[u8]) -> bool {
     }
     let trimmed = start.trim_ascii_start();
     if matches!(trimmed.first(), Some(b'{')) {
-        return trimmed.get(1..).is_some_and(|rest| matches!(rest.trim_ascii_start().first(), Some(b'"' | b'}')));
+        return trimmed
+            .get(1..)
+            .is_some_and(|rest| matches!(rest.trim_ascii_start().first(), Some(b'"' | b'}')));
     }
     let mut lines = start.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
     let first = lines.clone().find(|line| !line.is_empty() && !line.starts_with(b"#"));

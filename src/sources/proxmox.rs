@@ -10,8 +10,24 @@ pub struct Proxmox;
 
 /// Settings by which a guest's configuration is told from other files of `key: value` lines.
 const SETTINGS: &[&[u8]] = &[
-    b"name: ", b"memory: ", b"cores: ", b"sockets: ", b"ostype: ", b"scsihw: ", b"net0: ", b"boot: ", b"smbios1: ",
-    b"vmgenid: ", b"bios: ", b"machine: ", b"cpu: ", b"onboot: ", b"scsi0: ", b"virtio0: ", b"meta: ", b"parent: ",
+    b"name: ",
+    b"memory: ",
+    b"cores: ",
+    b"sockets: ",
+    b"ostype: ",
+    b"scsihw: ",
+    b"net0: ",
+    b"boot: ",
+    b"smbios1: ",
+    b"vmgenid: ",
+    b"bios: ",
+    b"machine: ",
+    b"cpu: ",
+    b"onboot: ",
+    b"scsi0: ",
+    b"virtio0: ",
+    b"meta: ",
+    b"parent: ",
 ];
 
 impl Format for Proxmox {
@@ -141,7 +157,8 @@ mod tests {
         let document = Document { path: Some(path), bytes: GUEST.as_bytes() };
         assert!(Proxmox.recognises(&document));
         let shares = Proxmox.read(&document).unwrap().shares;
-        let found: Vec<_> = shares.iter().map(|share| (share.place.line, share.place.guest.clone())).collect();
+        let found: Vec<_> =
+            shares.iter().map(|share| (share.place.line, share.place.guest.clone())).collect();
         assert_eq!(found, [2, 7, 10].map(|line| (Some(line), Some(b"web".to_vec()))));
         let exports = [(&b"fs0"[..], "/x"), (b"p", "/y"), (b"s", "/z z")];
         let exports = exports.map(|(name, path)| (name.to_vec(), path.into())).to_vec();
@@ -159,7 +176,9 @@ mod tests {
 
     #[test]
     fn other_files_are_none() {
-        for (path, text) in [("/x.conf", "args: -v\n"), ("/etc/x.yaml", "args: x\nname: y\n"), ("/y.conf", "")] {
+        for (path, text) in
+            [("/x.conf", "args: -v\n"), ("/etc/x.yaml", "args: x\nname: y\n"), ("/y.conf", "")]
+        {
             let document = Document { path: Some(Path::new(path)), bytes: text.as_bytes() };
             assert!(!Proxmox.recognises(&document), "{path}");
         }

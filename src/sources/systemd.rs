@@ -68,9 +68,10 @@ fn is_unit(name: &str) -> bool {
 /// Whether the text is a unit's, whatever it is called.
 fn has_sections(text: &[u8]) -> bool {
     let start = text.get(..text.len().min(4096)).unwrap_or_default();
-    start.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).any(|line| {
-        matches!(line, b"[Service]" | b"[Container]" | b"[Socket]")
-    })
+    start
+        .split(|byte| *byte == b'\n')
+        .map(<[u8]>::trim_ascii)
+        .any(|line| matches!(line, b"[Service]" | b"[Container]" | b"[Socket]"))
 }
 
 /// The commands of a unit.

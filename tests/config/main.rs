@@ -2,6 +2,7 @@
 
 mod golden;
 mod in_place;
+mod qemu;
 mod usage;
 
 use std::ffi::OsStr;

@@ -109,6 +109,14 @@ impl Fsdev {
         Some(Value { bytes: opt.value.clone(), unknown: opt.unknown })
     }
 
+    /// Every value that it says of a key: QEMU looks at those that don't count, too.
+    pub(super) fn all(&self, key: &[u8]) -> Vec<Value> {
+        let opts = self.opts.iter().filter(|opt| opt.key == key);
+        let values = opts.map(|opt| Value { bytes: opt.value.clone(), unknown: opt.unknown });
+        let sets = self.sets.iter().filter(|set| set.key == key).map(|set| set.value.clone());
+        values.chain(sets).collect()
+    }
+
     /// Every key that it says.
     pub(super) fn keys(&self) -> impl Iterator<Item = &[u8]> {
         let sets = self.sets.iter().map(|set| set.key.as_slice());

@@ -12,7 +12,8 @@ use crate::sources::spelling::Spelt;
 const PARTS: &[&str] = &["entrypoint", "command", "args"];
 
 /// Keys whose text is for people.
-const PROSE: &[&str] = &["description", "comment", "comments", "message", "msg", "notes", "help", "summary", "title", "doc"];
+const PROSE: &[&str] =
+    &["description", "comment", "comments", "message", "msg", "notes", "help", "summary", "title", "doc"];
 
 /// Keys that say where a text beside them goes.
 const NAMES: &[&str] = &["path", "dest", "destination", "filename"];
@@ -64,7 +65,8 @@ fn lists(words: Vec<Word>, lexed: &mut Lexed) {
     }
     let telling = |word: &Word| word.has_blank() && word.bytes().starts_with(b"-");
     if words.iter().any(telling) {
-        let split = words.iter().flat_map(|word| if telling(word) { split(word) } else { vec![word.clone()] });
+        let split =
+            words.iter().flat_map(|word| if telling(word) { split(word) } else { vec![word.clone()] });
         lexed.commands.push(Command { words: split.collect(), guest: None });
     } else {
         lexed.commands.push(Command { words, guest: None });

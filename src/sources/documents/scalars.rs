@@ -48,7 +48,8 @@ impl Style {
 /// What stands between the quotes.
 fn inside(file: &str, span: &Range<usize>, quote: u8) -> Range<usize> {
     let bytes = file.as_bytes();
-    let start = (span.start..span.end).find(|at| bytes.get(*at) == Some(&quote)).map_or(span.start, |at| at + 1);
+    let start =
+        (span.start..span.end).find(|at| bytes.get(*at) == Some(&quote)).map_or(span.start, |at| at + 1);
     start..span.end.max(start)
 }
 

@@ -70,7 +70,11 @@ fn shares_are_found_in_documents() {
              ExecStart=/usr/bin/qemu -virtfs proxy,id=f,mount_tag=u,socket=%t/b\n",
             vec!["3: t /a", "6: u /run/b"],
         ),
-        ("/lxd.yaml", "devices:\n  p:\n    type: proxy\n    connect: tcp:1\ndescription: -virtfs proxy,socket=/a\n", vec![]),
+        (
+            "/lxd.yaml",
+            "devices:\n  p:\n    type: proxy\n    connect: tcp:1\ndescription: -virtfs proxy,socket=/a\n",
+            vec![],
+        ),
         ("/é.yaml", "# é\nx: [\"é\", -virtfs, \"proxy,id=f,mount_tag=t,socket=/é\"]\n", vec!["2: t /é"]),
     ] {
         assert_eq!(shown(name, text), expected, "{name}");
@@ -81,10 +85,7 @@ fn shares_are_found_in_documents() {
 fn rewriting_touches_nothing_else() {
     let to = "path=/x,security_model=mapped-xattr";
     for text in [COMPOSE_LIST, COMPOSE_STRING, COMPOSE_FOLDED, PACKER] {
-        let expected = text
-            .replace("proxy,", "local,")
-            .replace("socket=/a", to)
-            .replace("socket=\\/a", to);
+        let expected = text.replace("proxy,", "local,").replace("socket=/a", to).replace("socket=\\/a", to);
         assert_eq!(rewritten(text, "/x").unwrap(), expected);
         assert_eq!(rewritten(&expected, "/x").unwrap(), expected);
     }

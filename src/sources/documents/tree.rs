@@ -77,7 +77,10 @@ pub fn nodes(text: &str) -> Result<Vec<Rc<Node>>, Unreadable> {
             Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _) => {
                 if stack.len() >= MAX_DEPTH {
                     let line = Some(span.start.line() as u64);
-                    return Err(Unreadable { line, reason: format!("it nests deeper than {MAX_DEPTH} levels") });
+                    return Err(Unreadable {
+                        line,
+                        reason: format!("it nests deeper than {MAX_DEPTH} levels"),
+                    });
                 }
                 let is_mapping = matches!(event, Event::MappingStart(..));
                 stack.push(Open { is_mapping, anchor, start: range.start, children: Vec::new() });

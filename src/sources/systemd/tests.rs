@@ -88,17 +88,15 @@ fn helpers_are_found_in_units() {
 
 #[test]
 fn a_socket_unit_listens_for_its_service() {
-    let reading = read("/etc/systemd/system/virtfs.socket", "[Socket]\nListenStream=/run/a.sock\nAccept=yes\n");
+    let reading =
+        read("/etc/systemd/system/virtfs.socket", "[Socket]\nListenStream=/run/a.sock\nAccept=yes\n");
     assert_eq!(reading.listeners[0].socket, Path::new("/run/a.sock"));
     assert_eq!(reading.listeners[0].service, "virtfs");
 }
 
 #[test]
 fn rewriting_touches_nothing_else() {
-    let how = Rewrite {
-        exports: vec![(b"f".to_vec(), "/srv/50% of it".into())],
-        ..Rewrite::default()
-    };
+    let how = Rewrite { exports: vec![(b"f".to_vec(), "/srv/50% of it".into())], ..Rewrite::default() };
     for (unit, expected) in [
         (
             "[Service]\nExecStart=/usr/bin/qemu -virtfs proxy,id=f,mount_tag=t,socket=/a \\\n  -m 1G\n",

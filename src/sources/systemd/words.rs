@@ -219,7 +219,8 @@ impl Unit {
                 }
                 [b'$', next, ..] if next.is_ascii_alphabetic() || *next == b'_' => {
                     let name = rest.get(1..).unwrap_or_default();
-                    let length = 1 + name.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
+                    let length =
+                        1 + name.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
                     let spelling = word.chars.get(at..at + length).unwrap_or_default();
                     chars.extend(spelling.iter().map(|c| Char { known: false, ..*c }));
                     at += length;
