@@ -97,6 +97,9 @@ kinds! {
     /// What an unprivileged audit can't see.
     NOT_SEEN: "not-seen", Warning,
         "run the audit as root";
+    /// A share whose helper maps the guest's ids through a user namespace.
+    ID_MAP: "id-map", Error,
+        "move it to virtiofs: over the local backend, mapped or passthrough, the guest could plant set-user-id files that run as the host's root";
     /// An installed QEMU, and whether it has the backend.
     QEMU_BACKEND: "qemu-backend", Info,
         "nothing, as long as no guest uses the proxy backend";

@@ -16,7 +16,6 @@ pub struct Entry {
 pub fn entries(file: &[u8]) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut logical: Chars = Vec::new();
-    let mut continues = false;
     let mut at = 0;
     while at < file.len() {
         let rest = file.get(at..).unwrap_or_default();
@@ -30,16 +29,15 @@ pub fn entries(file: &[u8]) -> Vec<Entry> {
         if matches!(first, Some(b'#' | b';')) {
             continue;
         }
+        let continues = text.ends_with(b"\\");
         match text.strip_suffix(b"\\") {
             Some(text) => {
                 logical.extend(verbatim(file, start..start + text.len(), Spelt::UnitBare));
                 let gap = start + text.len()..at.min(file.len());
                 logical.push(Char::new(b' ', gap, Spelt::Fixed));
-                continues = true;
             }
             None => {
                 logical.extend(verbatim(file, start..start + text.len(), Spelt::UnitBare));
-                continues = false;
             }
         }
         if !continues {
