@@ -1,5 +1,7 @@
 //! `migrate config`, as people run it.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed expectation is the report")]
+
 mod golden;
 mod in_place;
 mod qemu;

@@ -27,12 +27,6 @@ pub(super) fn is_proxy(fsdev: &Fsdev) -> bool {
     }
 }
 
-/// Whether a device is the guest's side of an fsdev.
-pub(super) fn belongs(device: &GuestDevice, fsdev: &Fsdev) -> bool {
-    // Two spellings of one variable are taken for one value.
-    device.is_9p() && fsdev.id.is_some() && device.get(b"fsdev") == fsdev.id.as_ref()
-}
-
 /// The share that an fsdev makes, without its device.
 pub(super) fn fsdev(args: &[Arg], fsdev: &Fsdev) -> ArgvShare {
     let arg = args.get(fsdev.word.value).cloned().unwrap_or_default();

@@ -7,7 +7,7 @@ use super::scan::{Kind, Word, scan};
 use crate::share::qemu_opts::{self, Opt};
 
 /// A value, and whether all of it is statically known.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Value {
     pub bytes: Vec<u8>,
     pub unknown: bool,
