@@ -415,7 +415,8 @@ impl Order<'_> {
             return Ok(Outcome::Failure);
         }
         // Only a run in which the export kept still proves that all is converted; what is gone stays gone.
-        if !troubles.is_empty() && !(resumed && troubles.is_only_vanished()) {
+        let is_proof = troubles.is_empty() || resumed && troubles.is_only_vanished();
+        if !is_proof {
             eprintln!(
                 "virtfs-proxy-helper: somebody changed '{shown}' meanwhile. What was found is converted; see that nobody \
                  uses it, and say the same again to convert what else may be there."

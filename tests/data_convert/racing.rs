@@ -93,7 +93,7 @@ fn nothing_outside_is_touched_however_the_export_changes() {
         let over = AtomicBool::new(false);
         let statuses = std::thread::scope(|scope| {
             scope.spawn(|| rearrange(&stage.export(), &outside, &over));
-            let mut commands = vec![stage.convert(model), stage.convert(model), stage.rollback()];
+            let mut commands = [stage.convert(model), stage.convert(model), stage.rollback()];
             let statuses: Vec<_> = commands
                 .iter_mut()
                 .map(|command| {

@@ -92,7 +92,7 @@ impl Walk {
             add(format_args!(" target={}", target.to_bytes().escape_ascii()));
             let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
             let times = Timestamps {
-                last_access: Timespec { tv_sec: told.st_atime, tv_nsec: told.st_atime_nsec as _ },
+                last_access: Timespec { tv_sec: told.st_atime, tv_nsec: told.st_atime_nsec.cast_signed() },
                 last_modification: now,
             };
             rustix::fs::utimensat(pin, c"", &times, AtFlags::EMPTY_PATH).expect("the link's times");
