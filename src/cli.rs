@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use config::{AuditArgs, ConfigArgs};
 pub use data::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, VerifyArgs};
-pub use helper::HelperArgs;
+pub use helper::{HealthcheckArgs, HelperArgs};
 
 /// QEMU's 9p proxy helper, and the way off the proxy backend.
 #[derive(Debug, Parser)]
@@ -17,7 +17,9 @@ pub use helper::HelperArgs;
     version,
     args_conflicts_with_subcommands = true,
     infer_long_args = true,
-    args_override_self = true
+    args_override_self = true,
+    after_help = "Each helper option can come from the environment too, by its name: VIRTFS_SOCKET is --socket. The command \
+                  line wins."
 )]
 pub struct Cli {
     /// What to do instead of serving an export.
@@ -31,6 +33,8 @@ pub struct Cli {
 /// What the program does besides serving an export.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Ask the helper of this container, or the one behind a socket, whether it serves. Takes no client's place.
+    Healthcheck(HealthcheckArgs),
     /// Move shares from the proxy backend to local + mapped: find, rewrite, convert, verify, take back.
     Migrate(MigrateArgs),
 }

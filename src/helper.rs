@@ -13,11 +13,13 @@
 //! | [`connection`] | bytes ↔ requests and replies on a socket |
 //! | [`protocol`] | the wire format: table and codec |
 //! | [`operations`], [`export`], [`path`], [`identity`], [`version`] | what requests do, to which files, as whom |
+//! | [`health`] | asking a running helper how it is |
 //! | [`sys`], [`signals`], [`logging`] | the kernel's side |
 
 pub mod cleaner;
 pub mod connection;
 pub mod export;
+pub mod health;
 pub mod identity;
 pub mod logging;
 pub mod notify;
