@@ -15,6 +15,13 @@
     clippy::unwrap_used,
     reason = "a benchmark that cannot go on says where and stops"
 )]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "numbers of requests are small, and nanoseconds are rounded"
+)]
 
 use std::fs;
 use std::ops::Range;

@@ -6,6 +6,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::operations::{Answer, Operations, REPLY};
 use super::protocol::{FD_FOLLOWS, Form, Frame, HEADER, MAX_PAYLOAD, Malformed, Request, encode_error};
@@ -75,6 +76,7 @@ impl Connection {
         send_reply(self.socket.as_fd(), request.form(), answer, &self.reply[..]).map_err(
             |errno| match errno {
                 Errno::EPIPE | Errno::ECONNRESET => Ending::Left,
+                STOPPED => Ending::Stopped,
                 errno => Ending::Broken(errno),
             },
         )
@@ -117,7 +119,7 @@ fn send_reply(
         Ok(Answer::Bytes(length)) => send_all(socket, &reply[..length]),
         Ok(Answer::File(file, pin)) => {
             let bytes = FD_FOLLOWS.to_ne_bytes();
-            let sent = retry(|| sys::send_with_fd(socket, &bytes, file.as_fd()));
+            let sent = patiently(socket, || sys::send_with_fd(socket, &bytes, file.as_fd()));
             match pin {
                 Some(pin) => sys::close_both(pin, file),
                 None => drop(file),
@@ -131,17 +133,29 @@ fn send_reply(
 
 fn send_all(socket: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
     while !bytes.is_empty() {
-        let sent = retry(|| sys::send(socket, bytes))?;
+        let sent = patiently(socket, || sys::send(socket, bytes))?;
         bytes = &bytes[sent..];
     }
     Ok(())
 }
 
-fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+/// What [`patiently`] says when this process was asked to stop.
+const STOPPED: Errno = Errno::ECANCELED;
+
+/// Sends, and waits for a client that does not read; that wait, like the one for a request, ends when this process is asked to
+/// stop.
+fn patiently<T>(socket: BorrowedFd<'_>, mut send: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     loop {
-        match call() {
-            Err(Errno::EINTR) => {}
+        match send() {
+            Err(Errno::EAGAIN) => {}
+            Err(Errno::EINTR) => continue,
             result => return result,
+        }
+        let mut fds = [PollFd::new(socket, PollFlags::POLLOUT)];
+        match signals::while_idle(|| poll(&mut fds, PollTimeout::NONE)) {
+            None => return Err(STOPPED),
+            Some(Ok(_) | Err(Errno::EINTR)) => {}
+            Some(Err(errno)) => return Err(errno),
         }
     }
 }

@@ -126,7 +126,7 @@ fn set_nonblocking(socket: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-impl Supervisor<'_> {
+impl<'s> Supervisor<'s> {
     fn run(&mut self) -> Result<Role> {
         loop {
             self.keep_name();
@@ -244,7 +244,7 @@ impl Supervisor<'_> {
 
     /// In a forked process: lets go of all that is the supervisor's, and serves the client.
     fn become_worker(self, client: OwnedFd) -> Outcome {
-        let Self { settings, sandbox, directory, .. } = self;
+        let (settings, sandbox, directory) = self.into_workers_part();
         let confine = || {
             signals::handle_stop(-1)?;
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
@@ -260,6 +260,13 @@ impl Supervisor<'_> {
                 Outcome::Failure
             }
         }
+    }
+
+    /// What a worker needs. All else is dropped here: a worker that held the listening socket would keep it alive
+    /// after the supervisor.
+    fn into_workers_part(self) -> (&'s Settings, Sandbox, Directory) {
+        let Self { settings, sandbox, directory, .. } = self;
+        (settings, sandbox, directory)
     }
 
     /// Ends all workers, in good time.

@@ -23,17 +23,20 @@ pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
     length(unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) })
 }
 
-/// `send(2)`. A peer that is gone is `EPIPE`, never a signal.
+/// How replies are sent: a peer that is gone is `EPIPE`, never a signal; one that does not read is `EAGAIN`, never a wait.
+const SEND: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+
+/// `send(2)`, as [`SEND`] says.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
     // SAFETY: the kernel reads at most `bytes.len()` bytes from the slice, which is borrowed for the call.
-    length(unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) })
+    length(unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), SEND) })
 }
 
 /// Space for one `SCM_RIGHTS` message of one descriptor, aligned as the kernel wants it.
 #[repr(C, align(8))]
 struct RightsBuffer([u8; 24]);
 
-/// `sendmsg(2)` of `bytes` with one descriptor beside them.
+/// `sendmsg(2)` of `bytes` with one descriptor beside them, as [`SEND`] says.
 pub fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> Result<usize, Errno> {
     const FD_SIZE: u32 = 4;
     const { assert!(size_of::<RawFd>() == FD_SIZE as usize) };
@@ -53,7 +56,7 @@ pub fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) ->
         (*header).cmsg_type = libc::SCM_RIGHTS;
         (*header).cmsg_len = libc::CMSG_LEN(FD_SIZE) as _;
         libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(fd.as_raw_fd());
-        libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL)
+        libc::sendmsg(socket.as_raw_fd(), &raw const message, SEND)
     };
     length(sent)
 }

@@ -308,7 +308,7 @@ fn requests_may_come_split_or_joined() {
         client.reply(Form::Response).ok();
     }
     // The largest request there is, cut inside its header and inside its payload.
-    let large = ask::rename(&[b'x'; 32766], &[b'y'; 32766]).encode();
+    let large = ask::rename(&b"x".repeat(32766), &b"y".repeat(32766)).encode();
     assert_eq!(large.len(), 8 + MAX_PAYLOAD);
     for piece in [&large[..5], &large[5..40_000], &large[40_000..]] {
         assert!(client.send(piece));

@@ -1,0 +1,25 @@
+//! What a serving process may do, can reach and survives.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed expectation is the report")]
+
+mod clients;
+mod escapes;
+mod missing;
+mod standing;
+
+#[path = "../support/process.rs"]
+mod process;
+#[path = "../support/program.rs"]
+mod program;
+#[path = "../support/tree.rs"]
+mod tree;
+#[path = "../support/wire.rs"]
+mod wire;
+
+/// Every kind of sandbox.
+const SANDBOXES: [&str; 3] = ["namespace", "chroot", "none"];
+
+/// Ours, on `root`, behind the walls given.
+fn ours(root: &std::path::Path, sandbox: &str) -> program::Launch {
+    program::Launch::new(&program::ours(), root).option(format!("--sandbox={sandbox}"))
+}

@@ -1,0 +1,216 @@
+//! The state of a process that serves: capabilities, mounts, descriptors.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use libc::{O_CREAT, O_RDWR};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::process::{self, capabilities, status};
+use crate::program::{self, Running};
+use crate::tree::Owned;
+use crate::wire::{Client, LEAVE, ask};
+use crate::{SANDBOXES, ours};
+
+/// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETGID, SETUID, MKNOD.
+const THE_SEVEN: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 27;
+/// SETPCAP, SYS_CHROOT, SYS_ADMIN: what building a worker's walls takes besides.
+const FOR_WALLS: u64 = 1 << 8 | 1 << 18 | 1 << 21;
+
+/// Every way to be served, with the process that serves.
+fn each_way(root: &Path, sandbox: &str, test: impl Fn(&str, u32, &mut Client)) {
+    let (running, mut client) = ours(root, sandbox).by_fd();
+    client.ask(&ask::lstat(b"/")).ok();
+    test("by -f", running.pid(), &mut client);
+    let dir = program::scratch();
+    let socket = dir.path().join("socket");
+    let running = ours(root, sandbox).by_socket(&socket);
+    let mut client = Client::connect_soon(&socket);
+    client.ask(&ask::lstat(b"/")).ok();
+    test("by -s", running.pid(), &mut client);
+    drop(running);
+    let running = ours(root, sandbox).option("--persistent").option("--shared=4").by_socket(&socket);
+    let mut client = Client::connect_soon(&socket);
+    client.ask(&ask::lstat(b"/")).ok();
+    test("by a supervisor", only_child(&running), &mut client);
+}
+
+/// The one worker of a supervisor.
+fn only_child(running: &Running) -> u32 {
+    let children = process::children(running.pid());
+    assert_eq!(children.len(), 1, "{children:?}");
+    children[0]
+}
+
+#[track_caller]
+fn has_the_seven(pid: u32, when: &str) {
+    for (set, expected) in
+        [("CapPrm", THE_SEVEN), ("CapEff", THE_SEVEN), ("CapBnd", THE_SEVEN), ("CapInh", 0), ("CapAmb", 0)]
+    {
+        assert_eq!(capabilities(pid, set), expected, "{set}, {when}");
+    }
+}
+
+#[test]
+fn a_serving_process_has_seven_capabilities_and_no_way_to_more() {
+    let dir = program::scratch();
+    for sandbox in SANDBOXES {
+        each_way(dir.path(), sandbox, |way, pid, client| {
+            let when = format!("{sandbox}, {way}");
+            has_the_seven(pid, &when);
+            assert_eq!(status(pid, "NoNewPrivs"), "1", "{when}");
+            assert_eq!(status(pid, "Groups"), "", "{when}");
+            assert_eq!(status(pid, "Threads"), "1", "{when}");
+            assert_eq!(status(pid, "Umask"), "0000", "{when}");
+            let limits = fs::read_to_string(process::of(pid, "limits")).unwrap();
+            let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+            assert_eq!(core.split_whitespace().nth(4), Some("0"), "{when}");
+            // And none is lost or won by serving.
+            for (at, (uid, gid)) in [(1000, 1000), (LEAVE, LEAVE), (LEAVE, 7), (0, 0)].into_iter().enumerate()
+            {
+                let name = format!("/{sandbox}-{}-{at}", way.replace(' ', "-")).into_bytes();
+                client.ask(&ask::mkdir(&name, 0o755, uid, gid)).ok();
+                client.ask(&ask::mkdir(b"/none/x", 0o755, uid, gid)).fails(nix::errno::Errno::ENOENT);
+                has_the_seven(pid, &format!("{when}, after a create as {uid}:{gid}"));
+                for line in ["Uid", "Gid"] {
+                    assert_eq!(status(pid, line), "0\t0\t0\t0", "{when}, after a create as {uid}:{gid}");
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn what_a_supervisor_keeps_is_named() {
+    let dir = program::scratch();
+    let socket = dir.path().join("socket");
+    let running = ours(dir.path(), "namespace").option("--persistent").by_socket(&socket);
+    Client::connect_soon(&socket).ask(&ask::lstat(b"/")).ok();
+    for set in ["CapPrm", "CapEff", "CapBnd"] {
+        assert_eq!(capabilities(running.pid(), set), THE_SEVEN | FOR_WALLS, "{set}");
+    }
+    assert_eq!(status(running.pid(), "NoNewPrivs"), "1");
+    assert_eq!(status(running.pid(), "Threads"), "1");
+}
+
+#[test]
+fn modcaps_takes_and_gives() {
+    let dir = program::scratch();
+    let launch = ours(dir.path(), "namespace").option("--modcaps=-mknod:+sys_chroot");
+    let (running, mut client) = launch.by_fd();
+    client.ask(&ask::lstat(b"/")).ok();
+    let expected = THE_SEVEN & !(1 << 27) | 1 << 18;
+    for set in ["CapPrm", "CapEff", "CapBnd"] {
+        assert_eq!(capabilities(running.pid(), set), expected, "{set}");
+    }
+    client.ask(&ask::mknod(b"/null", libc::S_IFCHR | 0o600, 0x103, 0, 0)).fails(nix::errno::Errno::EPERM);
+}
+
+#[test]
+fn behind_a_namespace_the_export_is_all_there_is() {
+    let dir = program::scratch();
+    let export = dir.path().join("export");
+    fs::create_dir(&export).unwrap();
+    Owned::below(&export).dir("below", 0o755, 0, 0).file("file", b"", 0o644, 0, 0);
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        mount(Some("tmpfs"), &export.join("below"), Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+            .unwrap();
+        fs::write(export.join("below/mounted"), b"").unwrap();
+        each_way(&export, "namespace", |way, pid, client| {
+            let mounts = process::mounts(pid);
+            let points: Vec<&str> = mounts.iter().map(|mount| mount.point.as_str()).collect();
+            assert_eq!(points, ["/", "/below"], "{way}: {mounts:?}");
+            for mount in &mounts {
+                for option in ["nodev", "nosuid", "noexec"] {
+                    assert!(mount.options.iter().any(|has| has == option), "{way}: {mount:?} lacks {option}");
+                }
+                assert!(!mount.options.iter().any(|has| has == "ro"), "{way}: {mount:?}");
+            }
+            let root = fs::metadata(process::of(pid, "root")).unwrap();
+            let served = fs::metadata(&export).unwrap();
+            assert_eq!((root.dev(), root.ino()), (served.dev(), served.ino()), "{way}");
+            assert_ne!(
+                fs::read_link(process::of(pid, "ns/mnt")).unwrap(),
+                fs::read_link("/proc/thread-self/ns/mnt").unwrap(),
+                "{way}"
+            );
+            client.ask(&ask::lstat(b"/below/mounted")).ok();
+            client.ask(&ask::lstat(b"/proc")).fails(nix::errno::Errno::ENOENT);
+            // What the host mounts later does not come in.
+            mount(Some("tmpfs"), &export.join("below"), Some("tmpfs"), MsFlags::empty(), None::<&str>)
+                .unwrap();
+            client.ask(&ask::lstat(b"/below/mounted")).ok();
+            umount2(&export.join("below"), MntFlags::MNT_DETACH).unwrap();
+        });
+        umount2(&export.join("below"), MntFlags::MNT_DETACH).unwrap();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn behind_a_chroot_the_export_is_the_root() {
+    let dir = program::scratch();
+    each_way(dir.path(), "chroot", |way, pid, _| {
+        assert_eq!(fs::read_link(process::of(pid, "root")).unwrap(), dir.path(), "{way}");
+    });
+    each_way(dir.path(), "none", |way, pid, _| {
+        assert_eq!(fs::read_link(process::of(pid, "root")).unwrap(), Path::new("/"), "{way}");
+    });
+}
+
+#[test]
+fn only_the_standard_streams_and_the_clients_socket_stay_open() {
+    let dir = program::scratch();
+    for sandbox in SANDBOXES {
+        each_way(dir.path(), sandbox, |way, pid, client| {
+            let before = process::descriptors(pid);
+            let sockets = before.values().filter(|name| name.starts_with("socket:")).count();
+            // Alone it keeps the listening socket's place, to remove its name; a worker has nothing of the kind.
+            let expected = if way == "by -s" { 1..=2 } else { 1..=1 };
+            assert!(expected.contains(&sockets), "{sandbox}, {way}: {before:?}");
+            for (number, name) in &before {
+                let known = name == "/dev/null"
+                    || name.starts_with("socket:")
+                    || *number <= 2
+                    || (name.starts_with("pipe:") && way == "by -s")
+                    || (sandbox == "none" && Path::new(name) == dir.path());
+                assert!(known, "{sandbox}, {way}: descriptor {number} is {name}");
+            }
+            // Serving opens and closes, and keeps nothing.
+            for at in 0..50 {
+                let name = format!("/{sandbox}{}{at}", way.len()).into_bytes();
+                client.ask(&ask::create(&name, O_CREAT | O_RDWR, 0o644, 1000, 1000)).ok();
+                client.ask(&ask::open(&name, O_RDWR)).ok();
+                client.ask(&ask::open(b"/", libc::O_DIRECTORY)).ok();
+                client.ask(&ask::version(&name)).ok();
+                client.ask(&ask::truncate(&name, 5)).ok();
+                client.ask(&ask::chmod(&name, 0o600)).ok();
+                client.ask(&ask::setxattr(&name, b"user.a", b"1", 0)).ok();
+                client.ask(&ask::statfs(&name)).ok();
+                client.ask(&ask::remove(&name)).ok();
+                assert!(!client.ask(&ask::open(b"/none", O_RDWR)).is_success());
+                assert!(!client.ask(&ask::create(b"/", O_CREAT, 0o644, 1, 1)).is_success());
+            }
+            assert_eq!(process::descriptors(pid), before, "{sandbox}, {way}");
+        });
+    }
+}
+
+#[test]
+fn what_was_inherited_by_accident_is_closed() {
+    let dir = program::scratch();
+    // The wrapper leaves descriptors of its own open, below and above the socket's.
+    let leave_open = r#"exec "$@" 4</etc/passwd 9</etc/passwd 5>/dev/null"#;
+    let launch = ours(dir.path(), "namespace").under(["sh", "-c", leave_open, "sh"]);
+    let (running, mut client) = launch.by_fd();
+    client.ask(&ask::lstat(b"/")).ok();
+    let open = process::descriptors(running.pid());
+    assert!(!open.values().any(|name| name == "/etc/passwd"), "{open:?}");
+    assert!(open.len() <= 5, "{open:?}");
+}
