@@ -24,9 +24,12 @@ impl Default for PathBuffer {
 }
 
 impl PathBuffer {
-    /// Takes a path off the wire. An empty one is `ENOENT`, one with a NUL `EINVAL`, one that is too long
+    /// Takes a path off the wire. An empty one is `ENOENT`, one with a NUL inside `EINVAL`, one that is too long
     /// `ENAMETOOLONG`.
+    ///
+    /// QEMU counts a terminating NUL as part of the paths that it made itself, and sends it.
     pub fn set(&mut self, path: &[u8]) -> Result<&CStr, Errno> {
+        let path = path.strip_suffix(b"\0").unwrap_or(path);
         let slash = usize::from(path.first() != Some(&b'/'));
         if path.is_empty() {
             return Err(Errno::ENOENT);
@@ -96,7 +99,10 @@ mod tests {
             (b"\xff\n", Ok(b"/\xff\n")),
             (b"", Err(Errno::ENOENT)),
             (b"/a\0b", Err(Errno::EINVAL)),
-            (b"/a\0", Err(Errno::EINVAL)),
+            (b"/a\0", Ok(b"/a")),
+            (b"/\0", Ok(b"/")),
+            (b"/a\0\0", Err(Errno::EINVAL)),
+            (b"\0", Err(Errno::ENOENT)),
         ] {
             assert_eq!(buffer.set(wire).map(CStr::to_bytes), kernel);
         }

@@ -73,11 +73,13 @@ fn every_type_is_in_the_list_of_every_type() {
 fn a_path_with_a_nul_is_refused_where_the_reference_cuts_it() {
     let (_dir, [(_c, mut reference), (_ours, mut ours)]) = both();
     reference.ask(&ask::open(b"/file\0x", O_RDONLY)).ok();
-    for path in [b"/file\0x".as_slice(), b"/file\0", b"\0", b"/\0/etc/passwd"] {
+    for path in [b"/file\0x".as_slice(), b"/file\0\0", b"\0\0", b"/\0/etc/passwd"] {
         for request in every_type(path, b"user.a") {
             ours.ask(&request).fails(EINVAL);
         }
     }
+    // QEMU itself sends one behind most paths.
+    ours.ask(&ask::open(b"/file\0", O_RDONLY)).ok();
     ours.ask(&ask::getxattr(b"/file", b"user.\0a", 10)).fails(EINVAL);
     ours.ask(&ask::setxattr(b"/file", b"user.\0a", b"1", 0)).fails(EINVAL);
     ours.ask(&ask::removexattr(b"/file", b"user.\0a")).fails(EINVAL);

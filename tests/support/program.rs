@@ -210,13 +210,16 @@ impl Launch {
     /// Starts with one end of a connected pair as descriptor 3, and keeps the other.
     pub fn by_fd(&self) -> (Running, Client) {
         let (near, far) = UnixStream::pair().expect("a socket pair");
+        (self.on_descriptor(far.into()), Client::new(near))
+    }
+
+    /// Starts with a connected socket as descriptor 3.
+    pub fn on_descriptor(&self, connected: OwnedFd) -> Running {
         let words = self.words(&["-f".as_ref(), "3".as_ref()]);
         let mut command = Command::new("sh");
-        command.args(["-c", STDIN_AS_FD_3, "sh"]).args(words).stdin(OwnedFd::from(far));
+        command.args(["-c", STDIN_AS_FD_3, "sh"]).args(words).stdin(connected);
         command.envs(self.variables.iter().cloned());
-        let running = Running::spawn(&mut command);
-        drop(command);
-        (running, Client::new(near))
+        Running::spawn(&mut command)
     }
 
     /// Starts on the socket path given, for root; the caller connects.
