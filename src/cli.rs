@@ -1,12 +1,14 @@
 //! The command line: declarations only.
 
+mod audit;
 mod config;
 mod data;
 mod helper;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use config::{AuditArgs, ConfigArgs};
+pub use audit::AuditArgs;
+pub use config::ConfigArgs;
 pub use data::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, VerifyArgs};
 pub use helper::{HealthcheckArgs, HelperArgs};
 

@@ -8,19 +8,21 @@
 //! | [`socket`] | bind, adopt, take over, bring back, remove |
 //! | [`notify`] | detach, and tell when ready |
 //! | [`cleaner`] | what removes socket and pid file behind a process that serves |
-//! | [`sandbox`], [`privileges`] | the walls, and what is left to do inside |
+//! | [`sandbox`], [`landlock`], [`privileges`], [`seccomp`] | the walls, and what is left to do inside |
 //! | [`worker`], [`supervisor`] | a process that serves, and the one that starts them |
-//! | [`connection`] | bytes ↔ requests and replies on a socket |
+//! | [`connection`], [`busy_poll`] | bytes ↔ requests and replies on a socket |
 //! | [`protocol`] | the wire format: table and codec |
 //! | [`operations`], [`export`], [`path`], [`identity`], [`version`] | what requests do, to which files, as whom |
 //! | [`health`] | asking a running helper how it is |
 //! | [`sys`], [`signals`], [`logging`] | the kernel's side |
 
+pub mod busy_poll;
 pub mod cleaner;
 pub mod connection;
 pub mod export;
 pub mod health;
 pub mod identity;
+pub mod landlock;
 pub mod logging;
 pub mod notify;
 pub mod operations;
@@ -28,6 +30,7 @@ pub mod path;
 pub mod privileges;
 pub mod protocol;
 pub mod sandbox;
+pub mod seccomp;
 pub mod settings;
 pub mod signals;
 pub mod socket;
@@ -164,6 +167,7 @@ fn serve_one(
 ) -> Result<Outcome> {
     let cleaner = Cleaner::start(source.name(), pid_file)?;
     signals::handle_stop(manager.as_raw())?;
+    sandbox::leave_shared_namespaces(settings.sandbox);
     let mut confined = worker::confine(settings, settings.sandbox, &directory)?;
     drop(directory);
     parent.release()?;
@@ -176,7 +180,7 @@ fn serve_one(
         },
     };
     cleaner.connected();
-    let outcome = worker::serve(client, &mut confined.operations);
+    let outcome = worker::serve(client, &mut confined);
     manager.tell("STOPPING=1");
     drop(cleaner);
     Ok(outcome)

@@ -1,3 +1,80 @@
-//! What people should know: findings and documents.
+//! What people should know: findings, documents, and the three ways to print them.
+//!
+//! A verb fills a document (a serializable struct, made of [`rows`]), says in [`Text`] how it reads on a terminal,
+//! and hands it to [`print`]. Its exit status is [`Counts::outcome`] or its own, the same in every format.
 
+pub mod audit;
 pub mod finding;
+pub mod rows;
+mod text;
+
+use std::io::{self, Write};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::exit::Outcome;
+pub use rows::{Counts, FindingRow};
+pub use text::{write_finding, write_findings};
+
+/// The version of every document's fields. It grows when a field goes or changes its meaning; new fields
+/// come without.
+pub const SCHEMA: u32 = 1;
+
+/// How a document is printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON document.
+    Json,
+    /// One YAML document: the same fields.
+    Yaml,
+}
+
+/// A document that people can read.
+pub trait Text {
+    /// Writes it for people: findings first, counts last. Whatever comes from outside goes through
+    /// [`crate::text::escape`].
+    fn text(&self, out: &mut dyn Write) -> io::Result<()>;
+}
+
+/// Prints `document` to standard output. A reader that went away (`| head`) is no error.
+pub fn print<D: Serialize + Text>(document: &D, format: Format) -> anyhow::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let written = write(document, format, &mut out).and_then(|()| out.flush());
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => {
+            other.map_err(|error| anyhow::anyhow!("cannot write the report to standard output: {error}"))
+        }
+    }
+}
+
+/// Writes `document` to `out`.
+pub fn write<D: Serialize + Text>(document: &D, format: Format, out: &mut dyn Write) -> io::Result<()> {
+    match format {
+        Format::Text => document.text(out),
+        Format::Json => {
+            serde_json::to_writer_pretty(&mut *out, document)?;
+            out.write_all(b"\n")
+        }
+        Format::Yaml => serde_yaml::to_writer(out, document).map_err(io::Error::other),
+    }
+}
+
+/// Prints the JSON Schema of a document, for `--schema`.
+pub fn print_schema<D: schemars::JsonSchema>() -> anyhow::Result<()> {
+    let schema = schemars::schema_for!(D);
+    println!("{}", serde_json::to_string_pretty(&schema)?);
+    Ok(())
+}
+
+/// [`Outcome::Clean`] in place of [`Outcome::Findings`] and [`Outcome::Unread`], for `--exit-zero`.
+pub fn exit_zero(outcome: Outcome, asked: bool) -> Outcome {
+    match outcome {
+        Outcome::Findings | Outcome::Unread if asked => Outcome::Clean,
+        other => other,
+    }
+}

@@ -1,5 +1,10 @@
 //! What a share is: the model that every reader yields and every writer takes.
 
+pub mod argv;
+pub mod helper;
+pub mod local;
+pub mod rewrite;
+
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -22,6 +27,30 @@ pub struct Share {
     pub place: Place,
     /// What it exports, where that could be found out.
     pub export: ExportPath,
+    /// What is peculiar about it.
+    pub notes: Vec<Note>,
+}
+
+/// What is peculiar about a share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// No device names its fsdev: the guest never sees it, and QEMU never connects.
+    NoDevice,
+    /// A part that matters is not statically known: this text of the file.
+    Unknown(Vec<u8>),
+    /// QEMU refuses it as it stands, and why.
+    Refused(String),
+}
+
+impl Note {
+    /// Its stable name, for reports.
+    pub fn id(&self) -> &'static str {
+        match self {
+            Self::NoDevice => "no-device",
+            Self::Unknown(_) => "unknown-value",
+            Self::Refused(_) => "refused-by-qemu",
+        }
+    }
 }
 
 /// How QEMU reaches its helper.

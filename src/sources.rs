@@ -1,7 +1,78 @@
-//! Where shares hide: one file a format.
+//! Where shares hide: one file a format, one line a format in [`FORMATS`].
+
+use std::fmt;
+use std::path::Path;
 
 use crate::cli::{AuditArgs, ConfigArgs};
 use crate::exit::Outcome;
+use crate::report::finding::Finding;
+use crate::share::Share;
+use crate::share::helper::Helper;
+use crate::share::rewrite::{Edits, Refusal, Rewrite};
+
+/// A configuration file, in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Document<'a> {
+    /// As on the audited host; `None` for standard input.
+    pub path: Option<&'a Path>,
+    /// Its content.
+    pub bytes: &'a [u8],
+}
+
+/// What a document holds.
+#[derive(Debug, Clone, Default)]
+pub struct Reading {
+    /// Proxy shares.
+    pub shares: Vec<Share>,
+    /// Invocations of the helper.
+    pub helpers: Vec<Helper>,
+    /// What else people should know.
+    pub findings: Vec<Finding>,
+}
+
+/// Why a document can't be read. Unread is not clean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The line at which reading ended.
+    pub line: Option<u64>,
+    /// Why, in one sentence without a full stop.
+    pub reason: String,
+}
+
+/// A configuration format.
+pub trait Format: Sync {
+    /// The documents' `kind` in reports.
+    fn name(&self) -> &'static str;
+
+    /// Whether a document is of this format, by its name and a cheap look at its first bytes.
+    fn recognises(&self, document: &Document) -> bool;
+
+    /// The shares and helpers of a document.
+    fn read(&self, document: &Document) -> Result<Reading, Unreadable>;
+
+    /// The edits by which every proxy share of a document becomes a `local` one.
+    fn rewrite(&self, _document: &Document, _how: &Rewrite) -> Result<Edits, Refusal> {
+        Err(Refusal::at(
+            None,
+            format!("files of the kind {} are read only", self.name()),
+            "print the equivalent with --to and change the file by hand",
+        ))
+    }
+}
+
+/// Every format there is, in the order in which they are asked: the first that recognises a document reads it.
+pub static FORMATS: &[&dyn Format] = &[];
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "line {line}: {}", self.reason),
+            None => f.write_str(&self.reason),
+        }
+    }
+}
+
+impl std::error::Error for Unreadable {}
 
 /// `migrate audit`.
 pub fn audit(_args: &AuditArgs) -> anyhow::Result<Outcome> {

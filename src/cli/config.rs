@@ -1,10 +1,6 @@
-//! `migrate audit` and `migrate config`.
+//! `migrate config`.
 
 use clap::Args;
-
-/// `migrate audit`.
-#[derive(Debug, Args)]
-pub struct AuditArgs {}
 
 /// `migrate config`.
 #[derive(Debug, Args)]

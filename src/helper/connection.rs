@@ -6,12 +6,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 
+use super::busy_poll::BusyPoll;
 use super::operations::{Answer, Operations, REPLY};
 use super::protocol::{FD_FOLLOWS, Form, Frame, HEADER, MAX_PAYLOAD, Malformed, Request, encode_error};
 use super::signals;
-use super::sys;
+use super::sys::{self, Wait};
 
 /// How a connection ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,17 +37,19 @@ pub struct Connection {
     start: usize,
     end: usize,
     reply: Box<[u8]>,
+    busy_poll: BusyPoll,
 }
 
 impl Connection {
     /// A connection on a connected stream socket.
-    pub fn new(socket: OwnedFd) -> Self {
+    pub fn new(socket: OwnedFd, busy_poll: BusyPoll) -> Self {
         Self {
             socket,
             input: vec![0; HEADER + MAX_PAYLOAD].into_boxed_slice(),
             start: 0,
             end: 0,
             reply: vec![0; REPLY].into_boxed_slice(),
+            busy_poll,
         }
     }
 
@@ -73,13 +76,28 @@ impl Connection {
         let request = Request::decode(frame.number, &self.input[from..to]).map_err(Ending::Malformed)?;
         let answer = operations.perform(request, &mut self.reply);
         log::trace!("{request:?}: {:?}", answer.as_ref().err());
-        send_reply(self.socket.as_fd(), request.form(), answer, &self.reply[..]).map_err(
-            |errno| match errno {
-                Errno::EPIPE | Errno::ECONNRESET => Ending::Left,
-                STOPPED => Ending::Stopped,
-                errno => Ending::Broken(errno),
-            },
-        )
+        let sent = send_reply(self.socket.as_fd(), request.form(), answer, &self.reply[..]);
+        self.busy_poll.replied();
+        sent.map_err(|errno| match errno {
+            Errno::EPIPE | Errno::ECONNRESET => Ending::Left,
+            STOPPED => Ending::Stopped,
+            errno => Ending::Broken(errno),
+        })
+    }
+
+    /// Receives what has arrived; looks for it a while before it sleeps, if the client is busy.
+    fn wait_for_bytes(&mut self) -> Result<usize, Errno> {
+        let (socket, room) = (self.socket.as_fd(), &mut self.input[self.end..]);
+        if self.busy_poll.is_busy() {
+            loop {
+                match sys::recv(socket, room, Wait::No) {
+                    Err(Errno::EAGAIN) if self.busy_poll.again() => {}
+                    Err(Errno::EAGAIN) => break,
+                    result => return result,
+                }
+            }
+        }
+        sys::recv(socket, room, Wait::Yes)
     }
 
     /// Receives more bytes behind those that are there. There is always room: a request that is not whole is
@@ -91,13 +109,13 @@ impl Connection {
             self.start = 0;
         }
         loop {
-            let received =
-                signals::while_idle(|| sys::recv(self.socket.as_fd(), &mut self.input[self.end..]));
+            let received = signals::while_idle(|| self.wait_for_bytes());
             match received {
                 None => return Err(Ending::Stopped),
                 Some(Ok(0) | Err(Errno::ECONNRESET)) if self.end == 0 => return Err(Ending::Left),
                 Some(Ok(0) | Err(Errno::ECONNRESET)) => return Err(Ending::CutOff(self.end)),
                 Some(Ok(count)) => {
+                    self.busy_poll.received();
                     self.end += count;
                     return Ok(());
                 }
@@ -152,7 +170,7 @@ fn patiently<T>(socket: BorrowedFd<'_>, mut send: impl FnMut() -> Result<T, Errn
             result => return result,
         }
         let mut fds = [PollFd::new(socket, PollFlags::POLLOUT)];
-        match signals::while_idle(|| poll(&mut fds, PollTimeout::NONE)) {
+        match signals::while_idle(|| ppoll(&mut fds, None, None)) {
             None => return Err(STOPPED),
             Some(Ok(_) | Err(Errno::EINTR)) => {}
             Some(Err(errno)) => return Err(errno),

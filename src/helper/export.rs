@@ -102,6 +102,13 @@ impl Reach {
         }
     }
 
+    /// Whether that is the export itself. Only for choosing between two errors.
+    pub fn is_root(&self, at: &At<'_>) -> bool {
+        let stat = |at: &At<'_>| fstatat(at.dir(), at.name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        let root = self.at(c"/").and_then(|root| stat(&root));
+        matches!((stat(at), root), (Ok(one), Ok(root)) if (one.st_dev, one.st_ino) == (root.st_dev, root.st_ino))
+    }
+
     /// Whether the absolute `path` is a symbolic link. Only for choosing between two errors.
     pub fn is_symlink(&self, path: &CStr) -> bool {
         let stat = self.at(path).and_then(|at| fstatat(at.dir(), at.name, AtFlags::AT_SYMLINK_NOFOLLOW));

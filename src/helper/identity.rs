@@ -126,9 +126,7 @@ impl Identity {
 
 /// Puts `CAP_DAC_OVERRIDE` back into effect. False where it was in effect, or is not permitted.
 fn raise_dac_override() -> bool {
-    let capability = Capability::CAP_DAC_OVERRIDE;
-    !caps::has_cap(None, CapSet::Effective, capability).unwrap_or(true)
-        && caps::raise(None, CapSet::Effective, capability).is_ok()
+    sys::raise_capability(Capability::CAP_DAC_OVERRIDE.index()).unwrap_or(false)
 }
 
 /// A switch that was checked beforehand did not happen, or did not hold: whatever this thread does next, it would

@@ -41,7 +41,8 @@ pub struct Operations {
     name: NameBuffer,
 }
 
-/// The open flags that a client's mean something by. What else it sends is either ignored ([`IGNORED`]) or refused.
+/// The open flags of a client's that mean something. What else it sends is refused ([`REFUSED`]) or ignored: O_CREAT
+/// and O_EXCL follow from the request's type, the others speak of this process.
 const HONOURED: OFlag = OFlag::O_ACCMODE
     .union(OFlag::O_TRUNC)
     .union(OFlag::O_APPEND)
@@ -53,9 +54,40 @@ const HONOURED: OFlag = OFlag::O_ACCMODE
     .union(OFlag::O_DIRECTORY)
     .union(OFlag::O_NOATIME);
 
-/// Open flags that decide nothing the client may decide: O_CREAT and O_EXCL follow from the request's type, the
-/// others speak of this process.
+/// Open flags that ask for a kind of descriptor that no request hands out.
 const REFUSED: OFlag = OFlag::O_PATH.union(OFlag::O_TMPFILE.difference(OFlag::O_DIRECTORY));
+
+/// Which system calls each request makes, on every C library and architecture that this builds for: the system call
+/// filter allows these. `--sandbox=none` adds openat2(2), a pin and its release to each.
+pub const CALLS: &[(&str, &[libc::c_long])] = &[
+    ("beneath", &[libc::SYS_openat2, libc::SYS_close]),
+    ("identity", &[libc::SYS_setfsuid, libc::SYS_setfsgid, libc::SYS_capget, libc::SYS_capset]),
+    ("T_OPEN", &[libc::SYS_openat, libc::SYS_newfstatat, libc::SYS_fstat]),
+    ("T_CREATE", &[libc::SYS_openat, libc::SYS_newfstatat, libc::SYS_fstat]),
+    ("T_MKNOD", &[libc::SYS_mknodat]),
+    ("T_MKDIR", &[libc::SYS_mkdirat]),
+    ("T_SYMLINK", &[libc::SYS_symlinkat]),
+    ("T_LINK", &[libc::SYS_linkat, libc::SYS_newfstatat]),
+    ("T_LSTAT", &[libc::SYS_newfstatat]),
+    ("T_READLINK", &[libc::SYS_readlinkat]),
+    ("T_STATFS", &[libc::SYS_statfs, libc::SYS_openat, libc::SYS_fstatfs]),
+    ("T_CHMOD", &[sys::SYS_FCHMODAT2, libc::SYS_openat, libc::SYS_fstat, libc::SYS_fchmodat]),
+    ("T_CHOWN", &[libc::SYS_fchownat]),
+    ("T_TRUNCATE", &[libc::SYS_openat, libc::SYS_truncate, libc::SYS_fstat]),
+    ("T_UTIME", &[libc::SYS_utimensat]),
+    ("T_RENAME", &[libc::SYS_renameat, libc::SYS_renameat2]),
+    ("T_REMOVE", &[libc::SYS_unlinkat]),
+    ("T_LGETXATTR", &[libc::SYS_lgetxattr, libc::SYS_openat, libc::SYS_getxattr]),
+    ("T_LLISTXATTR", &[libc::SYS_llistxattr, libc::SYS_openat, libc::SYS_listxattr]),
+    ("T_LSETXATTR", &[libc::SYS_lsetxattr, libc::SYS_openat, libc::SYS_setxattr]),
+    ("T_LREMOVEXATTR", &[libc::SYS_lremovexattr, libc::SYS_openat, libc::SYS_removexattr]),
+    // And one ioctl: VERSION_IOCTL.
+    ("T_GETVERSION", &[libc::SYS_newfstatat, libc::SYS_name_to_handle_at, libc::SYS_openat, libc::SYS_fstat]),
+];
+
+/// The one ioctl that requests make.
+#[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "its type differs by C library")]
+pub const VERSION_IOCTL: u64 = libc::FS_IOC_GETVERSION as u64;
 
 /// The client's open flags, those kept that mean something. `EINVAL` for a kind of descriptor that no request hands out.
 fn open_flags(flags: i32) -> Result<OFlag, Errno> {
@@ -118,7 +150,11 @@ impl Operations {
             Request::Link { old, new } => {
                 let old = self.reach.at(self.first.set(old)?)?;
                 let new = self.reach.slot(self.second.set(new)?)?;
-                linkat(old.dir(), old.name, new.dir(), new.name, LinkatFlags::empty())?;
+                match linkat(old.dir(), old.name, new.dir(), new.name, LinkatFlags::empty()) {
+                    // Landlock's word for the export itself; without it the kernel says of any directory:
+                    Err(Errno::EXDEV) if self.reach.is_root(&old) => return Err(Errno::EPERM),
+                    result => result?,
+                }
                 Ok(put(reply, &DONE))
             }
             Request::Lstat { path } => Ok(put(reply, &encode_stat(&self.lstat(path)?))),

@@ -63,7 +63,8 @@ impl FromStr for Kept {
 }
 
 /// Gives up everything but `kept`: in the permitted, effective and bounding sets; nothing inheritable or ambient, no
-/// supplementary groups, no new privileges by execve, no core dumps, umask 0.
+/// supplementary groups, no new privileges by execve, no core dumps, no
+/// look from outside, umask 0.
 pub fn drop_all_but(kept: &Kept) -> Result<()> {
     let permitted = caps::read(None, CapSet::Permitted).context("cannot read this process's capabilities")?;
     // Group permissions must not be checked against the groups of whoever started us.
@@ -91,6 +92,8 @@ pub fn drop_all_but(kept: &Kept) -> Result<()> {
     caps::set(None, CapSet::Effective, &rest).context("cannot reduce the effective capabilities")?;
     caps::set(None, CapSet::Permitted, &rest).context("cannot reduce the permitted capabilities")?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).context("cannot forbid core dumps")?;
+    // Neither may an unprivileged process of the same user look into this one.
+    nix::sys::prctl::set_dumpable(false).context("cannot make this process undumpable")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     Ok(())
 }

@@ -101,6 +101,24 @@ pub fn enter(sandbox: Sandbox, directory: &Directory) -> Result<(Reach, Sandbox)
     Ok((reach, walls))
 }
 
+/// Leaves the host's network, IPC and UTS namespaces: a process that serves has no use for any of them. Making a
+/// network namespace takes the kernel milliseconds, so this is done once, not for every client. Where it is forbidden it
+/// is left undone: the other walls stand without it.
+pub fn leave_shared_namespaces(sandbox: Sandbox) {
+    if sandbox != Sandbox::Namespace {
+        return;
+    }
+    for (flag, name) in [
+        (CloneFlags::CLONE_NEWNET, "network"),
+        (CloneFlags::CLONE_NEWIPC, "IPC"),
+        (CloneFlags::CLONE_NEWUTS, "UTS"),
+    ] {
+        if let Err(errno) = unshare(flag) {
+            log::debug!("no {name} namespace of its own: {}", errno.desc());
+        }
+    }
+}
+
 /// `/proc/self/fd`, as a mount of its own where the kernel allows it.
 fn own_descriptors() -> Result<OwnedFd> {
     let path = c"/proc/self/fd";

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use log::LevelFilter;
 
 use super::privileges::Kept;
 use super::sandbox::Sandbox;
+use super::seccomp::Seccomp;
 use crate::cli::HelperArgs;
 use crate::text::{escape, escape_path};
 
@@ -27,8 +29,12 @@ pub struct Settings {
     pub readonly: bool,
     /// The walls around a serving process.
     pub sandbox: Sandbox,
+    /// What happens at a system call that no request needs.
+    pub seccomp: Seccomp,
     /// The capabilities of a serving process.
     pub kept: Kept,
+    /// How long to look for a busy client's next request before sleeping.
+    pub busy_poll: Duration,
     /// The limit of open files; as it is where `None`.
     pub rlimit_nofile: Option<u64>,
     /// Where the process's id goes.
@@ -120,7 +126,9 @@ impl TryFrom<HelperArgs> for Settings {
             shared: usize::try_from(args.shared).unwrap_or(1),
             readonly: args.readonly,
             sandbox: args.sandbox,
+            seccomp: args.seccomp,
             kept: args.modcaps,
+            busy_poll: Duration::from_micros(args.busy_poll),
             rlimit_nofile: args.rlimit_nofile,
             pid_file: args.pid_file,
             syslog: args.syslog || !args.nodaemon,

@@ -20,7 +20,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 use super::cleaner::PidFile;
 use super::identity::{IdMaps, Identity};
 use super::notify::{Manager, Parent};
-use super::sandbox::{Directory, Sandbox};
+use super::sandbox::{self, Directory, Sandbox};
 use super::settings::Settings;
 use super::socket::{Listener, Name, accept};
 use super::{privileges, signals, worker};
@@ -60,6 +60,7 @@ pub fn run(
     manager: Manager,
     parent: Parent,
 ) -> Result<Outcome> {
+    sandbox::leave_shared_namespaces(settings.sandbox);
     let sandbox = worker::rehearse(settings, &directory)?;
     signals::ignore_hangup()?;
     let mut wanted = SigSet::empty();
@@ -253,7 +254,7 @@ impl<'s> Supervisor<'s> {
         match confine() {
             Ok(mut confined) => {
                 drop(directory);
-                worker::serve(client, &mut confined.operations)
+                worker::serve(client, &mut confined)
             }
             Err(error) => {
                 log::error!("cannot serve a client: {error:#}");

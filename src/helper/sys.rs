@@ -17,10 +17,20 @@ fn length(result: isize) -> Result<usize, Errno> {
     usize::try_from(result).map_err(|_| Errno::last())
 }
 
+/// Whether a call waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Until there is something.
+    Yes,
+    /// `EAGAIN` where there is nothing.
+    No,
+}
+
 /// `recv(2)` into the front of `buffer`.
-pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
+pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait) -> Result<usize, Errno> {
+    let flags = if wait == Wait::Yes { 0 } else { libc::MSG_DONTWAIT };
     // SAFETY: the kernel writes at most `buffer.len()` bytes to the buffer, which is borrowed for the call.
-    length(unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) })
+    length(unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) })
 }
 
 /// How replies are sent: a peer that is gone is `EPIPE`, never a signal; one that does not read is `EAGAIN`, never a wait.
@@ -145,10 +155,11 @@ pub fn truncate(path: &CStr, size: i64) -> Result<(), Errno> {
     check(unsafe { libc::truncate(path.as_ptr(), size) }.into()).map(drop)
 }
 
+/// `fchmodat2(2)`'s number, the same on every architecture; the libc crate does not name it on all of them.
+pub const SYS_FCHMODAT2: libc::c_long = 452;
+
 /// `fchmodat2(2)` (Linux 6.6) without following a final symbolic link: that is `EOPNOTSUPP`.
 pub fn fchmodat2_nofollow(dir: BorrowedFd<'_>, path: &CStr, mode: u32) -> Result<(), Errno> {
-    // The number is the same on every architecture; the libc crate does not name it on all of them.
-    const SYS_FCHMODAT2: libc::c_long = 452;
     // SAFETY: path is terminated; the other arguments are plain integers.
     let result = unsafe {
         libc::syscall(SYS_FCHMODAT2, dir.as_raw_fd(), path.as_ptr(), mode, libc::AT_SYMLINK_NOFOLLOW)
@@ -256,6 +267,40 @@ pub fn setfsgid(gid: u32) -> u32 {
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the upper half says nothing")]
 fn id(result: libc::c_long) -> u32 {
     result as u32
+}
+
+/// `struct __user_cap_header_struct` (capget(2)).
+#[repr(C)]
+struct CapHeader {
+    version: u32,
+    pid: i32,
+}
+
+/// `struct __user_cap_data_struct`: 32 capabilities of each set.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// Puts the capability of this number (below 32) into this thread's effective set, without allocating. False where it was
+/// there already, or is not permitted.
+pub fn raise_capability(number: u8) -> Result<bool, Errno> {
+    const VERSION_3: u32 = 0x2008_0522;
+    let mut header = CapHeader { version: VERSION_3, pid: 0 };
+    let mut data = [CapData::default(); 2];
+    // SAFETY: version 3 means two CapData (capget(2)); the kernel writes these, and only reads the header.
+    check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) })?;
+    let bit = 1u32 << number;
+    if data[0].effective & bit != 0 || data[0].permitted & bit == 0 {
+        return Ok(false);
+    }
+    data[0].effective |= bit;
+    // SAFETY: as above; the kernel only reads both.
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) })?;
+    Ok(true)
 }
 
 /// `open_tree(2)` with `OPEN_TREE_CLONE`: a private, unattached copy of the mount that `path` is on, with `path`

@@ -4,13 +4,15 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result};
 
+use super::busy_poll::BusyPoll;
 use super::connection::{Connection, Ending};
 use super::identity::{IdMaps, Identity};
 use super::operations::Operations;
-use super::privileges;
 use super::sandbox::{self, Directory, Sandbox};
+use super::seccomp::Filter;
 use super::settings::Settings;
 use super::socket::describe_peer;
+use super::{landlock, privileges};
 use crate::exit::Outcome;
 
 /// What a confined process serves the export with.
@@ -19,27 +21,37 @@ pub struct Confined {
     pub operations: Operations,
     /// What keeps it from the rest of the host.
     pub walls: Sandbox,
+    /// What keeps it from the rest of the kernel, once it serves.
+    filter: Filter,
+    busy_poll: BusyPoll,
 }
 
 /// Confines this process to `directory` for good, and returns what serves it.
 ///
-/// The order matters. The id maps are read while `/proc` is in reach. The walls come first, because building them
+/// The order matters. The id maps are read and the processors counted while `/proc` is in reach. The walls come first, because building them
 /// takes capabilities that nothing after them does; then everything but the seven capabilities goes. The
-/// identity is read last, as the capabilities that are left decide what it can do. (A system call filter
-/// belongs behind all of it.)
+/// identity is read last, as the capabilities that are left decide what it can do. The system call filter is prepared here
+/// and falls into place when there is a client to serve: waiting for one takes calls that serving it does not.
 pub fn confine(settings: &Settings, sandbox: Sandbox, directory: &Directory) -> Result<Confined> {
     let maps = IdMaps::read()?;
+    let busy_poll = BusyPoll::new(settings.busy_poll);
     let (reach, walls) = sandbox::enter(sandbox, directory)?;
+    landlock::confine(&reach)?;
     privileges::drop_all_but(&settings.kept)?;
     let identity = Identity::of_this_thread(maps)?;
-    Ok(Confined { operations: Operations::new(reach, identity, settings.readonly), walls })
+    let filter = Filter::prepare(settings.seccomp)?;
+    Ok(Confined { operations: Operations::new(reach, identity, settings.readonly), walls, filter, busy_poll })
 }
 
 /// Serves one client until it leaves, and says how that ended.
-pub fn serve(socket: OwnedFd, operations: &mut Operations) -> Outcome {
+pub fn serve(socket: OwnedFd, confined: &mut Confined) -> Outcome {
     let peer = describe_peer(socket.as_fd());
     log::info!("client connected: {peer}");
-    match Connection::new(socket).serve(operations) {
+    if let Err(error) = confined.filter.install() {
+        log::error!("cannot serve a client: {error:#}");
+        return Outcome::Failure;
+    }
+    match Connection::new(socket, confined.busy_poll).serve(&mut confined.operations) {
         Ending::Left => log::info!("client left: {peer}"),
         Ending::Stopped => log::info!("stopped by a signal"),
         Ending::CutOff(bytes) => {

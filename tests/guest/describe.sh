@@ -1,3 +1,4 @@
+# shellcheck shell=dash
 # describe FOLDER: every entry below it, one line each with its type, mode, owner, links, size, target and time, then
 # device numbers, checksums of files of at most 6 MB, and all user xattrs. Guest and host must give the same.
 

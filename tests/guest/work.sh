@@ -1,3 +1,4 @@
+# shellcheck shell=dash
 # A working day of a share's: run in the guest by tests/daemon_guest, behind describe.sh.
 #
 # $FOLDER is a new folder in the share. What can be checked from inside is checked here; what stays behind is

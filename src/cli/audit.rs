@@ -1,0 +1,30 @@
+//! `migrate audit`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::report::Format;
+
+/// `migrate audit`.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// Files and folders to look at, `-` for standard input; this machine when none is given
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Audit a host whose file system is mounted at DIR: PATHs and everything printed are as on that host
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// How the findings are printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub format: Format,
+    /// Judge against this QEMU version instead of the installed one
+    #[arg(long, value_name = "VERSION")]
+    pub qemu: Option<String>,
+    /// Exit with 0 whatever was found or left unread
+    #[arg(long)]
+    pub exit_zero: bool,
+    /// Print the JSON Schema of the document, and do nothing else
+    #[arg(long, exclusive = true)]
+    pub schema: bool,
+}

@@ -1,0 +1,109 @@
+//! The last wall: a process that serves makes only the system calls that requests need.
+//!
+//! What requests need stands in [`super::operations::CALLS`], one row a request. What the loop around them needs stands
+//! here. Everything else ends the process, or is logged by the kernel where somebody looks for a call that is missing
+//! (`--seccomp=log`).
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, anyhow};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    apply_filter,
+};
+
+use super::operations;
+
+/// What happens at a system call that is not listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Seccomp {
+    /// The process ends, with SIGSYS.
+    Kill,
+    /// The kernel logs it and lets it pass.
+    Log,
+    /// There is no filter.
+    None,
+}
+
+/// What the loop around requests needs.
+const LOOP: &[libc::c_long] = &[
+    // Receive, reply (to a client that does not read: wait), close what was passed on; look again before sleeping; be
+    // told to stop.
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_close,
+    libc::SYS_close_range,
+    libc::SYS_ppoll,
+    libc::SYS_sched_yield,
+    libc::SYS_clock_gettime,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_restart_syscall,
+    // Log lines: to standard error or syslog, with the process's id, in allocated memory.
+    libc::SYS_write,
+    libc::SYS_getpid,
+    libc::SYS_brk,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    // The end: wait for the cleaner, give back the signal stack, exit; abort where an identity was lost.
+    libc::SYS_wait4,
+    libc::SYS_sigaltstack,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigaction,
+    libc::SYS_gettid,
+    libc::SYS_tgkill,
+];
+
+/// A filter, ready to be installed.
+pub struct Filter(Option<BpfProgram>);
+
+impl Filter {
+    /// Prepares the filter, so that nothing but its installation can fail later. None where the kernel has no seccomp, and says so.
+    pub fn prepare(seccomp: Seccomp) -> Result<Self> {
+        let otherwise = match seccomp {
+            Seccomp::Kill => SeccompAction::KillProcess,
+            Seccomp::Log => SeccompAction::Log,
+            Seccomp::None => return Ok(Self(None)),
+        };
+        if !kernel_has_seccomp() {
+            log::warn!("this kernel has no seccomp filters: going on without one");
+            return Ok(Self(None));
+        }
+        let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> =
+            LOOP.iter().map(|&call| (call, Vec::new())).collect();
+        for (_, calls) in operations::CALLS {
+            rules.extend(calls.iter().map(|&call| (call, Vec::new())));
+        }
+        // Of ioctl, the one that T_GETVERSION makes.
+        rules.insert(libc::SYS_ioctl, vec![second_argument_is(operations::VERSION_IOCTL)?]);
+        // std looks at a descriptor before it closes it, in builds with debug assertions.
+        rules.insert(libc::SYS_fcntl, vec![second_argument_is(libc::F_GETFD.unsigned_abs().into())?]);
+        let arch = std::env::consts::ARCH
+            .try_into()
+            .map_err(|_| anyhow!("no seccomp filters for {}; use --seccomp=none", std::env::consts::ARCH))?;
+        let filter = SeccompFilter::new(rules, otherwise, SeccompAction::Allow, arch)?;
+        Ok(Self(Some(filter.try_into().context("cannot build the system call filter")?)))
+    }
+
+    /// Installs the filter on this process, for good.
+    pub fn install(&self) -> Result<()> {
+        match &self.0 {
+            Some(program) => apply_filter(program).context("cannot install the system call filter"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn second_argument_is(value: u64) -> Result<SeccompRule> {
+    let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
+    Ok(SeccompRule::new(vec![condition])?)
+}
+
+fn kernel_has_seccomp() -> bool {
+    // SAFETY: plain integers; the call changes nothing.
+    unsafe { libc::prctl(libc::PR_GET_SECCOMP, 0, 0, 0, 0) >= 0 }
+}

@@ -1,0 +1,284 @@
+//! The document of `migrate audit`.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::rows::{Counts, FindingRow};
+use super::{SCHEMA, Text, write_findings};
+use crate::exit::Outcome;
+
+/// What `migrate audit` found. Unknown is null; paths are as on the audited host; bytes that are not UTF-8 and
+/// control characters stand as `\\xNN`, a backslash is doubled.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AuditDocument {
+    /// The version of these fields: grows when a field goes or changes its meaning.
+    pub schema: u32,
+    /// The QEMU version that everything was judged against: `--qemu`, else the newest one installed.
+    pub target_qemu: Option<String>,
+    /// The QEMU programs that are installed on the audited host.
+    pub installed_qemu: Vec<QemuRow>,
+    /// Every share over the proxy backend.
+    pub shares: Vec<ShareRow>,
+    /// Every invocation of the helper.
+    pub helpers: Vec<HelperRow>,
+    /// What people should know.
+    pub findings: Vec<FindingRow>,
+    /// What could not be read or parsed. Unread is not clean.
+    pub unread: Vec<UnreadRow>,
+    /// Counts.
+    pub summary: Summary,
+}
+
+/// One installed QEMU program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct QemuRow {
+    /// The program.
+    pub file: String,
+    /// Its version.
+    pub version: Option<String>,
+    /// Whether it has the proxy backend.
+    pub proxy_backend: bool,
+}
+
+/// One share over the proxy backend.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ShareRow {
+    /// Where it stands; `/proc/PID/cmdline` for a running process, null for standard input.
+    pub file: Option<String>,
+    /// The line, from 1; null for a running process.
+    pub line: Option<u64>,
+    /// The format: the reader's name.
+    pub kind: String,
+    /// The guest's name.
+    pub guest: Option<String>,
+    /// The fsdev's id.
+    pub fsdev: Option<String>,
+    /// What the guest mounts by; null when no device names the fsdev.
+    pub mount_tag: Option<String>,
+    /// `socket=`, where it is statically known.
+    pub socket: Option<String>,
+    /// `sock_fd=`, where it is statically known.
+    pub sock_fd: Option<i32>,
+    /// Whether the guest may only read.
+    pub readonly: bool,
+    /// Whether it has `writeout=immediate`.
+    pub writeout: bool,
+    /// The guest's device.
+    pub device: Option<DeviceRow>,
+    /// The exported directory.
+    pub export: Option<String>,
+    /// Who says so: `argument`, `helper` (a configured one), `process` (a running one) or `manager`.
+    pub export_from: Option<String>,
+    /// Where that stands: `FILE:LINE`, or `/proc/PID`.
+    pub export_place: Option<String>,
+    /// Whether the exported directory is known.
+    pub resolved: bool,
+    /// Whether `migrate config` can rewrite it where it stands.
+    pub rewritable: bool,
+    /// The ids of the findings that are about it.
+    pub notes: Vec<String>,
+    /// The running process that has it.
+    pub pid: Option<i32>,
+}
+
+/// The guest's device of a share.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DeviceRow {
+    /// `virtio-9p-pci`, ….
+    pub driver: String,
+    /// The bus it is plugged into.
+    pub bus: Option<String>,
+    /// Its address there, as it is spelt.
+    pub addr: Option<String>,
+    /// Its own id.
+    pub id: Option<String>,
+    /// Everything else but `fsdev` and `mount_tag`.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// One invocation of the helper.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HelperRow {
+    /// Where it stands; `/proc/PID/cmdline` for a running process.
+    pub file: Option<String>,
+    /// The line, from 1.
+    pub line: Option<u64>,
+    /// The exported directory.
+    pub export: Option<String>,
+    /// The socket it listens on.
+    pub socket: Option<String>,
+    /// The connected socket it is handed.
+    pub fd: Option<i32>,
+    /// The socket's owner, as it is spelt.
+    pub uid: Option<String>,
+    /// The socket's group, as it is spelt.
+    pub gid: Option<String>,
+    /// The running process.
+    pub pid: Option<i32>,
+}
+
+/// Something that could not be read or parsed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UnreadRow {
+    /// What.
+    pub file: Option<String>,
+    /// Why.
+    pub reason: String,
+}
+
+/// Counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Summary {
+    /// Files and processes that were read.
+    pub looked_at: u64,
+    /// Files that no format claims: programs, pictures, documentation and the like.
+    pub skipped: u64,
+    /// Entries of `unread`.
+    pub unread: u64,
+    /// Running processes among those looked at.
+    pub processes: u64,
+    /// Shares over the proxy backend.
+    pub shares: u64,
+    /// Those whose exported directory is known.
+    pub resolved: u64,
+    /// Those that `migrate config` can rewrite.
+    pub rewritable: u64,
+    /// Invocations of the helper.
+    pub helpers: u64,
+    /// Findings of each severity.
+    pub findings: Counts,
+}
+
+impl AuditDocument {
+    /// Fills in what follows from the rest: the counts and the schema's version.
+    pub fn finish(&mut self) {
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        self.schema = SCHEMA;
+        self.summary.unread = count(self.unread.len());
+        self.summary.shares = count(self.shares.len());
+        self.summary.resolved = count(self.shares.iter().filter(|share| share.resolved).count());
+        self.summary.rewritable = count(self.shares.iter().filter(|share| share.rewritable).count());
+        self.summary.helpers = count(self.helpers.len());
+        self.summary.findings = Counts::of(&self.findings);
+    }
+
+    /// How the audit ended: proxy setups, else something unread, else clean.
+    pub fn outcome(&self) -> Outcome {
+        if !self.shares.is_empty() || !self.helpers.is_empty() {
+            Outcome::Findings
+        } else if !self.unread.is_empty() {
+            Outcome::Unread
+        } else {
+            Outcome::Clean
+        }
+    }
+}
+
+impl Text for AuditDocument {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        write_findings(&self.findings, out)?;
+        for row in &self.unread {
+            writeln!(out, "{}: unread: {}", row.file.as_deref().unwrap_or("standard input"), row.reason)?;
+        }
+        if !(self.findings.is_empty() && self.unread.is_empty()) {
+            writeln!(out)?;
+        }
+        for qemu in &self.installed_qemu {
+            let version = qemu.version.as_deref().unwrap_or("unknown");
+            let backend = if qemu.proxy_backend { "has" } else { "does not have" };
+            writeln!(out, "{}: QEMU {version}, {backend} the proxy backend", qemu.file)?;
+        }
+        if let Some(target) = &self.target_qemu {
+            writeln!(out, "judged against QEMU {target}")?;
+        }
+        self.summary.text(out)
+    }
+}
+
+impl Text for Summary {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Self { looked_at, skipped, unread, processes, shares, resolved, rewritable, helpers, findings } =
+            self;
+        writeln!(
+            out,
+            "{shares} proxy share{} ({resolved} with a known export, {rewritable} rewritable), {helpers} helper{}",
+            plural(*shares),
+            plural(*helpers)
+        )?;
+        writeln!(
+            out,
+            "{} error{}, {} warning{}, {} info{}",
+            findings.errors,
+            plural(findings.errors),
+            findings.warnings,
+            plural(findings.warnings),
+            findings.infos,
+            plural(findings.infos)
+        )?;
+        writeln!(
+            out,
+            "{looked_at} looked at ({processes} of them processes), {skipped} skipped, {unread} unread"
+        )
+    }
+}
+
+fn plural(n: u64) -> &'static str {
+    if n == 1 { "" } else { "s" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Format, write};
+
+    fn document() -> AuditDocument {
+        let mut document = AuditDocument {
+            target_qemu: Some("9.2".to_owned()),
+            shares: vec![ShareRow {
+                file: Some("/srv/a.sh".to_owned()),
+                line: Some(3),
+                kind: "shell".to_owned(),
+                ..ShareRow::default()
+            }],
+            unread: vec![UnreadRow { file: None, reason: "line 1: not closed".to_owned() }],
+            ..AuditDocument::default()
+        };
+        document.finish();
+        document
+    }
+
+    #[test]
+    fn json_and_yaml_hold_the_same() {
+        let document = document();
+        for format in [Format::Json, Format::Yaml] {
+            let mut out = Vec::new();
+            write(&document, format, &mut out).unwrap();
+            let back: AuditDocument = match format {
+                Format::Json => serde_json::from_slice(&out).unwrap(),
+                _ => serde_yaml::from_slice(&out).unwrap(),
+            };
+            assert_eq!(back, document);
+        }
+    }
+
+    #[test]
+    fn unread_is_not_clean() {
+        let mut document = document();
+        assert_eq!(document.outcome(), Outcome::Findings);
+        document.shares.clear();
+        assert_eq!(document.outcome(), Outcome::Unread);
+        document.unread.clear();
+        assert_eq!(document.outcome(), Outcome::Clean);
+    }
+
+    #[test]
+    fn text_ends_with_the_counts() {
+        let mut out = Vec::new();
+        document().text(&mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.ends_with("0 looked at (0 of them processes), 0 skipped, 1 unread\n"), "{text}");
+    }
+}

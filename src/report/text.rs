@@ -1,0 +1,36 @@
+//! Findings as people read them.
+
+use std::io::{self, Write};
+
+use super::finding::Severity;
+use super::rows::FindingRow;
+
+/// Writes each finding; errors first, and in the order found among equals.
+pub fn write_findings(findings: &[FindingRow], out: &mut dyn Write) -> io::Result<()> {
+    for severity in [Severity::Error, Severity::Warning, Severity::Info] {
+        for finding in findings.iter().filter(|finding| finding.severity == severity) {
+            write_finding(finding, out)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes one finding: `PLACE: severity: message [id]`, and the remedy below it.
+pub fn write_finding(finding: &FindingRow, out: &mut dyn Write) -> io::Result<()> {
+    let place = match (&finding.file, finding.line) {
+        (Some(file), Some(line)) => format!("{file}:{line}: "),
+        (Some(file), None) => format!("{file}: "),
+        (None, Some(line)) => format!("standard input:{line}: "),
+        (None, None) => String::new(),
+    };
+    let severity = match finding.severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+        Severity::Info => "info",
+    };
+    writeln!(out, "{place}{severity}: {} [{}]", finding.message, finding.id)?;
+    if !finding.remedy.is_empty() {
+        writeln!(out, "    {}", finding.remedy)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,24 @@
+//! A `virtfs-proxy-helper` invocation: what knows the exported path.
+
+use std::path::PathBuf;
+
+use super::Place;
+
+/// One invocation of the helper, as some configuration or a running process says it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Helper {
+    /// Where it stands.
+    pub place: Place,
+    /// `-p`: the directory that it serves. `None`: not statically known.
+    pub export: Option<PathBuf>,
+    /// `-s`: the socket that it listens on.
+    pub socket: Option<PathBuf>,
+    /// `-f`: the connected socket that it inherits.
+    pub fd: Option<i32>,
+    /// `-u`, as it is spelt.
+    pub uid: Option<Vec<u8>>,
+    /// `-g`, as it is spelt.
+    pub gid: Option<Vec<u8>>,
+    /// The running process.
+    pub pid: Option<i32>,
+}

@@ -1,0 +1,134 @@
+//! What a rewrite is: the admin's wishes, the edits of a file, and why there are none.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use super::local::Options;
+use super::{ExportPath, Share, Transport};
+use crate::report::finding::Finding;
+use crate::text::{escape, escape_path};
+
+/// How to rewrite a configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Rewrite {
+    /// `--export NAME=PATH`: what the share exports that has NAME as its tag, its id or its socket's path.
+    pub exports: Vec<(Vec<u8>, PathBuf)>,
+    /// Which directory the helper serves that listens on a socket.
+    pub served: Vec<(PathBuf, PathBuf)>,
+    /// What the `local` shares are to be like.
+    pub local: Options,
+    /// Change libvirt's `<qemu:arg>` itself instead of saying the share in libvirt's own words.
+    pub in_place_args: bool,
+}
+
+/// Some bytes of a file that become others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    /// These bytes of the file…
+    pub span: Range<usize>,
+    /// …become these.
+    pub with: Vec<u8>,
+}
+
+/// What a rewrite does to one file.
+#[derive(Debug, Clone, Default)]
+pub struct Edits {
+    /// The changes, apart from each other, in any order.
+    pub edits: Vec<Edit>,
+    /// The shares that they move.
+    pub moved: Vec<Moved>,
+    /// What the admin should know about them.
+    pub findings: Vec<Finding>,
+}
+
+/// A share that is rewritten.
+#[derive(Debug, Clone)]
+pub struct Moved {
+    /// As it was.
+    pub share: Share,
+    /// What it exports.
+    pub export: PathBuf,
+}
+
+/// Why a file is not rewritten. Nothing of it is, then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The line that it is about.
+    pub line: Option<u64>,
+    /// What is in the way, in one sentence without a full stop.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl Refusal {
+    /// A refusal about a line.
+    pub fn at(line: Option<u64>, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { line, message: message.into(), remedy: remedy.into() }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.message, self.remedy)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl Rewrite {
+    /// What `share` exports: what the admin says, else what its helper does.
+    pub fn export_of(&self, share: &Share) -> Result<PathBuf, Refusal> {
+        let given = self.exports.iter().find(|(name, _)| names(name, share));
+        if let Some((name, path)) = given {
+            if !path.is_absolute() {
+                return Err(Refusal::at(
+                    share.place.line,
+                    format!("the export of {} is a relative path, {}", escape(name), escape_path(path)),
+                    "give the path from the root",
+                ));
+            }
+            return Ok(path.clone());
+        }
+        if let ExportPath::Known { path, .. } = &share.export {
+            return Ok(path.clone());
+        }
+        if let Transport::Socket(socket) = &share.transport
+            && let Some((_, path)) = self.served.iter().find(|(served, _)| served == socket)
+        {
+            return Ok(path.clone());
+        }
+        let name = escape(share.mount_tag.as_ref().unwrap_or(&share.fsdev)).into_owned();
+        Err(Refusal::at(
+            share.place.line,
+            format!("nothing here says which directory the share {name} exports"),
+            format!(
+                "pass --export {name}=PATH (`migrate audit` finds it where the helper runs or has a unit)"
+            ),
+        ))
+    }
+}
+
+/// Whether the admin's `name` means `share`.
+fn names(name: &[u8], share: &Share) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    share.fsdev == name
+        || share.mount_tag.as_deref() == Some(name)
+        || matches!(&share.transport, Transport::Socket(path) if path.as_os_str().as_bytes() == name)
+}
+
+/// `bytes` after `edits`, which must not overlap.
+pub fn apply(bytes: &[u8], edits: &[Edit]) -> Vec<u8> {
+    let mut ordered: Vec<_> = edits.iter().collect();
+    ordered.sort_by_key(|edit| (edit.span.start, edit.span.end));
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    for edit in ordered {
+        out.extend_from_slice(bytes.get(at..edit.span.start).unwrap_or_default());
+        out.extend_from_slice(&edit.with);
+        at = edit.span.end;
+    }
+    out.extend_from_slice(bytes.get(at..).unwrap_or_default());
+    out
+}
