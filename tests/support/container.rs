@@ -117,7 +117,9 @@ impl Engine {
 
     /// Takes the image in.
     pub fn load(&self) {
-        self.run(["load", "--quiet", "--input"].map(OsStr::new).into_iter().chain([image().archive.as_os_str()]));
+        self.run(
+            ["load", "--quiet", "--input"].map(OsStr::new).into_iter().chain([image().archive.as_os_str()]),
+        );
     }
 
     /// A directory for what a test needs.
@@ -156,7 +158,11 @@ impl Engine {
     /// Runs scripts/run-sidecar with this engine and the test's image.
     pub fn sidecar<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Output {
         let mut command = self.command(script("run-sidecar"));
-        command.args(["--engine", "podman", "--image", IMAGE]).args(words).output().expect("scripts/run-sidecar")
+        command
+            .args(["--engine", "podman", "--image", IMAGE])
+            .args(words)
+            .output()
+            .expect("scripts/run-sidecar")
     }
 
     /// What a container has printed.
@@ -178,7 +184,9 @@ impl Engine {
     /// Waits until the helper of a container says that it serves.
     #[track_caller]
     pub fn wait_healthy(&self, name: &str) {
-        wait_until(&format!("container {name} to serve; it says:\n{}", self.log(name)), || self.healthy(name));
+        wait_until(&format!("container {name} to serve; it says:\n{}", self.log(name)), || {
+            self.healthy(name)
+        });
     }
 
     /// What a reboot leaves: the storage, but no process, no mount and nothing of /run.
