@@ -223,8 +223,9 @@ impl Drop for Engine {
 /// Writes podman's configuration for a storage below `directory`. What depends on the machine is asked from it: limits
 /// that may not be raised, no systemd to make control groups.
 fn configure(directory: &Path) {
-    let (_, files) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of open files");
-    let (_, processes) = getrlimit(Resource::RLIMIT_NPROC).expect("the limit of processes");
+    // Podman asks for a million, and may not always raise what it has.
+    let limit = |what| getrlimit(what).expect("a limit").1.min(20_000);
+    let (files, processes) = (limit(Resource::RLIMIT_NOFILE), limit(Resource::RLIMIT_NPROC));
     let runtime = if Path::new("/usr/sbin/runc").exists() { "runtime = \"runc\"\n" } else { "" };
     let root = directory.display();
     let containers = format!(
