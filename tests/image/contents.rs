@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::container::{Engine, IMAGE, build, image, script, stdout_of};
+use crate::container::{Engine, IMAGE, build, image, script, stdout_of, tools};
 
 /// The image may take this much, unpacked.
 const MOST: u64 = 4 << 20;
@@ -116,6 +116,17 @@ fn the_bill_of_materials_names_what_is_locked() {
     for other in ["proptest", "tempfile", "serde_derive", "syn", "clap_derive"] {
         assert!(!names.contains(other), "{other} is in {names:?}, but not in the binary");
     }
+}
+
+#[test]
+fn the_bill_of_materials_is_cyclonedx() {
+    const CHECK: &str = "import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+sys.exit(str(JsonStrictValidator(SchemaVersion.V1_5).validate_str(open(sys.argv[1]).read()) or ''))";
+    let mut command = std::process::Command::new(tools().join("python3"));
+    let output = command.args(["-c", CHECK]).arg(&image().sbom).output().unwrap();
+    stdout_of("the validator", &output);
 }
 
 #[test]

@@ -120,8 +120,6 @@ fn an_ordinary_user_serves_own_files() {
         podman stop --time 8 helper
         podman rm helper
         podman unshare rm -rf "{export}/theirs" "{export}/roots" "{export}/fifo"
-        # Its storage is full of files of the subordinate ids.
-        podman system reset --force
         "#,
         archive = archive.display(),
         sidecar = crate::container::script("run-sidecar").display(),

@@ -81,8 +81,14 @@ pub fn need(program: &str) {
     assert!(
         found,
         "{program} is missing. Install what is missing of: apt-get install podman buildah runc catatonit uidmap \
-         slirp4netns podman-compose cpio"
+         slirp4netns python3-venv"
     );
+}
+
+/// Where the programs of scripts/lib/tools are.
+pub fn tools() -> PathBuf {
+    let output = Command::new(script("lib/tools")).stdin(Stdio::null()).output().expect("scripts/lib/tools");
+    stdout_of("scripts/lib/tools", &output).trim().into()
 }
 
 /// What a command printed; panics with all it said where it failed.
@@ -111,6 +117,7 @@ impl Engine {
         need("podman");
         need("conmon");
         let directory = scratch();
+        share(directory.path());
         configure(directory.path());
         Self { directory }
     }
@@ -218,6 +225,15 @@ impl Drop for Engine {
         let _ = self.podman(["volume", "rm", "--all", "--force"]);
         unmount_below(self.directory.path());
     }
+}
+
+/// Lets what is unmounted below `directory` be unmounted in every other container's view too, which systemd sees to
+/// elsewhere: otherwise one container could not be removed while another starts.
+fn share(directory: &Path) {
+    use nix::mount::{MsFlags, mount};
+    let none = None::<&str>;
+    mount(Some(directory), directory, none, MsFlags::MS_BIND, none).expect("a mount for podman");
+    mount(none, directory, none, MsFlags::MS_SHARED, none).expect("a shared mount for podman");
 }
 
 /// Writes podman's configuration for a storage below `directory`. What depends on the machine is asked from it: limits
