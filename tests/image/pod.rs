@@ -112,6 +112,6 @@ fn qemu_and_helper_work_side_by_side() {
     assert!(engine.healthy(helper));
     assert_eq!(engine.pid(helper), pid);
 
-    engine.run(["kube".as_ref(), "down".as_ref(), file.as_os_str()]);
+    engine.remove(["kube".as_ref(), "down".as_ref(), file.as_os_str()]);
     assert!(!process::of(pid, "").exists());
 }

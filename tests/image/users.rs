@@ -60,7 +60,7 @@ fn with_a_uidmap_the_export_belongs_to_the_mapped_ids() {
     assert_eq!(stat.uid, 65534);
     client.ask(&ask::chown(b"/roots-file", 0, 0)).fails(EPERM);
     drop(client);
-    engine.run(["rm", "--force", "--time", "5", "mapped"]);
+    engine.run(["stop", "--time", "8", "mapped"]);
 
     // A QEMU that the namespace has no id for can't be given a socket.
     stdout_of("scripts/run-sidecar", &sidecar("unmapped", &["--uid", "70000", "--gid", "70000"]));

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::sys::resource::{Resource, getrlimit};
 use tempfile::TempDir;
@@ -102,7 +102,12 @@ pub fn stdout_of(what: &str, output: &Output) -> String {
 /// A podman with a storage of its own, which holds the image.
 pub struct Engine {
     directory: TempDir,
+    _alone: MutexGuard<'static, ()>,
 }
+
+/// Containers that start hold on to the mounts of those that end, where the host's mounts are not shared: one test at a
+/// time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 impl Engine {
     /// An engine as root.
@@ -115,11 +120,10 @@ impl Engine {
     /// One without the image.
     pub fn empty() -> Self {
         need("podman");
-        need("conmon");
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = scratch();
-        share(directory.path());
         configure(directory.path());
-        Self { directory }
+        Self { directory, _alone }
     }
 
     /// Takes the image in.
@@ -160,6 +164,13 @@ impl Engine {
     pub fn run<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> String {
         let words: Vec<_> = words.into_iter().map(|word| word.as_ref().to_owned()).collect();
         stdout_of(&format!("podman {words:?}"), &self.podman(&words))
+    }
+
+    /// Runs `podman WORD…` that removes something, again where another process on this machine still sees a mount of it.
+    #[track_caller]
+    pub fn remove<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) {
+        let words: Vec<_> = words.into_iter().map(|word| word.as_ref().to_owned()).collect();
+        wait_until(&format!("podman {words:?}"), || self.podman(&words).status.success());
     }
 
     /// Runs scripts/run-sidecar with this engine and the test's image.
@@ -225,15 +236,6 @@ impl Drop for Engine {
         let _ = self.podman(["volume", "rm", "--all", "--force"]);
         unmount_below(self.directory.path());
     }
-}
-
-/// Lets what is unmounted below `directory` be unmounted in every other container's view too, which systemd sees to
-/// elsewhere: otherwise one container could not be removed while another starts.
-fn share(directory: &Path) {
-    use nix::mount::{MsFlags, mount};
-    let none = None::<&str>;
-    mount(Some(directory), directory, none, MsFlags::MS_BIND, none).expect("a mount for podman");
-    mount(none, directory, none, MsFlags::MS_SHARED, none).expect("a shared mount for podman");
 }
 
 /// Writes podman's configuration for a storage below `directory`. What depends on the machine is asked from it: limits
