@@ -119,7 +119,9 @@ impl Engine {
 
     /// One without the image.
     pub fn empty() -> Self {
-        need("podman");
+        for program in ["podman", "runc", "catatonit"] {
+            need(program);
+        }
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = scratch();
         configure(directory.path());
@@ -209,6 +211,7 @@ impl Engine {
 
     /// What a reboot leaves: the storage, but no process, no mount and nothing of /run.
     pub fn reboot(&self) {
+        let ids = self.run(["ps", "--all", "--quiet", "--no-trunc"]);
         let root = self.directory.path().as_os_str().as_encoded_bytes();
         for entry in fs::read_dir("/proc").expect("/proc").flatten() {
             let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
@@ -226,6 +229,10 @@ impl Engine {
             fs::create_dir(&path).expect("the runtime directory");
         }
         unmount_below(&self.directory.path().join("root"));
+        // The runtime's own state is in the host's /run, for all engines.
+        for id in ids.lines() {
+            let _ = Command::new("runc").args(["delete", "--force", id]).output().expect("runc");
+        }
     }
 }
 
@@ -244,11 +251,10 @@ fn configure(directory: &Path) {
     // Podman asks for a million, and may not always raise what it has.
     let limit = |what| getrlimit(what).expect("a limit").1.min(20_000);
     let (files, processes) = (limit(Resource::RLIMIT_NOFILE), limit(Resource::RLIMIT_NPROC));
-    let runtime = if Path::new("/usr/sbin/runc").exists() { "runtime = \"runc\"\n" } else { "" };
     let root = directory.display();
     let containers = format!(
         "[containers]\ndefault_ulimits = [\"nofile={files}:{files}\", \"nproc={processes}:{processes}\"]\n\
-         [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\ntmp_dir = \"{root}/tmp\"\n{runtime}"
+         [engine]\ncgroup_manager = \"cgroupfs\"\nlock_type = \"file\"\nevents_logger = \"file\"\ntmp_dir = \"{root}/tmp\"\nruntime = \"runc\"\n"
     );
     let storage =
         format!("[storage]\ndriver = \"overlay\"\ngraphroot = \"{root}/root\"\nrunroot = \"{root}/run\"\n");
