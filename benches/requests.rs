@@ -6,9 +6,12 @@
 //! the rounds, the ratios medians of the rounds' own ratios, so that a noisy moment weighs nothing. CPU is what the
 //! helper itself used, on all its threads, by the scheduler's account.
 //!
+//! Ours runs twice: with `--busy-poll=0` ("sleeps"), and as it comes ("ours").
+//!
 //! Options (after `--`): `--rounds N`, `--only TEXT` (rows that contain it), `--dir DIR` (where the trees
 //! are made), `--pin CPU` (client and helpers on one CPU: whether the scheduler puts both on one or not
-//! decides between 6 and 60 microseconds on a small virtual machine, whichever helper it is), `--ours PATH` (another binary of ours), `--base PATH` (a second one of ours to compare to).
+//! decides between 6 and 60 microseconds on a small virtual machine, whichever helper it is), `--apart` (client and helpers on
+//! two CPUs), `--ours PATH` (another binary of ours), `--base PATH` (a second one of ours to compare to).
 
 #![allow(
     clippy::expect_used,
@@ -59,6 +62,9 @@ struct Options {
     /// Keep client and helpers on this CPU
     #[arg(long)]
     pin: Option<usize>,
+    /// Keep the client on CPU 0 and the helpers on CPU 1
+    #[arg(long, conflicts_with = "pin")]
+    apart: bool,
     /// Our binary
     #[arg(long, default_value_os_t = program::ours())]
     ours: PathBuf,
@@ -230,6 +236,13 @@ fn symlink(number: usize, uid: i32) -> Request {
     ask::symlink(b"../some/where", &at("s", number), uid, uid)
 }
 
+/// A helper that takes part.
+struct Player {
+    name: &'static str,
+    program: PathBuf,
+    options: &'static [&'static str],
+}
+
 /// A helper on its tree, and what was measured of it in one row.
 struct Side {
     root: PathBuf,
@@ -242,8 +255,10 @@ struct Side {
 }
 
 impl Side {
-    fn start(program: &Path, root: PathBuf) -> Self {
-        let (running, client) = Launch::new(program, &root).by_fd();
+    fn start(player: &Player, root: PathBuf) -> Self {
+        let launch = Launch::new(&player.program, &root);
+        let (running, client) =
+            player.options.iter().fold(launch, |launch, option| launch.option(*option)).by_fd();
         Self { root, running, client, times: Vec::new(), cpu: 0.0 }
     }
 
@@ -311,16 +326,30 @@ fn make_tree(root: &Path) {
     tree.file(format!("{deep}/file"), b"", 0o644, 0, 0);
 }
 
+/// Keeps a process (0: this one) on a CPU.
+fn keep_on(pid: u32, cpu: usize) {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu).expect("a CPU's number");
+    sched_setaffinity(Pid::from_raw(pid as i32), &cpus).expect("a CPU to run on");
+}
+
 /// Plays one row to fresh helpers, on fresh trees below `dir`.
-fn measure(row: &Row, programs: &[(&str, PathBuf)], dir: &Path, options: &Options) -> Vec<Side> {
-    let mut sides: Vec<Side> = programs
+fn measure(row: &Row, players: &[Player], dir: &Path, options: &Options) -> Vec<Side> {
+    let mut sides: Vec<Side> = players
         .iter()
-        .map(|(name, program)| {
-            let root = dir.join(format!("{name}: {}", row.name));
+        .map(|player| {
+            let root = dir.join(format!("{}: {}", player.name, row.name));
             make_tree(&root);
-            Side::start(program, root)
+            Side::start(player, root)
         })
         .collect();
+    if options.apart {
+        // Only now: a helper that finds itself on one CPU alone never looks before it sleeps.
+        keep_on(0, 0);
+        for side in &sides {
+            keep_on(side.running.pid(), 1);
+        }
+    }
     let count = sides.len();
     for round in 0..=options.rounds {
         for turn in 0..count {
@@ -332,47 +361,54 @@ fn measure(row: &Row, programs: &[(&str, PathBuf)], dir: &Path, options: &Option
 
 /// The table's columns and its sums.
 struct Table {
-    heads: Vec<String>,
+    /// The helpers after the reference.
+    others: usize,
     ratios: Vec<Vec<f64>>,
 }
 
 impl Table {
-    fn new(names: &[&str]) -> Self {
-        let times = names.iter().map(|name| format!("{name} µs"));
-        let ratios = names[1..].iter().map(|name| format!("{name} / {}", names[0]));
-        let last = (names.len() > 2).then(|| format!("{} / {}", names[2], names[1]));
-        let cpu = names.iter().map(|name| format!("{name} CPU µs"));
-        let heads: Vec<String> = times.chain(ratios).chain(last).chain(cpu).collect();
+    fn new(players: &[Player]) -> Self {
+        let names: Vec<&str> = players.iter().map(|player| player.name).collect();
+        let heads = [" µs", " / C", " CPU µs", " CPU / C"]
+            .iter()
+            .enumerate()
+            .flat_map(|(kind, what)| names[kind % 2..].iter().map(move |name| format!("{name}{what}")));
+        let heads: Vec<String> = heads.collect();
         println!("| request | {} |", heads.join(" | "));
         println!("|---|{}", "---:|".repeat(heads.len()));
-        Self { heads, ratios: Vec::new() }
+        Self { others: names.len() - 1, ratios: Vec::new() }
     }
 
     fn row(&mut self, name: &str, sides: &[Side], rounds: usize) {
-        let ratio = |left: &Side, right: &Side| {
-            median(left.times.iter().zip(&right.times).map(|(left, right)| left / right))
-        };
-        let mut ratios: Vec<f64> = sides[1..].iter().map(|side| ratio(side, &sides[0])).collect();
-        if let [_, base, ours] = sides {
-            ratios.push(ratio(ours, base));
-        }
-        let times = sides.iter().map(|side| format!("{:.1}", median(side.times.clone()) * 1e6));
-        let shown = ratios.iter().map(|ratio| format!("{ratio:.2}"));
-        let cpu = sides.iter().map(|side| format!("{:.1}", side.cpu / rounds as f64 * 1e6));
-        let cells: Vec<String> = times.chain(shown).chain(cpu).collect();
+        let (reference, others) = sides.split_first().expect("the reference and ours");
+        let times = others
+            .iter()
+            .map(|side| median(side.times.iter().zip(&reference.times).map(|(ours, theirs)| ours / theirs)));
+        let cpu = others.iter().map(|side| side.cpu / reference.cpu);
+        let ratios: Vec<f64> = times.chain(cpu).collect();
+        let microseconds = |seconds: f64| format!("{:.1}", seconds * 1e6);
+        let ratio = |ratio: &f64| format!("{ratio:.2}");
+        let cells: Vec<String> = (sides.iter().map(|side| microseconds(median(side.times.clone()))))
+            .chain(ratios[..self.others].iter().map(ratio))
+            .chain(sides.iter().map(|side| microseconds(side.cpu / rounds as f64)))
+            .chain(ratios[self.others..].iter().map(ratio))
+            .collect();
         println!("| {name} | {} |", cells.join(" | "));
         self.ratios.push(ratios);
     }
 
     /// The last row: the ratios' geometric means.
     fn end(&self) {
-        let Some(first) = self.ratios.first() else { return };
-        let sides = (self.heads.len() - first.len()) / 2;
-        let mut cells = vec![String::new(); self.heads.len()];
-        for column in 0..first.len() {
+        let mean = |column: usize| {
             let all: Vec<f64> = self.ratios.iter().map(|ratios| ratios[column]).collect();
-            cells[sides + column] = format!("**{:.2}**", geometric_mean(&all));
-        }
+            format!("**{:.2}**", geometric_mean(&all))
+        };
+        let empty = || std::iter::repeat_n(String::new(), self.others + 1);
+        let cells: Vec<String> = empty()
+            .chain((0..self.others).map(mean))
+            .chain(empty())
+            .chain((self.others..2 * self.others).map(mean))
+            .collect();
         println!("| **geometric mean** | {} |", cells.join(" | "));
     }
 }
@@ -380,19 +416,17 @@ impl Table {
 fn main() {
     program::need_root();
     let options = Options::parse();
-    let mut programs = vec![("C", program::reference())];
-    programs.extend(options.base.clone().map(|path| ("base", path)));
-    programs.push(("ours", options.ours.clone()));
-    let names: Vec<&str> = programs.iter().map(|(name, _)| *name).collect();
+    let mut players = vec![Player { name: "C", program: program::reference(), options: &[] }];
+    players.extend(options.base.clone().map(|program| Player { name: "base", program, options: &[] }));
+    players.push(Player { name: "sleeps", program: options.ours.clone(), options: &["--busy-poll=0"] });
+    players.push(Player { name: "ours", program: options.ours.clone(), options: &[] });
     if let Some(cpu) = options.pin {
-        let mut cpus = CpuSet::new();
-        cpus.set(cpu).expect("a CPU's number");
-        sched_setaffinity(Pid::from_raw(0), &cpus).expect("a CPU to run on");
+        keep_on(0, cpu);
     }
     let dir = options.dir.as_ref().map_or_else(tempfile::tempdir, tempfile::tempdir_in).expect("a directory");
-    let mut table = Table::new(&names);
+    let mut table = Table::new(&players);
     for row in ROWS.iter().filter(|row| row.name.contains(&options.only)) {
-        let sides = measure(row, &programs, dir.path(), &options);
+        let sides = measure(row, &players, dir.path(), &options);
         table.row(row.name, &sides, options.rounds);
     }
     table.end();

@@ -8,8 +8,8 @@ mod helper;
 use clap::{Args, Parser, Subcommand};
 
 pub use audit::AuditArgs;
-pub use config::ConfigArgs;
-pub use data::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, VerifyArgs};
+pub use config::{ConfigArgs, Snippet};
+pub use data::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, TreeForm, VerifyArgs};
 pub use helper::{HealthcheckArgs, HelperArgs};
 
 /// QEMU's 9p proxy helper, and the way off the proxy backend.

@@ -1,11 +1,46 @@
 //! The export's files: their two on-disk forms, and the way from one to the other.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`entry`] | an entry as the guest sees it; an inode as the kernel tells it |
+//! | [`pin`] | one inode, held by a descriptor |
+//! | [`tree`], [`walk`] | a tree's directories, and walks over them that nothing leads outside |
+//! | [`form`] | the forms of a tree, and one reader for all |
+//! | [`journal`] | the original state of everything, and its format |
+//! | [`passthrough`], [`mapped_xattr`], [`mapped_file`] | one form each |
+//! | [`survey`], [`filesystem`], [`mounts`] | what an export holds, and what it lies on |
+//! | [`mod@check`] | whether an export can move, and at what price |
+//! | [`mod@verify`] | a conversion proved against its journal |
+//! | [`live`] | who has an export open |
+//! | [`owner`] | the user that QEMU runs as |
+//! | [`manifest`], [`acl`] | a tree as text |
+
+pub mod acl;
+pub mod check;
+pub mod entry;
+pub mod filesystem;
+pub mod form;
+pub mod journal;
+pub mod live;
+pub mod manifest;
+pub mod mapped_file;
+pub mod mapped_xattr;
+pub mod mounts;
+pub mod owner;
+pub mod passthrough;
+pub mod pin;
+pub mod survey;
+mod sys;
+pub mod tree;
+pub mod verify;
+pub mod walk;
 
 use crate::cli::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, VerifyArgs};
 use crate::exit::Outcome;
 
 /// `migrate check`.
-pub fn check(_args: &CheckArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
+pub fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
+    check::run(args)
 }
 
 /// `migrate convert`.
@@ -14,8 +49,8 @@ pub fn convert(_args: &ConvertArgs) -> anyhow::Result<Outcome> {
 }
 
 /// `migrate verify`.
-pub fn verify(_args: &VerifyArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
+pub fn verify(args: &VerifyArgs) -> anyhow::Result<Outcome> {
+    verify::run(args)
 }
 
 /// `migrate rollback`.
@@ -24,6 +59,6 @@ pub fn rollback(_args: &RollbackArgs) -> anyhow::Result<Outcome> {
 }
 
 /// `migrate manifest`.
-pub fn manifest(_args: &ManifestArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
+pub fn manifest(args: &ManifestArgs) -> anyhow::Result<Outcome> {
+    manifest::run(args)
 }

@@ -10,12 +10,15 @@
 //! | [`cleaner`] | what removes socket and pid file behind a process that serves |
 //! | [`sandbox`], [`landlock`], [`privileges`], [`seccomp`] | the walls, and what is left to do inside |
 //! | [`worker`], [`supervisor`] | a process that serves, and the one that starts them |
+//! | [`pid_namespace`], [`lifeline`] | what a worker has besides, because it was forked |
 //! | [`connection`], [`busy_poll`] | bytes ↔ requests and replies on a socket |
 //! | [`protocol`] | the wire format: table and codec |
 //! | [`operations`], [`export`], [`path`], [`identity`], [`version`] | what requests do, to which files, as whom |
 //! | [`health`] | asking a running helper how it is |
 //! | [`sys`], [`signals`], [`logging`] | the kernel's side |
 
+#[cfg(feature = "break-in")]
+pub mod break_in;
 pub mod busy_poll;
 pub mod cleaner;
 pub mod connection;
@@ -23,10 +26,12 @@ pub mod export;
 pub mod health;
 pub mod identity;
 pub mod landlock;
+pub mod lifeline;
 pub mod logging;
 pub mod notify;
 pub mod operations;
 pub mod path;
+pub mod pid_namespace;
 pub mod privileges;
 pub mod protocol;
 pub mod sandbox;
@@ -54,6 +59,7 @@ use sandbox::Directory;
 use settings::Endpoint;
 pub use settings::Settings;
 use socket::Listener;
+use worker::Client;
 
 /// Serves an export as the command line says. Errors are printed here, once, with their context.
 pub fn run(args: HelperArgs) -> Outcome {
@@ -180,7 +186,7 @@ fn serve_one(
         },
     };
     cleaner.connected();
-    let outcome = worker::serve(client, &mut confined);
+    let outcome = worker::serve(Client::new(client), &mut confined);
     manager.tell("STOPPING=1");
     drop(cleaner);
     Ok(outcome)

@@ -6,7 +6,7 @@ use crate::exit::Outcome;
 /// Runs one step of a migration. Errors are printed here, once, with their context.
 pub fn run(verb: MigrateVerb) -> Outcome {
     let result = match verb {
-        MigrateVerb::Audit(args) => crate::sources::audit(&args),
+        MigrateVerb::Audit(args) => crate::sources::audit::run(&args),
         MigrateVerb::Config(args) => crate::sources::config(&args),
         MigrateVerb::Check(args) => crate::data::check(&args),
         MigrateVerb::Convert(args) => crate::data::convert(&args),

@@ -4,9 +4,11 @@
 //! and hands it to [`print`]. Its exit status is [`Counts::outcome`] or its own, the same in every format.
 
 pub mod audit;
+pub mod check;
 pub mod finding;
 pub mod rows;
 mod text;
+pub mod verify;
 
 use std::io::{self, Write};
 

@@ -3,17 +3,23 @@
 pub mod argv;
 pub mod helper;
 pub mod local;
+pub mod qemu_opts;
 pub mod rewrite;
 
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+
+use crate::text;
 
 /// One 9p share over the proxy backend, as some configuration describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
-    /// The fsdev's id. `-virtfs` without one takes the mount tag.
+    /// The fsdev's id; `-virtfs` without one takes the mount tag. Empty: there is none, or it is not statically
+    /// known.
     pub fsdev: Vec<u8>,
-    /// What the guest mounts by. `None`: no device names this fsdev, and the guest never sees it.
+    /// What the guest mounts by. `None`: no device names this fsdev and the guest never sees it, or the tag is not
+    /// statically known.
     pub mount_tag: Option<Vec<u8>>,
     /// How QEMU reaches its helper.
     pub transport: Transport,
@@ -36,10 +42,33 @@ pub struct Share {
 pub enum Note {
     /// No device names its fsdev: the guest never sees it, and QEMU never connects.
     NoDevice,
-    /// A part that matters is not statically known: this text of the file.
+    /// A part of its fsdev is not statically known: this text of the file.
     Unknown(Vec<u8>),
+    /// A part of its device is not statically known: this text of the file.
+    UnknownOfDevice(Vec<u8>),
     /// QEMU refuses it as it stands, and why.
     Refused(String),
+    /// It stands in a file that a program writes by itself: that program's own configuration is what to change.
+    Generated,
+}
+
+impl Share {
+    /// What to call it when speaking to people, and what `--export` takes: its tag, else its id. Not escaped.
+    pub fn name(&self) -> &[u8] {
+        self.mount_tag.as_deref().unwrap_or(&self.fsdev)
+    }
+
+    /// Whether `name` is its tag, its id or its socket's path.
+    pub fn is_called(&self, name: &[u8]) -> bool {
+        self.fsdev == name
+            || self.mount_tag.as_deref() == Some(name)
+            || matches!(&self.transport, Transport::Socket(path) if path.as_os_str().as_bytes() == name)
+    }
+
+    /// [`Share::name`], safe to print.
+    pub fn title(&self) -> String {
+        if self.name().is_empty() { "without a name".into() } else { text::escape(self.name()).into_owned() }
+    }
 }
 
 impl Note {
@@ -48,7 +77,9 @@ impl Note {
         match self {
             Self::NoDevice => "no-device",
             Self::Unknown(_) => "unknown-value",
+            Self::UnknownOfDevice(_) => "unknown-device-value",
             Self::Refused(_) => "refused-by-qemu",
+            Self::Generated => "generated-file",
         }
     }
 }

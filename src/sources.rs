@@ -1,9 +1,21 @@
 //! Where shares hide: one file a format, one line a format in [`FORMATS`].
 
-use std::fmt;
-use std::path::Path;
+pub mod audit;
+mod chars;
+mod commands;
+mod config;
+mod invocation;
+mod join;
+pub mod libvirt;
+mod shell;
+mod spelling;
 
-use crate::cli::{AuditArgs, ConfigArgs};
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::cli::ConfigArgs;
 use crate::exit::Outcome;
 use crate::report::finding::Finding;
 use crate::share::Share;
@@ -26,8 +38,19 @@ pub struct Reading {
     pub shares: Vec<Share>,
     /// Invocations of the helper.
     pub helpers: Vec<Helper>,
+    /// Sockets that systemd listens on for a service.
+    pub listeners: Vec<Listener>,
     /// What else people should know.
     pub findings: Vec<Finding>,
+}
+
+/// A socket that systemd listens on for a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// The socket.
+    pub socket: PathBuf,
+    /// The name of the service's unit, without `.service` and without its instance.
+    pub service: String,
 }
 
 /// Why a document can't be read. Unread is not clean.
@@ -61,7 +84,27 @@ pub trait Format: Sync {
 }
 
 /// Every format there is, in the order in which they are asked: the first that recognises a document reads it.
-pub static FORMATS: &[&dyn Format] = &[];
+pub static FORMATS: &[&dyn Format] = &[
+    &libvirt::Libvirt, //
+    &shell::Shell,
+];
+
+/// The format of a document.
+pub fn recognise(document: &Document) -> Option<&'static dyn Format> {
+    FORMATS.iter().copied().find(|format| format.recognises(document))
+}
+
+/// Bytes as a path.
+pub fn path_of(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(bytes))
+}
+
+impl Unreadable {
+    /// A file that can't be read can't be rewritten.
+    pub fn refusal(self) -> Refusal {
+        Refusal::at(self.line, self.reason, "correct the file first")
+    }
+}
 
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -74,12 +117,7 @@ impl fmt::Display for Unreadable {
 
 impl std::error::Error for Unreadable {}
 
-/// `migrate audit`.
-pub fn audit(_args: &AuditArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
-}
-
 /// `migrate config`.
-pub fn config(_args: &ConfigArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
+pub fn config(args: &ConfigArgs) -> anyhow::Result<Outcome> {
+    config::run(args)
 }

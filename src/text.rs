@@ -82,6 +82,31 @@ pub fn unescape(text: &str) -> Vec<u8> {
     out
 }
 
+/// A word as a POSIX shell takes it: as it is where nothing in it means something to a shell, else quoted.
+///
+/// # Example
+/// ```
+/// use virtfs_proxy_helper::text::shell_word;
+/// assert_eq!(shell_word(b"/srv/a,b"), b"/srv/a,b");
+/// assert_eq!(shell_word(b"it's"), br"'it'\''s'");
+/// ```
+pub fn shell_word(bytes: &[u8]) -> Vec<u8> {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/.,:=@%+-_".contains(byte) || *byte >= 0x80;
+    if !bytes.is_empty() && bytes.iter().all(plain) {
+        return bytes.to_vec();
+    }
+    let mut out = vec![b'\''];
+    for &byte in bytes {
+        if byte == b'\'' {
+            out.extend_from_slice(br"'\''");
+        } else {
+            out.push(byte);
+        }
+    }
+    out.push(b'\'');
+    out
+}
+
 /// Whether `c` could change what a reader sees of the text around it: control characters, a backslash (it
 /// would be ambiguous), and Unicode's direction marks and line separators.
 fn needs_escape(c: char) -> bool {

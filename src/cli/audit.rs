@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::report::Format;
+use crate::sources::audit::Version;
 
 /// `migrate audit`.
 #[derive(Debug, Args)]
@@ -20,7 +21,7 @@ pub struct AuditArgs {
     pub format: Format,
     /// Judge against this QEMU version instead of the installed one
     #[arg(long, value_name = "VERSION")]
-    pub qemu: Option<String>,
+    pub qemu: Option<Version>,
     /// Exit with 0 whatever was found or left unread
     #[arg(long)]
     pub exit_zero: bool,

@@ -1,7 +1,79 @@
 //! `migrate config`.
 
-use clap::Args;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
+use clap::{Args, ValueEnum};
+
+use crate::share::local::{Multidevs, SecurityModel};
 
 /// `migrate config`.
 #[derive(Debug, Args)]
-pub struct ConfigArgs {}
+pub struct ConfigArgs {
+    /// The configuration to rewrite: libvirt domain XML, a -readconfig file, a script, a unit, a Proxmox guest, a YAML
+    /// or JSON document; - is standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// What a share exports, by its mount tag, its fsdev's id or its socket's path. Repeatable
+    #[arg(long = "export", value_name = "TAG_OR_ID=PATH", value_parser = OsStringValueParser::new().try_map(export))]
+    pub exports: Vec<(OsString, PathBuf)>,
+    /// Where the guest's owners, modes and special files go
+    #[arg(long, value_enum, value_name = "MODEL", default_value_t)]
+    pub security_model: SecurityModel,
+    /// The host's mode of the files that the guest makes, in octal, in place of 0600
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    pub fmode: Option<u32>,
+    /// The host's mode of the directories that the guest makes, in octal, in place of 0700
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    pub dmode: Option<u32>,
+    /// What QEMU does about other file systems mounted below the export
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub multidevs: Option<Multidevs>,
+    /// Print the shares in this form instead of the file
+    #[arg(long, value_enum, value_name = "FORM", conflicts_with_all = ["diff", "in_place", "check", "in_place_args"])]
+    pub to: Option<Snippet>,
+    /// Print what changes instead of the file
+    #[arg(long, conflicts_with = "in_place")]
+    pub diff: bool,
+    /// Change the file itself, in one step, and keep the old one beside it
+    #[arg(long)]
+    pub in_place: bool,
+    /// Say by exit status 3 that the file would change
+    #[arg(long, conflicts_with = "in_place")]
+    pub check: bool,
+    /// In libvirt XML, change QEMU's arguments themselves instead of saying the shares in libvirt's own words. Saved
+    /// images, snapshots and checkpoints are always changed so
+    #[arg(long)]
+    pub in_place_args: bool,
+}
+
+/// The forms in which `migrate config --to` prints shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Snippet {
+    /// libvirt's <filesystem>
+    Libvirt,
+    /// -fsdev and -device, for a shell
+    QemuArgs,
+    /// Sections of a -readconfig file
+    Readconfig,
+}
+
+/// `NAME=PATH`.
+fn export(text: OsString) -> Result<(OsString, PathBuf), String> {
+    let bytes = text.as_bytes();
+    let equals = bytes.iter().position(|&byte| byte == b'=').ok_or("it must be TAG_OR_ID=PATH")?;
+    let (name, path) = (bytes.get(..equals).unwrap_or_default(), bytes.get(equals + 1..).unwrap_or_default());
+    if name.is_empty() || !path.starts_with(b"/") {
+        return Err("it must be TAG_OR_ID=PATH, with a path from the root".into());
+    }
+    Ok((OsString::from_vec(name.to_vec()), PathBuf::from(OsString::from_vec(path.to_vec()))))
+}
+
+/// A file's mode in octal.
+fn mode(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let mode = u32::from_str_radix(digits, 8).ok().filter(|mode| *mode <= 0o777 && !digits.starts_with('+'));
+    mode.ok_or_else(|| "it must be octal, from 0 to 0777".into())
+}

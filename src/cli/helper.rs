@@ -49,14 +49,14 @@ pub struct HelperArgs {
     #[arg(long, value_enum, value_name = "KIND", default_value_t = Sandbox::Namespace, env = "VIRTFS_SANDBOX", hide_env = true)]
     pub sandbox: Sandbox,
     /// What happens at a system call that no request needs
-    #[arg(long, value_enum, value_name = "ACTION", default_value_t = Seccomp::Kill)]
+    #[arg(long, value_enum, value_name = "ACTION", default_value_t = Seccomp::Kill, env = "VIRTFS_SECCOMP", hide_env = true)]
     pub seccomp: Seccomp,
     /// Capabilities to keep or drop besides the usual: +NAME or -NAME, separated by colons
     #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true,
           allow_hyphen_values = true, value_parser = parse_modcaps, env = "VIRTFS_MODCAPS", hide_env = true)]
     pub modcaps: Kept,
     /// Look for a busy client's next request for up to USEC microseconds before sleeping; 0 never looks
-    #[arg(long, value_name = "USEC", default_value_t = 50,
+    #[arg(long, value_name = "USEC", default_value_t = 200, env = "VIRTFS_BUSY_POLL", hide_env = true,
           value_parser = RangedU64ValueParser::<u64>::new().range(0..=10_000))]
     pub busy_poll: u64,
     /// Limit of open files

@@ -1,12 +1,23 @@
-//! Waiting for the next request without sleeping, while the guest is busy.
+//! Waiting for the next request without sleeping, while that pays.
 //!
 //! A guest that walks a tree sends its next request a few microseconds after the last reply, and most of what it waits
-//! for is the scheduler waking this process up. So this process looks again for a moment before it goes to sleep: never longer
-//! than the bound it was given, and only when the last request came within that bound, so that an idle guest costs
-//! one such moment and a slow one nothing. Between two looks it offers the processor to whoever wants it, and with
-//! a single processor, where looking would only keep the guest from asking, it does not start.
+//! for is the scheduler waking this process up. So this process looks again for a moment before it goes to sleep, under
+//! three conditions, all of them found out as it goes:
+//!
+//! - The client is busy: its last requests came within the bound of the replies before them. An idle client
+//!   costs one such moment, a slow one nothing.
+//! - The client runs on another processor. On our own it can't ask before we give way, which is what sleeping does best,
+//!   and looking would only talk the scheduler into moving it away.
+//! - There is more than one processor to run on.
 
 use std::time::{Duration, Instant};
+
+/// So many requests in a row must agree before the way of waiting changes.
+const AGREED: u8 = 16;
+/// After so many looks at most the client of our own processor has asked: it did when we gave way to it.
+const AT_ONCE: u32 = 2;
+/// The first and the longest pause before looking is tried again, in requests.
+const PAUSES: (u32, u32) = (1 << 10, 1 << 17);
 
 /// Decides when to look again and when to sleep.
 #[derive(Debug, Clone, Copy)]
@@ -14,8 +25,14 @@ pub struct BusyPoll {
     bound: Duration,
     /// When the last reply was sent.
     replied: Instant,
-    /// The last request came within the bound.
-    busy: bool,
+    looks: bool,
+    /// How often this process has looked since the last reply.
+    looked: u32,
+    /// Requests in a row that speak for the other way of waiting.
+    streak: u8,
+    /// Requests to come before looking is tried again, and how long that pause was at first.
+    pause: u32,
+    paused: u32,
 }
 
 impl BusyPoll {
@@ -23,30 +40,131 @@ impl BusyPoll {
     /// cgroup). Finding that out takes files and system calls that a confined process is without.
     pub fn new(bound: Duration) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let bound = if processors > 1 { bound } else { Duration::ZERO };
-        Self { bound, replied: Instant::now(), busy: false }
+        Self::with(if processors > 1 { bound } else { Duration::ZERO })
+    }
+
+    fn with(bound: Duration) -> Self {
+        Self {
+            bound,
+            replied: Instant::now(),
+            looks: false,
+            looked: 0,
+            streak: 0,
+            pause: 0,
+            paused: PAUSES.0 / 2,
+        }
     }
 
     /// A reply was sent.
     pub fn replied(&mut self) {
-        if !self.bound.is_zero() {
+        if !self.bound.is_zero() && self.pause == 0 {
             self.replied = Instant::now();
         }
     }
 
-    /// A request came.
+    /// Bytes came.
     pub fn received(&mut self) {
-        self.busy = !self.bound.is_zero() && self.replied.elapsed() < self.bound;
+        if self.bound.is_zero() {
+            return;
+        }
+        if self.pause > 0 {
+            self.pause -= 1;
+            return;
+        }
+        self.came_after(self.replied.elapsed());
+    }
+
+    /// What a gap between a reply and the next bytes says about the way to wait for the next ones.
+    fn came_after(&mut self, gap: Duration) {
+        let looked = std::mem::take(&mut self.looked);
+        if gap >= self.bound {
+            self.looks = false;
+            self.streak = 0;
+            return;
+        }
+        let change = !self.looks || looked <= AT_ONCE;
+        self.streak = if change { self.streak + 1 } else { 0 };
+        if self.streak == AGREED {
+            self.streak = 0;
+            if self.looks {
+                self.paused = (self.paused * 2).min(PAUSES.1);
+                self.pause = self.paused;
+            }
+            self.looks = !self.looks;
+        }
     }
 
     /// Whether to look before sleeping.
     pub fn is_busy(&self) -> bool {
-        self.busy
+        self.looks
     }
 
     /// Whether to look again; gives way to others first.
-    pub fn again(&self) -> bool {
+    pub fn again(&mut self) -> bool {
+        self.looked += 1;
         std::thread::yield_now();
         self.replied.elapsed() < self.bound
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUND: Duration = Duration::from_micros(50);
+    const SOON: Duration = Duration::from_micros(5);
+
+    /// Lets `count` requests come after `gap`, each after `looks` looks when looking.
+    fn requests(poll: &mut BusyPoll, count: u32, gap: Duration, looks: u32) {
+        for _ in 0..count {
+            if poll.pause > 0 {
+                poll.pause -= 1;
+                continue;
+            }
+            poll.looked = if poll.looks { looks } else { 0 };
+            poll.came_after(gap);
+        }
+    }
+
+    #[test]
+    fn a_busy_client_on_another_processor_is_looked_for() {
+        let mut poll = BusyPoll::with(BOUND);
+        requests(&mut poll, 15, SOON, 9);
+        assert!(!poll.is_busy());
+        requests(&mut poll, 1, SOON, 9);
+        assert!(poll.is_busy());
+        requests(&mut poll, 10_000, SOON, 9);
+        assert!(poll.is_busy());
+    }
+
+    #[test]
+    fn a_client_that_pauses_is_slept_for_at_once() {
+        let mut poll = BusyPoll::with(BOUND);
+        requests(&mut poll, 100, SOON, 9);
+        requests(&mut poll, 1, BOUND, 9);
+        assert!(!poll.is_busy());
+        requests(&mut poll, 1_000, BOUND, 9);
+        assert!(!poll.is_busy());
+    }
+
+    #[test]
+    fn a_client_on_our_processor_is_looked_for_ever_more_rarely() {
+        let mut poll = BusyPoll::with(BOUND);
+        let mut looked = 0;
+        for _ in 0..1_000_000 {
+            looked += u32::from(poll.is_busy());
+            requests(&mut poll, 1, SOON, 1);
+        }
+        assert!((16..1_000).contains(&looked), "{looked}");
+    }
+
+    #[test]
+    fn a_bound_of_zero_never_looks() {
+        let mut poll = BusyPoll::with(Duration::ZERO);
+        for _ in 0..100 {
+            poll.replied();
+            poll.received();
+        }
+        assert!(!poll.is_busy());
     }
 }

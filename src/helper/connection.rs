@@ -142,7 +142,11 @@ fn send_reply(
                 Some(pin) => sys::close_both(pin, file),
                 None => drop(file),
             }
-            send_all(socket, &bytes[sent?..])
+            match sent {
+                // Too many descriptors are on their way to this user's processes: that is a limit, not the end.
+                Err(Errno::ETOOMANYREFS) => send_all(socket, &(-(Errno::EMFILE as i32)).to_ne_bytes()),
+                sent => send_all(socket, &bytes[sent?..]),
+            }
         }
         Err(errno) if form == Form::Fd => send_all(socket, &(-(errno as i32)).to_ne_bytes()),
         Err(errno) => send_all(socket, &encode_error(errno)),

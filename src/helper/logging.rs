@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -17,6 +18,14 @@ const IDENT: &str = "virtfs-proxy-helper";
 const SYSLOG: &str = "/dev/log";
 /// `LOG_DAEMON` (syslog(3)), shifted to where a priority carries it.
 const FACILITY_DAEMON: u8 = 3 << 3;
+
+/// The pid in syslog's lines; 0: this process's own.
+static PID: AtomicU32 = AtomicU32::new(0);
+
+/// Sets the pid that this process is known by outside its PID namespace.
+pub fn set_pid(pid: u32) {
+    PID.store(pid, Ordering::Relaxed);
+}
 
 enum Sink {
     Stderr,
@@ -53,7 +62,10 @@ impl Log for Logger {
                     Level::Debug | Level::Trace => 7,
                 };
                 let mut line = String::new();
-                let pid = std::process::id();
+                let pid = match PID.load(Ordering::Relaxed) {
+                    0 => std::process::id(),
+                    outside => outside,
+                };
                 let _ = write!(line, "<{}>{IDENT}[{pid}]: {}", FACILITY_DAEMON | severity, record.args());
                 let _ = socket.send(line.as_bytes());
             }

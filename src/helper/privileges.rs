@@ -120,6 +120,28 @@ pub fn limit_open_files(wanted: Option<u64>) -> Result<()> {
     })
 }
 
+/// The address space of a process that serves, in bytes: its program, two buffers and a stack have room in it many times over.
+const MEMORY: u64 = 64 << 20;
+/// How many files a process that serves may have open. It needs a dozen; but descriptors that a client has not yet taken off its
+/// socket count against this limit too, all those of one user together.
+const OPEN_FILES: u64 = 8192;
+
+/// Bounds what this process can use up, for good: memory, open files, processes. `open_files` is what the user asked for.
+pub fn limit_resources(open_files: Option<u64>) -> Result<()> {
+    let wanted = [
+        (Resource::RLIMIT_AS, MEMORY, "memory"),
+        (Resource::RLIMIT_NOFILE, open_files.unwrap_or(OPEN_FILES), "open files"),
+        (Resource::RLIMIT_NPROC, 0, "processes"),
+    ];
+    for (resource, most, name) in wanted {
+        let (_, hard) = getrlimit(resource).with_context(|| format!("cannot read the limit of {name}"))?;
+        let limit = hard.min(most);
+        setrlimit(resource, limit, limit)
+            .with_context(|| format!("cannot set the limit of {name} to {limit}"))?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

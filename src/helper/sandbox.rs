@@ -18,6 +18,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::export::Reach;
 use super::sys;
+use super::worker::stands;
 use crate::text::escape_path;
 
 /// How the export is kept apart from the rest of the host.
@@ -122,7 +123,8 @@ pub fn leave_shared_namespaces(sandbox: Sandbox) {
 /// `/proc/self/fd`, as a mount of its own where the kernel allows it.
 fn own_descriptors() -> Result<OwnedFd> {
     let path = c"/proc/self/fd";
-    match sys::clone_mount(AT_FDCWD, path, false) {
+    let tree = if stands("view") { sys::clone_mount(AT_FDCWD, path, false) } else { Err(Errno::ENOSYS) };
+    match tree {
         Ok(tree) => Ok(tree),
         Err(Errno::EPERM | Errno::ENOSYS | Errno::EINVAL) => {
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;

@@ -30,7 +30,6 @@ const LOOP: &[libc::c_long] = &[
     // Receive, reply (to a client that does not read: wait), close what was passed on; look again before sleeping; be
     // told to stop.
     libc::SYS_recvfrom,
-    libc::SYS_sendto,
     libc::SYS_sendmsg,
     libc::SYS_close,
     libc::SYS_close_range,
@@ -43,7 +42,6 @@ const LOOP: &[libc::c_long] = &[
     libc::SYS_write,
     libc::SYS_getpid,
     libc::SYS_brk,
-    libc::SYS_mmap,
     libc::SYS_munmap,
     libc::SYS_mremap,
     libc::SYS_madvise,
@@ -55,8 +53,26 @@ const LOOP: &[libc::c_long] = &[
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigaction,
     libc::SYS_gettid,
-    libc::SYS_tgkill,
 ];
+
+/// The calls that are allowed with certain arguments only: the argument's number, and what it must be.
+fn narrow() -> [(libc::c_long, u8, SeccompCmpArgLen, SeccompCmpOp, u64); 5] {
+    use SeccompCmpArgLen::{Dword, Qword};
+    use SeccompCmpOp::{Eq, MaskedEq};
+    let (exec, this_process) = (libc::PROT_EXEC.unsigned_abs().into(), std::process::id().into());
+    [
+        // The one ioctl that T_GETVERSION makes.
+        (libc::SYS_ioctl, 1, Dword, Eq, operations::VERSION_IOCTL),
+        // std looks at a descriptor before it closes it, in builds with debug assertions.
+        (libc::SYS_fcntl, 1, Dword, Eq, libc::F_GETFD.unsigned_abs().into()),
+        // Memory, but none to run code in: mprotect(2) is not allowed at all.
+        (libc::SYS_mmap, 2, Dword, MaskedEq(exec), 0),
+        // To whom a socket is connected already, not to an address.
+        (libc::SYS_sendto, 4, Qword, Eq, 0),
+        // abort(3) signals this process; nobody signals another one.
+        (libc::SYS_tgkill, 0, Dword, Eq, this_process),
+    ]
+}
 
 /// A filter, ready to be installed.
 pub struct Filter(Option<BpfProgram>);
@@ -78,10 +94,10 @@ impl Filter {
         for (_, calls) in operations::CALLS {
             rules.extend(calls.iter().map(|&call| (call, Vec::new())));
         }
-        // Of ioctl, the one that T_GETVERSION makes.
-        rules.insert(libc::SYS_ioctl, vec![second_argument_is(operations::VERSION_IOCTL)?]);
-        // std looks at a descriptor before it closes it, in builds with debug assertions.
-        rules.insert(libc::SYS_fcntl, vec![second_argument_is(libc::F_GETFD.unsigned_abs().into())?]);
+        for (call, argument, length, comparison, value) in narrow() {
+            let condition = SeccompCondition::new(argument, length, comparison, value)?;
+            rules.insert(call, vec![SeccompRule::new(vec![condition])?]);
+        }
         let arch = std::env::consts::ARCH
             .try_into()
             .map_err(|_| anyhow!("no seccomp filters for {}; use --seccomp=none", std::env::consts::ARCH))?;
@@ -96,11 +112,6 @@ impl Filter {
             None => Ok(()),
         }
     }
-}
-
-fn second_argument_is(value: u64) -> Result<SeccompRule> {
-    let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
-    Ok(SeccompRule::new(vec![condition])?)
 }
 
 fn kernel_has_seccomp() -> bool {

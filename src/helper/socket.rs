@@ -86,15 +86,7 @@ impl Listener {
         }
         let address: UnixAddr =
             getsockname(socket.as_raw_fd()).context("cannot tell the passed socket's name")?;
-        let name = address.path().and_then(|path| {
-            let meta = fs::symlink_metadata(path).ok()?;
-            Some(Name {
-                path: path.into(),
-                owner: owner.unwrap_or(Owner { uid: meta.uid(), gid: meta.gid() }),
-                inode: (meta.dev(), meta.ino()),
-                ours: false,
-            })
-        });
+        let name = address.path().and_then(|path| Name::adopt(path, owner));
         Ok(Self { socket, name })
     }
 
@@ -112,6 +104,24 @@ pub fn accept(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 }
 
 impl Name {
+    /// The name of a socket that somebody else made. The client that this process is started for may have removed it already:
+    /// then only `owner` tells whose the next one is to be.
+    fn adopt(path: &Path, owner: Option<Owner>) -> Option<Self> {
+        let meta = fs::symlink_metadata(path).ok();
+        let inode = meta.as_ref().map_or((0, 0), |meta| (meta.dev(), meta.ino()));
+        let found = meta.map(|meta| Owner { uid: meta.uid(), gid: meta.gid() });
+        let Some(owner) = owner.or(found) else {
+            // Before the log is open.
+            eprintln!(
+                "virtfs-proxy-helper: warning: the passed socket '{}' was removed before this process started, and \
+                 nobody says whose it was: it can't be made anew; add -u USER -g GROUP",
+                escape_path(path)
+            );
+            return None;
+        };
+        Some(Self { path: path.into(), owner, inode, ours: false })
+    }
+
     /// The socket's path.
     pub fn path(&self) -> &Path {
         &self.path

@@ -15,15 +15,18 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::{ForkResult, Pid};
 
 use super::cleaner::PidFile;
 use super::identity::{IdMaps, Identity};
+use super::lifeline::Lifeline;
 use super::notify::{Manager, Parent};
+use super::pid_namespace::{PidNamespaces, id_outside};
 use super::sandbox::{self, Directory, Sandbox};
 use super::settings::Settings;
 use super::socket::{Listener, Name, accept};
-use super::{privileges, signals, worker};
+use super::worker::Client;
+use super::{logging, privileges, signals, worker};
 use crate::exit::Outcome;
 
 /// How long a client that found the old socket may take to arrive after the new one is there.
@@ -45,10 +48,14 @@ struct Supervisor<'s> {
     signals: SignalFd,
     /// Who binds the socket again.
     identity: Identity,
+    pid_namespaces: PidNamespaces,
+    lifeline: Lifeline,
     workers: HashSet<Pid>,
     served: bool,
     /// Since when the name is known to be missing.
     failed_at: Option<Instant>,
+    /// Since when clients wait because none can be taken off the socket.
+    short_since: Option<Instant>,
 }
 
 /// Serves clients until told to stop or, without `--persistent`, until the last has left.
@@ -71,8 +78,12 @@ pub fn run(
     let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let watch = listener.name.as_ref().and_then(watch);
     set_nonblocking(listener.socket.as_fd())?;
-    privileges::drop_all_but(&settings.kept.for_supervisor())?;
+    if worker::stands("capabilities") {
+        privileges::drop_all_but(&settings.kept.for_supervisor())?;
+    }
     let identity = Identity::of_this_thread(IdMaps::read()?)?;
+    let pid_namespaces = PidNamespaces::find(sandbox);
+    let lifeline = Lifeline::new()?;
     nix::unistd::chdir("/").context("cannot change to /")?;
     parent.release()?;
     manager.tell("READY=1");
@@ -85,9 +96,12 @@ pub fn run(
         watch,
         signals,
         identity,
+        pid_namespaces,
+        lifeline,
         workers: HashSet::new(),
         served: false,
         failed_at: None,
+        short_since: None,
     };
     let ended = supervisor.run();
     if let Ok(Role::Worker(client)) = ended {
@@ -110,7 +124,7 @@ enum Role {
     /// The supervisor, and it is to end.
     Supervisor,
     /// Forked off to serve this client.
-    Worker(OwnedFd),
+    Worker(Client),
 }
 
 /// Watches for the removal of the socket's name.
@@ -153,11 +167,12 @@ impl<'s> Supervisor<'s> {
         let watch = self.watch.as_ref().map(AsFd::as_fd);
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(watch.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        if self.workers.len() < self.settings.shared {
+        if self.workers.len() < self.settings.shared && self.short_since.is_none() {
             fds.extend(self.sockets().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         }
         let needs_time = !self.retired.is_empty()
             || self.failed_at.is_some()
+            || self.short_since.is_some()
             || (self.listener.name.is_some() && self.watch.is_none());
         let timeout = if needs_time { PollTimeout::try_from(RETRY)? } else { PollTimeout::NONE };
         match poll(&mut fds, timeout) {
@@ -227,11 +242,11 @@ impl<'s> Supervisor<'s> {
     }
 
     /// Starts a worker for each client that waits. Returns the client where this process is the worker.
-    fn accept_clients(&mut self) -> Option<OwnedFd> {
+    fn accept_clients(&mut self) -> Option<Client> {
         while self.workers.len() < self.settings.shared {
-            let client = self.sockets().find_map(|socket| accept(socket).ok())?;
+            let client = Client::new(self.accept()?);
             // SAFETY: this process has one thread.
-            match unsafe { fork() } {
+            match unsafe { self.pid_namespaces.fork() } {
                 Ok(ForkResult::Parent { child }) => {
                     self.served = true;
                     self.workers.insert(child);
@@ -243,11 +258,37 @@ impl<'s> Supervisor<'s> {
         None
     }
 
+    /// Takes a client off the sockets. Where this process has no descriptor left for it, it waits a while: the kernel
+    /// would say "there is one" without end.
+    fn accept(&mut self) -> Option<OwnedFd> {
+        let mut short = None;
+        let client = self.sockets().find_map(|socket| {
+            accept(socket)
+                .inspect_err(|&errno| {
+                    if !matches!(errno, Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) {
+                        short = Some(errno);
+                    }
+                })
+                .ok()
+        });
+        match short {
+            Some(errno) if self.short_since.is_none() => {
+                log::error!("cannot take a client off the socket, trying once a second: {}", errno.desc());
+                self.short_since = Some(Instant::now());
+            }
+            Some(_) => {}
+            None => self.short_since = None,
+        }
+        client
+    }
+
     /// In a forked process: lets go of all that is the supervisor's, and serves the client.
-    fn become_worker(self, client: OwnedFd) -> Outcome {
-        let (settings, sandbox, directory) = self.into_workers_part();
+    fn become_worker(self, client: Client) -> Outcome {
+        logging::set_pid(id_outside());
+        let (settings, sandbox, directory, lifeline) = self.into_workers_part();
         let confine = || {
             signals::handle_stop(-1)?;
+            lifeline.hold()?;
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
             worker::confine(settings, sandbox, &directory)
         };
@@ -265,9 +306,9 @@ impl<'s> Supervisor<'s> {
 
     /// What a worker needs. All else is dropped here: a worker that held the listening socket would keep it alive
     /// after the supervisor.
-    fn into_workers_part(self) -> (&'s Settings, Sandbox, Directory) {
-        let Self { settings, sandbox, directory, .. } = self;
-        (settings, sandbox, directory)
+    fn into_workers_part(self) -> (&'s Settings, Sandbox, Directory, Lifeline) {
+        let Self { settings, sandbox, directory, lifeline, .. } = self;
+        (settings, sandbox, directory, lifeline)
     }
 
     /// Ends all workers, in good time.

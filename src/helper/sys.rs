@@ -269,6 +269,41 @@ fn id(result: libc::c_long) -> u32 {
     result as u32
 }
 
+/// Lets go of the memory that holds code and constants. What is needed again comes back from the page cache, page by
+/// page; what only starting up needed does not. Purely a matter of size: nothing fails where the kernel declines.
+pub fn forget_code() {
+    // SAFETY: the callback has the type that is asked for, and uses no data.
+    unsafe { libc::dl_iterate_phdr(Some(forget_code_of), std::ptr::null_mut()) };
+}
+
+/// For one object of this process, a `dl_iterate_phdr(3)` callback.
+#[allow(clippy::cast_possible_truncation, reason = "addresses of this process, and lengths between them")]
+unsafe extern "C" fn forget_code_of(
+    info: *mut libc::dl_phdr_info,
+    _size: libc::size_t,
+    _data: *mut libc::c_void,
+) -> libc::c_int {
+    // SAFETY: the C library passes a valid description, with that many headers.
+    let (base, headers) = unsafe {
+        let info = &*info;
+        (info.dlpi_addr, std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()))
+    };
+    // SAFETY: a plain question.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(1).cast_unsigned();
+    for header in headers {
+        if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0 {
+            let start = (base + header.p_vaddr) / page * page;
+            let end = base + header.p_vaddr + header.p_memsz;
+            // SAFETY: a private mapping of a file that was never written to: reading any page of it again gives what is there
+            // now (madvise(2), MADV_DONTNEED).
+            unsafe {
+                libc::madvise(start as *mut libc::c_void, (end - start) as usize, libc::MADV_DONTNEED);
+            }
+        }
+    }
+    0
+}
+
 /// `struct __user_cap_header_struct` (capget(2)).
 #[repr(C)]
 struct CapHeader {
@@ -364,6 +399,21 @@ pub fn restrict_mount(tree: BorrowedFd<'_>) -> Result<(), Errno> {
     })
     .map(drop)
 }
+
+/// Has the kernel send this process `signal` whenever something happens on the open file `fd` (`F_SETSIG`, fcntl(2)).
+pub fn signal_on_event(fd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    let fd = fd.as_raw_fd();
+    // SAFETY: plain integers; the descriptor is borrowed for the calls.
+    unsafe {
+        check(libc::fcntl(fd, libc::F_SETOWN, libc::getpid()).into())?;
+        check(libc::fcntl(fd, F_SETSIG, signal).into())?;
+        let flags = check(libc::fcntl(fd, libc::F_GETFL).into())?;
+        check(libc::fcntl(fd, libc::F_SETFL, flags | libc::c_long::from(libc::O_ASYNC)).into()).map(drop)
+    }
+}
+
+/// `F_SETSIG`, the same on every architecture that this builds for; the libc crate does not name it.
+const F_SETSIG: i32 = 10;
 
 /// The name of `fd` in `/proc/self/fd`, terminated: with that directory as working directory, the path of the
 /// kernel's magic link to what `fd` refers to.

@@ -4,7 +4,8 @@
 //! and a close. The file handle that `name_to_handle_at(2)` makes from a mere path holds the same number for most file
 //! systems that have one, but where in the handle it stands is each file system's own affair. So it is learnt: the first
 //! times that a handle of some shape turns up on some device, the ioctl is asked as well, and when both agree on a number
-//! that can't be there by chance, handles of that shape on that device are believed from then on.
+//! that can't be there by chance, handles of that shape on that device are believed from then on. A file system without
+//! the ioctl is not asked twice, either.
 
 use std::ffi::CStr;
 use std::os::fd::AsFd;
@@ -12,6 +13,7 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::fstatat;
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
 
 use super::export::{Kind, Reach, open_pinned};
 use super::sys::{self, FileHandle};
@@ -41,11 +43,29 @@ struct Lesson {
     confirmed: bool,
 }
 
+/// Files of one kind on one device: a file system either has the ioctl for all of them or for none. (All but FUSE, where
+/// each file's server decides.)
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Population {
+    device: u64,
+    kind: Kind,
+}
+
 /// What was learnt about the file systems of an export.
 #[derive(Default)]
 pub struct Versions {
     lessons: [Option<Lesson>; REMEMBERED],
     next: usize,
+    /// Those that have no generation numbers.
+    without: [Option<Population>; REMEMBERED],
+    next_without: usize,
+}
+
+/// What the ioctl says.
+enum Generation {
+    Is(u64),
+    /// This file system has none, for files of this kind.
+    Never,
 }
 
 impl Versions {
@@ -54,20 +74,38 @@ impl Versions {
     pub fn get(&mut self, reach: &Reach, path: &CStr) -> Result<u64, Errno> {
         let at = reach.at(path)?;
         let stat = fstatat(at.dir(), at.name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        match Kind::of(&stat) {
+        let population = Population { device: stat.st_dev, kind: Kind::of(&stat) };
+        match population.kind {
             Kind::Symlink => return Err(Errno::ELOOP),
             Kind::Special => return Err(Errno::ENXIO),
             Kind::File | Kind::Directory => {}
         }
-        let Ok(handle) = sys::name_to_handle(at.dir(), at.name) else { return ask(reach, path) };
+        if self.without.contains(&Some(population)) {
+            return Ok(0);
+        }
+        let Ok(handle) = sys::name_to_handle(at.dir(), at.name) else {
+            return ask(reach, path).map(|answer| self.unless_never(population, &answer));
+        };
         let shape = Shape { device: stat.st_dev, kind: handle.kind(), length: handle.bytes().len() };
         let known = self.lessons.iter().flatten().find(|lesson| lesson.confirmed && lesson.shape == shape);
         if let Some(version) = known.and_then(|lesson| word(&handle, lesson.offset)) {
             return Ok(version.into());
         }
-        let version = ask(reach, path)?;
+        let version = self.unless_never(population, &ask(reach, path)?);
         self.learn(shape, &handle, version);
         Ok(version)
+    }
+
+    /// The number that the ioctl gave; where it never gives one, 0, and that is remembered.
+    fn unless_never(&mut self, population: Population, answer: &Generation) -> u64 {
+        match *answer {
+            Generation::Is(version) => version,
+            Generation::Never => {
+                self.without[self.next_without] = Some(population);
+                self.next_without = (self.next_without + 1) % REMEMBERED;
+                0
+            }
+        }
     }
 
     /// Remembers where in `handle` the number stands that the ioctl gave. Where it can't be told apart from another part of the
@@ -94,14 +132,17 @@ fn word(handle: &FileHandle, offset: usize) -> Option<u32> {
     handle.bytes().get(offset..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
-/// Asks the ioctl. 0 where the file system does not know it.
-fn ask(reach: &Reach, path: &CStr) -> Result<u64, Errno> {
+/// Asks the ioctl.
+fn ask(reach: &Reach, path: &CStr) -> Result<Generation, Errno> {
     let pin = reach.pin(path)?;
     // Without O_NONBLOCK a file under a lease would keep us waiting for its holder.
     let (file, _) = open_pinned(&pin, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
     let version = match sys::inode_version(file.as_fd()) {
-        Err(Errno::ENOTTY | Errno::ENOSYS | Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(0),
-        result => result,
+        Err(Errno::ENOTTY | Errno::ENOSYS | Errno::EINVAL | Errno::EOPNOTSUPP) => {
+            let fuse = fstatfs(&file).is_ok_and(|status| status.filesystem_type() == FUSE_SUPER_MAGIC);
+            Ok(if fuse { Generation::Is(0) } else { Generation::Never })
+        }
+        result => result.map(Generation::Is),
     };
     sys::close_both(pin, file);
     version

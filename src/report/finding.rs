@@ -56,6 +56,136 @@ kinds! {
     /// A share that goes over the proxy backend.
     PROXY_SHARE: "proxy-share", Error,
         "move it to the local backend: `migrate config` rewrites this file, `migrate convert` the export's files";
+    /// A file with proxy shares that a program writes by itself.
+    GENERATED_FILE: "generated-file", Warning,
+        "change the program's own configuration: an edit of this file does not last";
+    /// A share that stays an argument of QEMU's in a libvirt domain.
+    KEPT_AS_ARGUMENT: "kept-as-argument", Info,
+        "it works; AppArmor and SELinux must be told of the directory by hand";
+    /// A device without an address whose slot another program chooses from now on.
+    SLOT_MAY_CHANGE: "slot-may-change", Info,
+        "nothing, as long as the guest mounts by tag";
+
+    // Where shares hide: `migrate audit`.
+    /// An invocation of the helper.
+    PROXY_HELPER: "proxy-helper", Error,
+        "once its guests have moved to the local backend, stop it and disable what starts it";
+    /// A share whose exported directory nobody says.
+    EXPORT_UNKNOWN: "export-unknown", Warning,
+        "pass it to `migrate config` by --export; the audit finds it where the helper runs (as root) or a file says how it is started";
+    /// Several helpers claim a share's socket.
+    EXPORT_AMBIGUOUS: "export-ambiguous", Warning,
+        "find out which of them serves this guest, and pass its directory to `migrate config` by --export";
+    /// An fsdev without a device.
+    NO_DEVICE: "no-device", Info,
+        "no device names this fsdev, so that the guest never sees it: remove it";
+    /// A part of an fsdev is not statically known.
+    UNKNOWN_VALUE: "unknown-value", Warning,
+        "`migrate config` doesn't guess: write the value itself, or change this share by hand";
+    /// A part of a device is not statically known.
+    UNKNOWN_DEVICE_VALUE: "unknown-device-value", Info,
+        "it stays as it is";
+    /// QEMU doesn't take a share as it stands.
+    REFUSED_BY_QEMU: "refused-by-qemu", Warning,
+        "mend or remove it first";
+    /// A share that can't be rewritten where it stands.
+    NOT_REWRITABLE: "not-rewritable", Warning,
+        "change it by hand: `migrate config --to qemu-args` prints what to say instead";
+    /// Something that could not be read or parsed.
+    UNREAD: "unread", Warning,
+        "make it readable and audit it again: unread is not clean";
+    /// What an unprivileged audit can't see.
+    NOT_SEEN: "not-seen", Warning,
+        "run the audit as root";
+    /// An installed QEMU, and whether it has the backend.
+    QEMU_BACKEND: "qemu-backend", Info,
+        "nothing, as long as no guest uses the proxy backend";
+
+    // The files of an export: `migrate check` and `migrate convert`.
+    /// A process or the kernel holds an export so that its files must not change.
+    LIVE_EXPORT: "live-export", Error,
+        "shut the guest down and end what uses the export before `migrate convert`";
+    /// Somebody besides the share uses an export, in a way that lets a conversion go on.
+    EXPORT_IN_USE: "export-in-use", Warning,
+        "after a conversion only QEMU's user can use these files on the host: see that nothing else needs them";
+    /// The export's filesystem can't be written.
+    READ_ONLY_FILESYSTEM: "read-only-filesystem", Error,
+        "mount it read-write for the conversion; the share itself may be readonly afterwards";
+    /// The export's filesystem keeps no user xattrs.
+    NO_USER_XATTRS: "no-user-xattrs", Error,
+        "use --security-model=mapped-file (which libvirt's <filesystem> can't say), or move the export to a filesystem that keeps them";
+    /// The export's filesystem could not be tried.
+    XATTRS_NOT_TRIED: "xattrs-not-tried", Info,
+        "run the check as root, where the export can be written";
+    /// There are attributes that leave no room for the mapped ones.
+    NO_ROOM_FOR_ATTRIBUTES: "no-room-for-attributes", Error,
+        "remove or shorten its attributes, turn on ext4's ea_inode feature, or use --security-model=mapped-file";
+    /// There is not enough room for a conversion.
+    NOT_ENOUGH_SPACE: "not-enough-space", Error,
+        "make room, or keep the journal elsewhere (--journal)";
+    /// The filesystem counts what belongs to whom.
+    QUOTA: "quota", Info,
+        "give QEMU's user a quota that holds the whole export";
+    /// QEMU's user can't reach the export.
+    OWNER_KEPT_OUT: "owner-kept-out", Error,
+        "let that user through: chmod o+x, or setfacl -m u:USER:x, on this directory";
+    /// Accounts of the host own files of an export.
+    HOST_ACCOUNTS: "host-accounts", Info,
+        "these numbers may be the guest's users alone; if the host's accounts work with the files, they lose them by a conversion";
+    /// Something is mounted inside an export.
+    MOUNT_INSIDE: "mount-inside", Warning,
+        "what is mounted here is not converted: unmount it, or convert it by itself and run QEMU with multidevs=remap";
+    /// An entry that can't be changed.
+    IMMUTABLE_FILE: "immutable-file", Error,
+        "chattr -i it: neither a conversion nor QEMU can change it, and the guest never sees the flag";
+    /// An entry that can only grow.
+    APPEND_ONLY_FILE: "append-only-file", Error,
+        "chattr -a it: neither a conversion nor QEMU can change it, and the guest never sees the flag";
+    /// An entry that has been mapped before.
+    ALREADY_MAPPED: "already-mapped", Error,
+        "an earlier conversion, or a share that was mapped before: roll it back or remove the attributes, for the guest would see them";
+    /// An attribute that no mapped model passes.
+    XATTR_LOST: "xattr-lost", Warning,
+        "no mapped model passes it to the guest; a rollback brings it back; agree with --accept=xattr-lost";
+    /// An inode with names outside its export.
+    LINKS_OUTSIDE: "links-outside", Warning,
+        "its owner and mode change under its other names too: copy it, or agree with --accept=links-outside";
+    /// A name that mapped-file keeps for itself.
+    RESERVED_NAME: "reserved-name", Error,
+        "rename it, or use --security-model=mapped-xattr";
+    /// A device that mapped-file can't describe.
+    DEVICE_NUMBER_TOO_LARGE: "device-number-too-large", Error,
+        "remove the device, or use --security-model=mapped-xattr";
+    /// An entry that could not be looked at.
+    UNREADABLE_ENTRY: "unreadable-entry", Error,
+        "run the check as root; if that does not help, the filesystem is damaged";
+    /// An entry that changed while it was looked at.
+    CHANGED_MEANWHILE: "changed-meanwhile", Info,
+        "somebody works in the export: check it again when nobody does";
+    /// Processes that could not be looked at.
+    PROCESSES_UNSEEN: "processes-unseen", Info,
+        "run this as root on the host itself to be sure that nobody uses the export";
+    /// Not everything can be seen without root.
+    NOT_PRIVILEGED: "not-privileged", Info,
+        "run the check as root";
+    /// A conversion or a rollback that was interrupted.
+    CONVERSION_UNFINISHED: "conversion-unfinished", Error,
+        "run `migrate convert --apply` again to go on, or `migrate rollback --apply` to take it back";
+    /// The guest sees an entry otherwise than it was.
+    ENTRY_DIFFERS: "entry-differs", Error,
+        "if the guest has worked in the export since, this may be its work; else take the conversion back";
+    /// An entry that was recorded is not there.
+    ENTRY_MISSING: "entry-missing", Error,
+        "if the guest has worked in the export since, this may be its work; else look for it before going on";
+    /// An entry that was not recorded.
+    ENTRY_NEW: "entry-new", Warning,
+        "nothing, if the guest or somebody else made it since";
+    /// QEMU's user can't use an entry.
+    ENTRY_UNUSABLE: "entry-unusable", Error,
+        "run `migrate convert --apply` again, or take the conversion back";
+    /// More owners than are told apart.
+    MANY_OWNERS: "many-owners", Info,
+        "nothing: they are converted as all others are";
 }
 
 impl Finding {

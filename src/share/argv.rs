@@ -4,12 +4,22 @@
 //! documents and libvirt's `<qemu:arg>`: each of them is a lexer that yields [`Arg`]s and, for rewriting, a
 //! [`Spelling`] that knows the way back.
 
+#![forbid(unsafe_code)]
+
+mod describe;
+mod in_place;
+mod model;
+mod scan;
+
 use std::ops::Range;
 use std::path::Path;
 
-use super::Share;
 use super::local::Options;
 use super::rewrite::{Edit, Refusal};
+use super::{Note, Share, qemu_opts};
+use crate::text::escape;
+use describe::{belongs, is_proxy};
+use model::Model;
 
 /// One argument of a command line, as some file spells it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -82,22 +92,119 @@ impl ArgEdit {
 }
 
 /// The proxy shares of an argument list. Words that are not QEMU's (`sudo`, the program itself) don't disturb; what
-/// is wrong with a share stands in its notes.
-pub fn shares(_args: &[Arg]) -> Vec<ArgvShare> {
-    Vec::new()
+/// is wrong with a share stands in its notes. A share that several devices name is several shares.
+pub fn shares(args: &[Arg]) -> Vec<ArgvShare> {
+    let model = Model::of(args);
+    let mut found = Vec::new();
+    for (index, fsdev) in model.fsdevs.iter().enumerate() {
+        if !is_proxy(fsdev) {
+            continue;
+        }
+        let mut base = describe::fsdev(args, fsdev);
+        if fsdev.id.is_some() && model.fsdevs.iter().take(index).any(|other| other.id == fsdev.id) {
+            base.share.notes.push(Note::Refused("another fsdev has the same id".into()));
+        }
+        let devices: Vec<_> = model.devices.iter().filter(|device| belongs(device, fsdev)).collect();
+        if fsdev.is_virtfs() {
+            found.push(describe::with_virtfs_device(base.clone(), fsdev));
+        } else if devices.is_empty() {
+            base.share.notes.push(Note::NoDevice);
+            found.push(base.clone());
+        }
+        found.extend(devices.into_iter().map(|device| describe::with_device(args, base.clone(), device)));
+    }
+    found
 }
 
-/// The guest's name, as `-name` says it.
-pub fn guest_name(_args: &[Arg]) -> Option<Vec<u8>> {
-    None
+/// The guest's name, as the last `-name` says it.
+pub fn guest_name(args: &[Arg]) -> Option<Vec<u8>> {
+    let word = scan::scan(args).into_iter().rfind(|word| word.kind == scan::Kind::Name)?;
+    let arg = args.get(word.value)?;
+    let opts = qemu_opts::parse(&arg.value, &arg.unknown, Some(b"guest"));
+    let name = qemu_opts::last(&opts, b"guest").filter(|opt| !opt.unknown)?;
+    Some(name.value.clone())
+}
+
+/// The tags of every 9p device of an argument list, over whatever backend.
+pub fn mount_tags(args: &[Arg]) -> Vec<Vec<u8>> {
+    let model = Model::of(args);
+    let of_virtfs = model.fsdevs.iter().filter(|fsdev| fsdev.is_virtfs());
+    let tags = of_virtfs.filter_map(|fsdev| fsdev.get(b"mount_tag"));
+    let devices = model.devices.iter().filter(|device| device.is_9p());
+    let tags = tags.chain(devices.filter_map(|device| device.get(b"mount_tag").cloned()));
+    tags.filter(|tag| !tag.unknown).map(|tag| tag.bytes).collect()
+}
+
+/// The ids of the fsdevs and devices of an argument list whose argument `wanted` says yes to.
+pub fn ids(args: &[Arg], wanted: impl Fn(usize) -> bool) -> Vec<Vec<u8>> {
+    let model = Model::of(args);
+    let fsdevs = model.fsdevs.iter().map(|fsdev| (fsdev.word.value, fsdev.id.as_ref()));
+    let devices = model.devices.iter().map(|device| (device.word.value, device.id.as_ref()));
+    let ids = fsdevs.chain(devices).filter(|(arg, _)| wanted(*arg));
+    ids.filter_map(|(_, id)| id.map(|id| id.bytes.clone())).collect()
 }
 
 /// The edits by which each of `shares` becomes a `local` share of the path beside it, in place: ids, tags, order
 /// and everything else stay.
 pub fn rewrite(
-    _args: &[Arg],
-    _shares: &[(&ArgvShare, &Path)],
-    _options: &Options,
+    args: &[Arg],
+    shares: &[(&ArgvShare, &Path)],
+    options: &Options,
 ) -> Result<Vec<ArgEdit>, Refusal> {
-    Ok(Vec::new())
+    let model = Model::of(args);
+    let mut edits: Vec<ArgEdit> = Vec::new();
+    let mut done: Vec<(usize, &Path)> = Vec::new();
+    for &(share, path) in shares {
+        if let Some((_, other)) = done.iter().find(|(fsdev, _)| *fsdev == share.fsdev) {
+            if *other == path {
+                continue;
+            }
+            return Err(Refusal::at(
+                share.share.place.line,
+                format!("the fsdev {} would export two directories", escape(&share.share.fsdev)),
+                "name one of them",
+            ));
+        }
+        refuse_doubtful(&share.share)?;
+        let fsdev = model.fsdevs.iter().find(|fsdev| fsdev.word.value == share.fsdev);
+        let Some((fsdev, arg)) = fsdev.zip(args.get(share.fsdev)) else { continue };
+        if !arg.unknown.is_empty() || fsdev.sets.iter().any(|set| set.value.unknown) {
+            let text = arg.unknown.first().and_then(|range| arg.value.get(range.clone()));
+            return Err(unknown_value(share.share.place.line, text.unwrap_or_default()));
+        }
+        edits.extend(in_place::edits(fsdev, &arg.value, path, options));
+        done.push((share.fsdev, path));
+    }
+    Ok(edits)
 }
+
+/// Stops at what QEMU refuses and at what is not known.
+pub fn refuse_doubtful(share: &Share) -> Result<(), Refusal> {
+    for note in &share.notes {
+        match note {
+            Note::Refused(reason) => {
+                return Err(Refusal::at(
+                    share.place.line,
+                    format!("QEMU refuses the share {} as it stands: {reason}", share.title()),
+                    "mend or remove it first",
+                ));
+            }
+            Note::Unknown(text) => return Err(unknown_value(share.place.line, text)),
+            // A rewrite in place leaves the device as it is.
+            Note::UnknownOfDevice(_) | Note::NoDevice | Note::Generated => {}
+        }
+    }
+    Ok(())
+}
+
+/// The refusal of a share whose description is not statically known.
+fn unknown_value(line: Option<u64>, text: &[u8]) -> Refusal {
+    Refusal::at(
+        line,
+        format!("the fsdev holds {}, and what that stands for is not known here", escape(text)),
+        "write the value itself, or change this share by hand: --to qemu-args prints what to put there",
+    )
+}
+
+#[cfg(test)]
+mod tests;

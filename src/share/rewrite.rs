@@ -80,7 +80,7 @@ impl std::error::Error for Refusal {}
 impl Rewrite {
     /// What `share` exports: what the admin says, else what its helper does.
     pub fn export_of(&self, share: &Share) -> Result<PathBuf, Refusal> {
-        let given = self.exports.iter().find(|(name, _)| names(name, share));
+        let given = self.exports.iter().find(|(name, _)| share.is_called(name));
         if let Some((name, path)) = given {
             if !path.is_absolute() {
                 return Err(Refusal::at(
@@ -108,14 +108,6 @@ impl Rewrite {
             ),
         ))
     }
-}
-
-/// Whether the admin's `name` means `share`.
-fn names(name: &[u8], share: &Share) -> bool {
-    use std::os::unix::ffi::OsStrExt;
-    share.fsdev == name
-        || share.mount_tag.as_deref() == Some(name)
-        || matches!(&share.transport, Transport::Socket(path) if path.as_os_str().as_bytes() == name)
 }
 
 /// `bytes` after `edits`, which must not overlap.

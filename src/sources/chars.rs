@@ -4,54 +4,77 @@
 //! know its place, so that a share has a line and a rewriter has bytes to replace. [`Char`] carries that.
 
 use std::ops::Range;
+use std::path::PathBuf;
 
-/// How the file spells the text around a byte: what a rewriter must escape there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quote {
-    /// No quotes.
-    Bare,
-    /// `'…'`.
-    Single,
-    /// `"…"`.
-    Double,
-    /// Some other escape; a rewriter leaves it alone.
-    Other,
-}
+use super::spelling::Spelt;
+use crate::share::argv::Arg;
 
 /// One byte of text, and where it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Char {
     /// The byte.
     pub byte: u8,
-    /// How many bytes of the file spell it.
-    pub width: u8,
-    /// The quotes around it.
-    pub quote: Quote,
     /// Whether its value is known. An expansion that isn't stands there as the file spells it, unknown.
     pub known: bool,
-    /// Whether it came through a variable: its place is the variable's assignment.
-    pub indirect: bool,
-    /// Where it stands in the file.
-    pub at: u32,
+    /// Whether a blank here would end the word: it came through a variable without quotes.
+    pub splits: bool,
+    /// What escapes a new byte needs here.
+    pub spelt: Spelt,
+    /// The bytes of the file that spell it, from…
+    pub start: u32,
+    /// …to.
+    pub end: u32,
+    /// The expansion that it came through. Its own place is then the variable's assignment.
+    pub via: Option<Via>,
+}
+
+/// An expansion: where the variable is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Via {
+    /// The bytes of the file that spell the expansion, from…
+    pub start: u32,
+    /// …to.
+    pub end: u32,
+    /// What escapes a new byte needs there.
+    pub spelt: Spelt,
+    /// Whether the expansion makes several words, so that it can't be replaced by one text.
+    pub several: bool,
 }
 
 /// Text with its place.
 pub type Chars = Vec<Char>;
 
-/// A file's bytes as they stand. Files are read in bounded sizes, far below 4 GiB.
-pub fn from_file(bytes: &[u8]) -> Chars {
-    bytes
-        .iter()
-        .enumerate()
-        .map(|(at, &byte)| Char {
-            byte,
-            width: 1,
-            quote: Quote::Bare,
-            known: true,
-            indirect: false,
-            at: u32::try_from(at).unwrap_or(u32::MAX),
-        })
-        .collect()
+/// An offset as a [`Char`] holds it: files are read in bounded sizes, far below 4 GiB.
+pub fn offset(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
+
+impl Char {
+    /// A known byte that the file spells at `range`.
+    pub fn new(byte: u8, range: Range<usize>, spelt: Spelt) -> Self {
+        let (start, end) = (offset(range.start), offset(range.end));
+        Self { byte, known: true, splits: false, spelt, start, end, via: None }
+    }
+
+    /// The bytes of the file that spell it.
+    pub fn range(&self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+}
+
+/// The bytes `range` of `file` as they stand there.
+pub fn verbatim(file: &[u8], range: Range<usize>, spelt: Spelt) -> Chars {
+    let text = file.get(range.clone()).unwrap_or_default();
+    text.iter().zip(range).map(|(&byte, at)| Char::new(byte, at..at + 1, spelt)).collect()
+}
+
+/// The bytes `range` of `file` as they stand there, with no known value.
+pub fn unknown(file: &[u8], range: Range<usize>, spelt: Spelt) -> Chars {
+    let mut chars = verbatim(file, range, spelt);
+    for char in &mut chars {
+        char.known = false;
+    }
+    chars
 }
 
 /// The bytes alone.
@@ -59,24 +82,17 @@ pub fn bytes(chars: &[Char]) -> Vec<u8> {
     chars.iter().map(|c| c.byte).collect()
 }
 
-/// The bytes of the file that spell `chars`, from the first to the last.
+/// The bytes of the file that spell `chars`, from the first to the last; where they are used, for those that came
+/// through a variable together with others that did not.
 pub fn span(chars: &[Char]) -> Range<usize> {
-    let start = chars.iter().map(|c| c.at as usize).min().unwrap_or(0);
-    let end = chars.iter().map(|c| c.at as usize + usize::from(c.width)).max().unwrap_or(0);
+    let direct = chars.iter().any(|c| c.via.is_none());
+    let place = |c: &Char| match c.via {
+        Some(via) if direct => via.start as usize..via.end as usize,
+        _ => c.range(),
+    };
+    let start = chars.iter().map(|c| place(c).start).min().unwrap_or(0);
+    let end = chars.iter().map(|c| place(c).end).max().unwrap_or(0);
     start..end
-}
-
-/// Whether every byte's value is known.
-pub fn known(chars: &[Char]) -> bool {
-    chars.iter().all(|c| c.known)
-}
-
-/// Where `needle` first is in `chars`.
-pub fn find(chars: &[Char], needle: &[u8]) -> Option<usize> {
-    if needle.is_empty() {
-        return None;
-    }
-    chars.windows(needle.len()).position(|window| window.iter().map(|c| &c.byte).eq(needle))
 }
 
 /// Where each line of a file starts, for offsets → line numbers.
@@ -89,7 +105,7 @@ impl Lines {
     /// The lines of `bytes`.
     pub fn new(bytes: &[u8]) -> Self {
         let mut starts = vec![0];
-        starts.extend(bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1));
+        starts.extend(memchr::memchr_iter(b'\n', bytes).map(|at| at + 1));
         Self { starts }
     }
 
@@ -100,7 +116,7 @@ impl Lines {
 }
 
 /// One argument of a command, as a lexer found it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Word {
     /// Its value.
     pub chars: Chars,
@@ -121,8 +137,36 @@ impl Word {
     }
 
     /// Whether its value is `text`.
-    pub fn is(&self, text: &str) -> bool {
-        self.chars.iter().map(|c| c.byte).eq(text.bytes())
+    pub fn is(&self, text: &[u8]) -> bool {
+        self.chars.len() == text.len() && self.chars.iter().zip(text).all(|(c, byte)| c.byte == *byte)
+    }
+
+    /// Whether it is one of `texts`.
+    pub fn is_any(&self, texts: &[&str]) -> bool {
+        texts.iter().any(|text| self.is(text.as_bytes()))
+    }
+
+    /// Whether `needle` is in it.
+    pub fn contains(&self, needle: &[u8]) -> bool {
+        memchr::memmem::find(&self.bytes(), needle).is_some()
+    }
+
+    /// Whether there is a blank in it.
+    pub fn has_blank(&self) -> bool {
+        self.chars.iter().any(|c| c.byte.is_ascii_whitespace())
+    }
+
+    /// The model's form of it.
+    pub fn arg(&self, lines: &Lines) -> Arg {
+        let mut unknown: Vec<Range<usize>> = Vec::new();
+        for (at, _) in self.chars.iter().enumerate().filter(|(_, c)| !c.known) {
+            match unknown.last_mut() {
+                Some(last) if last.end == at => last.end += 1,
+                _ => unknown.push(at..at + 1),
+            }
+        }
+        let line = lines.line(self.span.start);
+        Arg { value: self.bytes(), unknown, span: self.span.clone(), line }
     }
 }
 
@@ -131,10 +175,40 @@ impl Word {
 pub struct Command {
     /// The arguments, the command's own name first where there is one.
     pub words: Vec<Word>,
-    /// Why what stands here can't be rewritten in place: a finding's id.
-    pub dynamic: Option<&'static str>,
     /// The guest's name, where the surroundings say it.
     pub guest: Option<Vec<u8>>,
+}
+
+/// A document inside a document: a script in a string, a file that a heredoc writes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Embedded {
+    /// Its text.
+    pub chars: Chars,
+    /// The name of the file that it becomes, where that is known.
+    pub name: Option<PathBuf>,
+    /// What it is if nothing else recognises it.
+    pub fallback: Fallback,
+    /// The guest's name, where the surroundings say it.
+    pub guest: Option<Vec<u8>>,
+}
+
+/// What an embedded document is if nothing recognises it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Fallback {
+    /// A shell's: the argument of `sh -c`.
+    #[default]
+    Shell,
+    /// Nothing of ours.
+    Nothing,
+}
+
+/// What a lexer found in a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lexed {
+    /// Argument lists, the most telling ones first: the same argument may be in several.
+    pub commands: Vec<Command>,
+    /// Documents in the document.
+    pub embedded: Vec<Embedded>,
 }
 
 #[cfg(test)]
@@ -150,8 +224,11 @@ mod tests {
     }
 
     #[test]
-    fn a_needle_is_found_in_place() {
-        assert_eq!(find(&from_file(b"say proxy"), b"proxy"), Some(4));
-        assert_eq!(find(&from_file(b"x"), b""), None);
+    fn unknown_parts_become_ranges() {
+        let mut word = Word::plain(verbatim(b"a$x$yb", 0..6, Spelt::ShellBare));
+        for at in 1..5 {
+            word.chars[at].known = false;
+        }
+        assert_eq!(word.arg(&Lines::new(b"a$x$yb")).unknown, vec![1..5]);
     }
 }

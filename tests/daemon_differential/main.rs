@@ -18,6 +18,8 @@ mod removing;
 mod stage;
 mod xattrs;
 
+#[path = "../support/dice.rs"]
+mod dice;
 #[path = "../support/program.rs"]
 mod program;
 #[path = "../support/tree.rs"]

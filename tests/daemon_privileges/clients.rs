@@ -24,7 +24,7 @@ impl Served {
         let dir = program::scratch();
         Owned::below(dir.path()).dir("export", 0o755, 0, 0).file("export/file", b"content", 0o644, 0, 0);
         let socket = dir.path().join("socket");
-        let mut launch = ours(&dir.path().join("export"), "namespace");
+        let mut launch = program::Launch::new(&program::ours(), &dir.path().join("export"));
         for option in options {
             launch = launch.option(option);
         }
@@ -243,6 +243,48 @@ fn term_and_int_end_everything() {
                     wait_until("the workers' end", || !process::of(worker, "stat").exists());
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn descriptors_that_nobody_takes_are_bounded_and_cost_nobody_the_connection() {
+    let served = Served::new(&["--persistent", "--shared=2", "--rlimit-nofile=50"]);
+    let (mut hoarder, mut other) = (served.client(), served.client());
+    for _ in 0..200 {
+        assert!(hoarder.send(&ask::open(b"/file", libc::O_RDONLY).encode()));
+    }
+    works(&mut other);
+    let mut refused = 0;
+    for _ in 0..200 {
+        match hoarder.reply(crate::wire::Form::Fd) {
+            crate::wire::Answer::Fd(_) => {}
+            answer => {
+                answer.fails(nix::errno::Errno::EMFILE);
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0);
+    hoarder.ask(&ask::open(b"/file", libc::O_RDONLY)).ok();
+}
+
+#[test]
+fn a_supervisor_that_is_shot_takes_its_workers_with_it() {
+    for sandbox in crate::SANDBOXES {
+        let mut served = Served::new(&["--persistent", "--shared=3", &format!("--sandbox={sandbox}")]);
+        let mut clients: Vec<Client> = (0..3).map(|_| served.client()).collect();
+        clients.iter_mut().for_each(works);
+        // One whose identity was lent, and one that waits for its client to read.
+        clients[0].ask(&ask::mkdir(b"/d", 0o755, 1000, 1000)).ok();
+        flood(&mut clients[1]);
+        let workers = served.wait_for_workers(3);
+        served.running.signal(Signal::SIGKILL);
+        served.running.wait();
+        clients[0].wait_closed().closed();
+        clients[2].wait_closed().closed();
+        for worker in workers {
+            wait_until("the workers' end", || !process::of(worker, "exe").exists());
         }
     }
 }

@@ -214,3 +214,71 @@ fn what_was_inherited_by_accident_is_closed() {
     assert!(!open.values().any(|name| name == "/etc/passwd"), "{open:?}");
     assert!(open.len() <= 5, "{open:?}");
 }
+
+/// The soft and the hard limit of a process, as `/proc/PID/limits` has them.
+fn limit(pid: u32, name: &str) -> (String, String) {
+    let limits = fs::read_to_string(process::of(pid, "limits")).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    let mut words = line.split_whitespace().map(String::from);
+    (words.next().unwrap(), words.next().unwrap())
+}
+
+#[test]
+fn what_a_serving_process_can_use_up_is_bounded() {
+    let dir = program::scratch();
+    for sandbox in SANDBOXES {
+        each_way(dir.path(), sandbox, |way, pid, _| {
+            for (name, most) in [
+                ("Max address space", 64 << 20),
+                ("Max open files", 8192),
+                ("Max processes", 0),
+                ("Max core file size", 0),
+            ] {
+                let (soft, hard) = limit(pid, name);
+                assert_eq!(soft, hard, "{sandbox}, {way}: {name}");
+                assert!(soft.parse::<u64>().unwrap() <= most, "{sandbox}, {way}: {name} is {soft}");
+            }
+            let memory: u64 = status(pid, "VmSize").trim_end_matches(" kB").parse().unwrap();
+            assert!(memory < 32 << 10, "{sandbox}, {way}: {memory} KiB of address space are in use");
+        });
+    }
+    let (running, mut client) = ours(dir.path(), "namespace").option("--rlimit-nofile=100").by_fd();
+    client.ask(&ask::lstat(b"/")).ok();
+    assert_eq!(limit(running.pid(), "Max open files"), ("100".into(), "100".into()));
+}
+
+#[test]
+fn a_serving_process_has_namespaces_of_its_own() {
+    let dir = program::scratch();
+    let of = |pid: u32, kind: &str| fs::read_link(process::of(pid, "ns").join(kind)).unwrap();
+    let here = std::process::id();
+    each_way(dir.path(), "namespace", |way, pid, _| {
+        for kind in ["mnt", "net", "ipc", "uts"] {
+            assert_ne!(of(pid, kind), of(here, kind), "{way}: {kind}");
+        }
+        // One that was started by somebody who knows its pid keeps it.
+        assert_eq!(of(pid, "pid") != of(here, "pid"), way == "by a supervisor", "{way}");
+    });
+}
+
+#[test]
+fn each_worker_has_a_pid_namespace_to_itself_and_is_known_outside_by_its_pid() {
+    let dir = program::scratch();
+    let socket = dir.path().join("socket");
+    let running =
+        ours(dir.path(), "namespace").option("--shared=8").option("--persistent").by_socket(&socket);
+    let mut namespaces = std::collections::BTreeSet::from(
+        [process::of(running.pid(), "ns/pid")].map(|path| fs::read_link(path).unwrap()),
+    );
+    let mut clients: Vec<Client> = (0..5).map(|_| Client::connect_soon(&socket)).collect();
+    for client in &mut clients {
+        client.ask(&ask::lstat(b"/")).ok();
+    }
+    for worker in process::children(running.pid()) {
+        assert_eq!(status(worker, "NSpid"), format!("{worker}\t1"));
+        namespaces.insert(fs::read_link(process::of(worker, "ns/pid")).unwrap());
+    }
+    assert_eq!(namespaces.len(), 6);
+    // The log names the client by the pid that it has here.
+    running.wait_for_log(&format!("client connected: pid {}, uid 0", std::process::id()));
+}

@@ -1,0 +1,216 @@
+//! `migrate check`: whether an export's files can move, to which model and at what price. Changes nothing.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::errno::Errno;
+use nix::unistd::{Gid, Group, Uid, User};
+
+use super::entry::Kind;
+use super::filesystem::{self, Attributes, Filesystem};
+use super::form::Model;
+use super::live::{self, Live, Role};
+use super::owner::Owner;
+use super::survey::{self, Survey};
+use super::tree::Tree;
+use crate::cli::CheckArgs;
+use crate::exit::Outcome;
+use crate::report::check::{CheckDocument, EntriesRow, FilesystemRow, OwnerRow, UserRow};
+use crate::report::{self, Counts, FindingRow, SCHEMA, rows};
+use crate::share::local::SecurityModel;
+use crate::text;
+
+mod configuration;
+mod judgement;
+mod price;
+
+pub use judgement::findings;
+
+/// Everything that was found out about an export.
+#[derive(Debug)]
+pub struct Facts {
+    /// Where it is, free of symbolic links.
+    pub export: PathBuf,
+    /// What it lies on.
+    pub filesystem: Filesystem,
+    /// What it holds.
+    pub survey: Survey,
+    /// Who has it open.
+    pub live: Live,
+    /// Who QEMU will run as, where that is known.
+    pub owner: Option<Owner>,
+    /// The first directory that keeps that user out, and why.
+    pub barrier: Option<(PathBuf, Errno)>,
+    /// Whether the check could look at everything that root can.
+    pub privileged: bool,
+    /// How long the walk took.
+    pub walk: Duration,
+    /// How long it takes to give one inode its attributes, where that could be tried.
+    pub per_inode: Option<Duration>,
+}
+
+impl Facts {
+    /// Finds everything out, with `jobs` workers.
+    pub fn gather(export: &Path, owner: Option<Owner>, jobs: usize) -> anyhow::Result<Self> {
+        let shown = text::escape_path(export);
+        let path = export.canonicalize().with_context(|| format!("cannot find the export '{shown}'"))?;
+        let directory =
+            std::fs::File::open(&path).with_context(|| format!("cannot open the export '{shown}'"))?;
+        let filesystem = Filesystem::of(&directory, &path)?;
+        let per_inode = filesystem::time_per_inode(&directory);
+        drop(directory);
+        let live = live::look(&path)?;
+        let tree = Tree::open(&path).with_context(|| format!("cannot open the export '{shown}'"))?;
+        let start = Instant::now();
+        let survey = survey::survey(&tree, filesystem.attributes, jobs);
+        let walk = start.elapsed();
+        let privileged = Uid::effective().is_root();
+        // Only the way to the export counts: the export itself will be this user's.
+        let barrier = match (&owner, path.parent()) {
+            (Some(owner), Some(parent)) if privileged => owner.barrier_to(parent)?,
+            _ => None,
+        };
+        Ok(Self { export: path, filesystem, survey, live, owner, barrier, privileged, walk, per_inode })
+    }
+
+    /// The model that fits: mapped-xattr wherever the filesystem can keep it.
+    pub fn fitting_model(&self) -> Model {
+        if self.filesystem.attributes.usable() { Model::MappedXattr } else { Model::MappedFile }
+    }
+}
+
+/// `migrate check`.
+pub fn run(args: &CheckArgs) -> anyhow::Result<Outcome> {
+    if args.schema {
+        report::print_schema::<CheckDocument>()?;
+        return Ok(Outcome::Clean);
+    }
+    let export = args.export.as_deref().context("name the export to check")?;
+    let owner = match &args.owner {
+        Some(owner) => Some(Owner::parse(owner)?),
+        None => Owner::of_libvirt()?,
+    };
+    let facts = Facts::gather(export, owner, args.jobs.map_or_else(jobs, usize::from))?;
+    let document = document(&facts, args.security_model);
+    report::print(&document, args.format)?;
+    Ok(report::exit_zero(document.outcome(), args.exit_zero))
+}
+
+/// As many workers as this process may run at once.
+pub(super) fn jobs() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
+}
+
+fn document(facts: &Facts, asked: Option<SecurityModel>) -> CheckDocument {
+    let model = match asked {
+        Some(SecurityModel::MappedXattr) => Model::MappedXattr,
+        Some(SecurityModel::MappedFile) => Model::MappedFile,
+        None => facts.fitting_model(),
+    };
+    let price = price::of(facts, model);
+    let findings: Vec<_> =
+        findings(facts, model, asked.is_some(), &price).iter().map(FindingRow::from).collect();
+    CheckDocument {
+        schema: SCHEMA,
+        export: rows::path(&facts.export),
+        security_model: model.name().into(),
+        owner: facts.owner.as_ref().map(ToString::to_string),
+        filesystem: filesystem_row(&facts.filesystem),
+        entries: entries_row(&facts.survey),
+        owners: owner_rows(&facts.survey),
+        in_use: user_rows(&facts.live),
+        price,
+        configuration: configuration::of(facts, model),
+        summary: Counts::of(&findings),
+        findings,
+    }
+}
+
+fn filesystem_row(filesystem: &Filesystem) -> FilesystemRow {
+    let room = match filesystem.attributes {
+        Attributes::Tried { room, .. } => u64::try_from(room).ok(),
+        _ => None,
+    };
+    FilesystemRow {
+        kind: rows::bytes(&filesystem.kind),
+        read_only: filesystem.read_only,
+        quota: filesystem.quota,
+        free_bytes: filesystem.free_bytes,
+        free_inodes: filesystem.free_inodes,
+        user_xattrs: filesystem.attributes.usable(),
+        tried: matches!(filesystem.attributes, Attributes::Tried { .. } | Attributes::Refused(_)),
+        room,
+    }
+}
+
+fn entries_row(survey: &Survey) -> EntriesRow {
+    EntriesRow {
+        total: survey.entries(),
+        files: survey.of(Kind::File),
+        directories: survey.of(Kind::Directory),
+        symbolic_links: survey.of(Kind::Symlink),
+        fifos: survey.of(Kind::Fifo),
+        sockets: survey.of(Kind::Socket),
+        character_devices: survey.of(Kind::CharacterDevice),
+        block_devices: survey.of(Kind::BlockDevice),
+        to_replace: survey.replaced(),
+        with_acl: survey.acls,
+        with_set_id: survey.set_id,
+        bytes: survey.bytes,
+    }
+}
+
+/// The owners with their names on this host; the one with the most entries first.
+fn owner_rows(survey: &Survey) -> Vec<OwnerRow> {
+    let mut users = HashMap::new();
+    let mut groups = HashMap::new();
+    let mut rows: Vec<_> = survey
+        .owners
+        .iter()
+        .map(|(&(uid, gid), &entries)| OwnerRow {
+            uid,
+            gid,
+            user: users.entry(uid).or_insert_with(|| user_name(uid)).clone(),
+            group: groups.entry(gid).or_insert_with(|| group_name(gid)).clone(),
+            entries,
+        })
+        .collect();
+    rows.sort_by_key(|row| (std::cmp::Reverse(row.entries), row.uid, row.gid));
+    rows
+}
+
+fn user_name(uid: u32) -> Option<String> {
+    let user = User::from_uid(Uid::from_raw(uid)).ok()??;
+    Some(text::escape(user.name.as_bytes()).into_owned())
+}
+
+fn group_name(gid: u32) -> Option<String> {
+    let group = Group::from_gid(Gid::from_raw(gid)).ok()??;
+    Some(text::escape(group.name.as_bytes()).into_owned())
+}
+
+fn user_rows(live: &Live) -> Vec<UserRow> {
+    let processes = live.users.iter().map(|user| {
+        let kind = match user.role {
+            Role::Helper => "helper",
+            Role::Qemu => "qemu",
+            Role::Other => "process",
+        };
+        UserRow { pid: Some(user.pid), kind: kind.into(), busy: user.is_busy(), how: user.to_string() }
+    });
+    let mounts = live.mounts.iter().map(|mount| UserRow {
+        pid: mount.namespace_of,
+        kind: "mount".into(),
+        busy: false,
+        how: mount.to_string(),
+    });
+    let kernel = live.kernel.iter().map(|used| UserRow {
+        pid: None,
+        kind: "kernel".into(),
+        busy: true,
+        how: used.to_string(),
+    });
+    processes.chain(mounts).chain(kernel).collect()
+}

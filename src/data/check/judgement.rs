@@ -1,0 +1,244 @@
+//! From facts to findings: what the admin should know before a conversion, and what stands against it.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+use super::Facts;
+use crate::data::filesystem::Attributes;
+use crate::data::form::Model;
+use crate::data::survey::Group;
+use crate::report::check::{PriceRow, bytes, counted};
+use crate::report::finding::{self, Finding, Kind};
+use crate::share::Place;
+use crate::text;
+
+/// Everything that stands against a conversion to `model` or should be known before it, by kind. `asked` says whether
+/// the admin asked for this model.
+pub fn findings(facts: &Facts, model: Model, asked: bool, price: &PriceRow) -> Vec<Finding> {
+    let mut judge = Judge { facts, found: Vec::new() };
+    judge.users();
+    judge.filesystem(model, asked, price);
+    judge.owners();
+    judge.entries(model);
+    judge.blind_spots();
+    judge.found
+}
+
+struct Judge<'f> {
+    facts: &'f Facts,
+    found: Vec<Finding>,
+}
+
+impl Judge<'_> {
+    fn add(&mut self, kind: &'static Kind, place: PathBuf, message: String, remedy: Option<String>) {
+        let place = Place { file: Some(place), ..Place::default() };
+        self.found.push(Finding { kind, place, message, remedy });
+    }
+
+    /// A finding about the whole export.
+    fn whole(&mut self, kind: &'static Kind, message: String) {
+        self.add(kind, self.facts.export.clone(), message, None);
+    }
+
+    /// A finding about some entries; none where there are none.
+    fn some(&mut self, kind: &'static Kind, group: &Group, what: &str) {
+        self.some_with(kind, group, what, None);
+    }
+
+    fn some_with(&mut self, kind: &'static Kind, group: &Group, what: &str, remedy: Option<String>) {
+        let Some(first) = &group.first else { return };
+        let place = if first.is_empty() {
+            self.facts.export.clone()
+        } else {
+            self.facts.export.join(OsStr::from_bytes(first))
+        };
+        let more = match group.count {
+            1 => String::new(),
+            count => format!(" (and {})", counted(count - 1, "more entry")),
+        };
+        self.add(kind, place, format!("{what}{more}"), remedy);
+    }
+
+    fn users(&mut self) {
+        let facts = self.facts;
+        for user in &facts.live.users {
+            let kind = if user.is_busy() { &finding::LIVE_EXPORT } else { &finding::EXPORT_IN_USE };
+            self.whole(kind, user.to_string());
+        }
+        for used in &facts.live.kernel {
+            self.whole(&finding::LIVE_EXPORT, used.to_string());
+        }
+        for mount in &facts.live.mounts {
+            self.whole(&finding::EXPORT_IN_USE, mount.to_string());
+        }
+    }
+
+    fn filesystem(&mut self, model: Model, asked: bool, price: &PriceRow) {
+        let filesystem = &self.facts.filesystem;
+        let kind = text::escape(&filesystem.kind);
+        if filesystem.read_only {
+            self.whole(
+                &finding::READ_ONLY_FILESYSTEM,
+                format!("the export's filesystem ({kind}) is mounted read-only"),
+            );
+        }
+        if model == Model::MappedXattr || !asked {
+            self.attributes(&kind);
+        }
+        if let Some(free) = filesystem.free_bytes.filter(|free| price.bytes > *free) {
+            let (needs, free) = (bytes(price.bytes), bytes(free));
+            self.whole(
+                &finding::NOT_ENOUGH_SPACE,
+                format!("a conversion takes about {needs}, {free} are free"),
+            );
+        }
+        if let Some(free) = filesystem.free_inodes.filter(|free| price.inodes > *free) {
+            let message = format!("a conversion takes {} inodes, {free} are free", price.inodes);
+            self.whole(&finding::NOT_ENOUGH_SPACE, message);
+        }
+        if filesystem.quota {
+            let message =
+                format!("{kind} is mounted with quotas: all of the export will count as QEMU's user's");
+            self.whole(&finding::QUOTA, message);
+        }
+    }
+
+    fn attributes(&mut self, kind: &str) {
+        match self.facts.filesystem.attributes {
+            Attributes::Tried { .. } => {}
+            Attributes::Refused(why) => {
+                let message = format!("{kind} does not keep user xattrs: {}", said(why));
+                self.whole(&finding::NO_USER_XATTRS, message);
+            }
+            Attributes::Unlikely(why) => {
+                let message = format!(
+                    "{kind} answers that it keeps no user xattrs; no temporary file could be made to try: {}",
+                    said(why)
+                );
+                self.whole(&finding::NO_USER_XATTRS, message);
+            }
+            Attributes::Likely(why) => {
+                let message = format!(
+                    "user xattrs were not tried, for no temporary file could be made ({}); {kind} answers as if it \
+                     kept them, what room there is for them is unknown",
+                    said(why)
+                );
+                self.whole(&finding::XATTRS_NOT_TRIED, message);
+            }
+        }
+    }
+
+    fn owners(&mut self) {
+        let facts = self.facts;
+        let owner = facts.owner.as_ref();
+        if let (Some(owner), Some((directory, errno))) = (owner, &facts.barrier) {
+            let message =
+                format!("{owner} can't enter this directory on the way to the export: {}", errno.desc());
+            self.add(&finding::OWNER_KEPT_OUT, directory.clone(), message, None);
+        }
+        let accounts: Vec<_> = super::owner_rows(&facts.survey)
+            .into_iter()
+            .filter(|row| row.uid != 0 && owner.is_none_or(|owner| owner.uid != row.uid))
+            .filter_map(|row| Some(format!("{} ({})", row.user?, row.entries)))
+            .collect();
+        if !accounts.is_empty() {
+            let message = format!("files belong to accounts of this host: {}", accounts.join(", "));
+            self.whole(&finding::HOST_ACCOUNTS, message);
+        }
+    }
+
+    fn entries(&mut self, model: Model) {
+        let survey = &self.facts.survey;
+        self.some(&finding::MOUNT_INSIDE, &survey.mounts, "something else is mounted here");
+        self.some(&finding::IMMUTABLE_FILE, &survey.immutable, "it is immutable (chattr +i)");
+        self.some(&finding::APPEND_ONLY_FILE, &survey.append_only, "it is append-only (chattr +a)");
+        self.some(&finding::ALREADY_MAPPED, &survey.mapped, "it has user.virtfs.* attributes already");
+        for (name, group) in &survey.lost {
+            let what = format!("the guest loses the attribute {}", text::escape(name));
+            self.some_with(&finding::XATTR_LOST, group, &what, lost_remedy(name));
+        }
+        self.some(&finding::XATTR_LOST, &survey.other_lost, "the guest loses attributes of many other names");
+        let outside = "it has names outside the export, and what they show changes with it";
+        self.some(&finding::LINKS_OUTSIDE, &survey.leaving, outside);
+        match model {
+            Model::MappedXattr => {
+                let tight = "its attributes leave no room for the mapped ones";
+                self.some(&finding::NO_ROOM_FOR_ATTRIBUTES, &survey.tight, tight);
+            }
+            Model::MappedFile => {
+                self.some(
+                    &finding::RESERVED_NAME,
+                    &survey.reserved,
+                    "mapped-file keeps this name for itself",
+                );
+                let far = "its device number does not fit mapped-file's 31 bits";
+                self.some(&finding::DEVICE_NUMBER_TOO_LARGE, &survey.far_devices, far);
+            }
+        }
+    }
+
+    fn blind_spots(&mut self) {
+        let facts = self.facts;
+        for (errno, group) in &facts.survey.unread {
+            let what = format!("it could not be looked at: {}", said(Errno::from_raw_os_error(*errno)));
+            self.some(&finding::UNREADABLE_ENTRY, group, &what);
+        }
+        let changed = "it went away or was replaced while it was looked at";
+        self.some(&finding::CHANGED_MEANWHILE, &facts.survey.changed, changed);
+        if let Some(sentence) = facts.live.unseen.sentence() {
+            self.whole(&finding::PROCESSES_UNSEEN, sentence);
+        }
+        if !facts.privileged {
+            let message =
+                "without root, trusted.* attributes and the way of QEMU's user to the export are not seen";
+            self.whole(&finding::NOT_PRIVILEGED, message.into());
+        }
+        if facts.survey.other_owners > 0 {
+            let message = format!(
+                "{} of still other owners are not told apart",
+                counted(facts.survey.other_owners, "entry")
+            );
+            self.whole(&finding::MANY_OWNERS, message);
+        }
+    }
+}
+
+/// What an attribute is for decides whether its loss matters.
+fn lost_remedy(name: &[u8]) -> Option<String> {
+    let advice = match name {
+        b"security.capability" => {
+            "the programs lose their file capabilities in the guest: set them there at boot, or keep them on a disk image"
+        }
+        b"security.selinux" => {
+            "these are the host's labels unless the guest labelled the share itself: mount it there with context="
+        }
+        b"security.ima" | b"security.evm" => {
+            "the guest can't appraise these files any more; exclude the mount from its policy"
+        }
+        _ => return None,
+    };
+    Some(format!("{advice}; agree with --accept={}", finding::XATTR_LOST.id))
+}
+
+fn said(errno: Errno) -> String {
+    nix::errno::Errno::from_raw(errno.raw_os_error()).desc().into()
+}
+
+impl std::fmt::Display for crate::data::live::Mounted {
+    /// One sentence without its full stop.
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.part.as_os_str().is_empty() {
+            out.write_str("the export")?;
+        } else {
+            write!(out, "its part '{}'", text::escape_path(&self.part))?;
+        }
+        write!(out, " is also mounted at '{}'", text::escape_path(&self.point))?;
+        match self.namespace_of {
+            Some(pid) => write!(out, ", in the mount namespace of process {pid}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What a conversion takes, as far as can be told beforehand.
+
+use std::time::Duration;
+
+use super::Facts;
+use crate::data::entry::Kind;
+use crate::data::filesystem::Attributes;
+use crate::data::form::Model;
+use crate::report::check::PriceRow;
+
+/// Bytes that the journal takes for an entry; what it says of itself, rounded up for names and attributes.
+const JOURNAL_BYTES: u64 = 48;
+/// How long an inode takes where it could not be tried.
+const SLOW: Duration = Duration::from_micros(100);
+/// What a conversion does to an inode, in terms of what was measured on a new one: it also finds it, reads it, records
+/// it and gives it its times.
+const WORK: u32 = 2;
+/// How many inodes of ext4 share a block of equal attributes.
+const SHARING: u64 = 1024;
+
+/// The price of converting to `model`.
+pub fn of(facts: &Facts, model: Model) -> PriceRow {
+    let survey = &facts.survey;
+    let entries = survey.entries();
+    let block = facts.filesystem.block;
+    let targets = survey.of(Kind::Symlink).saturating_mul(block);
+    let (bytes, inodes) = match model {
+        Model::MappedXattr => (targets.saturating_add(attribute_bytes(facts)), 0),
+        // A text file for every entry, in a directory for every directory.
+        Model::MappedFile => {
+            let files = entries.saturating_add(survey.of(Kind::Directory));
+            (targets.saturating_add(files.saturating_mul(block)), files)
+        }
+    };
+    let per_inode = facts.per_inode.unwrap_or(SLOW).saturating_mul(WORK);
+    let work = per_inode.saturating_mul(u32::try_from(entries).unwrap_or(u32::MAX));
+    let seconds = facts.walk.saturating_add(work).as_secs() + 1;
+    PriceRow { seconds, bytes, inodes, journal_bytes: entries.saturating_mul(JOURNAL_BYTES) }
+}
+
+/// Bytes of blocks that the attributes take.
+fn attribute_bytes(facts: &Facts) -> u64 {
+    let survey = &facts.survey;
+    let entries = survey.entries();
+    let Attributes::Tried { bytes, .. } = facts.filesystem.attributes else { return 0 };
+    let most = entries.saturating_mul(bytes);
+    if !facts.filesystem.kind.starts_with(b"ext") {
+        return most;
+    }
+    // Equal sets share blocks; an ACL makes a set of its own.
+    let sets = u64::try_from(survey.sets.len()).unwrap_or(u64::MAX);
+    let blocks = sets.saturating_add(survey.acls).saturating_add(entries / SHARING);
+    blocks.saturating_mul(bytes).min(most)
+}

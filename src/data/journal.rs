@@ -1,0 +1,268 @@
+//! The journal of a conversion: the original state of every inode, on stable storage before the first one is
+//! touched.
+//!
+//! # Format 1
+//!
+//! The file starts with the 16 bytes `virtfs-journal1\n`. Frames follow, one after the other, only ever appended:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 4 | `L`, the payload's length: unsigned, little-endian |
+//! | 4 | CRC-32 (IEEE, as in zlib and PNG) of the four bytes of `L`, the kind and the payload, little-endian |
+//! | 1 | the frame's kind, an ASCII letter |
+//! | `L` | the payload |
+//!
+//! | kind | payload | written |
+//! |---|---|---|
+//! | `B` | JSON: [`Begin`] | first |
+//! | `D` | a [`Listing`]: (a part of) a directory, below | while the export is recorded; later for entries met late |
+//! | `S` | JSON: [`Totals`] | when everything is recorded and all of the above is on stable storage |
+//! | `C` | JSON: `{"at": seconds since 1970}` | when the whole export is converted, and that is on stable storage |
+//! | `R` | likewise | before a rollback touches the first inode |
+//! | `U` | likewise | when the whole export is rolled back, and that is on stable storage |
+//!
+//! Nothing of the export is touched before `S` is on stable storage. A file that ends in the middle of a frame, or in
+//! one whose checksum is wrong, was cut off by a crash: what is behind the last good frame does not count. A
+//! `D` after `S` is on stable storage before the entries in it are touched; where it tells of an entry that an
+//! earlier one told of, the later one counts.
+//!
+//! ## The payload of `D`
+//!
+//! `varint` is an unsigned LEB128 number (seven bits a byte, the lowest first, the eighth bit set on all but the
+//! last byte); `zigzag` is a signed one as the varint `2n` (n ≥ 0) or `−2n − 1` (n < 0); `bytes` is a varint length
+//! and so many bytes.
+//!
+//! | field | what |
+//! |---|---|
+//! | 1 byte | bit 0: the last (or only) part of this directory; bit 1: met late, after `S` |
+//! | varint | how many bytes before this frame the directory's first frame starts; 0: this is the first |
+//! | varint | how many bytes before this frame the parent directory's first frame starts; 0: this is the export's root |
+//! | bytes | its name in its parent; empty for the root |
+//! | record | the directory itself, below |
+//! | varint, 8 bytes | only with bit 0: how many names it has, in all its parts, and the sum modulo 2⁶⁴ of the names' 64-bit FNV-1a hashes, little-endian |
+//! | varint | how many entries follow |
+//! | entries | of each: its name (bytes), then one byte: 1 for a directory, which has a frame of its own and nothing more here; 0 for all else, followed by a record |
+//!
+//! ## A record
+//!
+//! | field | what |
+//! |---|---|
+//! | 2 bytes | the bits below, little-endian |
+//! | zigzag | inode number, minus that of the record before in this frame (0 before the first), modulo 2⁶⁴ |
+//! | varint | without bit 0: mode with type bits. With it, the mode is that of the record before |
+//! | varint, varint | without bit 1: owner, group. With it, they are those of the record before |
+//! | varint | with bit 2: number of links; otherwise 1 |
+//! | varint | with bit 3: device number (`st_rdev`); otherwise 0 |
+//! | varint | size in bytes |
+//! | zigzag, varint | modification time: seconds minus those of the record before (0 before the first), modulo 2⁶⁴; nanoseconds |
+//! | zigzag, varint | without bit 6: access time: seconds minus the modification time's, nanoseconds. With it, the two are equal |
+//! | zigzag, varint | without bit 7: change time, likewise |
+//! | 1 byte | with bit 8: inode flags. Bit 0: immutable; bit 1: append-only |
+//! | bytes | with bit 4: a symbolic link's target |
+//! | varint, … | with bit 5: how many extended attributes, of all namespaces, ACLs included; of each its name (bytes), its value (bytes) |
+
+mod codec;
+mod reader;
+mod writer;
+
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::entry::{Entry, Inode, Time};
+use super::form::Model;
+
+pub use codec::Damaged;
+pub use reader::{Journal, Listings};
+pub use writer::{Part, Writer};
+
+/// What the file starts with.
+pub const MAGIC: &[u8; 16] = b"virtfs-journal1\n";
+
+/// The length of a frame without its payload.
+const HEAD: usize = 9;
+
+/// What a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Begin = b'B' as isize,
+    Directory = b'D' as isize,
+    Recorded = b'S' as isize,
+    Converted = b'C' as isize,
+    RollbackBegun = b'R' as isize,
+    RolledBack = b'U' as isize,
+}
+
+impl Kind {
+    const ALL: [Self; 6] = [
+        Self::Begin,
+        Self::Directory,
+        Self::Recorded,
+        Self::Converted,
+        Self::RollbackBegun,
+        Self::RolledBack,
+    ];
+
+    fn of(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.byte() == byte)
+    }
+
+    const fn byte(self) -> u8 {
+        self as u8
+    }
+}
+
+/// What is being done to which export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begin {
+    /// The program that wrote it, with its version.
+    pub program: String,
+    /// The export's path, as [`crate::text::escape`] spells it.
+    pub export: String,
+    /// The inode number of the export's root.
+    pub root_inode: u64,
+    /// `mapped-xattr` or `mapped-file`.
+    pub security_model: String,
+    /// The user that QEMU runs as.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// The real mode of files.
+    pub fmode: u32,
+    /// The real mode of directories.
+    pub dmode: u32,
+    /// The findings that the admin accepted.
+    pub accepted: Vec<String>,
+    /// When it began: seconds since 1970.
+    pub at: u64,
+}
+
+impl Begin {
+    /// The model; `None` for one of a later version.
+    pub fn model(&self) -> Option<Model> {
+        [Model::MappedXattr, Model::MappedFile].into_iter().find(|model| model.name() == self.security_model)
+    }
+}
+
+/// What was recorded in all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Entries, directories and the root included.
+    pub entries: u64,
+    /// Directories among them.
+    pub directories: u64,
+    /// When the recording was done: seconds since 1970.
+    pub at: u64,
+}
+
+/// When something happened.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Moment {
+    at: u64,
+}
+
+/// How far a conversion got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// The export is being recorded; nothing is touched yet.
+    Recording,
+    /// Everything is recorded; some inodes may be converted.
+    Converting,
+    /// All is converted.
+    Converted,
+    /// A rollback has begun.
+    RollingBack,
+    /// All is as it was.
+    RolledBack,
+}
+
+/// The original state of one inode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its inode number.
+    pub number: u64,
+    /// What the guest saw, every extended attribute of every namespace included.
+    pub entry: Entry,
+    /// When it last changed in any way.
+    pub changed: Time,
+    /// `chattr +i`.
+    pub immutable: bool,
+    /// `chattr +a`.
+    pub append_only: bool,
+}
+
+impl Record {
+    /// The record of an inode and what the guest saw of it.
+    pub fn new(inode: &Inode, entry: Entry) -> Self {
+        Self {
+            number: inode.identity.number,
+            entry,
+            changed: inode.changed,
+            immutable: inode.immutable,
+            append_only: inode.append_only,
+        }
+    }
+}
+
+/// (A part of) a directory: one frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// Where the directory's first frame starts in the file: the directory's name in this journal.
+    pub id: u64,
+    /// The parent's; `None` for the root.
+    pub parent: Option<u64>,
+    /// The directory's name in its parent; empty for the root.
+    pub name: CString,
+    /// Whether it was met late.
+    pub late: bool,
+    /// The directory itself.
+    pub own: Record,
+    /// Only in the last part: all its names.
+    pub names: Option<NameSum>,
+    /// What is in it: `None` for directories, which have listings of their own.
+    pub entries: Vec<(CString, Option<Record>)>,
+}
+
+impl Listing {
+    /// Whether this frame is the directory's first.
+    pub fn is_first(&self, offset: u64) -> bool {
+        self.id == offset
+    }
+}
+
+/// All names of a directory, in short: how many, and the sum of their hashes, in no order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NameSum {
+    /// How many.
+    pub count: u64,
+    /// The sum modulo 2⁶⁴ of their 64-bit FNV-1a hashes.
+    pub sum: u64,
+}
+
+impl NameSum {
+    /// Adds a name.
+    pub fn add(&mut self, name: &[u8]) {
+        let hash = name.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        self.count += 1;
+        self.sum = self.sum.wrapping_add(hash);
+    }
+}
+
+/// Where an export's journal is unless told otherwise: beside it, `EXPORT.virtfs-journal`.
+pub fn default_path(export: &Path) -> PathBuf {
+    let mut name = OsString::from(export.file_name().unwrap_or_default());
+    if name.as_bytes().is_empty() {
+        name.push("root");
+    }
+    name.push(".virtfs-journal");
+    export.parent().unwrap_or(export).join(name)
+}
+
+/// Seconds since 1970, now.
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,474 @@
+//! Who has an export open now, as far as `/proc` tells: processes in it, helpers and QEMUs with it, and what the
+//! kernel itself does with its files.
+//!
+//! Nothing here needs privileges. What an unprivileged process can't see is counted in [`Unseen`], for "nobody uses
+//! it" is only worth something together with "and I could look everywhere".
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::Context;
+
+use super::mounts::{self, Location, Mounts};
+use crate::text;
+
+mod commands;
+mod kernel;
+
+pub use kernel::KernelUse;
+
+/// Who uses an export.
+#[derive(Debug, Default)]
+pub struct Live {
+    /// Processes, by number.
+    pub users: Vec<User>,
+    /// Where it, a directory around it or something in it is mounted besides: a container's volume, a bind mount.
+    pub mounts: Vec<Mounted>,
+    /// What the kernel does with its files by itself.
+    pub kernel: Vec<KernelUse>,
+    /// What could not be seen.
+    pub unseen: Unseen,
+}
+
+impl Live {
+    /// The processes that must end before the export's files may change: they serve it, hold files of it open or
+    /// map them, or have their root directory in it.
+    pub fn busy(&self) -> impl Iterator<Item = &User> {
+        self.users.iter().filter(|user| user.is_busy())
+    }
+
+    /// Whether anything holds the export so that its files must not change now.
+    pub fn is_busy(&self) -> bool {
+        self.busy().next().is_some() || !self.kernel.is_empty()
+    }
+}
+
+/// What a process is to an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A `virtfs-proxy-helper`, the C one or ours.
+    Helper,
+    /// QEMU.
+    Qemu,
+    /// Any other process.
+    Other,
+}
+
+/// A process that has to do with an export. Paths are relative to the export; an empty one is the export itself.
+#[derive(Debug)]
+pub struct User {
+    /// Its number.
+    pub pid: i32,
+    /// Its name, as the kernel has it: at most 15 bytes.
+    pub name: Vec<u8>,
+    /// Whom it runs as.
+    pub uid: u32,
+    /// What it is.
+    pub role: Role,
+    /// Whether its command line names the export.
+    pub named: bool,
+    /// Open files and directories.
+    pub open: Held,
+    /// Mapped files: programs and libraries that run, databases.
+    pub mapped: Held,
+    /// Its working directory, where that is in the export.
+    pub cwd: Option<PathBuf>,
+    /// Its root directory, where that is in the export.
+    pub root: Option<PathBuf>,
+}
+
+/// Files that a process holds.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// How many.
+    pub count: u64,
+    /// Which, the first of them.
+    pub first: Option<PathBuf>,
+}
+
+impl Held {
+    fn add(&mut self, path: PathBuf) {
+        self.count += 1;
+        self.first.get_or_insert(path);
+    }
+}
+
+impl User {
+    /// Whether the export's files must not change while this process runs.
+    pub fn is_busy(&self) -> bool {
+        self.open.count > 0 || self.mapped.count > 0 || self.root.is_some() || self.role != Role::Other
+    }
+
+    fn touches(&self) -> bool {
+        self.open.count > 0
+            || self.mapped.count > 0
+            || self.root.is_some()
+            || self.cwd.is_some()
+            || self.named
+    }
+}
+
+impl fmt::Display for User {
+    /// One sentence without its full stop: who, and how.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.role {
+            Role::Helper => "the helper ",
+            Role::Qemu => "QEMU ",
+            Role::Other => "",
+        };
+        write!(out, "process {} ({what}{}, user {}) ", self.pid, text::escape(&self.name), self.uid)?;
+        let mut ways = Vec::new();
+        if let Some(root) = &self.root {
+            ways.push(format!("has its root directory at {}", shown(root)));
+        }
+        for (held, verb) in [(&self.open, "has"), (&self.mapped, "maps")] {
+            let state = if verb == "has" { " open" } else { "" };
+            match (&held.first, held.count) {
+                (None, _) => {}
+                (Some(first), 1) => ways.push(format!("{verb} {}{state}", shown(first))),
+                (Some(first), count) => {
+                    ways.push(format!("{verb} {} and {} more{state}", shown(first), count - 1));
+                }
+            }
+        }
+        if let Some(cwd) = &self.cwd {
+            ways.push(format!("works in {}", shown(cwd)));
+        }
+        if self.named {
+            ways.push("names the export on its command line".into());
+        }
+        out.write_str(&ways.join(", "))
+    }
+}
+
+fn shown(path: &Path) -> String {
+    if path.as_os_str().is_empty() {
+        "the export itself".into()
+    } else {
+        format!("'{}'", text::escape_path(path))
+    }
+}
+
+/// Another place that shows an export or a part of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    /// The mount point, as its own processes see it.
+    pub point: PathBuf,
+    /// Which directory of the export is there; empty for all of it.
+    pub part: PathBuf,
+    /// A process of the mount namespace, where that is not ours.
+    pub namespace_of: Option<i32>,
+}
+
+/// What could not be seen.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Unseen {
+    /// Processes whose files other users may not look at.
+    pub denied: u64,
+    /// Open files on the export's filesystem that could be in the export or not.
+    pub unplaced: u64,
+    /// We run in a PID namespace of our own (a container) and don't see the host's processes.
+    pub contained: bool,
+    /// `/proc` is mounted so that it hides other users' processes.
+    pub hidden: bool,
+}
+
+impl Unseen {
+    /// What was not seen, as one sentence without its full stop; `None` when everything was.
+    pub fn sentence(&self) -> Option<String> {
+        let mut parts = Vec::new();
+        if self.denied > 0 {
+            let s = if self.denied == 1 { "" } else { "es" };
+            parts.push(format!("the files of {} process{s} of other users", self.denied));
+        }
+        if self.unplaced > 0 {
+            parts.push(format!(
+                "the place of {} open file{} reached through mounts of other processes",
+                self.unplaced,
+                if self.unplaced == 1 { "" } else { "s" }
+            ));
+        }
+        if self.contained {
+            parts.push("processes outside this PID namespace (are we in a container?)".into());
+        }
+        if self.hidden {
+            parts.push("the processes that /proc hides (hidepid)".into());
+        }
+        (!parts.is_empty()).then(|| format!("could not see {}", parts.join(", nor ")))
+    }
+}
+
+/// Looks for everybody who uses the export, an existing directory.
+pub fn look(export: &Path) -> anyhow::Result<Live> {
+    let scene = Scene::new(export)?;
+    let mut live = Live { unseen: blindness(&scene.own), ..Live::default() };
+    let mut namespaces = Namespaces::default();
+    for pid in processes()? {
+        if pid == nix::unistd::getpid().as_raw() {
+            continue;
+        }
+        match scene.user(pid, &mut namespaces, &mut live.unseen) {
+            Ok(user) => live.users.extend(user.filter(User::touches)),
+            // It has ended meanwhile.
+            Err(error) if is_gone(&error) || !lives(pid) => {}
+            Err(_) => live.unseen.denied += 1,
+        }
+    }
+    live.users.sort_by_key(|user| user.pid);
+    scene.mounted(&scene.own, None, &mut live.mounts);
+    for (pid, mounts) in namespaces.foreign(&scene) {
+        scene.mounted(mounts, Some(pid), &mut live.mounts);
+    }
+    live.kernel = kernel::uses(&scene);
+    Ok(live)
+}
+
+/// Whether an error says that a process has ended.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// Whether a process is there and has not ended: a zombie has no command line any more.
+fn lives(pid: i32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|command| !command.is_empty())
+}
+
+/// Every process that `/proc` shows.
+fn processes() -> anyhow::Result<Vec<i32>> {
+    let entries = fs::read_dir("/proc").context("reading /proc: is it mounted?")?;
+    let number = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+    Ok(entries.filter_map(number).collect())
+}
+
+/// What this process can't see whoever it looks at.
+fn blindness(own: &Mounts) -> Unseen {
+    // The number of the first PID namespace, the same on every Linux: include/linux/proc_ns.h.
+    const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+    let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let hides = |mount: &mounts::Mount| {
+        let option = |option: &&[u8]| option.starts_with(b"hidepid=") && **option != *b"hidepid=off";
+        mount.filesystem_options.split(|&byte| byte == b',').any(|word| option(&word))
+    };
+    Unseen {
+        contained: namespace != Path::new(FIRST_PID_NAMESPACE),
+        hidden: !nix::unistd::geteuid().is_root() && own.showing(Path::new("/proc")).is_some_and(hides),
+        ..Unseen::default()
+    }
+}
+
+/// The export that we look for, and ourselves.
+struct Scene {
+    /// Its path, absolute and free of symbolic links.
+    path: PathBuf,
+    /// Where it lies.
+    location: Location,
+    /// `st_dev` of its files.
+    device: u64,
+    /// Our own mounts.
+    own: Mounts,
+    /// Our own mount namespace, as its link in `/proc` reads.
+    namespace: PathBuf,
+}
+
+/// The mount lists of the mount namespaces met, by their links in `/proc`, with a process of each.
+#[derive(Default)]
+struct Namespaces(HashMap<PathBuf, (i32, Rc<Mounts>)>);
+
+impl Namespaces {
+    /// The mounts that a process sees.
+    fn of(&mut self, pid: i32) -> io::Result<Rc<Mounts>> {
+        let namespace = fs::read_link(format!("/proc/{pid}/ns/mnt"))?;
+        let root = fs::read_link(format!("/proc/{pid}/root"))?;
+        // A process in a chroot sees fewer mounts, and those under other names.
+        if root != Path::new("/") {
+            return Ok(Rc::new(Mounts::of(pid)?));
+        }
+        if let Some((_, mounts)) = self.0.get(&namespace) {
+            return Ok(mounts.clone());
+        }
+        let mounts = Rc::new(Mounts::of(pid)?);
+        self.0.insert(namespace, (pid, mounts.clone()));
+        Ok(mounts)
+    }
+
+    fn foreign(&self, scene: &Scene) -> Vec<(i32, &Mounts)> {
+        let foreign = self.0.iter().filter(|(namespace, _)| **namespace != scene.namespace);
+        let mut found: Vec<_> = foreign.map(|(_, (pid, mounts))| (*pid, &**mounts)).collect();
+        found.sort_by_key(|(pid, _)| *pid);
+        found
+    }
+}
+
+impl Scene {
+    fn new(export: &Path) -> anyhow::Result<Self> {
+        let shown = text::escape_path(export);
+        let path = fs::canonicalize(export).with_context(|| format!("finding '{shown}'"))?;
+        let pin = open_path(&path).with_context(|| format!("opening '{shown}'"))?;
+        let own = Mounts::own()?;
+        let id = mounts::mount_id(&pin).with_context(|| format!("asking for the mount of '{shown}'"))?;
+        let location = own.by_id(id).and_then(|mount| mount.locate(&path)).with_context(|| {
+            format!(
+                "'{shown}' is on no mount that /proc/self/mountinfo tells of: run this outside the chroot"
+            )
+        })?;
+        let device = pin.metadata().with_context(|| format!("asking after '{shown}'"))?.dev();
+        let namespace = fs::read_link("/proc/self/ns/mnt").unwrap_or_default();
+        Ok(Self { path, location, device, own, namespace })
+    }
+
+    /// What one process has to do with the export; `None` for the kernel's own threads.
+    fn user(&self, pid: i32, namespaces: &mut Namespaces, unseen: &mut Unseen) -> io::Result<Option<User>> {
+        let of = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
+        let command = fs::read(of("cmdline"))?;
+        if command.is_empty() {
+            // A thread of the kernel's, or a process that has ended.
+            return Ok(None);
+        }
+        let name = fs::read(of("comm"))?.trim_ascii_end().to_vec();
+        let uid = fs::metadata(of(""))?.uid();
+        let (role, named) = commands::role(&command, &name, &self.path);
+        let mut user = User {
+            pid,
+            name,
+            uid,
+            role,
+            named,
+            open: Held::default(),
+            mapped: Held::default(),
+            cwd: None,
+            root: None,
+        };
+        match self.holds(&mut user, namespaces) {
+            Ok(unplaced) => unseen.unplaced += unplaced,
+            // Its command line is everybody's to read, its files are not. One that ends answers with the same error.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied && lives(pid) => unseen.denied += 1,
+            Err(error) => return Err(error),
+        }
+        Ok(Some(user))
+    }
+
+    /// Fills in what a process holds of the export. The number of files that might be the export's or not.
+    fn holds(&self, user: &mut User, namespaces: &mut Namespaces) -> io::Result<u64> {
+        let pid = user.pid;
+        let theirs = namespaces.of(pid)?;
+        let mut unplaced = 0;
+        let mut place = |link: &Path, id: Option<u64>| {
+            let target = fs::read_link(link).ok()?;
+            let location = self.locate(&target, id?, &theirs);
+            if location.is_none() && fs::metadata(link).is_ok_and(|metadata| metadata.dev() == self.device) {
+                unplaced += 1;
+            }
+            location
+        };
+        let directory = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
+        for (name, to) in [("cwd", &mut user.cwd), ("root", &mut user.root)] {
+            let link = directory(name);
+            let id = open_path(&link).and_then(mounts::mount_id).ok();
+            let location = place(&link, id);
+            *to = location.as_ref().and_then(|location| self.way_to(location));
+            // A helper may serve more than this export: a directory around it, and be chrooted there.
+            let serves = |location: &Location| {
+                location.path != Path::new("/") && location.way_to(&self.location).is_some()
+            };
+            if name == "root" && user.role == Role::Helper && location.as_ref().is_some_and(serves) {
+                user.named = true;
+            }
+        }
+        for entry in fs::read_dir(directory("fd"))? {
+            let link = entry?.path();
+            if !fs::read_link(&link).is_ok_and(|target| target.is_absolute()) {
+                // A socket, a pipe, or closed meanwhile.
+                continue;
+            }
+            let number = link.file_name().unwrap_or_default();
+            let info = fs::read(directory("fdinfo").join(number)).unwrap_or_default();
+            if let Some(location) = place(&link, mounts::mount_id_of(&info))
+                && let Some(way) = self.way_to(&location)
+            {
+                user.open.add(way);
+            }
+        }
+        for way in self.mappings(pid, &theirs)? {
+            user.mapped.add(way);
+        }
+        Ok(unplaced)
+    }
+
+    /// The files of the export that a process maps, each once.
+    fn mappings(&self, pid: i32, theirs: &Mounts) -> io::Result<Vec<PathBuf>> {
+        let text = fs::read(format!("/proc/{pid}/maps"))?;
+        let mut found = Vec::new();
+        for line in text.split(|&byte| byte == b'\n') {
+            // address permissions offset device inode, blanks, path
+            let mut fields = line.splitn(6, |&byte| byte == b' ');
+            let (Some(address), Some(path)) = (fields.next(), fields.nth(4)) else { continue };
+            let path = path.trim_ascii_start();
+            if !path.starts_with(b"/") {
+                continue;
+            }
+            let link = PathBuf::from(format!("/proc/{pid}/map_files/{}", map_file(address)));
+            let path = PathBuf::from(OsStr::from_bytes(&mounts::unescape(path)));
+            let location = match open_path(&link).and_then(mounts::mount_id) {
+                Ok(id) => self.locate(&path, id, theirs),
+                // Only root may follow these links: then the path has to do.
+                Err(_) => theirs
+                    .showing(&path)
+                    .or_else(|| self.own.showing(&path))
+                    .and_then(|mount| mount.locate(&path)),
+            };
+            let way = location.as_ref().and_then(|location| self.way_to(location));
+            found.extend(way.filter(|way| !found.contains(way)));
+        }
+        Ok(found)
+    }
+
+    /// Where a file lies that is reached through mount `id` and that the kernel calls `path`.
+    fn locate(&self, path: &Path, id: u64, theirs: &Mounts) -> Option<Location> {
+        // The kernel tells paths as we see them where we can, else as the process's namespace has them.
+        self.own.by_id(id).or_else(|| theirs.by_id(id))?.locate(path)
+    }
+
+    /// The way from the export to a file in it.
+    fn way_to(&self, location: &Location) -> Option<PathBuf> {
+        let way = self.location.way_to(location)?;
+        Some(
+            way.as_os_str()
+                .as_bytes()
+                .strip_suffix(b" (deleted)")
+                .map_or_else(|| way.to_path_buf(), |alive| PathBuf::from(OsStr::from_bytes(alive))),
+        )
+    }
+
+    /// Adds the mounts of a list that show something of the export elsewhere.
+    fn mounted(&self, mounts: &Mounts, namespace_of: Option<i32>, to: &mut Vec<Mounted>) {
+        for mount in mounts.iter() {
+            let root = Location { device: mount.device.clone(), path: mount.root.clone() };
+            // The export's own mount point, and its copy in another namespace, is no other place.
+            let elsewhere = !mount.point.starts_with(&self.path);
+            if let Some(part) = self.location.way_to(&root)
+                && elsewhere
+            {
+                to.push(Mounted { point: mount.point.clone(), part: part.to_path_buf(), namespace_of });
+            }
+        }
+    }
+}
+
+/// The name in `map_files` of a range of addresses in `maps`: the same without leading zeros.
+fn map_file(addresses: &[u8]) -> String {
+    let text = String::from_utf8_lossy(addresses);
+    let bare = text.split('-').map(|address| address.trim_start_matches('0'));
+    bare.map(|address| if address.is_empty() { "0" } else { address }).collect::<Vec<_>>().join("-")
+}
+
+/// Opens a file or directory as a mere name, which never waits.
+fn open_path(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_PATH).open(path)
+}

@@ -1,0 +1,135 @@
+//! `security_model=mapped-file`: what the guest sees of `DIR/NAME` is kept in the text file
+//! `DIR/.virtfs_metadata/NAME`, of the root in `ROOT/.virtfs_metadata_root`.
+//!
+//! A key that is absent lets the real value show through. Symbolic links and special files are kept as in
+//! [`super::mapped_xattr`]; extended attributes and ACLs are the real inode's.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, Result};
+
+use super::entry::{Entry, Kind};
+use super::mapped_xattr::{Attributes, target};
+use super::pin::{BENEATH, Pin};
+use super::tree::Directory;
+
+/// The directory of metadata files in each directory.
+pub const METADATA: &CStr = c".virtfs_metadata";
+/// The metadata file of the root.
+pub const METADATA_ROOT: &CStr = c".virtfs_metadata_root";
+
+/// The longest metadata file that we read: QEMU's own are a tenth of it.
+const LONGEST: usize = 4096;
+
+/// Whether QEMU keeps this name for itself, in any directory.
+pub fn is_reserved(_directory: &Directory, name: &CStr) -> bool {
+    name == METADATA || name == METADATA_ROOT
+}
+
+/// The entry `name` of `directory`; with an empty name, the root itself.
+pub fn read(directory: &Directory, name: &CStr, pin: &Pin) -> Result<Entry> {
+    let mut entry = Entry::of(pin.inode());
+    for xattr in pin.xattr_names()?.iter() {
+        let raw = xattr.to_bytes();
+        if (raw.starts_with(b"user.") || raw.starts_with(b"system.posix_acl_"))
+            && let Some(value) = pin.xattr(xattr)?
+        {
+            entry.push_xattr(raw, value);
+        }
+    }
+    read_attributes(directory, name)?.unwrap_or_default().apply(&mut entry);
+    if entry.kind() == Some(Kind::Symlink) {
+        entry.target = target(pin)?;
+    }
+    Ok(entry)
+}
+
+/// What the metadata file of an entry says; `None` where there is none.
+pub fn read_attributes(directory: &Directory, name: &CStr) -> Result<Option<Attributes>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file =
+        match rustix::fs::openat2(directory.open()?, metadata_path(name), flags, Mode::empty(), BENEATH) {
+            Ok(file) => file,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+    Ok(Some(parse(&content(file)?)))
+}
+
+fn content(file: OwnedFd) -> Result<Vec<u8>> {
+    let pin = Pin::of(file, true)?;
+    if pin.inode().kind() == Some(Kind::File) { pin.content(LONGEST) } else { Ok(Vec::new()) }
+}
+
+/// Where the metadata of an entry is, from its directory; of the root for an empty name.
+pub(super) fn metadata_path(name: &CStr) -> CString {
+    if name.is_empty() {
+        return METADATA_ROOT.to_owned();
+    }
+    let path = [METADATA.to_bytes(), b"/", name.to_bytes()].concat();
+    // Neither part has a NUL inside.
+    CString::new(path).unwrap_or_default()
+}
+
+/// Reads the text of a metadata file as QEMU does: each line by itself, unknown ones passed over.
+fn parse(text: &[u8]) -> Attributes {
+    let mut attributes = Attributes::default();
+    for line in text.split(|&byte| byte == b'\n') {
+        if let Some(value) = line.strip_prefix(b"virtfs.uid=") {
+            attributes.uid = Some(number(value).cast_unsigned());
+        } else if let Some(value) = line.strip_prefix(b"virtfs.gid=") {
+            attributes.gid = Some(number(value).cast_unsigned());
+        } else if let Some(value) = line.strip_prefix(b"virtfs.mode=") {
+            attributes.mode = Some(number(value).cast_unsigned());
+        } else if let Some(value) = line.strip_prefix(b"virtfs.rdev=") {
+            // QEMU widens an int to the 64 bits of st_rdev: the sign goes with it.
+            attributes.rdev = Some(i64::from(number(value)).cast_unsigned());
+        }
+    }
+    attributes
+}
+
+/// `atoi(3)`: white space, a sign, digits; the rest is ignored. What is too large wraps around to 32 bits, as it does
+/// with the C library.
+fn number(text: &[u8]) -> i32 {
+    let text = text.trim_ascii_start();
+    let (negative, digits) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        _ => (false, text),
+    };
+    let size = digits
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .fold(0_i64, |sum, byte| sum.saturating_mul(10).saturating_add(i64::from(byte - b'0')));
+    let value = if negative { -size } else { size };
+    #[allow(clippy::cast_possible_truncation, reason = "as the C library's atoi")]
+    let wrapped = value as i32;
+    wrapped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_is_read_as_qemu_reads_it() {
+        let all = Attributes { uid: Some(1), gid: Some(2), mode: Some(0o120_777), rdev: Some(0x801) };
+        for (text, attributes) in [
+            (&b"virtfs.uid=1\nvirtfs.gid=2\nvirtfs.mode=41471\nvirtfs.rdev=2049\n"[..], all.clone()),
+            (b"virtfs.rdev=2049\nvirtfs.mode= 41471x\nvirtfs.gid=+2\nsomething\nvirtfs.uid=1", all),
+            (b"", Attributes::default()),
+            (b"virtfs.uid=-1\n", Attributes { uid: Some(u32::MAX), ..Attributes::default() }),
+            (b"virtfs.uid=4294967294\n", Attributes { uid: Some(u32::MAX - 1), ..Attributes::default() }),
+            (b"virtfs.uid\n", Attributes::default()),
+            (
+                b"virtfs.rdev=-2147483648\n",
+                Attributes { rdev: Some(0xffff_ffff_8000_0000), ..Attributes::default() },
+            ),
+        ] {
+            assert_eq!(parse(text), attributes, "{}", text.escape_ascii());
+        }
+    }
+}

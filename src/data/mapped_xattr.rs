@@ -1,0 +1,111 @@
+//! `security_model=mapped-xattr`: what the guest sees is kept in `user.virtfs.*` attributes of each inode.
+//!
+//! An attribute that is absent lets the real value show through. A symbolic link is a regular file with its target as
+//! content; a device, a FIFO and a socket are empty regular files.
+
+use std::ffi::CStr;
+
+use rustix::io::Result;
+
+use super::entry::{ACCESS_ACL, DEFAULT_ACL, Entry, Kind};
+use super::pin::Pin;
+
+/// The owner: 32 bits, little-endian.
+pub const UID: &CStr = c"user.virtfs.uid";
+/// The group: 32 bits, little-endian.
+pub const GID: &CStr = c"user.virtfs.gid";
+/// The mode with its type bits: 32 bits, little-endian.
+pub const MODE: &CStr = c"user.virtfs.mode";
+/// The device number: 64 bits, little-endian.
+pub const RDEV: &CStr = c"user.virtfs.rdev";
+/// The access ACL, as `system.posix_acl_access` has it.
+pub const MAPPED_ACCESS_ACL: &CStr = c"user.virtfs.system.posix_acl_access";
+/// The default ACL, as `system.posix_acl_default` has it.
+pub const MAPPED_DEFAULT_ACL: &CStr = c"user.virtfs.system.posix_acl_default";
+
+/// What every name starts with that the guest never sees.
+const HIDDEN: &[u8] = b"user.virtfs.";
+
+/// The longest target of a symbolic link that QEMU reads.
+pub(super) const LONGEST_TARGET: usize = 4096;
+
+/// The attributes of one inode that this model reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// [`UID`].
+    pub uid: Option<u32>,
+    /// [`GID`].
+    pub gid: Option<u32>,
+    /// [`MODE`].
+    pub mode: Option<u32>,
+    /// [`RDEV`].
+    pub rdev: Option<u64>,
+}
+
+impl Attributes {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What the guest sees through them.
+    pub(super) fn apply(&self, entry: &mut Entry) {
+        entry.uid = self.uid.unwrap_or(entry.uid);
+        entry.gid = self.gid.unwrap_or(entry.gid);
+        entry.mode = self.mode.unwrap_or(entry.mode);
+        entry.rdev =
+            if entry.kind().is_some_and(Kind::is_device) { self.rdev.unwrap_or(entry.rdev) } else { 0 };
+    }
+}
+
+/// The entry of an inode.
+pub fn read(pin: &Pin) -> Result<Entry> {
+    let (attributes, mut entry) = read_attributes(pin)?;
+    attributes.apply(&mut entry);
+    if entry.kind() == Some(Kind::Symlink) {
+        entry.target = target(pin)?;
+    }
+    Ok(entry)
+}
+
+/// The attributes of an inode apart, and what the guest would see without them.
+pub fn read_attributes(pin: &Pin) -> Result<(Attributes, Entry)> {
+    let mut entry = Entry::of(pin.inode());
+    let mut attributes = Attributes::default();
+    for name in pin.xattr_names()?.iter() {
+        let raw = name.to_bytes();
+        // A real ACL's name is listed for the guest, but it can't read the value.
+        if !raw.starts_with(b"user.") {
+            continue;
+        }
+        let Some(value) = pin.xattr(name)? else { continue };
+        match name {
+            _ if name == UID => attributes.uid = number(&value),
+            _ if name == GID => attributes.gid = number(&value),
+            _ if name == MODE => attributes.mode = number(&value),
+            _ if name == RDEV => attributes.rdev = value.try_into().ok().map(u64::from_le_bytes),
+            _ if name == MAPPED_ACCESS_ACL => entry.push_xattr(ACCESS_ACL, value),
+            _ if name == MAPPED_DEFAULT_ACL => entry.push_xattr(DEFAULT_ACL, value),
+            _ if raw.starts_with(HIDDEN) => {}
+            _ => entry.push_xattr(raw, value),
+        }
+    }
+    Ok((attributes, entry))
+}
+
+/// A number of 32 bits; one of another length is damaged and says nothing.
+fn number(value: &[u8]) -> Option<u32> {
+    value.try_into().ok().map(u32::from_le_bytes)
+}
+
+/// The target of what stands for a symbolic link: its content, up to the first NUL. A real one is not read.
+pub(super) fn target(pin: &Pin) -> Result<Option<Vec<u8>>> {
+    if pin.inode().kind() != Some(Kind::File) {
+        return Ok(None);
+    }
+    let mut content = pin.content(LONGEST_TARGET)?;
+    if let Some(end) = content.iter().position(|&byte| byte == 0) {
+        content.truncate(end);
+    }
+    Ok(Some(content))
+}

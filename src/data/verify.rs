@@ -1,0 +1,355 @@
+//! `migrate verify`: proves a conversion against its journal.
+//!
+//! Everything that the journal recorded is read as the guest will see it and compared; the owner must be able to use it;
+//! and what the journal does not know is named. After a rollback the tree itself is compared, attributes of every
+//! namespace included.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{CStr, CString, OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, bail, ensure};
+
+use super::entry::{self, Identity};
+use super::form::Form;
+use super::journal::{self, Journal, Listing, NameSum, Record, Stage};
+use super::owner::Owner;
+use super::pin::Pin;
+use super::tree::{Directory, Tree};
+use super::walk;
+use crate::cli::VerifyArgs;
+use crate::exit::Outcome;
+use crate::report::finding::{self, Finding, Kind};
+use crate::report::verify::VerifyDocument;
+use crate::report::{self, Counts, FindingRow, SCHEMA, rows};
+use crate::share::Place;
+use crate::text;
+
+mod compare;
+
+use compare::Comparison;
+
+/// How many differences are told one by one.
+const TOLD: usize = 10_000;
+/// How many listings wait for a worker.
+const WAITING: usize = 64;
+
+/// `migrate verify`.
+pub fn run(args: &VerifyArgs) -> anyhow::Result<Outcome> {
+    if args.schema {
+        report::print_schema::<VerifyDocument>()?;
+        return Ok(Outcome::Clean);
+    }
+    let export = args.export.as_deref().context("name the export to verify")?;
+    let shown = text::escape_path(export);
+    let path = export.canonicalize().with_context(|| format!("cannot find the export '{shown}'"))?;
+    let journal = args.journal.clone().unwrap_or_else(|| journal::default_path(&path));
+    let jobs = args.jobs.map_or_else(super::check::jobs, usize::from);
+    let document = verify(&path, &journal, jobs)?;
+    report::print(&document, args.format)?;
+    Ok(report::exit_zero(document.outcome(), args.exit_zero))
+}
+
+/// Compares an export (free of symbolic links) to its journal, with `jobs` workers.
+pub fn verify(export: &Path, journal: &Path, jobs: usize) -> anyhow::Result<VerifyDocument> {
+    let journal = Journal::open(journal).context("without its journal a conversion can't be verified")?;
+    let tree = Tree::open(export)
+        .with_context(|| format!("cannot open the export '{}'", text::escape_path(export)))?;
+    ensure!(
+        journal.begin().root_inode == tree.inode().identity.number,
+        "the journal '{}' is of another directory ('{}', inode {})",
+        text::escape_path(journal.path()),
+        journal.begin().export,
+        journal.begin().root_inode
+    );
+    let form = match journal.stage() {
+        Stage::Recording => bail!("nothing of the export was converted yet: there is nothing to verify"),
+        Stage::RolledBack => Form::Passthrough,
+        Stage::Converting | Stage::Converted | Stage::RollingBack => {
+            let model = journal.begin().model();
+            Form::Mapped(model.with_context(|| {
+                format!(
+                    "this version does not know the model {}",
+                    text::escape(journal.begin().security_model.as_bytes())
+                )
+            })?)
+        }
+    };
+    let owner = match form {
+        Form::Passthrough => None,
+        Form::Mapped(_) => {
+            Some(Owner::parse(&OsString::from(format!("{}:{}", journal.begin().uid, journal.begin().gid)))?)
+        }
+    };
+    let verifier = Verifier {
+        export,
+        tree: &tree,
+        journal: &journal,
+        form,
+        owner: owner.as_ref(),
+        inodes: Mutex::default(),
+        found: Mutex::default(),
+    };
+    verifier.run(jobs)
+}
+
+/// What a verification shares among its workers.
+struct Verifier<'v> {
+    export: &'v Path,
+    tree: &'v Tree,
+    journal: &'v Journal,
+    form: Form,
+    owner: Option<&'v Owner>,
+    /// Inodes of several names: what each was, by the number it had.
+    inodes: Mutex<HashMap<u64, Identity>>,
+    found: Mutex<Found>,
+}
+
+/// What was found until now.
+#[derive(Default)]
+struct Found {
+    differences: Vec<Difference>,
+    /// How many there are in all, those not told included.
+    count: u64,
+    entries: u64,
+    /// Directories whose names are others than they were, by their ids.
+    renamed: HashMap<u64, Arc<Directory>>,
+}
+
+/// One difference.
+struct Difference {
+    /// The entry's path in the export.
+    path: Vec<u8>,
+    /// The directory's id and the name in it, by which a later record is found.
+    entry: (u64, CString),
+    /// Where the record is that it differs from.
+    offset: u64,
+    kind: &'static Kind,
+    message: String,
+}
+
+/// A listing on its way to a worker.
+type Task = (u64, Listing);
+
+impl Verifier<'_> {
+    fn run(&self, jobs: usize) -> anyhow::Result<VerifyDocument> {
+        let late = self.compare_all(jobs)?;
+        let mut found = std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner));
+        // What was recorded again later, counts as it was then.
+        let (differences, count) = (&mut found.differences, &mut found.count);
+        differences.retain(|difference| {
+            let stands = late.get(&difference.entry).is_none_or(|offset| difference.offset >= *offset);
+            *count -= u64::from(!stands);
+            stands
+        });
+        self.name_strangers(&mut found)?;
+        self.document(found)
+    }
+
+    /// Compares every record. Where entries were recorded late, and where that was.
+    fn compare_all(&self, jobs: usize) -> anyhow::Result<HashMap<(u64, CString), u64>> {
+        let mut late = HashMap::new();
+        let (sender, receiver) = sync_channel::<Task>(WAITING);
+        let receiver = Mutex::new(receiver);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(|| self.work(&receiver))).collect();
+            for listing in self.journal.listings()? {
+                let (offset, listing) = listing?;
+                if listing.late {
+                    let entries = listing.entries.iter().filter(|(_, record)| record.is_some());
+                    late.extend(entries.map(|(name, _)| ((listing.id, name.clone()), offset)));
+                }
+                // Nobody listens any more where a worker has failed, and it says why.
+                if sender.send((offset, listing)).is_err() {
+                    break;
+                }
+            }
+            drop(sender);
+            workers
+                .into_iter()
+                .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })?;
+        Ok(late)
+    }
+
+    /// One worker. An error does not stop it, for then nobody might take what is sent.
+    fn work(&self, tasks: &Mutex<Receiver<Task>>) -> anyhow::Result<()> {
+        let mut result = Ok(());
+        loop {
+            let task = tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok((offset, listing)) = task else { return result };
+            result = result.and_then(|()| self.listing(offset, &listing));
+        }
+    }
+
+    fn listing(&self, offset: u64, listing: &Listing) -> anyhow::Result<()> {
+        let directory = self.journal.directory(self.tree, listing)?;
+        let comparison = Comparison { form: self.form, owner: self.owner, inodes: &self.inodes };
+        let mut problems = Vec::new();
+        let mut entries = 0;
+        if listing.is_first(offset) {
+            entries += 1;
+            let result =
+                directory.pin().and_then(|pin| Ok((self.form.read_directory(&directory, &pin)?, pin)));
+            let missing = result.is_err();
+            for (kind, message) in comparison.entry(&listing.own, result) {
+                problems.push((c"".to_owned(), directory.path(), kind, message));
+            }
+            if missing {
+                // What is in it is missing with it.
+                self.add(offset, listing, entries, problems);
+                return Ok(());
+            }
+        }
+        for (name, record) in &listing.entries {
+            let Some(record) = record else { continue };
+            entries += 1;
+            let pin = pin(&directory, name, record);
+            let result = pin.and_then(|pin| Ok((self.form.read(&directory, name, &pin)?, pin)));
+            for (kind, message) in comparison.entry(record, result) {
+                problems.push((name.clone(), directory.path_of(name), kind, message));
+            }
+        }
+        if let Some(expected) = listing.names
+            && !listing.late
+            && self.names(&directory).is_ok_and(|names| names.1 != expected)
+        {
+            let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            found.renamed.insert(listing.id, Arc::clone(&directory));
+        }
+        self.add(offset, listing, entries, problems);
+        Ok(())
+    }
+
+    /// Keeps what was found in one listing.
+    fn add(
+        &self,
+        offset: u64,
+        listing: &Listing,
+        entries: u64,
+        problems: Vec<(CString, Vec<u8>, &'static Kind, String)>,
+    ) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.entries += entries;
+        for (name, path, kind, message) in problems {
+            let entry = (listing.id, name);
+            found.add(Difference { path, entry, offset, kind, message });
+        }
+    }
+
+    /// The names of a directory that the guest sees, and their sum.
+    fn names(&self, directory: &Arc<Directory>) -> rustix::io::Result<(Vec<CString>, NameSum)> {
+        let mut names = walk::names(directory)?;
+        names.retain(|(name, _)| !self.form.hides(directory, name));
+        let mut sum = NameSum::default();
+        for (name, _) in &names {
+            sum.add(name.to_bytes());
+        }
+        Ok((names.into_iter().map(|(name, _)| name).collect(), sum))
+    }
+
+    /// Finds out which names the journal does not know in the directories whose names are others than they were.
+    fn name_strangers(&self, found: &mut Found) -> anyhow::Result<()> {
+        if found.renamed.is_empty() {
+            return Ok(());
+        }
+        let mut known: HashMap<u64, HashSet<CString>> = HashMap::new();
+        for listing in self.journal.listings()? {
+            let (_, listing) = listing?;
+            // A directory that was met late stands only in its own listing.
+            if let Some(parent) = listing.parent.filter(|parent| found.renamed.contains_key(parent)) {
+                known.entry(parent).or_default().insert(listing.name.clone());
+            }
+            if found.renamed.contains_key(&listing.id) {
+                known
+                    .entry(listing.id)
+                    .or_default()
+                    .extend(listing.entries.into_iter().map(|(name, _)| name));
+            }
+        }
+        for (id, directory) in std::mem::take(&mut found.renamed) {
+            let known = known.remove(&id).unwrap_or_default();
+            let Ok((names, _)) = self.names(&directory) else { continue };
+            for name in names.into_iter().filter(|name| !known.contains(name)) {
+                let path = directory.path_of(&name);
+                let message = "the journal does not know it: it was made since".into();
+                let kind = &finding::ENTRY_NEW;
+                found.add(Difference { path, entry: (id, name), offset: u64::MAX, kind, message });
+            }
+        }
+        Ok(())
+    }
+
+    fn document(&self, mut found: Found) -> anyhow::Result<VerifyDocument> {
+        found.differences.sort_by(|a, b| a.path.cmp(&b.path).then(a.message.cmp(&b.message)));
+        let mut findings: Vec<_> = self.about_all()?.iter().map(FindingRow::from).collect();
+        findings.extend(found.differences.iter().map(|difference| {
+            let path = if difference.path.is_empty() {
+                self.export.to_path_buf()
+            } else {
+                self.export.join(OsStr::from_bytes(&difference.path))
+            };
+            FindingRow::from(&at(difference.kind, path, difference.message.clone()))
+        }));
+        Ok(VerifyDocument {
+            schema: SCHEMA,
+            export: rows::path(self.export),
+            journal: rows::path(self.journal.path()),
+            form: self.form.name().into(),
+            owner: self.owner.map(ToString::to_string),
+            entries: found.entries,
+            differences: found.count,
+            summary: Counts::of(&findings),
+            findings,
+        })
+    }
+
+    /// What is to be said about the whole export.
+    fn about_all(&self) -> anyhow::Result<Vec<Finding>> {
+        let mut findings = Vec::new();
+        let unfinished = match self.journal.stage() {
+            Stage::Converting => Some("the conversion has not got to its end"),
+            Stage::RollingBack => Some("a rollback has begun and has not got to its end"),
+            Stage::Recording | Stage::Converted | Stage::RolledBack => None,
+        };
+        findings.extend(
+            unfinished.map(|what| at(&finding::CONVERSION_UNFINISHED, self.export.into(), what.into())),
+        );
+        let parent = self.export.parent();
+        if let (Some(owner), Some(parent)) = (self.owner, parent)
+            && nix::unistd::geteuid().is_root()
+            && let Some((directory, errno)) = owner.barrier_to(parent)?
+        {
+            let message =
+                format!("{owner} can't enter this directory on the way to the export: {}", errno.desc());
+            findings.push(at(&finding::OWNER_KEPT_OUT, directory, message));
+        }
+        Ok(findings)
+    }
+}
+
+impl Found {
+    fn add(&mut self, difference: Difference) {
+        self.count += 1;
+        if self.differences.len() < TOLD {
+            self.differences.push(difference);
+        }
+    }
+}
+
+/// Pins an entry, by the shortest way where it is what it was.
+fn pin(directory: &Directory, name: &CStr, record: &Record) -> rustix::io::Result<Pin> {
+    let kind = entry::Kind::of(record.entry.mode).filter(|kind| *kind == entry::Kind::File);
+    match directory.entry(name, kind) {
+        // It may be something else now.
+        Err(_) if kind.is_some() => directory.entry(name, None),
+        pinned => pinned,
+    }
+}
+
+fn at(kind: &'static Kind, path: PathBuf, message: String) -> Finding {
+    Finding { kind, place: Place { file: Some(path), ..Place::default() }, message, remedy: None }
+}

@@ -1,0 +1,241 @@
+//! One entry, compared to its record.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::io::Errno;
+
+use crate::data::acl;
+use crate::data::entry::{self, Entry, Identity, Inode, Time, Xattr};
+use crate::data::form::{Form, Model};
+use crate::data::journal::Record;
+use crate::data::owner::Owner;
+use crate::data::pin::Pin;
+use crate::report::finding::{self, Kind};
+use crate::text::escape;
+
+/// How entries are compared.
+pub struct Comparison<'c> {
+    /// What the tree is read as.
+    pub form: Form,
+    /// Who must be able to use every entry.
+    pub owner: Option<&'c Owner>,
+    /// What inodes of several names are now, by the number that the journal has for them.
+    pub inodes: &'c Mutex<HashMap<u64, Identity>>,
+}
+
+/// What is wrong with an entry.
+pub type Problem = (&'static Kind, String);
+
+impl Comparison<'_> {
+    /// Everything that is wrong with an entry, as far as it could be read at all.
+    pub fn entry(&self, record: &Record, found: Result<(Entry, Pin), Errno>) -> Vec<Problem> {
+        let (entry, pin) = match found {
+            Ok(found) => found,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE | Errno::LOOP) => {
+                return vec![(&finding::ENTRY_MISSING, "it is gone, or something else has its name".into())];
+            }
+            Err(Errno::XDEV) => {
+                return vec![(&finding::ENTRY_MISSING, "something is mounted over it".into())];
+            }
+            Err(errno) => {
+                let why = nix::errno::Errno::from_raw(errno.raw_os_error()).desc();
+                return vec![(&finding::UNREADABLE_ENTRY, format!("it could not be read: {why}"))];
+            }
+        };
+        let mut problems: Vec<_> = differences(&expected(&record.entry, self.form), &entry)
+            .into_iter()
+            .map(|message| (&finding::ENTRY_DIFFERS, message))
+            .collect();
+        if let Some(other) = self.other_inode(record, pin.inode()) {
+            problems.push((&finding::ENTRY_DIFFERS, other));
+        }
+        if let Some(owner) = self.owner {
+            problems.extend(unusable(owner, pin.inode()).map(|why| (&finding::ENTRY_UNUSABLE, why)));
+        }
+        problems
+    }
+
+    /// Whether names of one inode are of one inode still.
+    fn other_inode(&self, record: &Record, inode: &Inode) -> Option<String> {
+        if record.entry.links < 2 || record.entry.kind() == Some(entry::Kind::Directory) {
+            return None;
+        }
+        let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = *inodes.entry(record.number).or_insert(inode.identity);
+        (first != inode.identity).then(|| "it is no link to the same file as its other names any more".into())
+    }
+}
+
+/// What the guest should see of an entry that was recorded, in this form of the tree.
+pub fn expected(original: &Entry, form: Form) -> Entry {
+    let mut entry = original.clone();
+    let passed = |(name, _): &Xattr| match form {
+        Form::Passthrough => true,
+        Form::Mapped(Model::MappedXattr) => name.starts_with(b"user.") && !name.starts_with(b"user.virtfs."),
+        Form::Mapped(Model::MappedFile) => name.starts_with(b"user."),
+    };
+    entry.xattrs.retain(passed);
+    entry
+}
+
+/// The differences between what the guest should see and what it sees, one sentence each.
+fn differences(expected: &Entry, found: &Entry) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut field = |name: &str, expected: String, found: String| {
+        if expected != found {
+            out.push(format!("{name} is {found} instead of {expected}"));
+        }
+    };
+    let kind = |entry: &Entry| entry.kind().map_or("unknown".into(), |kind| kind.name().to_owned());
+    field("its type", kind(expected), kind(found));
+    field("its mode", format!("{:04o}", expected.permissions()), format!("{:04o}", found.permissions()));
+    field("its owner", expected.uid.to_string(), found.uid.to_string());
+    field("its group", expected.gid.to_string(), found.gid.to_string());
+    field("its device number", device(expected), device(found));
+    field("its target", bytes(expected.target.as_deref()), bytes(found.target.as_deref()));
+    field("its ACL", acl_text(expected.access_acl.as_deref()), acl_text(found.access_acl.as_deref()));
+    field(
+        "its default ACL",
+        acl_text(expected.default_acl.as_deref()),
+        acl_text(found.default_acl.as_deref()),
+    );
+    if expected.kind() != Some(entry::Kind::Directory) {
+        field("its size", expected.size.to_string(), found.size.to_string());
+        field("its number of links", expected.links.to_string(), found.links.to_string());
+    }
+    field("its time of modification", time(expected.modified), time(found.modified));
+    field("its time of access", time(expected.accessed), time(found.accessed));
+    attributes(&expected.xattrs, &found.xattrs, &mut out);
+    out
+}
+
+/// The differences between two lists of attributes, both in the order of names.
+fn attributes(expected: &[Xattr], found: &[Xattr], out: &mut Vec<String>) {
+    let value = |list: &[Xattr], name: &[u8]| {
+        list.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone())
+    };
+    for (name, wanted) in expected {
+        match value(found, name) {
+            None => out.push(format!("its attribute {} is gone", escape(name))),
+            Some(value) if value != *wanted => {
+                out.push(format!("its attribute {} has another value", escape(name)));
+            }
+            Some(_) => {}
+        }
+    }
+    let new = found.iter().filter(|(name, _)| value(expected, name).is_none());
+    out.extend(new.map(|(name, _)| format!("its attribute {} is new", escape(name))));
+}
+
+fn device(entry: &Entry) -> String {
+    format!("{}:{}", libc::major(entry.rdev), libc::minor(entry.rdev))
+}
+
+fn bytes(value: Option<&[u8]>) -> String {
+    value.map_or_else(|| "none".into(), |value| format!("'{}'", escape(value)))
+}
+
+fn acl_text(value: Option<&[u8]>) -> String {
+    value
+        .map_or_else(|| "none".into(), |value| acl::text(value).unwrap_or_else(|| escape(value).into_owned()))
+}
+
+fn time(time: Time) -> String {
+    format!("{}.{:09}", time.seconds, time.nanoseconds)
+}
+
+/// Why QEMU's user can't use an inode. An owner's rights are the mode's first three bits whatever ACL there is.
+fn unusable(owner: &Owner, inode: &Inode) -> Option<String> {
+    if !matches!(inode.kind(), Some(entry::Kind::File | entry::Kind::Directory)) {
+        let name = inode.kind().map_or("something unknown", entry::Kind::name);
+        return Some(format!("on disk it is a {name}, which no mapped model can use"));
+    }
+    if inode.uid != owner.uid {
+        return Some(format!("on disk it belongs to {} instead of {}", inode.uid, owner.uid));
+    }
+    let needed = if inode.kind() == Some(entry::Kind::Directory) { 0o700 } else { 0o600 };
+    if inode.permissions() & needed != needed {
+        return Some(format!("on disk its mode is {:04o}: its owner can't use it", inode.permissions()));
+    }
+    if inode.permissions() & 0o6000 != 0 {
+        return Some(format!(
+            "on disk its mode is {:04o}, with a set-id bit of QEMU's user",
+            inode.permissions()
+        ));
+    }
+    if inode.immutable || inode.append_only {
+        return Some("on disk it is immutable or append-only".into());
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Entry {
+        Entry {
+            mode: libc::S_IFREG | 0o4755,
+            uid: 1000,
+            gid: 100,
+            rdev: 0,
+            target: None,
+            access_acl: None,
+            default_acl: None,
+            xattrs: vec![(b"user.a".to_vec(), b"1".to_vec()), (b"user.b".to_vec(), b"2".to_vec())],
+            size: 7,
+            links: 1,
+            accessed: Time { seconds: 1, nanoseconds: 5 },
+            modified: Time { seconds: -2, nanoseconds: 1 },
+        }
+    }
+
+    #[test]
+    fn every_field_that_differs_is_named() {
+        type Damage = fn(&mut Entry);
+        let cases: &[(Damage, &[&str])] = &[
+            (|_| {}, &[]),
+            (|entry| entry.mode ^= 0o4000, &["its mode is 0755 instead of 4755"]),
+            (|entry| entry.mode = libc::S_IFIFO | 0o4755, &["its type is FIFO instead of regular file"]),
+            (|entry| entry.uid = 0, &["its owner is 0 instead of 1000"]),
+            (|entry| entry.gid = 0, &["its group is 0 instead of 100"]),
+            (|entry| entry.rdev = libc::makedev(1, 3), &["its device number is 1:3 instead of 0:0"]),
+            (|entry| entry.target = Some(b"x\n".to_vec()), &[r"its target is 'x\x0a' instead of none"]),
+            (|entry| entry.access_acl = Some(vec![2, 0, 0, 0]), &["its ACL is  instead of none"]),
+            (|entry| entry.default_acl = Some(b"?".to_vec()), &["its default ACL is ? instead of none"]),
+            (|entry| entry.size = 8, &["its size is 8 instead of 7"]),
+            (|entry| entry.links = 2, &["its number of links is 2 instead of 1"]),
+            (
+                |entry| entry.modified.nanoseconds = 2,
+                &["its time of modification is -2.000000002 instead of -2.000000001"],
+            ),
+            (
+                |entry| entry.accessed.seconds = 0,
+                &["its time of access is 0.000000005 instead of 1.000000005"],
+            ),
+            (|entry| entry.xattrs[0].1 = b"x".to_vec(), &["its attribute user.a has another value"]),
+            (
+                |entry| entry.xattrs[1].0 = b"user.\xff".to_vec(),
+                &["its attribute user.b is gone", r"its attribute user.\xff is new"],
+            ),
+        ];
+        for (damage, messages) in cases {
+            let mut found = entry();
+            damage(&mut found);
+            assert_eq!(differences(&entry(), &found), *messages);
+        }
+    }
+
+    #[test]
+    fn the_guest_is_expected_to_see_what_the_model_passes() {
+        let mut original = entry();
+        for name in ["security.capability", "trusted.x", "user.virtfs.uid", "system.nfs4_acl"] {
+            original.push_xattr(name.as_bytes(), vec![1]);
+        }
+        let names = |form| expected(&original, form).xattrs.len();
+        assert_eq!(names(Form::Passthrough), 6);
+        assert_eq!(names(Form::Mapped(Model::MappedXattr)), 2);
+        assert_eq!(names(Form::Mapped(Model::MappedFile)), 3);
+    }
+}

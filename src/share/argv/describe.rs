@@ -1,0 +1,184 @@
+//! An fsdev and its device → the share that they make.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use super::model::{Fsdev, GuestDevice, Value};
+use super::scan::Word;
+use super::{Arg, ArgvShare};
+use crate::share::qemu_opts::{boolean, is_id, number};
+use crate::share::{Device, ExportPath, Note, Place, Share, Transport};
+use crate::text::escape;
+
+/// What QEMU's proxy driver takes, and what `-virtfs` and `-fsdev` take around it.
+const PARAMETERS: &[&[u8]] = &[b"id", b"fsdriver", b"readonly", b"socket", b"sock_fd", b"writeout"];
+
+/// The longest tag that QEMU takes, in bytes.
+const LONGEST_TAG: usize = 31;
+
+/// Whether an fsdev goes over the proxy backend. Only that takes a socket, which tells where the driver's name is
+/// not statically known.
+pub(super) fn is_proxy(fsdev: &Fsdev) -> bool {
+    let has_socket = || fsdev.keys().any(|key| key == b"socket" || key == b"sock_fd");
+    match fsdev.get(b"fsdriver") {
+        Some(Value { unknown: false, bytes }) => bytes == b"proxy",
+        Some(Value { unknown: true, .. }) => has_socket(),
+        None => false,
+    }
+}
+
+/// Whether a device is the guest's side of an fsdev.
+pub(super) fn belongs(device: &GuestDevice, fsdev: &Fsdev) -> bool {
+    // Two spellings of one variable are taken for one value.
+    device.is_9p() && fsdev.id.is_some() && device.get(b"fsdev") == fsdev.id.as_ref()
+}
+
+/// The share that an fsdev makes, without its device.
+pub(super) fn fsdev(args: &[Arg], fsdev: &Fsdev) -> ArgvShare {
+    let arg = args.get(fsdev.word.value).cloned().unwrap_or_default();
+    let mut notes = Vec::new();
+    let id = known(fsdev.id.clone(), &mut notes, Note::Unknown);
+    match (&fsdev.id, &id) {
+        (None, _) => notes.push(Note::Refused("it has no id".into())),
+        (_, Some(id)) if !is_id(id) => notes.push(Note::Refused(format!("{} is no valid id", escape(id)))),
+        _ => {}
+    }
+    known(fsdev.get(b"fsdriver"), &mut notes, Note::Unknown);
+    let transport = transport(fsdev, &mut notes);
+    let readonly = match known(fsdev.get(b"readonly"), &mut notes, Note::Unknown) {
+        Some(text) => boolean(&text).unwrap_or_else(|| {
+            notes.push(Note::Refused(format!("readonly={} is neither on nor off", escape(&text))));
+            false
+        }),
+        None => false,
+    };
+    let writeout = known(fsdev.get(b"writeout"), &mut notes, Note::Unknown);
+    for key in fsdev.keys() {
+        let of_virtfs = fsdev.is_virtfs() && key == b"mount_tag";
+        if !of_virtfs && !PARAMETERS.contains(&key) {
+            notes.push(Note::Refused(format!("the proxy driver has no parameter {}", escape(key))));
+        }
+    }
+    let mut words = vec![fsdev.word];
+    words.extend(fsdev.sets.iter().map(|set| set.word));
+    ArgvShare {
+        share: Share {
+            fsdev: id.unwrap_or_default(),
+            mount_tag: None,
+            transport,
+            readonly,
+            writeout: writeout.as_deref() == Some(b"immediate"),
+            device: None,
+            place: Place { line: Some(arg.line), span: Some(arg.span), ..Place::default() },
+            export: ExportPath::Unknown,
+            notes,
+        },
+        fsdev: fsdev.word.value,
+        virtfs: fsdev.is_virtfs(),
+        device: None,
+        args: indexes(words),
+    }
+}
+
+/// The share with the device that `-virtfs` makes by itself.
+pub(super) fn with_virtfs_device(mut share: ArgvShare, fsdev: &Fsdev) -> ArgvShare {
+    let notes = &mut share.share.notes;
+    // -virtfs copies its tag to the device before any -set is heard.
+    let tag = fsdev.opts.iter().rfind(|opt| opt.key == b"mount_tag");
+    if tag.is_none() {
+        notes.push(Note::Refused("-virtfs wants a mount_tag".into()));
+    }
+    let tag = tag.map(|opt| Value { bytes: opt.value.clone(), unknown: opt.unknown });
+    share.share.mount_tag = checked_tag(known(tag, notes, Note::Unknown), notes);
+    share.share.device = Some(Device { driver: b"virtio-9p-pci".to_vec(), ..Device::default() });
+    share
+}
+
+/// The share with a device.
+pub(super) fn with_device(args: &[Arg], mut share: ArgvShare, device: &GuestDevice) -> ArgvShare {
+    let notes = &mut share.share.notes;
+    let mut get = |value: Option<Value>| known(value, notes, Note::UnknownOfDevice);
+    let mut described = Device {
+        driver: get(Some(device.driver.clone())).unwrap_or_default(),
+        id: get(device.id.clone()),
+        bus: get(device.get(b"bus").cloned()),
+        addr: get(device.get(b"addr").cloned()),
+        properties: Vec::new(),
+    };
+    let tag = get(device.get(b"mount_tag").cloned());
+    for (index, (key, value)) in device.properties.iter().enumerate() {
+        let counts = !device.properties.iter().skip(index + 1).any(|(later, _)| later == key);
+        if counts && ![b"bus".as_slice(), b"addr", b"fsdev", b"mount_tag"].contains(&key.as_slice()) {
+            let value = get(Some(value.clone())).unwrap_or_else(|| value.bytes.clone());
+            described.properties.push((key.clone(), value));
+        }
+    }
+    if device.get(b"mount_tag").is_none() {
+        notes.push(Note::Refused("its device has no mount_tag".into()));
+    }
+    share.share.mount_tag = checked_tag(tag, notes);
+    share.share.device = Some(described);
+    share.device = Some(device.word.value);
+    let mut words = vec![device.word];
+    words.extend(device.sets.iter().map(|set| set.word));
+    words.extend(&device.globals);
+    share.args.extend(indexes(words));
+    share.args.sort_unstable();
+    share.args.dedup();
+    debug_assert!(share.args.iter().all(|&arg| arg < args.len()));
+    share
+}
+
+fn transport(fsdev: &Fsdev, notes: &mut Vec<Note>) -> Transport {
+    let (socket, fd) = (fsdev.get(b"socket"), fsdev.get(b"sock_fd"));
+    if socket.is_some() == fd.is_some() {
+        let said =
+            if socket.is_some() { "both a socket and a sock_fd" } else { "neither a socket nor a sock_fd" };
+        notes.push(Note::Refused(format!("it has {said}")));
+    }
+    match (socket, fd) {
+        (Some(socket), _) => match known(Some(socket.clone()), notes, Note::Unknown) {
+            Some(path) => Transport::Socket(OsString::from_vec(path).into()),
+            None => Transport::Unknown(socket.bytes),
+        },
+        (None, Some(fd)) => match known(Some(fd.clone()), notes, Note::Unknown) {
+            Some(text) => number(&text).and_then(|fd| i32::try_from(fd).ok()).map_or_else(
+                || {
+                    notes.push(Note::Refused(format!("sock_fd={} is no descriptor", escape(&text))));
+                    Transport::Unknown(text.clone())
+                },
+                Transport::Fd,
+            ),
+            None => Transport::Unknown(fd.bytes),
+        },
+        (None, None) => Transport::Unknown(Vec::new()),
+    }
+}
+
+fn checked_tag(tag: Option<Vec<u8>>, notes: &mut Vec<Note>) -> Option<Vec<u8>> {
+    if let Some(tag) = &tag
+        && tag.len() > LONGEST_TAG
+    {
+        notes.push(Note::Refused(format!("the tag {} is longer than {LONGEST_TAG} bytes", escape(tag))));
+    }
+    tag
+}
+
+/// The value where all of it is known; a note where it isn't.
+fn known(value: Option<Value>, notes: &mut Vec<Note>, note: fn(Vec<u8>) -> Note) -> Option<Vec<u8>> {
+    let value = value?;
+    if value.unknown {
+        let note = note(value.bytes);
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+        return None;
+    }
+    Some(value.bytes)
+}
+
+fn indexes(words: Vec<Word>) -> Vec<usize> {
+    let mut all: Vec<_> = words.into_iter().flat_map(|word| [word.option, word.value]).collect();
+    all.sort_unstable();
+    all
+}

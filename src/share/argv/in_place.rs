@@ -1,0 +1,71 @@
+//! An fsdev's argument → the same argument over the `local` backend, in place.
+
+use std::path::Path;
+
+use super::model::Fsdev;
+use super::{ArgEdit, Splice};
+use crate::share::local::{Options, model_options, path_bytes};
+use crate::share::qemu_opts::{Form, Opt, escape};
+
+/// The edits by which `fsdev`, whose argument is `raw`, becomes a `local` share of `path`.
+pub(super) fn edits(fsdev: &Fsdev, raw: &[u8], path: &Path, options: &Options) -> Vec<ArgEdit> {
+    let set_path = fsdev.sets.iter().any(|set| is_transport(&set.key));
+    let counting = fsdev.opts.iter().rposition(|opt| is_transport(&opt.key)).filter(|_| !set_path);
+    let mut splices = Vec::new();
+    for (index, opt) in fsdev.opts.iter().enumerate() {
+        if Some(index) == counting {
+            let mut with = b"path=".to_vec();
+            with.extend(escape(path_bytes(path)));
+            with.extend(model_options(options));
+            splices.push(Splice { range: opt.range.clone(), with });
+        } else if is_transport(&opt.key) {
+            splices.push(removal(raw, opt));
+        } else if opt.key == b"fsdriver" && opt.form != Form::Flag && opt.value != b"local" {
+            splices.push(Splice { range: opt.value_range.clone(), with: b"local".to_vec() });
+        }
+    }
+    if counting.is_none() {
+        let with = model_options(options);
+        // A trailing comma is there already.
+        let ends_open =
+            raw.last() == Some(&b',') && fsdev.opts.last().is_some_and(|opt| opt.range.end < raw.len());
+        let with = if ends_open { with.get(1..).unwrap_or_default().to_vec() } else { with };
+        splices.push(Splice { range: raw.len()..raw.len(), with });
+    }
+    let mut edits = Vec::new();
+    if !splices.is_empty() {
+        edits.push(ArgEdit { arg: fsdev.word.value, splices });
+    }
+    edits.extend(set_edits(fsdev, path));
+    edits
+}
+
+/// The edits of the `-set`s that speak of the fsdev. Their values are not comma-doubled.
+fn set_edits(fsdev: &Fsdev, path: &Path) -> Vec<ArgEdit> {
+    let edit = |word: super::scan::Word, splices| ArgEdit { arg: word.value, splices };
+    let mut edits = Vec::new();
+    for set in &fsdev.sets {
+        let value = |with: &[u8]| Splice { range: set.value_range.clone(), with: with.to_vec() };
+        if is_transport(&set.key) {
+            let key = Splice { range: set.key_range.clone(), with: b"path".to_vec() };
+            edits.push(edit(set.word, vec![key, value(path_bytes(path))]));
+        } else if set.key == b"fsdriver" && set.value.bytes != b"local" {
+            edits.push(edit(set.word, vec![value(b"local")]));
+        }
+    }
+    edits
+}
+
+fn is_transport(key: &[u8]) -> bool {
+    key == b"socket" || key == b"sock_fd"
+}
+
+/// Takes an option out, with the comma before it, or the one behind it at the string's start.
+fn removal(raw: &[u8], opt: &Opt) -> Splice {
+    let range = if opt.range.start > 0 {
+        opt.range.start - 1..opt.range.end
+    } else {
+        0..(opt.range.end + 1).min(raw.len())
+    };
+    Splice { range, with: Vec::new() }
+}

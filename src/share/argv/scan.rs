@@ -1,0 +1,166 @@
+//! Which arguments are options, and which are an option's value.
+
+use super::Arg;
+
+/// The options that shares are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Fsdev,
+    Virtfs,
+    Device,
+    Set,
+    Global,
+    Name,
+}
+
+/// An option with its value.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Word {
+    pub kind: Kind,
+    /// The index of the option itself.
+    pub option: usize,
+    /// The index of its value.
+    pub value: usize,
+}
+
+/// QEMU's other options that take the next argument, whatever that looks like: QEMU 2.0's to 10's.
+const TAKES_A_VALUE: &[&str] = &[
+    "accel",
+    "acpitable",
+    "action",
+    "add-fd",
+    "alt-grab-mod",
+    "append",
+    "audio",
+    "audiodev",
+    "balloon",
+    "bios",
+    "blockdev",
+    "boot",
+    "bt",
+    "cdrom",
+    "chardev",
+    "chroot",
+    "clock",
+    "compat",
+    "cpu",
+    "cursor",
+    "D",
+    "d",
+    "debugcon",
+    "dfilter",
+    "display",
+    "drive",
+    "dtb",
+    "dump-vmstate",
+    "echr",
+    "fda",
+    "fdb",
+    "fw_cfg",
+    "g",
+    "gdb",
+    "hda",
+    "hdachs",
+    "hdb",
+    "hdc",
+    "hdd",
+    "icount",
+    "incoming",
+    "initrd",
+    "iscsi",
+    "k",
+    "kernel",
+    "L",
+    "loadvm",
+    "M",
+    "m",
+    "machine",
+    "mem-path",
+    "mon",
+    "monitor",
+    "msg",
+    "mtdblock",
+    "net",
+    "netdev",
+    "nic",
+    "numa",
+    "object",
+    "option-rom",
+    "overcommit",
+    "parallel",
+    "perfmap-file",
+    "pflash",
+    "pidfile",
+    "plugin",
+    "prom-env",
+    "qmp",
+    "qmp-pretty",
+    "qtest",
+    "qtest-log",
+    "readconfig",
+    "rotate",
+    "rtc",
+    "run-with",
+    "runas",
+    "sandbox",
+    "sd",
+    "seed",
+    "serial",
+    "shim",
+    "smbios",
+    "smp",
+    "soundhw",
+    "spice",
+    "startdate",
+    "tb-size",
+    "tpmdev",
+    "trace",
+    "usbdevice",
+    "uuid",
+    "vga",
+    "virtioconsole",
+    "vnc",
+    "watchdog",
+    "watchdog-action",
+    "writeconfig",
+    "xen-domid",
+];
+
+/// The options of interest, each with its value. A word that no QEMU knows as an option, or that takes no value,
+/// stands alone.
+pub(super) fn scan(args: &[Arg]) -> Vec<Word> {
+    let mut words = Vec::new();
+    let mut at = 0;
+    while let Some(arg) = args.get(at) {
+        let Some(name) = option_name(arg) else {
+            at += 1;
+            continue;
+        };
+        let kind = match name {
+            b"fsdev" => Some(Kind::Fsdev),
+            b"virtfs" => Some(Kind::Virtfs),
+            b"device" => Some(Kind::Device),
+            b"set" => Some(Kind::Set),
+            b"global" => Some(Kind::Global),
+            b"name" => Some(Kind::Name),
+            _ => None,
+        };
+        if let Some(kind) = kind
+            && at + 1 < args.len()
+        {
+            words.push(Word { kind, option: at, value: at + 1 });
+        }
+        let takes_value = kind.is_some() || TAKES_A_VALUE.iter().any(|known| known.as_bytes() == name);
+        at += if takes_value { 2 } else { 1 };
+    }
+    words
+}
+
+/// The option that an argument is, without its one or two dashes.
+fn option_name(arg: &Arg) -> Option<&[u8]> {
+    if !arg.unknown.is_empty() {
+        return None;
+    }
+    let name = arg.value.strip_prefix(b"-")?;
+    Some(name.strip_prefix(b"-").unwrap_or(name))
+}

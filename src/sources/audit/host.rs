@@ -1,0 +1,257 @@
+//! The audited host's files: this machine's, or those below `--root`. Links never lead out of it, nothing that is
+//! opened blocks, and reads are bounded.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::Context;
+use nix::dir::{Dir, Type};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::Mode;
+use nix::sys::statfs::{FsType, fstatfs};
+
+/// The longest file that is read, in bytes. Configuration is far smaller.
+pub const MAX_FILE: u64 = 16 << 20;
+
+/// How often a look-up is tried again that renames elsewhere disturbed.
+const RETRIES: usize = 16;
+
+/// File systems in which the kernel shows itself: no configuration lives there, and a look may have effects.
+const PSEUDO: &[i64] = &[
+    0x9fa0,      // proc
+    0x6265_6572, // sysfs
+    0x1cd1,      // devpts
+    0x0027_e0eb, // cgroup
+    0x6367_7270, // cgroup2
+    0x6462_6720, // debugfs
+    0x7472_6163, // tracefs
+    0x7363_6673, // securityfs
+    0xcafe_4a11, // bpf
+    0x6165_676c, // pstore
+    0x0187,      // autofs
+    0x1980_0202, // mqueue
+    0x6265_6570, // configfs
+    0x6573_5543, // fusectl
+    0x4249_4e4d, // binfmt_misc
+    0x6e73_6673, // nsfs
+    0x9584_58f6, // hugetlbfs
+    0xf97c_ff8c, // selinuxfs
+    0xde5e_81e4, // efivarfs
+];
+
+/// The audited host.
+#[derive(Debug)]
+pub struct Host {
+    root: OwnedFd,
+    /// The folder that the host's `/` is here; `None` on this machine itself.
+    prefix: Option<PathBuf>,
+}
+
+/// What a path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Folder,
+    /// A symbolic link.
+    Link,
+    /// A FIFO, socket or device: never opened.
+    Special,
+}
+
+/// A file's content.
+#[derive(Debug)]
+pub enum Content {
+    /// All of it.
+    Whole(Vec<u8>),
+    /// It is longer than [`MAX_FILE`]: how it begins.
+    TooLong(Vec<u8>),
+    /// Not a regular file.
+    Special,
+}
+
+impl Host {
+    /// The host whose `/` is `root`; this machine without.
+    pub fn new(root: Option<&Path>) -> anyhow::Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let folder = root.unwrap_or(Path::new("/"));
+        let fd = open(folder, flags, Mode::empty())
+            .with_context(|| format!("cannot open --root {}", crate::text::escape_path(folder)))?;
+        let prefix = root.map(std::fs::canonicalize).transpose()?;
+        Ok(Self { root: fd, prefix })
+    }
+
+    /// Whether it is this machine.
+    pub fn is_this_machine(&self) -> bool {
+        self.prefix.is_none()
+    }
+
+    /// A path of the command line as it is on the host.
+    pub fn absolute(&self, path: &Path) -> io::Result<PathBuf> {
+        match &self.prefix {
+            Some(_) => Ok(Path::new("/").join(path)),
+            None => std::path::absolute(path),
+        }
+    }
+
+    fn open_how(&self, path: &Path, flags: OFlag) -> io::Result<OwnedFd> {
+        let flags = flags | OFlag::O_CLOEXEC;
+        let resolve = match self.prefix {
+            Some(_) => ResolveFlag::RESOLVE_IN_ROOT,
+            None => ResolveFlag::empty(),
+        };
+        let how = OpenHow::new().flags(flags).resolve(resolve);
+        for _ in 0..RETRIES {
+            match openat2(&self.root, path, how) {
+                Err(Errno::EAGAIN) => {}
+                // Before Linux 5.6, or under a filter that doesn't know it: this machine's paths need no walls.
+                Err(Errno::ENOSYS) if self.prefix.is_none() => {
+                    return Ok(open(path, flags, Mode::empty())?);
+                }
+                other => return Ok(other?),
+            }
+        }
+        Err(Errno::EAGAIN.into())
+    }
+
+    /// What `path` is; what a link leads to, if asked to follow it.
+    pub fn kind(&self, path: &Path, follow: bool) -> io::Result<Kind> {
+        let nofollow = if follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
+        let fd = self.open_how(path, OFlag::O_PATH | nofollow)?;
+        let file_type = File::from(fd).metadata()?.file_type();
+        Ok(if file_type.is_file() {
+            Kind::File
+        } else if file_type.is_dir() {
+            Kind::Folder
+        } else if file_type.is_symlink() {
+            Kind::Link
+        } else {
+            Kind::Special
+        })
+    }
+
+    /// Opens a regular file. `Ok(None)`: it is something else.
+    pub fn open(&self, path: &Path) -> io::Result<Option<File>> {
+        // O_NONBLOCK: what was a file a moment ago may be a FIFO now.
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let file = File::from(self.open_how(path, flags)?);
+        Ok(file.metadata()?.is_file().then_some(file))
+    }
+
+    /// Reads a regular file. `known`: a folder's listing just said that it is one.
+    pub fn read(&self, path: &Path, known: bool) -> io::Result<Content> {
+        if !known && self.kind(path, true)? != Kind::File {
+            return Ok(Content::Special);
+        }
+        let Some(file) = self.open(path)? else { return Ok(Content::Special) };
+        let expected = file.metadata()?.len();
+        if expected > MAX_FILE {
+            return Ok(Content::TooLong(read_up_to(&file, 4096, 4096)?));
+        }
+        let bytes = read_up_to(&file, MAX_FILE + 1, expected + 1)?;
+        Ok(if bytes.len() as u64 > MAX_FILE { Content::TooLong(bytes) } else { Content::Whole(bytes) })
+    }
+
+    /// A small file that is of help when it is there and readable.
+    pub fn read_small(&self, path: &Path) -> Option<Vec<u8>> {
+        match self.read(path, false) {
+            Ok(Content::Whole(bytes)) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// A folder's entries, by name. `Ok(None)`: the kernel shows itself there.
+    pub fn list(&self, path: &Path) -> io::Result<Option<Vec<(PathBuf, Option<Kind>)>>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
+        let fd = self.open_how(path, flags)?;
+        if is_pseudo(fd.as_fd()) {
+            return Ok(None);
+        }
+        let mut dir = Dir::from_fd(fd)?;
+        let mut entries = Vec::new();
+        for entry in dir.iter() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let kind = entry.file_type().map(|kind| match kind {
+                Type::File => Kind::File,
+                Type::Directory => Kind::Folder,
+                Type::Symlink => Kind::Link,
+                _ => Kind::Special,
+            });
+            entries.push((path.join(crate::sources::path_of(name)), kind));
+        }
+        entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(Some(entries))
+    }
+
+    /// Where `path` really is on the host, links followed.
+    pub fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
+        let fd = self.open_how(path, OFlag::O_PATH)?;
+        let real = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+        Ok(match &self.prefix {
+            Some(prefix) => Path::new("/").join(real.strip_prefix(prefix).unwrap_or(&real)),
+            None => real,
+        })
+    }
+
+    /// What a symbolic link says, also one of /proc's that leads nowhere.
+    pub fn read_link(&self, path: &Path) -> io::Result<PathBuf> {
+        let fd = self.open_how(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
+        let target = nix::fcntl::readlinkat(&fd, c"")?;
+        Ok(target.into())
+    }
+
+    /// Who owns `path`: its device and inode tell files apart.
+    pub fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
+        let metadata = File::from(self.open_how(path, OFlag::O_PATH)?).metadata()?;
+        Ok((metadata.dev(), metadata.ino()))
+    }
+
+    /// The host's path as this machine's kernel knows it.
+    pub fn here(&self, path: &Path) -> PathBuf {
+        match &self.prefix {
+            Some(prefix) => {
+                let inside = path.components().filter(|part| matches!(part, Component::Normal(_)));
+                inside.fold(prefix.clone(), |path, part| path.join(part))
+            }
+            None => path.to_owned(),
+        }
+    }
+}
+
+fn read_up_to(file: &File, limit: u64, expected: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(usize::try_from(expected.min(limit)).unwrap_or(0));
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn is_pseudo(fd: std::os::fd::BorrowedFd) -> bool {
+    let Ok(stat) = fstatfs(fd) else { return false };
+    PSEUDO.iter().any(|magic| stat.filesystem_type() == FsType(*magic as _))
+}
+
+/// Why something can't be read, for people.
+pub fn why(error: &io::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOENT) => "it does not exist, or vanished before it could be read".to_owned(),
+        Some(Errno::EACCES | Errno::EPERM) => "permission denied: run as root to see it".to_owned(),
+        Some(Errno::ELOOP) => "a loop of symbolic links".to_owned(),
+        Some(errno) => errno.desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}
+
+/// Whether the last part of `path` ends with one of `extensions`.
+pub fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    let extension = path.extension().map(|extension| extension.as_bytes().to_ascii_lowercase());
+    extension.is_some_and(|extension| extensions.iter().any(|known| known.as_bytes() == extension))
+}

@@ -1,0 +1,313 @@
+//! What was found → what people should know.
+
+use std::path::PathBuf;
+
+use super::qemu::{Backend, Installed, Version};
+use super::scan::Scan;
+use crate::report::audit::{AuditDocument, DeviceRow, HelperRow, QemuRow, ShareRow, UnreadRow};
+use crate::report::finding::{self, Finding, Kind, Severity};
+use crate::report::rows::{FindingRow, bytes, path};
+use crate::share::helper::Helper;
+use crate::share::rewrite::Refusal;
+use crate::share::{ExportFrom, ExportPath, Note, Place, Share, Transport};
+use crate::sources::join::{Joined, join};
+use crate::text::{escape, escape_path};
+
+/// Judges against one version of QEMU.
+#[derive(Debug)]
+pub struct Judge {
+    target: Option<Version>,
+    installed: Vec<Installed>,
+    /// Whether all of the machine was audited.
+    everything: bool,
+}
+
+impl Judge {
+    /// Judges against `asked`, else against the newest version installed.
+    pub fn new(asked: Option<Version>, installed: Vec<Installed>, everything: bool) -> Self {
+        let newest = installed.iter().filter_map(|one| one.version.clone()).max();
+        Self { target: asked.or(newest), installed, everything }
+    }
+
+    /// The document of everything that was found.
+    pub fn document(self, scan: Scan) -> AuditDocument {
+        let mut document = AuditDocument {
+            target_qemu: self.target.as_ref().map(|version| version.text.clone()),
+            installed_qemu: self.installed.iter().map(row_of_qemu).collect(),
+            ..AuditDocument::default()
+        };
+        document.summary.looked_at = scan.looked_at;
+        document.summary.skipped = scan.skipped;
+        let helpers: Vec<_> = scan.readings.iter().flat_map(|file| file.reading.helpers.clone()).collect();
+        let listeners: Vec<_> =
+            scan.readings.iter().flat_map(|file| file.reading.listeners.clone()).collect();
+        for file in scan.readings {
+            let mut refusals = file.refusals.into_iter();
+            for mut share in file.reading.shares {
+                let joined = join(&mut share, &helpers, &listeners);
+                self.share(&mut document, file.kind, &share, &joined, refusals.next().flatten().as_ref());
+            }
+            document.findings.extend(file.reading.findings.iter().map(FindingRow::from));
+        }
+        for helper in &helpers {
+            self.helper(&mut document, helper);
+        }
+        for (file, line, reason) in scan.unread {
+            unread(&mut document, file, line, reason);
+        }
+        if self.everything {
+            self.backends(&mut document);
+        }
+        document.finish();
+        document
+    }
+
+    /// How much a proxy setup matters to the target.
+    fn severity(&self) -> Severity {
+        match self.target.as_ref().map(Version::backend) {
+            Some(Backend::Fine) => Severity::Info,
+            Some(Backend::Deprecated) => Severity::Warning,
+            Some(Backend::Removed) | None => Severity::Error,
+        }
+    }
+
+    /// What the target has to do with it.
+    fn verdict(&self) -> String {
+        let Some(target) = &self.target else {
+            return "which QEMU 9.2 removed".to_owned();
+        };
+        match target.backend() {
+            Backend::Fine => format!("which QEMU {} still has, 8.1 deprecates and 9.2 removes", target.text),
+            Backend::Deprecated => format!("which is deprecated in QEMU {} and removed in 9.2", target.text),
+            Backend::Removed => format!("which QEMU {} does not have any more", target.text),
+        }
+    }
+
+    fn share(
+        &self,
+        document: &mut AuditDocument,
+        kind: &str,
+        share: &Share,
+        joined: &Joined,
+        refusal: Option<&Refusal>,
+    ) {
+        let mut row = row_of_share(kind, share);
+        row.rewritable = refusal.is_none();
+        let mut about = vec![self.proxy_share(share)];
+        about.extend(share.notes.iter().map(|note| about_note(share, note)));
+        match joined {
+            Joined::Known => {}
+            Joined::Unknown => about.push(about_share(
+                &finding::EXPORT_UNKNOWN,
+                share,
+                format!("nothing says which directory the share {} exports", share.title()),
+                Some(format!(
+                    "pass it: `migrate config --export {}=PATH`; the audit finds it itself where the helper runs \
+                     (as root) or a file says how it is started",
+                    share.title()
+                )),
+            )),
+            Joined::Ambiguous(paths) => {
+                let paths: Vec<_> = paths.iter().map(|path| escape_path(path).into_owned()).collect();
+                about.push(about_share(
+                    &finding::EXPORT_AMBIGUOUS,
+                    share,
+                    format!("helpers for {} on the socket of the share {}", paths.join(" and "), share.title()),
+                    None,
+                ));
+            }
+        }
+        if let Some(refusal) = refusal {
+            about.push(about_share(
+                &finding::NOT_REWRITABLE,
+                share,
+                format!("`migrate config` will not rewrite this: {}", refusal.message),
+                Some(refusal.remedy.clone()),
+            ));
+        }
+        for (index, mut finding) in about.into_iter().enumerate() {
+            if index == 0 {
+                finding.severity = self.severity();
+            }
+            if index > 0 && !row.notes.contains(&finding.id) {
+                row.notes.push(finding.id.clone());
+            }
+            document.findings.push(finding);
+        }
+        document.shares.push(row);
+    }
+
+    fn proxy_share(&self, share: &Share) -> FindingRow {
+        let guest = share.place.guest.as_deref().map(|guest| format!(" of the guest {}", escape(guest)));
+        let way = match &share.transport {
+            Transport::Socket(socket) => format!("socket {}", escape_path(socket)),
+            Transport::Fd(fd) => format!("descriptor {fd}"),
+            Transport::Unknown(text) => format!("socket {}", escape(text)),
+        };
+        let export = match &share.export {
+            ExportPath::Known { path, .. } => format!(", exporting {}", escape_path(path)),
+            ExportPath::Unknown => String::new(),
+        };
+        let message = format!(
+            "the share {}{} (fsdev {}, {way}{export}) uses the proxy backend, {}",
+            share.title(),
+            guest.unwrap_or_default(),
+            escape(&share.fsdev),
+            self.verdict()
+        );
+        about_share(&finding::PROXY_SHARE, share, message, None)
+    }
+
+    fn helper(&self, document: &mut AuditDocument, helper: &Helper) {
+        let export =
+            helper.export.as_deref().map_or("a directory that is not known here".into(), escape_path);
+        let way = match (&helper.socket, helper.fd) {
+            (Some(socket), _) => format!("on {}", escape_path(socket)),
+            (None, Some(fd)) => format!("on descriptor {fd}"),
+            (None, None) => "on a socket that is not known here".to_owned(),
+        };
+        let verb = if helper.pid.is_some() { "is serving" } else { "is started to serve" };
+        let message =
+            format!("virtfs-proxy-helper {verb} {export} {way} to the proxy backend, {}", self.verdict());
+        let mut row = row_of(&finding::PROXY_HELPER, &helper.place, message, None);
+        row.severity = self.severity();
+        document.findings.push(row);
+        document.helpers.push(row_of_helper(helper));
+    }
+
+    /// What the installed programs mean for the shares.
+    fn backends(&self, document: &mut AuditDocument) {
+        for installed in &self.installed {
+            let Some(version) = &installed.version else { continue };
+            let has = if installed.has_backend { "has" } else { "does not have" };
+            let place = Place { file: Some(installed.path.clone()), ..Place::default() };
+            let message = format!("QEMU {} is installed here and {has} the proxy backend", version.text);
+            let mut row = row_of(&finding::QEMU_BACKEND, &place, message, None);
+            if !installed.has_backend && !document.shares.is_empty() {
+                row.severity = Severity::Error;
+                "guests with a proxy share do not start with it: move their shares"
+                    .clone_into(&mut row.remedy);
+            }
+            document.findings.push(row);
+        }
+    }
+}
+
+fn unread(document: &mut AuditDocument, file: Option<PathBuf>, line: Option<u64>, reason: String) {
+    let place = Place { file, line, ..Place::default() };
+    document.findings.push(row_of(&finding::UNREAD, &place, format!("not read: {reason}"), None));
+    let reason = line.map_or(reason.clone(), |line| format!("line {line}: {reason}"));
+    document.unread.push(UnreadRow { file: place.file.as_deref().map(path), reason });
+}
+
+fn about_note(share: &Share, note: &Note) -> FindingRow {
+    let (kind, message) = match note {
+        Note::NoDevice => (
+            &finding::NO_DEVICE,
+            format!("no -device names the fsdev {}: the guest never sees it", escape(&share.fsdev)),
+        ),
+        Note::Unknown(text) => (
+            &finding::UNKNOWN_VALUE,
+            format!("{} in the share {} is not statically known", escape(text), share.title()),
+        ),
+        Note::UnknownOfDevice(text) => (
+            &finding::UNKNOWN_DEVICE_VALUE,
+            format!("{} in the device of the share {} is not statically known", escape(text), share.title()),
+        ),
+        Note::Generated => (
+            &finding::GENERATED_FILE,
+            format!("the share {} stands in a file that a program writes by itself", share.title()),
+        ),
+        Note::Refused(why) => {
+            (&finding::REFUSED_BY_QEMU, format!("QEMU refuses the share {}: {why}", share.title()))
+        }
+    };
+    about_share(kind, share, message, None)
+}
+
+fn about_share(kind: &'static Kind, share: &Share, message: String, remedy: Option<String>) -> FindingRow {
+    row_of(kind, &share.place, message, remedy)
+}
+
+fn row_of(kind: &'static Kind, place: &Place, message: String, remedy: Option<String>) -> FindingRow {
+    FindingRow::from(&Finding { kind, place: place.clone(), message, remedy })
+}
+
+fn row_of_qemu(installed: &Installed) -> QemuRow {
+    QemuRow {
+        file: path(&installed.path),
+        version: installed.version.as_ref().map(|version| version.text.clone()),
+        proxy_backend: installed.has_backend,
+    }
+}
+
+fn row_of_share(kind: &str, share: &Share) -> ShareRow {
+    let (export, from) = match &share.export {
+        ExportPath::Known { path, from } => (Some(path), Some(from)),
+        ExportPath::Unknown => (None, None),
+    };
+    ShareRow {
+        file: share.place.file.as_deref().map(path),
+        line: share.place.line,
+        kind: kind.to_owned(),
+        guest: share.place.guest.as_deref().map(bytes),
+        fsdev: Some(bytes(&share.fsdev)).filter(|fsdev| !fsdev.is_empty()),
+        mount_tag: share.mount_tag.as_deref().map(bytes),
+        socket: match &share.transport {
+            Transport::Socket(socket) => Some(path(socket)),
+            _ => None,
+        },
+        sock_fd: match share.transport {
+            Transport::Fd(fd) => Some(fd),
+            _ => None,
+        },
+        readonly: share.readonly,
+        writeout: share.writeout,
+        device: share.device.as_ref().map(|device| DeviceRow {
+            driver: bytes(&device.driver),
+            bus: device.bus.as_deref().map(bytes),
+            addr: device.addr.as_deref().map(bytes),
+            id: device.id.as_deref().map(bytes),
+            properties: device.properties.iter().map(|(key, value)| (bytes(key), bytes(value))).collect(),
+        }),
+        export: export.map(|export| path(export)),
+        export_from: from.map(|from| {
+            match from {
+                ExportFrom::Argument => "argument",
+                ExportFrom::Helper(_) => "helper",
+                ExportFrom::Process(_) => "process",
+                ExportFrom::Manager(_) => "manager",
+            }
+            .to_owned()
+        }),
+        export_place: from.and_then(place_of_export),
+        resolved: export.is_some(),
+        rewritable: false,
+        notes: Vec::new(),
+        pid: share.place.pid,
+    }
+}
+
+fn place_of_export(from: &ExportFrom) -> Option<String> {
+    match from {
+        ExportFrom::Argument => None,
+        ExportFrom::Process(pid) => Some(format!("/proc/{pid}")),
+        ExportFrom::Helper(place) | ExportFrom::Manager(place) => {
+            let file = place.file.as_deref().map(path)?;
+            Some(place.line.map_or(file.clone(), |line| format!("{file}:{line}")))
+        }
+    }
+}
+
+fn row_of_helper(helper: &Helper) -> HelperRow {
+    HelperRow {
+        file: helper.place.file.as_deref().map(path),
+        line: helper.place.line,
+        export: helper.export.as_deref().map(path),
+        socket: helper.socket.as_deref().map(path),
+        fd: helper.fd,
+        uid: helper.uid.as_deref().map(bytes),
+        gid: helper.gid.as_deref().map(bytes),
+        pid: helper.pid,
+    }
+}

@@ -1,0 +1,46 @@
+//! A progress bar, on a terminal only.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How far the audit is.
+#[derive(Debug)]
+pub struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    /// Shows nothing where standard error is no terminal.
+    pub fn new() -> Self {
+        let bar = ProgressBar::no_length();
+        if std::io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(8));
+            let style = ProgressStyle::with_template("{spinner} {pos} looked at, {per_sec}, {msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            bar.enable_steady_tick(Duration::from_millis(250));
+        } else {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        Self { bar }
+    }
+
+    /// So many files are done.
+    pub fn looked_at(&self, files: u64) {
+        // The bar takes a lock; not for every file.
+        if files % 64 == 0 {
+            self.bar.set_position(files);
+        }
+    }
+
+    /// What it is doing.
+    pub fn doing(&self, what: &'static str) {
+        self.bar.set_message(what);
+    }
+
+    /// Wipes it.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,312 @@
+//! What the lexers have in common: commands and embedded documents → shares, helpers and edits.
+
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use super::chars::{Command, Embedded, Fallback, Lexed, Lines, Word, span};
+use super::invocation::{self, Invocation, Text};
+use super::spelling::respell;
+use super::{Document, Format, Reading, Unreadable};
+use crate::share::argv::{self, Arg, ArgvShare, Splice};
+use crate::share::rewrite::{Edit, Edits, Moved, Refusal, Rewrite};
+use crate::share::{ExportFrom, ExportPath, Note, Place, Share, Transport};
+
+/// How deep documents may lie in documents.
+const MAX_DEPTH: usize = 6;
+
+/// A command's shares with what is needed to rewrite them.
+struct Found<'a> {
+    command: &'a Command,
+    args: Vec<Arg>,
+    shares: Vec<ArgvShare>,
+}
+
+/// Whether a file can hold anything of ours: every proxy share and every helper says this word.
+pub fn is_candidate(bytes: &[u8]) -> bool {
+    memchr::memmem::find(bytes, b"proxy").is_some()
+}
+
+/// The shares and helpers in what a lexer found in `document`.
+pub fn read(document: &Document, lexed: &Lexed) -> Result<Reading, Unreadable> {
+    let lines = Lines::new(document.bytes);
+    let mut reading = Reading::default();
+    let invocations = helpers(document, lexed, &lines, &mut reading);
+    for found in shares(lexed, &lines) {
+        for share in found.shares {
+            let mut share = share.share;
+            share.place.file = document.path.map(Into::into);
+            share.place.guest = found.command.guest.clone().or_else(|| argv::guest_name(&found.args));
+            join_within(&mut share, &invocations);
+            reading.shares.push(share);
+        }
+    }
+    for embedded in candidates(lexed) {
+        if let Some((format, bytes)) = inside(embedded) {
+            let inner = Document { path: embedded.name.as_deref(), bytes: &bytes };
+            // A text that only looks like a document of that format is no reason to give up the file.
+            if let Some(Ok(inner)) = deeper(|| format.read(&inner)) {
+                reading.take(inner, document, embedded, &lines);
+            }
+        }
+    }
+    reading.deduplicate();
+    Ok(reading)
+}
+
+/// The edits by which every share in `document` becomes a `local` one.
+pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edits, Refusal> {
+    let lines = Lines::new(document.bytes);
+    let invocations = helpers(document, lexed, &lines, &mut Reading::default());
+    let mut all = Edits::default();
+    for found in shares(lexed, &lines) {
+        let mut pairs = Vec::new();
+        for share in &found.shares {
+            let mut joined = share.share.clone();
+            join_within(&mut joined, &invocations);
+            let export = how.export_of(&joined)?;
+            all.moved.push(Moved { share: joined, export: export.clone() });
+            pairs.push((share, export));
+        }
+        let pairs: Vec<_> = pairs.iter().map(|(share, path)| (*share, path.as_path())).collect();
+        for edit in argv::rewrite(&found.args, &pairs, &how.local)? {
+            let Some(word) = found.command.words.get(edit.arg) else { continue };
+            let edits =
+                respell(document.bytes, word, &edit.splices).map_err(|why| refusal(&lines, word, &why))?;
+            all.edits.extend(edits);
+        }
+    }
+    for embedded in candidates(lexed) {
+        if let Some((format, bytes)) = inside(embedded) {
+            let inner = Document { path: embedded.name.as_deref(), bytes: &bytes };
+            if !deeper(|| format.read(&inner))
+                .is_some_and(|read| read.is_ok_and(|read| !read.shares.is_empty()))
+            {
+                continue;
+            }
+            if let Some(edits) = deeper(|| format.rewrite(&inner, how)) {
+                let word = Word { chars: embedded.chars.clone(), span: span(&embedded.chars) };
+                let edits = edits
+                    .map_err(|refusal| Refusal { line: Some(lines.line(word.span.start)), ..refusal })?;
+                for edit in edits.edits {
+                    let splice = Splice { range: edit.span, with: edit.with };
+                    let outer = respell(document.bytes, &word, &[splice]);
+                    all.edits.extend(outer.map_err(|why| refusal(&lines, &word, &why))?);
+                }
+                all.moved.extend(edits.moved);
+                all.findings.extend(edits.findings);
+            }
+        }
+    }
+    settle(&mut all, &lines)?;
+    Ok(all)
+}
+
+fn refusal(lines: &Lines, word: &Word, why: &str) -> Refusal {
+    Refusal::at(
+        Some(lines.line(word.span.start)),
+        format!("this argument can't be rewritten where it stands: {why}"),
+        "change it by hand; `--to qemu-args` prints what it should say",
+    )
+}
+
+/// The same edit twice is one: two commands may use one variable. Edits in each other's way are none.
+fn settle(all: &mut Edits, lines: &Lines) -> Result<(), Refusal> {
+    all.edits.sort_by_key(|edit| (edit.span.start, edit.span.end));
+    all.edits.dedup();
+    let clash = |pair: &&[Edit]| matches!(pair, [a, b] if a.span.end > b.span.start || a.span == b.span);
+    if let Some([edit, _]) = all.edits.windows(2).find(clash) {
+        return Err(Refusal::at(
+            Some(lines.line(edit.span.start)),
+            "two commands share this text and would need it changed in different ways",
+            "give each command its own arguments first",
+        ));
+    }
+    Ok(())
+}
+
+/// The shares of each command. One that several commands have counts once: in the first that has its device, too.
+fn shares<'a>(lexed: &'a Lexed, lines: &Lines) -> Vec<Found<'a>> {
+    let mut all = Vec::new();
+    for command in &lexed.commands {
+        if !command.words.iter().any(|word| word.contains(b"proxy")) {
+            continue;
+        }
+        let args: Vec<_> = command.words.iter().map(|word| word.arg(lines)).collect();
+        let mut shares = argv::shares(&args);
+        shares.retain(|share| is_ours(command, share));
+        if !shares.is_empty() {
+            all.push(Found { command, args, shares });
+        }
+    }
+    let mut best: HashMap<u32, (bool, usize)> = HashMap::new();
+    for (index, found) in all.iter().enumerate() {
+        for share in &found.shares {
+            let seen = share.share.mount_tag.is_some();
+            let Some(place) = origin(found.command, share) else { continue };
+            match best.get(&place) {
+                Some((before, _)) if *before >= seen => {}
+                _ => drop(best.insert(place, (seen, index))),
+            }
+        }
+    }
+    for (index, found) in all.iter_mut().enumerate() {
+        let command = found.command;
+        found.shares.retain(|share| {
+            origin(command, share).and_then(|place| best.get(&place)).is_some_and(|(_, best)| *best == index)
+        });
+    }
+    all.retain(|found| !found.shares.is_empty());
+    all.sort_by_key(|found| found.shares.first().and_then(|share| origin(found.command, share)));
+    all
+}
+
+/// Where a share's text begins, through variables: what its occurrences in several commands have in common.
+fn origin(command: &Command, share: &ArgvShare) -> Option<u32> {
+    command.words.get(share.fsdev)?.chars.first().map(|c| c.start)
+}
+
+/// Whether the command is QEMU's: other emulators have a `-virtfs proxy,ws://…` of their own.
+fn is_ours(command: &Command, share: &ArgvShare) -> bool {
+    let value = command.words.get(share.fsdev).map(Word::bytes).unwrap_or_default();
+    let connects = [&b"socket"[..], b"sock_fd"].iter().any(|key| memchr::memmem::find(&value, key).is_some());
+    connects || command.words.iter().take(share.fsdev).any(|word| word.contains(b"qemu"))
+}
+
+fn helpers(
+    document: &Document,
+    lexed: &Lexed,
+    lines: &Lines,
+    reading: &mut Reading,
+) -> Vec<(Invocation, Place)> {
+    let mut seen: HashSet<Range<usize>> = HashSet::new();
+    let mut all = Vec::new();
+    for command in &lexed.commands {
+        if !command.words.iter().any(|word| word.contains(b"virtfs-proxy-helper")) {
+            continue;
+        }
+        let words: Vec<_> = command.words.iter().map(text).collect();
+        let Some((at, invocation)) = invocation::find(&words) else { continue };
+        let place = command.words.get(at).map(|word| word.span.clone()).unwrap_or_default();
+        if !seen.insert(place.clone()) {
+            continue;
+        }
+        let mut helper = invocation.helper(None);
+        helper.place = Place {
+            file: document.path.map(Into::into),
+            line: Some(lines.line(place.start)),
+            span: Some(place),
+            ..Place::default()
+        };
+        all.push((invocation, helper.place.clone()));
+        reading.helpers.push(helper);
+    }
+    all
+}
+
+fn text(word: &Word) -> Text {
+    Text { bytes: word.bytes(), known: word.chars.iter().map(|c| c.known).collect() }
+}
+
+/// Joins a share with the helper that the same file starts: the same variable means the same socket.
+fn join_within(share: &mut Share, invocations: &[(Invocation, Place)]) {
+    use std::os::unix::ffi::OsStrExt;
+    let socket = match &share.transport {
+        Transport::Socket(path) => path.as_os_str().as_bytes(),
+        Transport::Unknown(text) => text.as_slice(),
+        Transport::Fd(_) => return,
+    };
+    let mut joined = invocations.iter().filter(|(invocation, _)| {
+        invocation.socket.as_ref().is_some_and(|text| same_text(&text.bytes, socket))
+    });
+    let (Some((invocation, place)), None) = (joined.next(), joined.next()) else { return };
+    if let Some(path) = invocation.helper(None).export.filter(|path| path.is_absolute()) {
+        let from = ExportFrom::Helper(place.clone());
+        share.export = ExportPath::Known { path, from };
+    }
+}
+
+/// Whether two texts name the same socket, `$NAME` and `${NAME}` being the same.
+fn same_text(one: &[u8], other: &[u8]) -> bool {
+    let bare = |text: &[u8]| -> Vec<u8> {
+        text.iter().copied().filter(|byte| !matches!(byte, b'{' | b'}' | b'"')).collect()
+    };
+    one == other || bare(one) == bare(other)
+}
+
+fn candidates(lexed: &Lexed) -> impl Iterator<Item = &Embedded> {
+    lexed.embedded.iter().filter(|embedded| {
+        let bytes: Vec<u8> = embedded.chars.iter().map(|c| c.byte).collect();
+        is_candidate(&bytes)
+    })
+}
+
+/// The format of an embedded document, and its text.
+fn inside(embedded: &Embedded) -> Option<(&'static dyn Format, Vec<u8>)> {
+    let bytes: Vec<u8> = embedded.chars.iter().map(|c| c.byte).collect();
+    let document = Document { path: embedded.name.as_deref(), bytes: &bytes };
+    let format = super::recognise(&document).or(match embedded.fallback {
+        Fallback::Shell => Some(&super::shell::Shell as &dyn Format),
+        Fallback::Nothing => None,
+    })?;
+    Some((format, bytes))
+}
+
+thread_local! {
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Goes one document deeper, unless that is too deep.
+fn deeper<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let depth = DEPTH.get();
+    if depth >= MAX_DEPTH {
+        return None;
+    }
+    DEPTH.set(depth + 1);
+    let result = work();
+    DEPTH.set(depth);
+    Some(result)
+}
+
+impl Reading {
+    /// Takes what an embedded document holds, with places of the outer one.
+    fn take(&mut self, inner: Reading, document: &Document, embedded: &Embedded, lines: &Lines) {
+        let place = |place: &mut Place| {
+            let chars = place.span.clone().and_then(|span| embedded.chars.get(span)).unwrap_or_default();
+            let at = if chars.is_empty() { span(&embedded.chars) } else { span(chars) };
+            place.file = document.path.map(Into::into);
+            place.line = Some(lines.line(at.start));
+            place.span = Some(at);
+            if place.guest.is_none() {
+                place.guest.clone_from(&embedded.guest);
+            }
+            chars.iter().find(|c| !c.known).map(|_| chars.iter().map(|c| c.byte).collect::<Vec<u8>>())
+        };
+        for mut share in inner.shares {
+            let unknown = place(&mut share.place);
+            if let (Some(text), Transport::Socket(_)) = (unknown, &share.transport) {
+                share.transport = Transport::Unknown(text.clone());
+                share.notes.push(Note::Unknown(text));
+            }
+            self.shares.push(share);
+        }
+        for mut helper in inner.helpers {
+            place(&mut helper.place);
+            self.helpers.push(helper);
+        }
+        for mut finding in inner.findings {
+            place(&mut finding.place);
+            self.findings.push(finding);
+        }
+    }
+
+    /// One place holds one share: a lexer may show the same text from two sides.
+    fn deduplicate(&mut self) {
+        let mut seen = HashSet::new();
+        self.shares.retain(|share| {
+            seen.insert((share.place.span.clone(), share.fsdev.clone(), share.mount_tag.clone()))
+        });
+        let mut seen = HashSet::new();
+        self.helpers.retain(|helper| seen.insert(helper.place.span.clone()));
+    }
+}

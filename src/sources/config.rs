@@ -1,0 +1,227 @@
+//! `migrate config`: the same file with each proxy share replaced, and nothing else.
+
+mod after;
+mod in_place;
+mod snippet;
+
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+
+use super::{Document, FORMATS, Format, Reading};
+use crate::cli::ConfigArgs;
+use crate::exit::Outcome;
+use crate::share::local::Options;
+use crate::share::rewrite::{Refusal, Rewrite, apply};
+use crate::share::{Share, Transport};
+use crate::text::{escape, escape_path};
+
+/// More than any configuration has, in bytes.
+const LARGEST: u64 = 64 << 20;
+
+/// Runs `migrate config`.
+pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
+    let input = Input::open(&args.file)?;
+    if args.in_place && input.path.is_none() {
+        eprintln!("virtfs-proxy-helper: --in-place wants a file, and standard input is none");
+        return Ok(Outcome::Usage);
+    }
+    let document = Document { path: input.path.as_deref(), bytes: &input.bytes };
+    let Some(format) = FORMATS.iter().copied().find(|format| format.recognises(&document)) else {
+        return input.unrecognised(args);
+    };
+    let reading = format.read(&document).map_err(|error| input.error(error.line, &error.reason))?;
+    if reading.shares.is_empty() {
+        return input.unchanged(args);
+    }
+    let how = how(args, &reading).map_err(|refusal| input.refused(&refusal))?;
+    if let Some(form) = args.to {
+        let text = snippet::print(form, &reading.shares, &how).map_err(|refusal| input.refused(&refusal))?;
+        io::stdout().write_all(&text).context("writing the shares")?;
+        return Ok(Outcome::Clean);
+    }
+    let edits = format.rewrite(&document, &how).map_err(|refusal| input.refused(&refusal))?;
+    let new = apply(&input.bytes, &edits.edits);
+    prove(format, &document, &new).map_err(|reason| input.error(None, &reason))?;
+    input.deliver(args, &new)?;
+    after::tell(&after::Told { document: &document, edits: &edits, how: &how, args });
+    Ok(if args.check { Outcome::Findings } else { Outcome::Clean })
+}
+
+/// A rewrite that left a proxy share behind would be wrong; so would one that no reader understands.
+fn prove(format: &dyn Format, document: &Document, new: &[u8]) -> Result<(), String> {
+    let reading = format.read(&Document { bytes: new, ..*document });
+    let left =
+        reading.map_err(|error| format!("after the rewrite it could not be read any more: {error}"))?;
+    match left.shares.first() {
+        Some(share) => Err(format!(
+            "after the rewrite the share {} would still go over the proxy: change it by hand",
+            share.title()
+        )),
+        None => Ok(()),
+    }
+}
+
+/// What the admin wishes, with what the document's own helpers say.
+fn how(args: &ConfigArgs, reading: &Reading) -> Result<Rewrite, Refusal> {
+    let exports: Vec<_> =
+        args.exports.iter().map(|(name, path)| (name.as_bytes().to_vec(), path.clone())).collect();
+    for (name, _) in &exports {
+        refuse_ambiguous(name, &reading.shares)?;
+    }
+    let served =
+        reading.helpers.iter().filter_map(|helper| Some((helper.socket.clone()?, helper.export.clone()?)));
+    Ok(Rewrite {
+        exports,
+        served: served.collect(),
+        local: Options {
+            security_model: args.security_model,
+            fmode: args.fmode,
+            dmode: args.dmode,
+            multidevs: args.multidevs,
+        },
+        in_place_args: args.in_place_args,
+    })
+}
+
+/// One name for shares of different helpers would be a guess.
+fn refuse_ambiguous(name: &[u8], shares: &[Share]) -> Result<(), Refusal> {
+    let mut meant = shares.iter().filter(|share| share.is_called(name));
+    let Some(first) = meant.next() else {
+        let known: Vec<_> = shares.iter().map(Share::title).collect();
+        eprintln!(
+            "virtfs-proxy-helper: note: --export {}: no proxy share here has that tag or id (there is {})",
+            escape(name),
+            known.join(", ")
+        );
+        return Ok(());
+    };
+    match meant.find(|other| other.transport != first.transport) {
+        Some(other) => Err(Refusal::at(
+            other.place.line,
+            format!(
+                "--export {} means two shares: one on {}, the other on {}",
+                escape(name),
+                shown(&first.transport),
+                shown(&other.transport)
+            ),
+            "name them by their tags, their ids or their sockets' paths (--export /run/x.sock=PATH)",
+        )),
+        None => Ok(()),
+    }
+}
+
+fn shown(transport: &Transport) -> String {
+    match transport {
+        Transport::Socket(path) => escape_path(path).into_owned(),
+        Transport::Fd(fd) => format!("sock_fd {fd}"),
+        Transport::Unknown(text) => escape(text).into_owned(),
+    }
+}
+
+/// The file to rewrite.
+struct Input {
+    /// As the admin calls it.
+    name: String,
+    /// Where it is, from the root; `None` for standard input.
+    path: Option<PathBuf>,
+    bytes: Vec<u8>,
+    before: Option<in_place::Stamp>,
+}
+
+impl Input {
+    fn open(file: &Path) -> anyhow::Result<Self> {
+        if file.as_os_str() == "-" {
+            let bytes = read(io::stdin().lock()).context("reading standard input")?;
+            return Ok(Self { name: "standard input".into(), path: None, bytes, before: None });
+        }
+        let name = escape_path(file).into_owned();
+        let path = file.canonicalize().with_context(|| format!("finding {name}"))?;
+        let opened = File::open(&path).with_context(|| format!("opening {name}"))?;
+        let before = in_place::Stamp::of(&opened).with_context(|| format!("looking at {name}"))?;
+        let bytes = read(opened).with_context(|| format!("reading {name}"))?;
+        Ok(Self { name, path: Some(path), bytes, before: Some(before) })
+    }
+
+    fn error(&self, line: Option<u64>, message: &str) -> anyhow::Error {
+        let name = &self.name;
+        match line {
+            Some(line) => anyhow!("{name}:{line}: {message}; nothing is written"),
+            None => anyhow!("{name}: {message}; nothing is written"),
+        }
+    }
+
+    fn refused(&self, refusal: &Refusal) -> anyhow::Error {
+        self.error(refusal.line, &format!("{}: {}", refusal.message, refusal.remedy))
+    }
+
+    /// No reader knows the file. What speaks of a proxy fsdev all the same must not pass for clean.
+    fn unrecognised(&self, args: &ConfigArgs) -> anyhow::Result<Outcome> {
+        let has = |word: &[u8]| memchr::memmem::find(&self.bytes, word).is_some();
+        if has(b"proxy") && (has(b"fsdev") || has(b"virtfs")) {
+            let message = "no format that is known here has this form, and it speaks of a proxy fsdev: change it by \
+                           hand (--to prints the equivalent of a share in a file that is known)";
+            return Err(self.error(None, message));
+        }
+        self.unchanged(args)
+    }
+
+    /// The file as it went in.
+    fn unchanged(&self, args: &ConfigArgs) -> anyhow::Result<Outcome> {
+        if args.to.is_none() && !args.diff && !args.check && !args.in_place {
+            self.print(&self.bytes)?;
+        }
+        eprintln!("virtfs-proxy-helper: {}: no proxy share", self.name);
+        Ok(Outcome::Clean)
+    }
+
+    fn print(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(bytes).and_then(|()| out.flush()).with_context(|| format!("printing {}", self.name))
+    }
+
+    /// Prints or stores what the file becomes.
+    fn deliver(&self, args: &ConfigArgs, new: &[u8]) -> anyhow::Result<()> {
+        if args.diff {
+            return self.print(&self.diff(new));
+        }
+        if args.check {
+            eprintln!("virtfs-proxy-helper: {} would change", self.name);
+            return Ok(());
+        }
+        match (&self.path, &self.before) {
+            (Some(path), Some(before)) if args.in_place => {
+                let kept = in_place::replace(path, before, &self.bytes, new)
+                    .with_context(|| format!("{}: changing the file", self.name))?;
+                eprintln!(
+                    "virtfs-proxy-helper: {} is changed; as it was, it is {}",
+                    self.name,
+                    escape_path(&kept)
+                );
+                Ok(())
+            }
+            _ => self.print(new),
+        }
+    }
+
+    fn diff(&self, new: &[u8]) -> Vec<u8> {
+        let diff = similar::TextDiff::from_lines(self.bytes.as_slice(), new);
+        let mut out = Vec::new();
+        // Writing to a Vec does not fail.
+        let _ = diff.unified_diff().context_radius(3).header(&self.name, &self.name).to_writer(&mut out);
+        out
+    }
+}
+
+/// All of a file of bearable size.
+fn read(from: impl Read) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST {
+        bail!("it is larger than {} MiB", LARGEST >> 20);
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,175 @@
+//! What is left for the admin after a rewrite, on standard error.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::super::Document;
+use super::super::libvirt::{self, Holder};
+use crate::cli::ConfigArgs;
+use crate::data::owner::Owner;
+use crate::share::Transport;
+use crate::share::local::path_bytes;
+use crate::share::rewrite::{Edits, Moved, Rewrite};
+use crate::text::{escape, escape_path, shell_word};
+
+/// What there is to tell of.
+pub(super) struct Told<'a> {
+    pub document: &'a Document<'a>,
+    pub edits: &'a Edits,
+    pub how: &'a Rewrite,
+    pub args: &'a ConfigArgs,
+}
+
+/// Prints it.
+pub(super) fn tell(told: &Told) {
+    eprint!("{}", told.text());
+}
+
+impl Told<'_> {
+    fn text(&self) -> String {
+        let mut out = String::from("\nWhat the rewrite means:\n");
+        for finding in &self.edits.findings {
+            // Writing to a String does not fail.
+            let _ = writeln!(out, "  {} [{}]", finding.message, finding.kind.id);
+        }
+        for moved in &self.edits.moved {
+            let _ = writeln!(
+                out,
+                "  {}: {} over local, {}",
+                moved.share.title(),
+                escape_path(&moved.export),
+                self.how.local.security_model.name()
+            );
+        }
+        out.push_str("What is left to do:\n");
+        for (index, step) in self.steps().into_iter().enumerate() {
+            let _ = writeln!(out, "  {}. {step}", index + 1);
+        }
+        out
+    }
+
+    fn steps(&self) -> Vec<String> {
+        let holder = libvirt::holder(self.document);
+        let mut steps = vec![format!("Shut down {}: 9p can't be changed while it runs.", self.guests())];
+        steps.extend(self.conversions(holder.is_some()));
+        if let Some(holder) = holder {
+            steps.extend(self.libvirt(holder));
+        }
+        steps.extend(self.helpers());
+        steps
+    }
+
+    fn moved(&self) -> impl Iterator<Item = &Moved> {
+        self.edits.moved.iter()
+    }
+
+    fn guests(&self) -> String {
+        let names: BTreeSet<_> = self.moved().filter_map(|moved| moved.share.place.guest.clone()).collect();
+        if names.is_empty() {
+            return "the guest".into();
+        }
+        let names: Vec<_> = names.iter().map(|name| escape(name)).collect();
+        format!("the guest {}", names.join(" and "))
+    }
+
+    /// The first guest's name, for a command line.
+    fn domain(&self) -> String {
+        let name = self.moved().find_map(|moved| moved.share.place.guest.as_deref());
+        name.map_or_else(|| "NAME".into(), word)
+    }
+
+    fn conversions(&self, by_libvirt: bool) -> Vec<String> {
+        let exports: BTreeSet<&Path> = self.moved().map(|moved| moved.export.as_path()).collect();
+        let owner = if by_libvirt { Owner::of_libvirt().ok().flatten() } else { None };
+        let argument = owner.as_ref().map_or_else(|| "USER".to_owned(), Owner::argument);
+        let mut steps = Vec::new();
+        for export in exports {
+            steps.push(format!(
+                "Convert its files, first without --apply to see what would happen:\n     \
+                 virtfs-proxy-helper migrate convert {} --owner {argument} --security-model {} --apply",
+                word(path_bytes(export)),
+                self.how.local.security_model.name()
+            ));
+        }
+        let who = match &owner {
+            Some(owner) => format!("libvirt runs QEMU as {owner} here"),
+            None if by_libvirt => {
+                "USER is libvirt's QEMU user (user= in /etc/libvirt/qemu.conf; else libvirt-qemu on Debian and Ubuntu, \
+                 qemu elsewhere)"
+                    .to_owned()
+            }
+            None => "USER is whom QEMU runs as".to_owned(),
+        };
+        steps.push(format!(
+            "{who}: that user must own the files, and be able to enter every directory above them."
+        ));
+        steps
+    }
+
+    fn libvirt(&self, holder: Holder) -> Vec<String> {
+        let (name, file) = (self.domain(), self.file());
+        let mut steps = Vec::new();
+        match holder {
+            Holder::Snapshot => steps.push(format!("virsh snapshot-create {name} {file} --redefine")),
+            Holder::Checkpoint => steps.push(format!("virsh checkpoint-create {name} {file} --redefine")),
+            Holder::SavedImage => steps.push(format!("virsh restore {file}")),
+            Holder::Domain | Holder::Other | Holder::Status => {
+                steps.push(format!(
+                    "virsh define {file}\n     (made from `virsh dumpxml --inactive --security-info {name}`: a plain dump \
+                     lacks the VNC password, and libvirt does not see an edit of /etc/libvirt/qemu/*.xml)"
+                ));
+                steps.push(format!(
+                    "What was saved before holds the old configuration: `virsh managedsave-remove {name}` drops a managed \
+                     save image (or shut the guest down cleanly first); for `virsh save` images, snapshots and \
+                     checkpoints rewrite their own XML, too (--in-place-args, `virsh restore --xml`, `virsh \
+                     snapshot-dumpxml` and `snapshot-create --redefine`)."
+                ));
+            }
+        }
+        if self.edits.findings.iter().all(|finding| finding.kind.id != "kept-as-argument")
+            && holder == Holder::Domain
+            && !self.how.in_place_args
+        {
+            steps.push(
+                "AppArmor: libvirt grants QEMU the directory by itself. SELinux: it does not label 9p directories: \
+                 semanage fcontext -a -t svirt_image_t 'DIR(/.*)?' && restorecon -R DIR."
+                    .to_owned(),
+            );
+        } else {
+            steps.push("AppArmor, SELinux: libvirt does not know of a directory in QEMU's own arguments; allow it by hand.".to_owned());
+        }
+        steps
+    }
+
+    fn file(&self) -> String {
+        match self.document.path {
+            Some(path) if self.args.in_place => word(path_bytes(path)),
+            _ => "NEW-FILE".into(),
+        }
+    }
+
+    fn helpers(&self) -> Vec<String> {
+        let sockets: BTreeSet<_> = self
+            .moved()
+            .filter_map(|moved| match &moved.share.transport {
+                Transport::Socket(path) => Some(escape_path(path)),
+                _ => None,
+            })
+            .collect();
+        let on = if sockets.is_empty() {
+            String::new()
+        } else {
+            format!(" on {}", sockets.into_iter().collect::<Vec<_>>().join(" and "))
+        };
+        vec![format!(
+            "Stop and disable the helper{on} where it is started: a systemd unit, rc.local, a script, \
+             /etc/libvirt/hooks/qemu. `virtfs-proxy-helper migrate audit` finds it.",
+        )]
+    }
+}
+
+/// A word of a command line to copy, safe to print.
+fn word(bytes: &[u8]) -> String {
+    escape(&shell_word(bytes)).into_owned()
+}

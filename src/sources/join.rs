@@ -1,0 +1,186 @@
+//! Shares + helpers → export paths: the configuration of a proxy share never says what it exports, its helper does.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::{Listener, path_of};
+use crate::share::helper::Helper;
+use crate::share::{ExportFrom, ExportPath, Share, Transport};
+
+/// How joining a share ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Joined {
+    /// The share's export is known.
+    Known,
+    /// No helper is known that serves it.
+    Unknown,
+    /// Several helpers say different directories.
+    Ambiguous(Vec<PathBuf>),
+}
+
+/// Joins `share` with the helper that serves its socket. Running helpers count before configured ones.
+pub fn join(share: &mut Share, helpers: &[Helper], listeners: &[Listener]) -> Joined {
+    if let ExportPath::Known { .. } = share.export {
+        return Joined::Known;
+    }
+    let Transport::Socket(socket) = &share.transport else { return Joined::Unknown };
+    let socket = plain(socket);
+    let mut claims: Vec<(PathBuf, ExportFrom)> = Vec::new();
+    for helper in helpers {
+        let from = helper.pid.map_or_else(|| ExportFrom::Helper(helper.place.clone()), ExportFrom::Process);
+        if let Some(export) = claim(helper, &socket, listeners).filter(|export| export.is_absolute()) {
+            claims.push((export, from));
+        }
+    }
+    if claims.iter().any(|(_, from)| matches!(from, ExportFrom::Process(_))) {
+        claims.retain(|(_, from)| matches!(from, ExportFrom::Process(_)));
+    }
+    let mut paths: Vec<_> = claims.iter().map(|(path, _)| path.clone()).collect();
+    paths.sort();
+    paths.dedup();
+    match (paths.len(), claims.into_iter().next()) {
+        (1, Some((path, from))) => {
+            share.export = ExportPath::Known { path, from };
+            Joined::Known
+        }
+        (0, _) | (_, None) => Joined::Unknown,
+        _ => Joined::Ambiguous(paths),
+    }
+}
+
+/// What `helper` serves on `socket`, if it does.
+fn claim(helper: &Helper, socket: &Path, listeners: &[Listener]) -> Option<PathBuf> {
+    if helper.socket.as_deref().is_some_and(|own| plain(own) == socket) {
+        return helper.export.clone();
+    }
+    if let Some((own, export)) = &helper.template {
+        let instance = instance_of(own, socket.as_os_str().as_bytes())?;
+        return Some(path_of(&fill(export, instance)?));
+    }
+    // systemd holds the socket for it.
+    helper.fd?;
+    let unit = unit_of(helper.place.file.as_deref()?)?;
+    let listens = |listener: &&Listener| listener.service == unit && plain(&listener.socket) == socket;
+    listeners.iter().find(listens).and_then(|_| helper.export.clone())
+}
+
+/// The unit that a file or a drop-in of it describes, without suffix and instance.
+pub fn unit_of(file: &Path) -> Option<String> {
+    let parent = file.parent().and_then(|parent| parent.file_name()?.to_str());
+    let name = match parent.and_then(|parent| parent.strip_suffix(".d")) {
+        Some(unit) if unit.ends_with(".service") || unit.ends_with(".socket") => unit,
+        _ => file.file_name()?.to_str()?,
+    };
+    let name = name.rsplit_once('.').map_or(name, |(name, _)| name);
+    Some(name.split('@').next().unwrap_or(name).to_owned())
+}
+
+/// The instance by which a template unit's socket becomes `socket`.
+fn instance_of<'a>(template: &[u8], socket: &'a [u8]) -> Option<&'a [u8]> {
+    let at = template.windows(2).position(|two| two == b"%i" || two == b"%I" || two == b"%j")?;
+    let (before, after) = (template.get(..at)?, template.get(at + 2..)?);
+    if after.contains(&b'%') || before.contains(&b'%') || after.contains(&b'$') || before.contains(&b'$') {
+        return None;
+    }
+    let instance = socket.strip_prefix(before)?.strip_suffix(after)?;
+    (!instance.is_empty() && !instance.contains(&b'/')).then_some(instance)
+}
+
+/// A template unit's text for an instance; `None` where something else in it is unknown, too.
+fn fill(template: &[u8], instance: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut rest = template;
+    while let Some((byte, tail)) = rest.split_first() {
+        match (byte, tail.first()) {
+            // %I unescapes: a `-` of the instance stands for a slash.
+            (b'%', Some(b'I')) => {
+                out.extend(instance.iter().map(|byte| if *byte == b'-' { b'/' } else { *byte }));
+            }
+            (b'%', Some(b'i' | b'j')) => out.extend(instance),
+            (b'%' | b'$', _) => return None,
+            _ => {
+                out.push(*byte);
+                rest = tail;
+                continue;
+            }
+        }
+        rest = tail.get(1..).unwrap_or_default();
+    }
+    Some(out)
+}
+
+/// One spelling for a path: no doubled slashes, no `.`, /run for /var/run.
+pub fn plain(path: &Path) -> PathBuf {
+    let path: PathBuf = path.components().collect();
+    match path.strip_prefix("/var/run") {
+        Ok(rest) => Path::new("/run").join(rest),
+        Err(_) => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::share::Place;
+
+    fn share(socket: &str) -> Share {
+        Share {
+            fsdev: b"fs0".to_vec(),
+            mount_tag: None,
+            transport: Transport::Socket(socket.into()),
+            readonly: false,
+            writeout: false,
+            device: None,
+            place: Place::default(),
+            export: ExportPath::Unknown,
+            notes: Vec::new(),
+        }
+    }
+
+    fn helper(socket: &str, export: &str) -> Helper {
+        Helper { socket: Some(socket.into()), export: Some(export.into()), ..Helper::default() }
+    }
+
+    fn export(share: &Share) -> Option<&Path> {
+        match &share.export {
+            ExportPath::Known { path, .. } => Some(path),
+            ExportPath::Unknown => None,
+        }
+    }
+
+    #[test]
+    fn a_socket_finds_its_helper() {
+        let mut share = share("/var/run//a.sock");
+        assert_eq!(join(&mut share, &[helper("/run/a.sock", "/srv")], &[]), Joined::Known);
+        assert_eq!(export(&share), Some(Path::new("/srv")));
+    }
+
+    #[test]
+    fn helpers_that_disagree_settle_nothing_but_a_running_one_does() {
+        let mut helpers = vec![helper("/run/a", "/one"), helper("/run/a", "/two")];
+        let mut undecided = share("/run/a");
+        assert!(matches!(join(&mut undecided, &helpers, &[]), Joined::Ambiguous(_)));
+        helpers.push(Helper { pid: Some(7), ..helper("/run/a", "/three") });
+        let mut decided = share("/run/a");
+        assert_eq!(join(&mut decided, &helpers, &[]), Joined::Known);
+        assert_eq!(export(&decided), Some(Path::new("/three")));
+    }
+
+    #[test]
+    fn a_template_unit_is_filled_in() {
+        let template = (b"/run/virtfs/%i.sock".to_vec(), b"/srv/%i/x".to_vec());
+        let helper = Helper { template: Some(template), ..Helper::default() };
+        let mut share = share("/run/virtfs/vm-1.sock");
+        assert_eq!(join(&mut share, &[helper], &[]), Joined::Known);
+        assert_eq!(export(&share), Some(Path::new("/srv/vm-1/x")));
+    }
+
+    #[test]
+    fn a_socket_unit_leads_to_its_service() {
+        let place = Place { file: Some("/etc/systemd/system/virtfs@.service".into()), ..Place::default() };
+        let helper = Helper { fd: Some(3), export: Some("/srv".into()), place, ..Helper::default() };
+        let listener = Listener { socket: "/run/a".into(), service: "virtfs".to_owned() };
+        let mut share = share("/run/a");
+        assert_eq!(join(&mut share, &[helper], &[listener]), Joined::Known);
+    }
+}

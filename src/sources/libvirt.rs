@@ -1,0 +1,120 @@
+//! libvirt's domain XML, and the wrappers that hold one: the state of a running guest, snapshots, checkpoints,
+//! backups, saved images.
+//!
+//! libvirt never had an element for the proxy backend: its users pass QEMU's own arguments, in
+//! `<qemu:commandline>`. A rewrite takes them out and says the share as `<filesystem>`; where libvirt can't say it
+//! so, and in what can't gain an element, the argument itself changes.
+
+#![forbid(unsafe_code)]
+
+mod address;
+mod arguments;
+mod file;
+mod layout;
+mod rewrite;
+mod spelling;
+
+use std::path::Path;
+
+use super::{Document, Format, Reading, Unreadable};
+use crate::report::finding::{self, Finding};
+use crate::share::argv::{self, ArgvShare};
+use crate::share::rewrite::{Edits, Refusal, Rewrite};
+use crate::share::{Note, Place};
+use crate::text::escape;
+use arguments::Domain;
+pub(super) use arguments::Holder;
+use file::File;
+
+/// Domain XML and its wrappers.
+pub struct Libvirt;
+
+impl Format for Libvirt {
+    fn name(&self) -> &'static str {
+        "libvirt"
+    }
+
+    fn recognises(&self, document: &Document) -> bool {
+        file::recognises(document)
+    }
+
+    fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
+        let file = File::open(document.bytes)?;
+        let xml = file.parse()?;
+        let mut reading = Reading::default();
+        for domain in arguments::domains(&file, &xml) {
+            let generated = is_runtime(document.path, domain.holder);
+            for mut found in argv::shares(&domain.args) {
+                found.share.place = place(document, &domain, &found);
+                if generated {
+                    found.share.notes.push(Note::Generated);
+                    reading.findings.push(generated_finding(&domain, found.share.place.clone()));
+                }
+                reading.shares.push(found.share);
+            }
+        }
+        Ok(reading)
+    }
+
+    fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
+        let mend = |error: Unreadable| Refusal::at(error.line, error.reason, "mend the file first");
+        let file = File::open(document.bytes).map_err(mend)?;
+        let xml = file.parse().map_err(mend)?;
+        let mut edits = Edits::default();
+        for domain in arguments::domains(&file, &xml) {
+            let shares = argv::shares(&domain.args);
+            let Some(first) = shares.first() else { continue };
+            if is_runtime(document.path, domain.holder) {
+                let line = first.share.place.line;
+                return Err(Refusal::at(line, "libvirt writes this file itself", runtime_remedy(&domain)));
+            }
+            let mut found = rewrite::domain(&file, &domain, &shares, how)?;
+            for moved in &mut found.moved {
+                moved.share.place.file = document.path.map(Path::to_owned);
+            }
+            for finding in &mut found.findings {
+                finding.place.file = document.path.map(Path::to_owned);
+            }
+            edits.edits.append(&mut found.edits);
+            edits.moved.append(&mut found.moved);
+            edits.findings.append(&mut found.findings);
+        }
+        file.close(&mut edits.edits)?;
+        Ok(edits)
+    }
+}
+
+/// What a document is to libvirt, for what is left to say after a rewrite; `None` where it holds no domain.
+pub(super) fn holder(document: &Document) -> Option<Holder> {
+    let file = File::open(document.bytes).ok()?;
+    let xml = file.parse().ok()?;
+    arguments::domains(&file, &xml).first().map(|domain| domain.holder)
+}
+
+/// Whether libvirt keeps a file for itself while a guest runs.
+fn is_runtime(path: Option<&Path>, holder: Holder) -> bool {
+    holder == Holder::Status
+        || path.is_some_and(|path| path.starts_with("/run/libvirt") || path.starts_with("/var/run/libvirt"))
+}
+
+fn runtime_remedy(domain: &Domain) -> String {
+    let name = domain.name.as_deref().map_or("NAME".into(), escape);
+    format!(
+        "rewrite the guest's lasting configuration instead, `virsh dumpxml --inactive --security-info {name}`, and \
+         shut the guest down and start it"
+    )
+}
+
+fn generated_finding(domain: &Domain, place: Place) -> Finding {
+    let name = domain.name.as_deref().map_or("without a name".into(), escape);
+    Finding {
+        kind: &finding::GENERATED_FILE,
+        place,
+        message: format!("libvirt writes this file itself while the guest {name} runs"),
+        remedy: Some(runtime_remedy(domain)),
+    }
+}
+
+fn place(document: &Document, domain: &Domain, found: &ArgvShare) -> Place {
+    Place { file: document.path.map(Path::to_owned), guest: domain.name.clone(), ..found.share.place.clone() }
+}

@@ -1,0 +1,101 @@
+//! Where in a file the domains are, and which arguments each passes to QEMU.
+
+use roxmltree::{Document as Xml, Node};
+
+use super::file::File;
+use crate::share::argv::Arg;
+
+/// The namespace of `<qemu:commandline>`, whatever its prefix.
+const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
+
+/// What holds a domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sources) enum Holder {
+    /// Nothing: the file is the domain.
+    Domain,
+    /// libvirt's own notes on a running guest.
+    Status,
+    /// A snapshot.
+    Snapshot,
+    /// A checkpoint.
+    Checkpoint,
+    /// A saved image.
+    SavedImage,
+    /// Something else: a backup, a collection.
+    Other,
+}
+
+/// A domain in a file.
+#[derive(Debug)]
+pub(super) struct Domain<'a, 'input> {
+    pub node: Node<'a, 'input>,
+    pub holder: Holder,
+    /// `<name>`.
+    pub name: Option<Vec<u8>>,
+    /// What its `<qemu:commandline>`s pass to QEMU. The spans are the values', between their quotes.
+    pub args: Vec<Arg>,
+    /// The element of each argument.
+    pub elements: Vec<Node<'a, 'input>>,
+}
+
+/// The domains of a file, none inside another.
+pub(super) fn domains<'a, 'input>(file: &File, xml: &'a Xml<'input>) -> Vec<Domain<'a, 'input>> {
+    let root = xml.root_element();
+    let holder = match root.tag_name().name() {
+        _ if file.is_saved_image() => Holder::SavedImage,
+        "domain" => Holder::Domain,
+        "domstatus" => Holder::Status,
+        "domainsnapshot" => Holder::Snapshot,
+        "domaincheckpoint" => Holder::Checkpoint,
+        _ => Holder::Other,
+    };
+    let mut found = Vec::new();
+    let mut inside = 0;
+    for node in root.descendants() {
+        // Nodes come in document order: what begins before the last domain ends is inside it.
+        let is_domain = node.is_element() && matches!(node.tag_name().name(), "domain" | "inactiveDomain");
+        if is_domain && node.range().start >= inside {
+            inside = node.range().end;
+            found.push(Domain::of(file, node, holder));
+        }
+    }
+    found
+}
+
+impl<'a, 'input> Domain<'a, 'input> {
+    fn of(file: &File, node: Node<'a, 'input>, holder: Holder) -> Self {
+        let name = elements(node, "name").next().and_then(|name| name.text());
+        let (elements, args) =
+            commandlines(node).flat_map(|line| line.children()).filter_map(|arg| argument(file, arg)).unzip();
+        Self { node, holder, name: name.map(|name| name.as_bytes().to_vec()), args, elements }
+    }
+}
+
+/// The domain's command lines. libvirt heeds only those directly below it.
+pub(super) fn commandlines<'a, 'input>(
+    domain: Node<'a, 'input>,
+) -> impl Iterator<Item = Node<'a, 'input>> + use<'a, 'input> {
+    domain.children().filter(|node| node.has_tag_name((QEMU, "commandline")))
+}
+
+/// The child elements of that name, in libvirt's own namespace.
+pub(super) fn elements<'a, 'input, 'n>(
+    parent: Node<'a, 'input>,
+    name: &'n str,
+) -> impl Iterator<Item = Node<'a, 'input>> + use<'a, 'input, 'n> {
+    parent.children().filter(move |node| node.is_element() && node.tag_name().name() == name)
+}
+
+fn argument<'a, 'input>(file: &File, node: Node<'a, 'input>) -> Option<(Node<'a, 'input>, Arg)> {
+    if !node.has_tag_name((QEMU, "arg")) {
+        return None;
+    }
+    let attribute = node.attributes().find(|attribute| attribute.name() == "value")?;
+    let range = attribute.range();
+    let text = file.text.get(range.clone()).unwrap_or_default();
+    // From behind the first quote to before the last.
+    let open = text.find(['\'', '"']).unwrap_or(0);
+    let span = file.at(range.start + open + 1..range.end - 1);
+    let line = file.line(node.range().start);
+    Some((node, Arg { value: attribute.value().as_bytes().to_vec(), unknown: Vec::new(), span, line }))
+}

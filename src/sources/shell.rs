@@ -1,0 +1,79 @@
+//! Shell scripts: launchers, init scripts, hooks, cron tables, files of settings.
+
+mod env;
+mod lexer;
+mod word;
+
+use super::{Document, Format, Reading, Unreadable, commands};
+use crate::share::rewrite::{Edits, Refusal, Rewrite};
+
+/// Shell scripts.
+pub struct Shell;
+
+/// Places whose files are a shell's, whatever they are called.
+const PLACES: &[&str] = &[
+    "/etc/default/",
+    "/etc/sysconfig/",
+    "/etc/init.d/",
+    "/etc/rc.d/",
+    "/etc/conf.d/",
+    "/etc/local.d/",
+    "/etc/libvirt/hooks/",
+    "/etc/cron.d/",
+    "/var/spool/cron/",
+    "/etc/network/if-up.d/",
+];
+
+impl Format for Shell {
+    fn name(&self) -> &'static str {
+        "shell"
+    }
+
+    fn recognises(&self, document: &Document) -> bool {
+        let path = document.path.map(|path| path.as_os_str().to_string_lossy()).unwrap_or_default();
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let extension = name.rsplit_once('.').map(|(_, extension)| extension).unwrap_or_default();
+        has_shebang(document.bytes)
+            || matches!(
+                extension,
+                "sh" | "bash" | "ksh" | "zsh" | "dash" | "env" | "cron" | "crontab" | "initd"
+            )
+            || matches!(
+                name,
+                "rc.local" | "crontab" | ".env" | ".bashrc" | ".profile" | "profile" | "xinitrc"
+            )
+            || PLACES.iter().any(|place| path.contains(place))
+    }
+
+    fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
+        if !commands::is_candidate(document.bytes) {
+            return Ok(Reading::default());
+        }
+        commands::read(document, &lexer::lex(document.bytes)?)
+    }
+
+    fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
+        if !commands::is_candidate(document.bytes) {
+            return Ok(Edits::default());
+        }
+        let lexed = lexer::lex(document.bytes).map_err(Unreadable::refusal)?;
+        commands::rewrite(document, &lexed, how)
+    }
+}
+
+/// Whether the first line calls a shell.
+fn has_shebang(bytes: &[u8]) -> bool {
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let Some(interpreter) = line.strip_prefix(b"#!") else { return false };
+    let interpreter =
+        String::from_utf8_lossy(interpreter.get(..interpreter.len().min(256)).unwrap_or_default());
+    interpreter.split_whitespace().map(|word| word.rsplit('/').next().unwrap_or_default()).any(|word| {
+        matches!(
+            word,
+            "sh" | "bash" | "dash" | "ksh" | "mksh" | "zsh" | "ash" | "busybox" | "openrc-run" | "runscript"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,308 @@
+//! A script's variables, as far as they are statically known.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::sources::chars::{Chars, Command, Word, bytes, verbatim};
+use crate::sources::spelling::Spelt;
+
+/// A variable's value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// A string. Parts of it may be unknown.
+    Scalar(Chars),
+    /// `( … )`.
+    Array(Vec<Word>),
+    /// Set in a way that this program does not follow.
+    Unknown,
+}
+
+/// A variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Variable {
+    /// Its value.
+    pub value: Value,
+    /// Whether another branch of the script may have given it another one. Its words then are still worth a look
+    /// where it is used as a list, but the value is not known.
+    pub maybe: bool,
+}
+
+/// What a block of the script is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Block {
+    /// `if … fi`.
+    If,
+    /// `for`, `while`, `until`, `select` … `done`.
+    Loop,
+    /// `case … esac`.
+    Case,
+    /// `{ … }`.
+    Group,
+    /// A function's body.
+    Function,
+    /// `( … )`.
+    Subshell,
+}
+
+/// An open block.
+#[derive(Debug)]
+struct Frame {
+    block: Block,
+    /// Variables as they were before this branch, of those that it changed.
+    before: HashMap<Vec<u8>, Option<Variable>>,
+    /// Variables that any branch of the block changed.
+    touched: HashSet<Vec<u8>>,
+    /// Variables that are the function's own.
+    local: HashSet<Vec<u8>>,
+}
+
+/// The variables at one place of the script.
+#[derive(Debug, Default)]
+pub struct Env {
+    now: HashMap<Vec<u8>, Variable>,
+    frames: Vec<Frame>,
+    /// How often each variable is set, and its value where it is set at the top.
+    counts: HashMap<Vec<u8>, (usize, Option<Variable>)>,
+    /// What an earlier pass knows to be set once and for all.
+    constants: HashMap<Vec<u8>, Variable>,
+    /// Values that were replaced by others: their words may still be of interest.
+    replaced: Vec<Value>,
+}
+
+impl Env {
+    /// An environment that knows the variables which `first`, of an earlier pass, set exactly once and at the top.
+    pub fn with_constants_of(first: Env) -> Self {
+        let once = first.counts.into_iter().filter(|(_, (times, _))| *times == 1);
+        let constants = once.filter_map(|(name, (_, variable))| Some((name, variable?))).collect();
+        Self { constants, ..Self::default() }
+    }
+
+    /// The variable's state here.
+    pub fn get(&self, name: &[u8]) -> Option<Variable> {
+        if self.in_function() && !self.set_in_function(name) {
+            // A function runs later: what the script set before it may have changed meanwhile.
+            return self
+                .constants
+                .get(name)
+                .cloned()
+                .or_else(|| self.now.get(name).map(|now| Variable { maybe: true, ..now.clone() }));
+        }
+        self.now.get(name).cloned()
+    }
+
+    /// Sets a variable.
+    pub fn set(&mut self, name: &[u8], value: Value, local: bool) {
+        self.count(name, &value);
+        self.remember(name, local);
+        let new = Variable { value, maybe: false };
+        if let Some(old) = self.now.insert(name.to_vec(), new) {
+            self.keep(old.value);
+        }
+    }
+
+    /// Keeps a value that a variable no longer has, if it could hold a share.
+    pub fn keep(&mut self, value: Value) {
+        let telling = |chars: &Chars| memchr::memmem::find(&bytes(chars), b"proxy").is_some();
+        let wanted = match &value {
+            Value::Scalar(chars) => telling(chars),
+            Value::Array(words) => words.iter().any(|word| telling(&word.chars)),
+            Value::Unknown => false,
+        };
+        if wanted {
+            self.replaced.push(value);
+        }
+    }
+
+    /// Sets a variable that other branches of the script may not set: after `&&`, say.
+    pub fn set_maybe(&mut self, name: &[u8], value: Value) {
+        self.set(name, value, false);
+        if let Some(variable) = self.now.get_mut(name) {
+            variable.maybe = true;
+        }
+    }
+
+    /// Adds to a variable.
+    pub fn append(&mut self, name: &[u8], value: Value, maybe: bool) {
+        self.count(name, &Value::Unknown);
+        self.remember(name, false);
+        let old = self.now.remove(name);
+        let was_maybe = old.as_ref().is_some_and(|old| old.maybe);
+        let value = match (old.map(|old| old.value), value) {
+            (Some(Value::Scalar(mut old)), Value::Scalar(new)) => {
+                old.extend(new);
+                Value::Scalar(old)
+            }
+            (Some(Value::Array(mut old)), Value::Array(new)) => {
+                old.extend(new);
+                Value::Array(old)
+            }
+            (Some(Value::Scalar(old)), Value::Array(new)) => {
+                let mut words = vec![Word::plain(old)];
+                words.extend(new);
+                Value::Array(words)
+            }
+            (_, new) => new,
+        };
+        self.now.insert(name.to_vec(), Variable { value, maybe: was_maybe || maybe });
+    }
+
+    /// Forgets a variable.
+    pub fn unset(&mut self, name: &[u8]) {
+        self.count(name, &Value::Unknown);
+        self.remember(name, false);
+        if let Some(old) = self.now.remove(name) {
+            self.keep(old.value);
+        }
+    }
+
+    /// A file of settings was read in: strings may have changed.
+    pub fn doubt_all(&mut self) {
+        for variable in self.now.values_mut() {
+            variable.maybe = true;
+        }
+        for (times, _) in self.counts.values_mut() {
+            *times += 1;
+        }
+    }
+
+    /// How many blocks are open.
+    pub fn depth(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Leaves blocks until `depth` are open.
+    pub fn close_down_to(&mut self, depth: usize) {
+        while self.depth() > depth {
+            let Some(block) = self.block() else { return };
+            self.close(block);
+        }
+    }
+
+    /// Enters a block.
+    pub fn open(&mut self, block: Block) {
+        self.frames.push(Frame {
+            block,
+            before: HashMap::new(),
+            touched: HashSet::new(),
+            local: HashSet::new(),
+        });
+    }
+
+    /// The innermost open block.
+    pub fn block(&self) -> Option<Block> {
+        self.frames.last().map(|frame| frame.block)
+    }
+
+    /// Enters the next branch of the block: `else`, `;;`.
+    pub fn branch(&mut self) {
+        let Some(frame) = self.frames.last_mut() else { return };
+        let before = std::mem::take(&mut frame.before);
+        frame.touched.extend(before.keys().cloned());
+        for (name, old) in before {
+            // Lists keep what every branch adds to them.
+            let list = matches!(self.now.get(&name), Some(Variable { value: Value::Array(_), .. }));
+            if !list {
+                self.restore(name, old);
+            }
+        }
+    }
+
+    /// Leaves the block.
+    pub fn close(&mut self, block: Block) {
+        if self.block() != Some(block) {
+            return;
+        }
+        let Some(frame) = self.frames.pop() else { return };
+        let names: Vec<_> = frame.touched.iter().chain(frame.before.keys()).cloned().collect();
+        for name in names {
+            let old = frame.before.get(&name).cloned().flatten();
+            if frame.local.contains(&name) || block == Block::Subshell {
+                self.restore(name, old);
+                continue;
+            }
+            if block != Block::Group
+                && let Some(variable) = self.now.get_mut(&name)
+            {
+                variable.maybe = true;
+            }
+            // The block around it has changed it, too.
+            if let Some(outer) = self.frames.last_mut() {
+                outer.before.entry(name).or_insert(old);
+            }
+        }
+    }
+
+    /// The lists of words that the variables hold at the end, and that they held before.
+    pub fn leftovers(self) -> Vec<Command> {
+        let now = self.now.into_values().map(|variable| variable.value);
+        now.chain(self.replaced)
+            .filter_map(|value| {
+                let words = match value {
+                    Value::Scalar(chars) => as_list(&chars),
+                    Value::Array(words) => words,
+                    Value::Unknown => return None,
+                };
+                Some(Command { words, guest: None })
+            })
+            .collect()
+    }
+
+    fn restore(&mut self, name: Vec<u8>, old: Option<Variable>) {
+        let gone = match old {
+            Some(old) => self.now.insert(name, old),
+            None => self.now.remove(&name),
+        };
+        if let Some(gone) = gone {
+            self.keep(gone.value);
+        }
+    }
+
+    fn count(&mut self, name: &[u8], value: &Value) {
+        let top = self.frames.iter().all(|frame| frame.block == Block::Group);
+        let entry = self.counts.entry(name.to_vec()).or_default();
+        entry.0 += 1;
+        entry.1 = (top && *value != Value::Unknown).then(|| Variable { value: value.clone(), maybe: false });
+    }
+
+    fn remember(&mut self, name: &[u8], local: bool) {
+        let old = self.now.get(name).cloned();
+        if let Some(frame) = self.frames.last_mut() {
+            frame.before.entry(name.to_vec()).or_insert(old);
+        }
+        if local && let Some(function) = self.frames.iter_mut().rfind(|f| f.block == Block::Function) {
+            function.local.insert(name.to_vec());
+        }
+    }
+
+    fn in_function(&self) -> bool {
+        self.frames.iter().any(|frame| frame.block == Block::Function)
+    }
+
+    fn set_in_function(&self, name: &[u8]) -> bool {
+        let function = self.frames.iter().rposition(|frame| frame.block == Block::Function).unwrap_or(0);
+        self.frames
+            .iter()
+            .skip(function)
+            .any(|frame| frame.before.contains_key(name) || frame.touched.contains(name))
+    }
+}
+
+/// A variable's text as a list of arguments. One that is a whole fsdev by itself is an option's value.
+fn as_list(chars: &Chars) -> Vec<Word> {
+    let words = split(chars);
+    match words.as_slice() {
+        [word] if word.bytes().starts_with(b"proxy,") => {
+            let option = verbatim(b"-fsdev", 0..6, Spelt::Fixed);
+            vec![Word { chars: option, span: 0..0 }, word.clone()]
+        }
+        _ => words,
+    }
+}
+
+/// Splits a string into words at its blanks.
+pub fn split(chars: &Chars) -> Vec<Word> {
+    chars
+        .split(|c| c.known && c.byte.is_ascii_whitespace())
+        .filter(|word| !word.is_empty())
+        .map(|word| Word::plain(word.to_vec()))
+        .collect()
+}

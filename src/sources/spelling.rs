@@ -1,0 +1,262 @@
+//! The way back: new text into a file, with the escapes that its place there needs.
+
+use std::ops::Range;
+
+use super::chars::{Char, Word};
+use crate::share::argv::Splice;
+use crate::share::rewrite::Edit;
+
+/// How a file spells the text around a byte: what a new byte there must look like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Spelt {
+    /// As it is, the text itself.
+    #[default]
+    Verbatim,
+    /// A shell's word without quotes.
+    ShellBare,
+    /// A shell's `'…'`.
+    ShellSingle,
+    /// A shell's `"…"`.
+    ShellDouble,
+    /// A shell's `$'…'`.
+    ShellAnsi,
+    /// A heredoc in which the shell expands.
+    Heredoc,
+    /// A unit's command line without quotes.
+    UnitBare,
+    /// A unit's `'…'`.
+    UnitSingle,
+    /// A unit's `"…"`.
+    UnitDouble,
+    /// YAML's plain style.
+    YamlPlain,
+    /// YAML's plain style inside `[…]` or `{…}`.
+    YamlFlow,
+    /// YAML's `'…'`.
+    YamlSingle,
+    /// YAML's `"…"`, and JSON.
+    YamlDouble,
+    /// YAML's `|` and `>`.
+    YamlBlock,
+    /// Something that this program can't spell.
+    Fixed,
+}
+
+impl Spelt {
+    /// What opens and closes it.
+    fn quotes(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::ShellBare | Self::UnitBare => Some(("", "")),
+            Self::ShellSingle | Self::UnitSingle => Some(("'", "'")),
+            Self::ShellDouble | Self::UnitDouble => Some(("\"", "\"")),
+            Self::ShellAnsi => Some(("$'", "'")),
+            _ => None,
+        }
+    }
+
+    /// Spells `text` here; why it can't be otherwise.
+    pub fn spell(self, text: &[u8]) -> Result<Vec<u8>, String> {
+        if let Some(bad) = text.iter().find(|byte| !self.takes(**byte)) {
+            return Err(format!("{:?} can't be spelt here", char::from(*bad)));
+        }
+        let yaml = matches!(self, Self::YamlPlain | Self::YamlFlow | Self::YamlSingle | Self::YamlDouble);
+        if yaml && std::str::from_utf8(text).is_err() {
+            return Err("bytes that are not UTF-8 can't be spelt here".to_owned());
+        }
+        if matches!(self, Self::YamlPlain | Self::YamlFlow)
+            && [&b": "[..], b" #"].iter().any(|mark| memchr::memmem::find(text, mark).is_some())
+        {
+            return Err("the new text needs quotes around the value".to_owned());
+        }
+        let mut out = Vec::with_capacity(text.len());
+        for &byte in text {
+            self.push(byte, &mut out);
+        }
+        Ok(out)
+    }
+
+    /// Whether `byte` can stand here at all.
+    fn takes(self, byte: u8) -> bool {
+        match self {
+            Self::Fixed => false,
+            Self::YamlDouble | Self::Verbatim | Self::Heredoc => byte != 0,
+            Self::YamlFlow => byte >= b' ' && byte != 0x7f && !b",[]{}".contains(&byte),
+            Self::ShellSingle | Self::ShellDouble | Self::YamlBlock => byte != 0 && byte != b'\r',
+            _ => byte >= b' ' && byte != 0x7f,
+        }
+    }
+
+    fn push(self, byte: u8, out: &mut Vec<u8>) {
+        match (self, byte) {
+            (Self::ShellBare, _) if !is_plain_in_shell(byte) => out.extend([b'\\', byte]),
+            (Self::ShellSingle, b'\'') => out.extend(br"'\''"),
+            (Self::ShellDouble, b'"' | b'\\' | b'$' | b'`')
+            | (Self::Heredoc, b'\\' | b'$' | b'`')
+            | (Self::ShellAnsi, b'\'' | b'\\')
+            | (Self::UnitBare, b'\\')
+            | (Self::UnitSingle, b'\'' | b'\\')
+            | (Self::UnitDouble, b'"' | b'\\')
+            | (Self::YamlDouble, b'"' | b'\\') => out.extend([b'\\', byte]),
+            (Self::UnitBare, b' ' | b'"' | b'\'' | b';') => out.extend(format!("\\x{byte:02x}").bytes()),
+            (Self::UnitBare | Self::UnitSingle | Self::UnitDouble, b'%' | b'$') => out.extend([byte, byte]),
+            (Self::YamlSingle, b'\'') => out.extend(b"''"),
+            (Self::YamlDouble, 0..b' ' | 0x7f) => out.extend(format!("\\u{byte:04x}").bytes()),
+            _ => out.push(byte),
+        }
+    }
+}
+
+/// Whether a shell takes `byte` for itself in an unquoted word.
+fn is_plain_in_shell(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte >= 0x80 || b"_/.,:=+@%^-".contains(&byte)
+}
+
+/// The edits of `file` by which `word`'s value changes as `splices` say. All else keeps its spelling.
+pub fn respell(file: &[u8], word: &Word, splices: &[Splice]) -> Result<Vec<Edit>, String> {
+    splices.iter().map(|splice| respell_one(file, word, splice)).collect()
+}
+
+fn respell_one(file: &[u8], word: &Word, splice: &Splice) -> Result<Edit, String> {
+    let Range { start, end } = splice.range.clone();
+    let Some(old) = word.chars.get(start..end) else {
+        return Err("it changed meanwhile".to_owned());
+    };
+    let (Some(first), Some(last)) = (old.first(), old.last()) else {
+        return insert(word, start, &splice.with);
+    };
+    if old.iter().any(|c| c.splits) && splice.with.iter().any(|byte| b" \t\n*?[".contains(byte)) {
+        return Err("the shell would split the new text, for the variable stands without quotes".to_owned());
+    }
+    let used = !old.iter().all(|c| c.via.is_some()) || covers_expansions(&word.chars, start..end);
+    if used && !covers_expansions(&word.chars, start..end) {
+        return Err("a variable holds only a part of it".to_owned());
+    }
+    let (from, from_spelt) = edge(first, used);
+    let (to, to_spelt) = edge(last, used);
+    if from.start > to.end {
+        return Err("its parts stand in another order in the file".to_owned());
+    }
+    if !used && old.windows(2).any(|pair| matches!(pair, [a, b] if a.end > b.start)) {
+        return Err("its parts stand in another order in the file".to_owned());
+    }
+    let mut with = newline_as_file(file, old, from_spelt.spell(&splice.with)?, from_spelt);
+    let mut span = from.start..to.end;
+    if from_spelt != to_spelt {
+        let (Some((_, close)), Some((open, closes))) = (from_spelt.quotes(), to_spelt.quotes()) else {
+            return Err("its quotes are beyond this program".to_owned());
+        };
+        with.extend(close.bytes());
+        let next = word.chars.get(end).map(|c| edge(c, used && c.via.is_some()).0.start);
+        let gap = file.get(span.end..next.unwrap_or(word.span.end)).unwrap_or_default();
+        if !closes.is_empty() && gap.starts_with(closes.as_bytes()) {
+            span.end += closes.len();
+        } else {
+            with.extend(open.bytes());
+        }
+    }
+    Ok(Edit { span, with })
+}
+
+/// Where `c` is spelt: at its expansion if `used`, else itself.
+fn edge(c: &Char, used: bool) -> (Range<usize>, Spelt) {
+    match c.via {
+        Some(via) if used => (via.start as usize..via.end as usize, via.spelt),
+        _ => (c.range(), c.spelt),
+    }
+}
+
+/// Whether every expansion that `range` touches lies inside it as a whole, and makes no other word.
+fn covers_expansions(chars: &[Char], range: Range<usize>) -> bool {
+    let touched = |c: &Char| c.via.map(|via| (via.start, via.end));
+    let inside = chars.get(range.clone()).unwrap_or_default();
+    inside.iter().filter_map(|c| c.via).all(|via| {
+        !via.several
+            && chars
+                .iter()
+                .enumerate()
+                .filter(|(_, c)| touched(c) == Some((via.start, via.end)))
+                .all(|(at, _)| range.contains(&at))
+    })
+}
+
+/// New text before the byte `at` of `word`.
+fn insert(word: &Word, at: usize, with: &[u8]) -> Result<Edit, String> {
+    let before = at.checked_sub(1).and_then(|at| word.chars.get(at));
+    let after = word.chars.get(at);
+    // The end of an expansion is no place of its own: the text after it is.
+    let ends = |c: &Char, d: &Char| c.via != d.via && d.via.is_none();
+    let (at, spelt) = match (before, after) {
+        (Some(c), Some(d)) if c.via.is_some() && ends(c, d) => (d.start as usize, d.spelt),
+        (Some(c), None) if c.via.is_some_and(|via| !via.several) => {
+            let (range, spelt) = edge(c, true);
+            (range.end, spelt)
+        }
+        (Some(c), _) => (c.end as usize, c.spelt),
+        (None, Some(c)) => (c.start as usize, c.spelt),
+        (None, None) => return Err("it is empty".to_owned()),
+    };
+    Ok(Edit { span: at..at, with: spelt.spell(with)? })
+}
+
+/// Gives the new lines of a block the indentation of the old ones.
+fn newline_as_file(file: &[u8], old: &[Char], with: Vec<u8>, spelt: Spelt) -> Vec<u8> {
+    let newline = old.iter().find(|c| c.byte == b'\n' && c.end - c.start > 1);
+    match newline.and_then(|c| file.get(c.range())) {
+        Some(indented)
+            if spelt == Spelt::YamlBlock || spelt == Spelt::Verbatim || spelt == Spelt::Heredoc =>
+        {
+            with.iter()
+                .flat_map(|byte| if *byte == b'\n' { indented } else { std::slice::from_ref(byte) })
+                .copied()
+                .collect()
+        }
+        _ => with,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::chars::{Via, verbatim};
+
+    #[test]
+    fn each_place_has_its_escapes() {
+        for (spelt, text, spelling) in [
+            (Spelt::ShellBare, "/my srv", r"/my\ srv"),
+            (Spelt::ShellSingle, "it's", r"it'\''s"),
+            (Spelt::ShellDouble, "a$b\"c", r#"a\$b\"c"#),
+            (Spelt::UnitBare, "50% of $x y", r"50%%\x20of\x20$$x\x20y"),
+            (Spelt::YamlSingle, "it's", "it''s"),
+            (Spelt::YamlDouble, "a\"\t", r#"a\"\u0009"#),
+        ] {
+            assert_eq!(spelt.spell(text.as_bytes()).unwrap(), spelling.as_bytes(), "{spelt:?}");
+        }
+        assert!(Spelt::YamlFlow.spell(b"a,b").is_err());
+        assert!(Spelt::YamlPlain.spell(b"a: b").is_err());
+        assert!(Spelt::ShellBare.spell(b"a\nb").is_err());
+    }
+
+    #[test]
+    fn a_quote_that_ends_with_the_text_goes_with_it() {
+        let file = br#"socket="/a",ro"#;
+        let mut chars = verbatim(file, 0..7, Spelt::ShellBare);
+        chars.extend(verbatim(file, 8..10, Spelt::ShellDouble));
+        chars.extend(verbatim(file, 11..14, Spelt::ShellBare));
+        let word = Word { chars, span: 0..14 };
+        let splice = Splice { range: 0..9, with: b"path=/b".to_vec() };
+        let edit = respell_one(file, &word, &splice).unwrap();
+        assert_eq!((edit.span, edit.with), (0..11, b"path=/b".to_vec()));
+    }
+
+    #[test]
+    fn a_whole_expansion_is_replaced_where_it_is_used() {
+        let file = b"S=/a;socket=$S";
+        let via = Via { start: 12, end: 14, spelt: Spelt::ShellBare, several: false };
+        let mut chars = verbatim(file, 5..12, Spelt::ShellBare);
+        chars
+            .extend(verbatim(file, 2..4, Spelt::ShellBare).into_iter().map(|c| Char { via: Some(via), ..c }));
+        let word = Word { chars, span: 5..14 };
+        let edit = respell_one(file, &word, &Splice { range: 0..9, with: b"path=/b".to_vec() }).unwrap();
+        assert_eq!((edit.span, edit.with), (5..14, b"path=/b".to_vec()));
+    }
+}

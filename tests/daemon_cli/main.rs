@@ -1,0 +1,23 @@
+//! The command line as people and programs use it: usage, start-up, sockets, readiness, logging.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed expectation is the report")]
+
+mod daemon;
+mod documents;
+mod logging;
+mod options;
+mod sockets;
+mod start;
+mod systemd;
+mod usage;
+
+#[path = "../../examples/manual/pages.rs"]
+mod pages;
+#[path = "../support/process.rs"]
+mod process;
+#[path = "../support/program.rs"]
+mod program;
+#[path = "../support/tree.rs"]
+mod tree;
+#[path = "../support/wire.rs"]
+mod wire;

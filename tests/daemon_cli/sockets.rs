@@ -1,0 +1,198 @@
+//! The socket: whose it is from its first instant, taken over when stale, refused when live, back when QEMU removes it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+
+use crate::program::{self, Launch, Running, wait_until};
+use crate::start::{Place, finish, text, words};
+use crate::wire::{Client, ask};
+
+/// Connects with the rights of a user and a group, and those alone.
+fn connect_as(path: &Path, uid: u32, gid: u32) -> io::Result<UnixStream> {
+    std::thread::scope(|scope| {
+        let connect = || {
+            // For this thread alone; it gives up CAP_DAC_OVERRIDE with it.
+            setfsgid(Gid::from_raw(gid));
+            setfsuid(Uid::from_raw(uid));
+            UnixStream::connect(path)
+        };
+        scope.spawn(connect).join().expect("a thread of another user's")
+    })
+}
+
+fn owner_and_mode(path: &Path) -> (u32, u32, u32) {
+    let meta = path.symlink_metadata().expect("the socket");
+    (meta.uid(), meta.gid(), meta.mode() & 0o7777)
+}
+
+/// Starts ours on the place's socket, for user 1234 and group 567.
+fn for_1234(place: &Place, wrapper: &[&str], options: &[&str]) -> Running {
+    let mut all = words(wrapper);
+    all.push(program::ours().into());
+    all.push("-n".into());
+    all.extend(place.listening());
+    all.extend(words(["-u", "1234", "-g", "567"]));
+    all.extend(words(options));
+    Running::spawn(Command::new(&all[0]).args(&all[1..]).stdin(Stdio::null()))
+}
+
+#[test]
+fn owner_and_group_may_connect_and_nobody_else() {
+    let place = Place::new();
+    let _helper = for_1234(&place, &[], &["--persistent", "--shared=8"]);
+    wait_until("the socket", || {
+        place.socket().exists() && owner_and_mode(&place.socket()) == (1234, 567, 0o660)
+    });
+    wait_until("a helper that listens", || connect_as(&place.socket(), 1234, 1).is_ok());
+    for (uid, gid, may) in [(1234, 567, true), (1234, 9, true), (9, 567, true), (9, 9, false)] {
+        let connected = connect_as(&place.socket(), uid, gid);
+        assert_eq!(connected.is_ok(), may, "{uid}:{gid}: {connected:?}");
+    }
+}
+
+#[test]
+fn from_its_first_instant_the_socket_is_its_owners_alone() {
+    let place = Place::new();
+    // Keeps the helper for a second where bind(2) has just made the socket.
+    let held = "inject=bind:delay_exit=1000000";
+    let mut helper = for_1234(&place, &["strace", "-f", "-qqq", "-o", "/dev/null", "-e", held], &[]);
+    wait_until("the socket", || place.socket().symlink_metadata().is_ok());
+    assert_eq!(owner_and_mode(&place.socket()), (1234, 567, 0o600), "just bound");
+    wait_until("an open socket", || owner_and_mode(&place.socket()) == (1234, 567, 0o660));
+    Client::connect_soon(&place.socket()).ask(&ask::lstat(b"/file")).ok();
+    helper.wait();
+}
+
+#[test]
+fn in_a_setgid_directory_the_socket_has_its_group_too() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o2755)).unwrap();
+    std::os::unix::fs::chown(place.path(), None, Some(2000)).unwrap();
+    let _helper = for_1234(&place, &[], &[]);
+    wait_until("the socket", || {
+        place.socket().exists() && owner_and_mode(&place.socket()) == (1234, 567, 0o660)
+    });
+}
+
+/// Leaves a socket file that nobody listens on.
+fn stale(path: &Path) {
+    drop(UnixListener::bind(path).expect("a socket"));
+    assert!(path.exists());
+}
+
+#[test]
+fn defect_06_a_stale_socket_is_taken_over() {
+    let place = Place::new();
+    stale(&place.socket());
+    {
+        let mut reference = Launch::new(&program::reference(), &place.export()).by_socket(&place.socket());
+        reference.wait();
+        assert!(Client::connect(&place.socket()).is_err(), "the reference is cured");
+    }
+    let mut helper = Launch::new(&program::ours(), &place.export()).by_socket(&place.socket());
+    Client::connect_soon(&place.socket()).ask(&ask::lstat(b"/file")).ok();
+    assert!(helper.wait().success(), "{}", helper.log());
+    assert!(helper.log().contains("taking over"), "{}", helper.log());
+    assert!(!place.socket().exists());
+}
+
+#[test]
+fn after_a_kill_the_next_helper_starts_as_if_nothing_had_been() {
+    let place = Place::new();
+    for options in [&["--persistent"][..], &[]] {
+        let mut helper = for_1234(&place, &[], options);
+        wait_until("the socket", || connect_as(&place.socket(), 1234, 567).is_ok());
+        helper.signal(Signal::SIGKILL);
+        helper.wait();
+    }
+    let mut helper = Launch::new(&program::ours(), &place.export()).by_socket(&place.socket());
+    Client::connect_soon(&place.socket()).ask(&ask::lstat(b"/file")).ok();
+    assert!(helper.wait().success());
+}
+
+#[test]
+fn a_live_socket_is_refused_by_name_and_goes_on() {
+    let place = Place::new();
+    let _first =
+        Launch::new(&program::ours(), &place.export()).option("--persistent").by_socket(&place.socket());
+    let mut client = Client::connect_soon(&place.socket());
+    client.ask(&ask::lstat(b"/file")).ok();
+    for foreground in ["-n", "--log-level=info"] {
+        let mut args = place.listening();
+        args.push(foreground.into());
+        let second = finish(&program::ours(), args, place.path());
+        assert_eq!(second.status.code(), Some(1));
+        let said = text(&second.stderr);
+        assert!(said.contains(&place.socket().display().to_string()) && said.contains("in use"), "{said}");
+    }
+    client.ask(&ask::lstat(b"/file")).ok();
+    drop(client);
+    Client::connect(&place.socket()).expect("the first one's socket").ask(&ask::lstat(b"/file")).ok();
+}
+
+/// A socket, or a way to it, that somebody else has put there is not followed or removed.
+#[test]
+fn a_link_in_the_sockets_place_is_refused() {
+    let place = Place::new();
+    let elsewhere = place.path().join("elsewhere");
+    for target in ["elsewhere", "export/file", "nowhere"] {
+        let _ = fs::remove_file(&elsewhere);
+        stale(&elsewhere);
+        let _ = fs::remove_file(place.socket());
+        std::os::unix::fs::symlink(target, place.socket()).unwrap();
+        let mut args = words(["-n"]);
+        args.extend(place.listening());
+        let output = finish(&program::ours(), args, place.path());
+        assert_eq!(output.status.code(), Some(1), "{target}: {}", text(&output.stderr));
+        assert!(place.socket().is_symlink() && elsewhere.exists(), "{target}");
+        assert!(!place.path().join("nowhere").exists());
+    }
+}
+
+#[test]
+fn defect_08_it_serves_on_after_its_client_and_the_socket_comes_back() {
+    let place = Place::new();
+    {
+        let mut reference = Launch::new(&program::reference(), &place.export()).by_socket(&place.socket());
+        Client::connect_soon(&place.socket()).ask(&ask::lstat(b"/file")).ok();
+        reference.wait();
+        fs::remove_file(place.socket()).unwrap();
+    }
+    let mut helper = for_1234(&place, &[], &["--persistent"]);
+    for round in 0..20 {
+        let mut client = Client::connect_soon(&place.socket());
+        // As QEMU does.
+        fs::remove_file(place.socket()).unwrap();
+        client.ask(&ask::lstat(b"/file")).ok();
+        if round % 2 == 0 {
+            drop(client);
+        }
+        wait_until("the socket, made anew", || {
+            place.socket().exists() && owner_and_mode(&place.socket()) == (1234, 567, 0o660)
+        });
+    }
+    helper.signal(Signal::SIGTERM);
+    assert!(helper.wait().success());
+    assert!(!place.socket().exists());
+}
+
+#[test]
+fn what_took_the_sockets_place_is_not_removed() {
+    let place = Place::new();
+    let mut helper = Launch::new(&program::ours(), &place.export()).by_socket(&place.socket());
+    let mut client = Client::connect_soon(&place.socket());
+    client.ask(&ask::lstat(b"/file")).ok();
+    let _ = fs::remove_file(place.socket());
+    fs::write(place.socket(), "somebody else's").unwrap();
+    drop(client);
+    helper.wait();
+    assert_eq!(fs::read_to_string(place.socket()).unwrap(), "somebody else's");
+}

@@ -1,0 +1,193 @@
+//! Who has an export open: real processes in every relation to one.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use virtfs_proxy_helper::data::live::{Live, Role, User, look};
+
+use crate::program::{Launch, ours, reference, scratch, wait_until};
+
+/// A process that has said that it is where it should be, ended with its owner.
+struct Actor(Child);
+
+impl Actor {
+    /// Runs a shell's script, which must go on to `echo ready` and wait.
+    fn new(script: &str, arguments: &[&Path]) -> Self {
+        let mut command = Command::new("unshare");
+        let child = command.args(["-m", "--propagation", "private", "sh", "-ec", script, "sh"]);
+        Self::spawn(child, arguments)
+    }
+
+    /// The same in our own mount namespace.
+    fn near(script: &str, arguments: &[&Path]) -> Self {
+        Self::spawn(Command::new("sh").args(["-ec", script, "sh"]), arguments)
+    }
+
+    fn spawn(command: &mut Command, arguments: &[&Path]) -> Self {
+        let command = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("an actor");
+        let mut word = [0; 6];
+        child.stdout.as_mut().unwrap().read_exact(&mut word).expect("the actor's word");
+        assert_eq!(&word, b"ready\n");
+        Self(child)
+    }
+
+    fn pid(&self) -> i32 {
+        self.0.id().cast_signed()
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn of(live: &Live, pid: i32) -> &User {
+    live.users.iter().find(|user| user.pid == pid).unwrap_or_else(|| panic!("{pid} is not in {live:?}"))
+}
+
+/// An export with a directory and a file.
+fn export() -> (tempfile::TempDir, PathBuf) {
+    let scratch = scratch();
+    let export = scratch.path().join("export");
+    fs::create_dir_all(export.join("sub")).unwrap();
+    fs::write(export.join("sub/file"), "content").unwrap();
+    (scratch, export)
+}
+
+/// `read` keeps the shell itself waiting: no child of its would hold the same.
+const WAIT: &str = "echo ready; read -r _";
+
+#[test]
+fn nobody_uses_a_new_export() {
+    let (_scratch, export) = export();
+    let live = look(&export).unwrap();
+    assert!(live.users.is_empty() && live.mounts.is_empty() && live.kernel.is_empty(), "{live:?}");
+    assert!(!live.is_busy());
+}
+
+#[test]
+fn an_open_file_is_seen_under_its_path_in_the_export() {
+    let (_scratch, export) = export();
+    let actor = Actor::near(&format!("exec 5<\"$1\"; {WAIT}"), &[&export.join("sub/file")]);
+    let live = look(&export).unwrap();
+    let user = of(&live, actor.pid());
+    assert_eq!((user.open.count, user.open.first.as_deref()), (1, Some(Path::new("sub/file"))));
+    assert!(user.is_busy() && live.is_busy());
+    assert_eq!(user.role, Role::Other);
+    // A neighbour of a longer name is another directory.
+    fs::create_dir(export.with_file_name("exp")).unwrap();
+    assert!(look(&export.with_file_name("exp")).unwrap().users.is_empty());
+    // A directory around it is as busy as it is, one in it that holds nothing open is not.
+    assert!(of(&look(export.parent().unwrap()).unwrap(), actor.pid()).is_busy());
+    fs::create_dir(export.join("other")).unwrap();
+    assert!(look(&export.join("other")).unwrap().users.is_empty());
+}
+
+#[test]
+fn an_open_file_that_was_removed_still_counts() {
+    let (_scratch, export) = export();
+    let actor = Actor::near(&format!("exec 5<\"$1\"; rm \"$1\"; {WAIT}"), &[&export.join("sub/file")]);
+    let live = look(&export).unwrap();
+    assert_eq!(of(&live, actor.pid()).open.first.as_deref(), Some(Path::new("sub/file")));
+}
+
+#[test]
+fn a_working_directory_is_told_and_does_not_make_it_busy() {
+    let (_scratch, export) = export();
+    let actor = Actor::near(&format!("cd \"$1\"; {WAIT}"), &[&export.join("sub")]);
+    let live = look(&export).unwrap();
+    let user = of(&live, actor.pid());
+    assert_eq!((user.cwd.as_deref(), user.root.as_deref()), (Some(Path::new("sub")), None));
+    assert!(!user.is_busy());
+    assert!(user.to_string().ends_with("works in 'sub'"), "{user}");
+}
+
+#[test]
+fn a_chroot_makes_it_busy() {
+    let (_scratch, export) = export();
+    fs::copy("/bin/busybox", export.join("busybox")).unwrap();
+    let mut command = Command::new("chroot");
+    let actor = Actor::spawn(command.arg(&export).args(["/busybox", "sh", "-ec", WAIT]), &[]);
+    let live = look(&export).unwrap();
+    let user = of(&live, actor.pid());
+    assert_eq!(user.root.as_deref(), Some(Path::new("")));
+    assert_eq!(user.mapped.first.as_deref(), Some(Path::new("busybox")), "the program that runs");
+    assert!(user.is_busy());
+}
+
+#[test]
+fn a_bind_mount_in_another_namespace_shows_the_same_export() {
+    let (scratch, export) = export();
+    let elsewhere = scratch.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let script = format!("mount --bind \"$1\" \"$2\"; exec 5<\"$2/file\"; {WAIT}");
+    let actor = Actor::new(&script, &[&export.join("sub"), &elsewhere]);
+    let live = look(&export).unwrap();
+    let user = of(&live, actor.pid());
+    assert_eq!(user.open.first.as_deref(), Some(Path::new("sub/file")));
+    let mounted = &live.mounts[0];
+    assert_eq!((mounted.point.as_path(), mounted.part.as_path()), (&*elsewhere, Path::new("sub")));
+    assert!(mounted.namespace_of.is_some());
+}
+
+#[test]
+fn names_that_would_break_a_line_are_found_and_printed_safely() {
+    let (_scratch, export) = export();
+    let odd = export.join("a b\n\\040\x1b[2J");
+    fs::write(&odd, "").unwrap();
+    let actor = Actor::near(&format!("exec 5<\"$1\"; {WAIT}"), &[&odd]);
+    let user = look(&export).unwrap().users.into_iter().find(|user| user.pid == actor.pid()).unwrap();
+    assert_eq!(user.open.first.as_deref(), Some(Path::new("a b\n\\040\x1b[2J")));
+    assert!(!user.to_string().contains(char::is_control), "{user}");
+}
+
+#[test]
+fn helpers_that_serve_it_are_found_behind_every_wall() {
+    let (scratch, export) = export();
+    for (number, launch) in [
+        Launch::new(&reference(), &export),
+        Launch::new(&ours(), &export),
+        Launch::new(&ours(), &export).option("--sandbox=chroot"),
+        Launch::new(&ours(), &export).option("--sandbox=none"),
+        Launch::new(&ours(), &export).option("--persistent"),
+        Launch::new(&ours(), scratch.path()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let socket = scratch.path().join(format!("socket{number}"));
+        let helper = launch.by_socket(&socket);
+        wait_until("the socket", || socket.exists());
+        let live = look(&export).unwrap();
+        let user = of(&live, helper.pid().cast_signed());
+        assert_eq!(user.role, Role::Helper, "{number}: {user:?}");
+        assert!(user.is_busy(), "{number}");
+    }
+}
+
+#[test]
+fn a_stranger_says_what_it_could_not_see() {
+    let (_scratch, export) = export();
+    let _actor = Actor::near(&format!("exec 5<\"$1\"; {WAIT}"), &[&export.join("sub/file")]);
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(ours())
+        .args(["migrate", "check", "--format=json"])
+        .arg(&export)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("processes-unseen"), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn what_is_not_a_directory_is_an_error() {
+    let (_scratch, export) = export();
+    assert!(look(&export.join("none")).is_err());
+    assert!(File::open(&export).is_ok());
+}
