@@ -113,7 +113,7 @@ fn the_bill_of_materials_names_what_is_locked() {
     for linked in ["libc", "nix", "clap", "serde_yaml"] {
         assert!(names.contains(linked), "{linked} is not in {names:?}");
     }
-    for other in ["proptest", "tempfile", "serde_derive", "syn", "clap_derive"] {
+    for other in ["proptest", "command-fds", "serde_derive", "syn", "clap_derive"] {
         assert!(!names.contains(other), "{other} is in {names:?}, but not in the binary");
     }
 }

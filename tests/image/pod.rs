@@ -53,7 +53,7 @@ fn pod(engine: &Engine, guest: &Path) -> Value {
     let share = qemu["args"][1].as_str().expect("-fsdev").replace("id=share,", "");
     qemu["image"] = IMAGE.into();
     qemu["command"] = parse(&format!("[/bin/bash, {here}/tests/guest/run]"));
-    let words = ["--share", &format!("work={share}"), "-c", WORK];
+    let words = ["--share", &format!("work={share}"), "-c", &WORK.trim().replace('\n', "; ")];
     qemu["args"] = words.map(Value::from).to_vec().into();
     qemu["env"] = parse(&format!(
         "[{{name: VPH_GUEST_DIR, value: {}}}, {{name: TMPDIR, value: {}}}, \
