@@ -34,12 +34,15 @@ use std::time::Instant;
 use clap::Parser;
 use libc::{O_CREAT, O_DIRECTORY, O_EXCL, O_RDONLY, O_RDWR};
 
+use measure::median;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use program::{Launch, Running};
 use tree::Owned;
 use wire::{Client, Form, LEAVE, Request, ask};
 
+#[path = "../tests/support/measure.rs"]
+mod measure;
 #[path = "../tests/support/program.rs"]
 mod program;
 #[path = "../tests/support/tree.rs"]
@@ -295,13 +298,6 @@ fn cpu_seconds(running: &Running) -> f64 {
         text.split_ascii_whitespace().next()?.parse::<u64>().ok()
     });
     nanoseconds.sum::<u64>() as f64 / 1e9
-}
-
-fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
 }
 
 fn geometric_mean(values: &[f64]) -> f64 {

@@ -9,7 +9,9 @@ use clap::{Args, Parser, Subcommand};
 
 pub use audit::AuditArgs;
 pub use config::{ConfigArgs, Snippet};
-pub use data::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, TreeForm, VerifyArgs};
+pub use data::{
+    CheckArgs, ConvertArgs, ManifestArgs, ProgressMode, RollbackArgs, TreeForm, VerifyArgs, WorkArgs,
+};
 pub use helper::{HealthcheckArgs, HelperArgs};
 
 /// QEMU's 9p proxy helper, and the way off the proxy backend.

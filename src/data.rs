@@ -17,9 +17,12 @@
 
 pub mod acl;
 pub mod check;
+mod convert;
 pub mod entry;
 pub mod filesystem;
+mod flags;
 pub mod form;
+pub mod goal;
 pub mod journal;
 pub mod live;
 pub mod manifest;
@@ -29,9 +32,12 @@ pub mod mounts;
 pub mod owner;
 pub mod passthrough;
 pub mod pin;
+pub mod progress;
+pub mod staging;
 pub mod survey;
 mod sys;
 pub mod tree;
+pub mod troubles;
 pub mod verify;
 pub mod walk;
 
@@ -44,8 +50,8 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
 }
 
 /// `migrate convert`.
-pub fn convert(_args: &ConvertArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
+pub fn convert(args: &ConvertArgs) -> anyhow::Result<Outcome> {
+    convert::run(args)
 }
 
 /// `migrate verify`.

@@ -4,11 +4,16 @@ pub mod audit;
 mod chars;
 mod commands;
 mod config;
+mod documents;
 mod invocation;
 mod join;
 pub mod libvirt;
+pub mod managed;
+mod proxmox;
+pub mod readconfig;
 mod shell;
 mod spelling;
+mod systemd;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -85,7 +90,11 @@ pub trait Format: Sync {
 
 /// Every format there is, in the order in which they are asked: the first that recognises a document reads it.
 pub static FORMATS: &[&dyn Format] = &[
-    &libvirt::Libvirt, //
+    &libvirt::Libvirt,
+    &readconfig::Readconfig,
+    &proxmox::Proxmox,
+    &systemd::Systemd,
+    &documents::Documents,
     &shell::Shell,
 ];
 

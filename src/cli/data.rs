@@ -36,7 +36,81 @@ pub struct CheckArgs {
 
 /// `migrate convert`.
 #[derive(Debug, Args)]
-pub struct ConvertArgs {}
+pub struct ConvertArgs {
+    /// The exported directory, as the helper's --path has it
+    #[arg(value_name = "EXPORT")]
+    pub export: PathBuf,
+    /// The user that QEMU runs as, and its group: names or numbers [default: libvirt's, where there is libvirt]
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub owner: Option<OsString>,
+    /// Convert; without it, only tell what would be done
+    #[arg(long)]
+    pub apply: bool,
+    /// How QEMU will keep what the guest sees
+    #[arg(long, value_enum, value_name = "MODEL", default_value_t)]
+    pub security_model: SecurityModel,
+    /// The mode that files get on this machine, in octal
+    #[arg(long, value_name = "MODE", value_parser = mode, default_value = "0600")]
+    pub fmode: u32,
+    /// The mode that directories get on this machine, in octal
+    #[arg(long, value_name = "MODE", value_parser = mode, default_value = "0700")]
+    pub dmode: u32,
+    /// Where to keep the original state of everything [default: EXPORT.virtfs-journal, beside the export]
+    #[arg(long, value_name = "FILE")]
+    pub journal: Option<PathBuf>,
+    /// Go on in spite of this finding; may be given several times
+    #[arg(long, value_name = "FINDING")]
+    pub accept: Vec<String>,
+    /// Convert while the export is in use: what is written to it meanwhile may be lost to the guest, or keep its
+    /// owner on this machine
+    #[arg(long)]
+    pub in_use: bool,
+    /// Stay on the export's file system: what is mounted in it is never touched (this is always so)
+    #[arg(long)]
+    pub one_file_system: bool,
+    /// How the work is done and shown.
+    #[command(flatten)]
+    pub work: WorkArgs,
+}
+
+/// How work on many files is done and shown.
+#[derive(Debug, Args)]
+pub struct WorkArgs {
+    /// How many threads work [default: one for each processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: Option<u16>,
+    /// How progress is shown, on standard error
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    pub progress: ProgressMode,
+}
+
+impl WorkArgs {
+    /// How many threads work.
+    pub fn jobs(&self) -> usize {
+        let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.jobs.map_or_else(all, usize::from)
+    }
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum ProgressMode {
+    /// A bar on a terminal, one line a minute elsewhere
+    #[default]
+    Auto,
+    /// Not at all
+    Never,
+    /// One JSON object a line, each second
+    Json,
+}
+
+/// Permissions in octal.
+fn mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("not permissions in octal, such as 0600".into()),
+    }
+}
 
 /// `migrate verify`.
 #[derive(Debug, Args)]
@@ -63,7 +137,23 @@ pub struct VerifyArgs {
 
 /// `migrate rollback`.
 #[derive(Debug, Args)]
-pub struct RollbackArgs {}
+pub struct RollbackArgs {
+    /// The converted directory
+    #[arg(value_name = "EXPORT")]
+    pub export: PathBuf,
+    /// Take the conversion back; without it, only tell what would be done
+    #[arg(long)]
+    pub apply: bool,
+    /// The conversion's journal [default: EXPORT.virtfs-journal, beside the export]
+    #[arg(long, value_name = "FILE")]
+    pub journal: Option<PathBuf>,
+    /// Take it back while the export is in use: what is written to it meanwhile may keep the wrong owner
+    #[arg(long)]
+    pub in_use: bool,
+    /// How the work is done and shown.
+    #[command(flatten)]
+    pub work: WorkArgs,
+}
 
 /// `migrate manifest`.
 #[derive(Debug, Args)]

@@ -26,6 +26,22 @@ pub fn text(value: &[u8]) -> Option<String> {
     Some(out)
 }
 
+/// The same ACL with these rights of the owner's (4 to read, 2 to write, 1 to execute) added to its own; what is no ACL
+/// stays as it is.
+pub fn with_owner_rights(value: &[u8], rights: u16) -> Vec<u8> {
+    const OWNER: u16 = 0x01;
+    let mut out = value.to_vec();
+    let entries = out.get_mut(4..).unwrap_or_default().chunks_exact_mut(8);
+    for entry in entries {
+        if let [t0, t1, p0, ..] = entry
+            && u16::from_le_bytes([*t0, *t1]) == OWNER
+        {
+            *p0 |= rights.to_le_bytes()[0];
+        }
+    }
+    out
+}
+
 /// Adds one entry: a tag, permissions and a number, all little-endian.
 fn push_entry(out: &mut String, [t0, t1, p0, p1, i0, i1, i2, i3]: [u8; 8]) -> Option<()> {
     let permissions = u16::from_le_bytes([p0, p1]);
@@ -72,6 +88,17 @@ mod tests {
             Some("user::rw-,user:1000:r--,group::r-x,group:2000:rwx,mask::r--,other::---")
         );
         assert_eq!(text(&2u32.to_le_bytes()).as_deref(), Some(""));
+    }
+
+    #[test]
+    fn the_owner_gets_rights_and_nobody_else_does() {
+        let acl = |owner| {
+            [2u32.to_le_bytes().to_vec(), entry(1, owner, u32::MAX), entry(2, 0, 7), entry(32, 0, u32::MAX)]
+                .concat()
+        };
+        assert_eq!(with_owner_rights(&acl(0), 6), acl(6));
+        assert_eq!(with_owner_rights(&acl(5), 2), acl(7));
+        assert_eq!(with_owner_rights(b"no", 6), b"no");
     }
 
     #[test]

@@ -19,7 +19,6 @@ use crate::cli::CheckArgs;
 use crate::exit::Outcome;
 use crate::report::check::{CheckDocument, EntriesRow, FilesystemRow, OwnerRow, UserRow};
 use crate::report::{self, Counts, FindingRow, SCHEMA, rows};
-use crate::share::local::SecurityModel;
 use crate::text;
 
 mod configuration;
@@ -27,6 +26,7 @@ mod judgement;
 mod price;
 
 pub use judgement::findings;
+pub use price::of as price;
 
 /// Everything that was found out about an export.
 #[derive(Debug)]
@@ -54,6 +54,15 @@ pub struct Facts {
 impl Facts {
     /// Finds everything out, with `jobs` workers.
     pub fn gather(export: &Path, owner: Option<Owner>, jobs: usize) -> anyhow::Result<Self> {
+        Self::gather_by(export, owner, |tree, attributes| Ok(survey::survey(tree, attributes, jobs)))
+    }
+
+    /// Finds everything out; `walk` makes the survey on its way.
+    pub(super) fn gather_by(
+        export: &Path,
+        owner: Option<Owner>,
+        walk: impl FnOnce(&Tree, Attributes) -> anyhow::Result<Survey>,
+    ) -> anyhow::Result<Self> {
         let shown = text::escape_path(export);
         let path = export.canonicalize().with_context(|| format!("cannot find the export '{shown}'"))?;
         let directory =
@@ -64,7 +73,7 @@ impl Facts {
         let live = live::look(&path)?;
         let tree = Tree::open(&path).with_context(|| format!("cannot open the export '{shown}'"))?;
         let start = Instant::now();
-        let survey = survey::survey(&tree, filesystem.attributes, jobs);
+        let survey = walk(&tree, filesystem.attributes)?;
         let walk = start.elapsed();
         let privileged = Uid::effective().is_root();
         // Only the way to the export counts: the export itself will be this user's.
@@ -103,12 +112,8 @@ pub(super) fn jobs() -> usize {
     std::thread::available_parallelism().map_or(1, Into::into)
 }
 
-fn document(facts: &Facts, asked: Option<SecurityModel>) -> CheckDocument {
-    let model = match asked {
-        Some(SecurityModel::MappedXattr) => Model::MappedXattr,
-        Some(SecurityModel::MappedFile) => Model::MappedFile,
-        None => facts.fitting_model(),
-    };
+fn document(facts: &Facts, asked: Option<Model>) -> CheckDocument {
+    let model = asked.unwrap_or_else(|| facts.fitting_model());
     let price = price::of(facts, model);
     let findings: Vec<_> =
         findings(facts, model, asked.is_some(), &price).iter().map(FindingRow::from).collect();

@@ -239,6 +239,12 @@ impl Inode {
         self.mode & !TYPE
     }
 
+    /// Whether its permissions give its owner what QEMU's user needs: to read and write, and to enter a directory.
+    pub fn suits_owner(&self) -> bool {
+        let needed = if self.kind() == Some(Kind::Directory) { 0o700 } else { 0o600 };
+        self.mode & needed == needed
+    }
+
     /// Whether it has other names besides the one it was found by: the same inode is met again, or stands outside.
     pub fn is_linked(&self) -> bool {
         self.links > 1 && self.kind() != Some(Kind::Directory)

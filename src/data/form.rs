@@ -11,23 +11,7 @@ use super::tree::Directory;
 use super::{mapped_file, mapped_xattr, passthrough};
 
 /// A mapped security model of QEMU's `local` backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Model {
-    /// `security_model=mapped-xattr`: in extended attributes of each inode.
-    MappedXattr,
-    /// `security_model=mapped-file`: in text files beside each entry.
-    MappedFile,
-}
-
-impl Model {
-    /// Its name in QEMU's options.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::MappedXattr => "mapped-xattr",
-            Self::MappedFile => "mapped-file",
-        }
-    }
-}
+pub use crate::share::local::SecurityModel as Model;
 
 /// What a tree's inodes say about what the guest sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,7 +24,7 @@ pub enum Form {
 
 impl Form {
     /// Its name in QEMU's options.
-    pub const fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Passthrough => "passthrough",
             Self::Mapped(model) => model.name(),

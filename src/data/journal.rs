@@ -133,6 +133,8 @@ pub struct Begin {
     pub fmode: u32,
     /// The real mode of directories.
     pub dmode: u32,
+    /// What the names of files start with that are made on the way and never stay: no entry's name does.
+    pub staging: String,
     /// The findings that the admin accepted.
     pub accepted: Vec<String>,
     /// When it began: seconds since 1970.
@@ -263,6 +265,6 @@ pub fn default_path(export: &Path) -> PathBuf {
 }
 
 /// Seconds since 1970, now.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

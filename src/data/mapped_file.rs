@@ -5,14 +5,15 @@
 //! [`super::mapped_xattr`]; extended attributes and ACLs are the real inode's.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::{Errno, Result};
 
 use super::entry::{Entry, Kind};
 use super::mapped_xattr::{Attributes, target};
 use super::pin::{BENEATH, Pin};
+use super::staging::{self, write_all};
 use super::tree::Directory;
 
 /// The directory of metadata files in each directory.
@@ -71,6 +72,90 @@ pub(super) fn metadata_path(name: &CStr) -> CString {
     let path = [METADATA.to_bytes(), b"/", name.to_bytes()].concat();
     // Neither part has a NUL inside.
     CString::new(path).unwrap_or_default()
+}
+
+/// The text of the metadata file of an entry, as QEMU writes it.
+pub(super) fn text(entry: &Entry) -> Vec<u8> {
+    let (uid, gid, mode) = (entry.uid.cast_signed(), entry.gid.cast_signed(), entry.mode.cast_signed());
+    let mut text = format!("virtfs.uid={uid}\nvirtfs.gid={gid}\nvirtfs.mode={mode}\n");
+    if entry.kind().is_some_and(Kind::is_device) {
+        // What does not fit an int was found before the conversion.
+        text.push_str(&format!("virtfs.rdev={}\n", entry.rdev));
+    }
+    text.into_bytes()
+}
+
+/// Makes sure that a directory has its directory of metadata files, which belongs to `uid` and `gid`.
+pub(super) fn make_metadata_directory(dir: BorrowedFd<'_>, uid: u32, gid: u32) -> Result<()> {
+    match rustix::fs::mkdirat(dir, METADATA, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error),
+    }
+    let pin = Pin::entry(dir, METADATA, Some(Kind::Directory), false)?;
+    let inode = pin.inode();
+    if (inode.uid, inode.gid) != (uid, gid) {
+        own(&pin, uid, gid)?;
+    }
+    if inode.permissions() != Mode::RWXU.as_raw_mode() {
+        // A default ACL of the directory's came with it.
+        shed_acls(&pin)?;
+        rustix::fs::fchmod(&pin, Mode::RWXU)?;
+    }
+    Ok(())
+}
+
+/// Lets the guest see `entry` at `name` of an open directory, whatever the inode there becomes; with an empty name,
+/// at the root. Returns the metadata file.
+pub(super) fn write(dir: BorrowedFd<'_>, name: &CStr, entry: &Entry, uid: u32, gid: u32) -> Result<Pin> {
+    let path = metadata_path(name);
+    let (text, wanted) = (text(entry), Mode::RUSR | Mode::WUSR);
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let pin = Pin::of(rustix::fs::openat2(dir, path, flags, wanted, BENEATH)?, true)?;
+    let inode = pin.inode();
+    if inode.kind() != Some(Kind::File) {
+        return Err(Errno::EXIST);
+    }
+    if inode.size > 0 && pin.content(LONGEST)? != text {
+        rustix::fs::ftruncate(&pin, 0)?;
+        write_all(&pin, &text)?;
+    } else if inode.size == 0 {
+        write_all(&pin, &text)?;
+    }
+    if inode.permissions() != wanted.as_raw_mode() {
+        shed_acls(&pin)?;
+        rustix::fs::fchmod(&pin, wanted)?;
+    }
+    if (inode.uid, inode.gid) != (uid, gid) {
+        own(&pin, uid, gid)?;
+    }
+    Ok(pin)
+}
+
+/// Makes the metadata file of the entry `name` another name of the one that `first` holds.
+pub(super) fn link(dir: BorrowedFd<'_>, name: &CStr, first: &Pin) -> Result<()> {
+    let path = metadata_path(name);
+    let Err(Errno::EXIST) = staging::link(first, dir, &path) else { return Ok(()) };
+    let now = rustix::fs::statat(dir, &*path, AtFlags::SYMLINK_NOFOLLOW)?;
+    if now.st_ino == first.inode().identity.number {
+        return Ok(());
+    }
+    rustix::fs::unlinkat(dir, &*path, AtFlags::empty())?;
+    staging::link(first, dir, &path)
+}
+
+fn own(pin: &Pin, uid: u32, gid: u32) -> Result<()> {
+    rustix::fs::fchown(pin, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+}
+
+/// Removes the ACLs that an inode got from its directory when it was made.
+pub(super) fn shed_acls(pin: &Pin) -> Result<()> {
+    for name in [c"system.posix_acl_access", c"system.posix_acl_default"] {
+        match pin.remove_xattr(name) {
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Reads the text of a metadata file as QEMU does: each line by itself, unknown ones passed over.

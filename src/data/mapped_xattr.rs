@@ -109,3 +109,37 @@ pub(super) fn target(pin: &Pin) -> Result<Option<Vec<u8>>> {
     }
     Ok(Some(content))
 }
+
+/// Lets the guest see `entry` at an inode, whatever the inode itself becomes. `known` are attributes that the inode is
+/// known to have already.
+pub fn write(pin: &Pin, entry: &Entry, known: &Attributes) -> Result<()> {
+    if known.uid != Some(entry.uid) {
+        pin.set_xattr(UID, &entry.uid.to_le_bytes())?;
+    }
+    if known.gid != Some(entry.gid) {
+        pin.set_xattr(GID, &entry.gid.to_le_bytes())?;
+    }
+    // Last of the three: few modes are different, so that file systems which keep equal attributes once (ext4) do.
+    if known.mode != Some(entry.mode) {
+        pin.set_xattr(MODE, &entry.mode.to_le_bytes())?;
+    }
+    if entry.kind().is_some_and(Kind::is_device) && known.rdev != Some(entry.rdev) {
+        pin.set_xattr(RDEV, &entry.rdev.to_le_bytes())?;
+    }
+    for (name, acl) in [(MAPPED_ACCESS_ACL, &entry.access_acl), (MAPPED_DEFAULT_ACL, &entry.default_acl)] {
+        if let Some(acl) = acl {
+            pin.set_xattr(name, acl)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes everything away from an inode that this model reads: the guest sees what it really is.
+pub fn remove(pin: &Pin) -> Result<()> {
+    for name in pin.xattr_names()?.iter() {
+        if [UID, GID, MODE, RDEV, MAPPED_ACCESS_ACL, MAPPED_DEFAULT_ACL].contains(&name) {
+            pin.remove_xattr(name)?;
+        }
+    }
+    Ok(())
+}

@@ -66,6 +66,8 @@ pub struct Survey {
     pub other_owners: u64,
     /// Entries with an ACL.
     pub acls: u64,
+    /// Entries with an access ACL whose owner lacks rights that QEMU's user needs.
+    pub weak_owners: Group,
     /// Entries with a set-user-ID or set-group-ID bit.
     pub set_id: u64,
     /// Entries with an attribute that no mapped model passes to the guest, by its name.
@@ -142,6 +144,7 @@ impl Survey {
             (&mut self.append_only, other.append_only),
             (&mut self.far_devices, other.far_devices),
             (&mut self.tight, other.tight),
+            (&mut self.weak_owners, other.weak_owners),
             (&mut self.mounts, other.mounts),
             (&mut self.changed, other.changed),
         ] {
@@ -153,20 +156,31 @@ impl Survey {
 
 /// Walks over a tree with `jobs` workers. `attributes` says what its filesystem keeps.
 pub fn survey(tree: &Tree, attributes: Attributes, jobs: usize) -> Survey {
-    let links = Mutex::new(HashMap::new());
-    let surveyor = || Surveyor { survey: Survey::default(), tree, attributes, links: &links };
-    let Ok(parts) = walk::parallel(tree, jobs, surveyor);
-    let mut survey = Survey::default();
-    for part in parts {
-        survey.merge(part.survey);
+    let links = Links::default();
+    let Ok(parts) = walk::parallel(tree, jobs, || Surveyor::new(tree, attributes, &links));
+    links.finish(parts)
+}
+
+/// Inodes of several names, of which not all have been met yet: shared by all surveyors of a walk.
+#[derive(Debug, Default)]
+pub(super) struct Links(Mutex<HashMap<Identity, Link>>);
+
+impl Links {
+    /// What all surveyors of a walk saw, once it is over.
+    pub(super) fn finish<'s>(&self, surveyors: impl IntoIterator<Item = Surveyor<'s>>) -> Survey {
+        let mut survey = Survey::default();
+        for surveyor in surveyors {
+            survey.merge(surveyor.survey);
+        }
+        for (_, link) in self.0.lock().unwrap_or_else(PoisonError::into_inner).drain() {
+            survey.leaving.add(|| link.first);
+        }
+        survey
     }
-    for link in links.into_inner().unwrap_or_else(PoisonError::into_inner).into_values() {
-        survey.leaving.add(|| link.first);
-    }
-    survey
 }
 
 /// An inode of several names that have not all been met yet.
+#[derive(Debug)]
 struct Link {
     /// How many are still to be met.
     left: u64,
@@ -174,11 +188,20 @@ struct Link {
     first: Vec<u8>,
 }
 
-struct Surveyor<'s> {
+/// One worker's part of a survey; [`Links::finish`] puts them together.
+#[derive(Debug)]
+pub(super) struct Surveyor<'s> {
     survey: Survey,
     tree: &'s Tree,
     attributes: Attributes,
-    links: &'s Mutex<HashMap<Identity, Link>>,
+    links: &'s Links,
+}
+
+impl<'s> Surveyor<'s> {
+    /// A surveyor of `tree`; `attributes` says what its filesystem keeps.
+    pub(super) fn new(tree: &'s Tree, attributes: Attributes, links: &'s Links) -> Self {
+        Self { survey: Survey::default(), tree, attributes, links }
+    }
 }
 
 impl Visitor for Surveyor<'_> {
@@ -256,7 +279,7 @@ impl Surveyor<'_> {
         if !inode.is_linked() {
             return true;
         }
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = self.links.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(link) = links.get_mut(&inode.identity) else {
             links.insert(inode.identity, Link { left: inode.links - 1, first: path() });
             return true;
@@ -279,6 +302,9 @@ impl Surveyor<'_> {
             let bytes = name.to_bytes();
             if bytes == ACCESS_ACL || bytes == DEFAULT_ACL {
                 acl = true;
+                if bytes == ACCESS_ACL && !pin.inode().suits_owner() {
+                    self.survey.weak_owners.add(path);
+                }
             } else if bytes.starts_with(b"user.virtfs.") {
                 mapped = true;
             } else if bytes.starts_with(b"user.") {

@@ -322,19 +322,25 @@ pub type Names = Vec<(CString, Option<Kind>)>;
 
 /// The names of all entries of a directory, sorted by their bytes.
 pub fn names(directory: &Directory) -> Result<Names> {
+    let mut found = Vec::new();
+    each_name(directory, |name, kind| found.push((name.to_owned(), kind)))?;
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Does something with the name of each entry of a directory, in no order.
+pub fn each_name(directory: &Directory, mut work: impl FnMut(&CStr, Option<Kind>)) -> Result<()> {
     let fd = directory.open()?;
     rustix::fs::seek(&fd, SeekFrom::Start(0))?;
     let mut buffer = vec![MaybeUninit::uninit(); BUFFER];
     let mut entries = RawDir::new(fd.as_fd(), &mut buffer);
-    let mut found = Vec::new();
     while let Some(entry) = entries.next() {
         let entry = entry?;
         if !is_dots(entry.file_name()) {
-            found.push((entry.file_name().to_owned(), kind(entry.file_type())));
+            work(entry.file_name(), kind(entry.file_type()));
         }
     }
-    found.sort_unstable();
-    Ok(found)
+    Ok(())
 }
 
 /// Walks over a whole tree in the order of names, byte by byte, a directory before what is in it. Holds the names of

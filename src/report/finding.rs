@@ -97,6 +97,9 @@ kinds! {
     /// What an unprivileged audit can't see.
     NOT_SEEN: "not-seen", Warning,
         "run the audit as root";
+    /// A share whose helper maps the guest's ids through a user namespace.
+    ID_MAP: "id-map", Error,
+        "move it to virtiofs: over the local backend, mapped or passthrough, the guest could plant set-user-id files that run as the host's root";
     /// An installed QEMU, and whether it has the backend.
     QEMU_BACKEND: "qemu-backend", Info,
         "nothing, as long as no guest uses the proxy backend";
@@ -147,6 +150,9 @@ kinds! {
     /// An attribute that no mapped model passes.
     XATTR_LOST: "xattr-lost", Warning,
         "no mapped model passes it to the guest; a rollback brings it back; agree with --accept=xattr-lost";
+    /// An ACL of which mapped-file can't keep the owner's rights.
+    ACL_OWNER_RIGHTS: "acl-owner-rights", Warning,
+        "the mode that the guest sees stays as it is; use --security-model=mapped-xattr, or agree with --accept=acl-owner-rights";
     /// An inode with names outside its export.
     LINKS_OUTSIDE: "links-outside", Warning,
         "its owner and mode change under its other names too: copy it, or agree with --accept=links-outside";

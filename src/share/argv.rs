@@ -151,6 +151,7 @@ pub fn rewrite(
     shares: &[(&ArgvShare, &Path)],
     options: &Options,
 ) -> Result<Vec<ArgEdit>, Refusal> {
+    refuse_twins(shares.iter().map(|(share, _)| &share.share))?;
     let model = Model::of(args);
     let mut edits: Vec<ArgEdit> = Vec::new();
     let mut done: Vec<(usize, &Path)> = Vec::new();
@@ -176,6 +177,22 @@ pub fn rewrite(
         done.push((share.fsdev, path));
     }
     Ok(edits)
+}
+
+/// Two shares of one guest with one tag: the guest would mount either, and `--export` could mean either.
+pub fn refuse_twins<'a>(shares: impl IntoIterator<Item = &'a Share>) -> Result<(), Refusal> {
+    let shares: Vec<_> = shares.into_iter().collect();
+    for (index, share) in shares.iter().enumerate() {
+        let Some(tag) = &share.mount_tag else { continue };
+        if shares.iter().take(index).any(|other| other.mount_tag.as_ref() == Some(tag)) {
+            return Err(Refusal::at(
+                share.place.line,
+                format!("two shares have the tag {}", escape(tag)),
+                "give one of them another tag first, here and in the guest's fstab",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Stops at what QEMU refuses and at what is not known.

@@ -29,10 +29,11 @@ pub struct Options {
 }
 
 /// QEMU's mapped security models.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum SecurityModel {
     /// In extended attributes, user.virtfs.*.
     #[default]
+    #[value(alias = "mapped")]
     MappedXattr,
     /// In files below .virtfs_metadata.
     MappedFile,
@@ -71,7 +72,7 @@ impl Multidevs {
 }
 
 /// `security_model` and what else a `local` fsdev gets beside its path.
-fn model_pairs(options: &Options) -> Vec<(&'static str, String)> {
+pub fn model_pairs(options: &Options) -> Vec<(&'static str, String)> {
     let mode = |mode: u32| format!("{mode:04o}");
     let pairs = [
         ("security_model", Some(options.security_model.name().to_owned())),

@@ -2,11 +2,14 @@
 
 mod host;
 mod judge;
+mod managers;
 mod places;
+mod processes;
 mod progress;
 mod qemu;
 mod rewritable;
 mod scan;
+mod sockets;
 mod walk;
 
 use std::io::Read;
@@ -21,6 +24,7 @@ use crate::report::audit::AuditDocument;
 use crate::report::{exit_zero, print, print_schema};
 use host::Host;
 use judge::Judge;
+use processes::Processes;
 use progress::Progress;
 pub use qemu::Version;
 use scan::Scan;
@@ -47,10 +51,44 @@ fn audit(args: &AuditArgs) -> anyhow::Result<AuditDocument> {
     if !standard_input.is_empty() {
         read_standard_input(&mut scan)?;
     }
+    let processes = everything.then(|| {
+        progress.doing("looking at processes");
+        running(&host, &mut scan)
+    });
+    for file in &mut scan.readings {
+        for share in &mut file.reading.shares {
+            file.reading.findings.extend(managers::look_up(&host, share));
+        }
+    }
     progress.doing("looking for QEMU");
     let installed = qemu::installed(&host, !everything);
     progress.finish();
-    Ok(Judge::new(args.qemu.clone(), installed, everything).document(scan))
+    let processes = processes.unwrap_or_default();
+    Ok(Judge::new(args.qemu.clone(), installed, everything).document(scan, processes))
+}
+
+/// Looks at the processes, and joins the shares of the files that they were started with.
+fn running(host: &Host, scan: &mut Scan) -> Processes {
+    let (mut found, mut live) = processes::look(host);
+    let known: Vec<_> = scan.readings.iter().filter_map(|file| file.path.clone()).collect();
+    let mut missing: Vec<_> = found.configured.iter().map(|one| one.file.clone()).collect();
+    missing.retain(|file| !known.contains(file));
+    missing.sort();
+    missing.dedup();
+    let others = scan::scan(host, &missing, true, &Progress::new());
+    scan.add(others);
+    for configured in std::mem::take(&mut found.configured) {
+        let read = scan.readings.iter_mut().find(|file| file.path.as_ref() == Some(&configured.file));
+        let Some(file) = read else { continue };
+        for share in &mut file.reading.shares {
+            share.place.pid = Some(configured.pid);
+            if share.place.guest.is_none() {
+                share.place.guest.clone_from(&configured.guest);
+            }
+            file.reading.findings.extend(live.join(share));
+        }
+    }
+    found
 }
 
 fn is_dash(path: &Path) -> bool {

@@ -68,6 +68,7 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
             all.moved.push(Moved { share: joined, export: export.clone() });
             pairs.push((share, export));
         }
+        argv::refuse_twins(found.shares.iter().map(|share| &share.share))?;
         let pairs: Vec<_> = pairs.iter().map(|(share, path)| (*share, path.as_path())).collect();
         for edit in argv::rewrite(&found.args, &pairs, &how.local)? {
             let Some(word) = found.command.words.get(edit.arg) else { continue };

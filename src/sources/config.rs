@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 
-use super::{Document, FORMATS, Format, Reading};
+use super::join::{self, Joined};
+use super::{Document, Format, Reading, recognise};
 use crate::cli::ConfigArgs;
 use crate::exit::Outcome;
 use crate::share::local::Options;
 use crate::share::rewrite::{Refusal, Rewrite, apply};
-use crate::share::{Share, Transport};
+use crate::share::{ExportPath, Share, Transport};
 use crate::text::{escape, escape_path};
 
 /// More than any configuration has, in bytes.
@@ -30,7 +31,7 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Usage);
     }
     let document = Document { path: input.path.as_deref(), bytes: &input.bytes };
-    let Some(format) = FORMATS.iter().copied().find(|format| format.recognises(&document)) else {
+    let Some(format) = recognise(&document) else {
         return input.unrecognised(args);
     };
     let reading = format.read(&document).map_err(|error| input.error(error.line, &error.reason))?;
@@ -72,11 +73,22 @@ fn how(args: &ConfigArgs, reading: &Reading) -> Result<Rewrite, Refusal> {
     for (name, _) in &exports {
         refuse_ambiguous(name, &reading.shares)?;
     }
-    let served =
-        reading.helpers.iter().filter_map(|helper| Some((helper.socket.clone()?, helper.export.clone()?)));
+    let mut served = Vec::new();
+    for share in &reading.shares {
+        let mut share = share.clone();
+        let joined = join::join(&mut share, &reading.helpers, &reading.listeners);
+        let is_named = exports.iter().any(|(name, _)| share.is_called(name));
+        match (&share.export, &share.transport) {
+            (ExportPath::Known { path, .. }, Transport::Socket(socket)) => {
+                served.push((socket.clone(), path.clone()));
+            }
+            _ if is_named => {}
+            _ => refuse_rivals(&share, joined)?,
+        }
+    }
     Ok(Rewrite {
         exports,
-        served: served.collect(),
+        served,
         local: Options {
             security_model: args.security_model,
             fmode: args.fmode,
@@ -85,6 +97,21 @@ fn how(args: &ConfigArgs, reading: &Reading) -> Result<Rewrite, Refusal> {
         },
         in_place_args: args.in_place_args,
     })
+}
+
+/// Helpers that say different directories leave it to the admin.
+fn refuse_rivals(share: &Share, joined: Joined) -> Result<(), Refusal> {
+    let Joined::Ambiguous(paths) = joined else { return Ok(()) };
+    let paths: Vec<_> = paths.iter().map(|path| escape_path(path)).collect();
+    Err(Refusal::at(
+        share.place.line,
+        format!(
+            "the helpers here export {} on the socket of the share {}",
+            paths.join(" and "),
+            share.title()
+        ),
+        format!("pass --export {}=PATH", share.title()),
+    ))
 }
 
 /// One name for shares of different helpers would be a guess.

@@ -7,6 +7,8 @@ mod escapes;
 mod missing;
 mod standing;
 
+#[path = "../support/namespace.rs"]
+mod namespace;
 #[path = "../support/process.rs"]
 mod process;
 #[path = "../support/program.rs"]

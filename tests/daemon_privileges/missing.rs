@@ -1,15 +1,16 @@
 //! With fewer rights than usual: user namespaces, single capabilities, no privileges at all.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 use std::process::Command;
 
 use libc::{O_CREAT, O_RDWR};
 use nix::errno::Errno::{self, EACCES, EINVAL, EPERM};
 
+use crate::namespace::in_user_namespace;
 use crate::process;
-use crate::program::{self, Launch, Running, wait_until};
+use crate::program::{self, Launch, Running};
 use crate::tree::Owned;
 use crate::wire::{Client, LEAVE, ask};
 use crate::{SANDBOXES, ours};
@@ -17,33 +18,6 @@ use crate::{SANDBOXES, ours};
 /// A user namespace's map, one line an entry: first id inside, first id outside, how many.
 const ROOT_IS_ROOT: &str = "0 0 1\n1 100001 65535\n";
 const ROOT_IS_NOBODY: &str = "0 100000 65536\n";
-
-/// Starts a helper inside a user namespace of its own with the map given, for users and groups alike.
-///
-/// What `unshare --map-auto` does with the ranges of /etc/subuid, without needing any there: the shell that is to become
-/// the helper waits for a file to appear while its maps are written from outside.
-fn in_user_namespace(launch: Launch, map: &str) -> (Running, Client) {
-    const WAIT: &str = r#"go=$1; shift; while [ ! -e "$go" ]; do sleep 0.01; done; exec "$@""#;
-    let dir = program::scratch();
-    let go = dir.path().join("go");
-    let launch = launch.under(["unshare", "--user", "--keep-caps", "sh", "-c", WAIT, "sh"]);
-    let launch = launch.under([&go]);
-    // As LXD and Incus do it: root inside, where the namespace has a root.
-    let root = ["setpriv", "--reuid", "0", "--regid", "0", "--clear-groups", "--"];
-    let launch = if map.starts_with("0 ") { launch.under(root) } else { launch };
-    let (running, client) = launch.by_fd();
-    let own = fs::read_link("/proc/self/ns/user").unwrap();
-    wait_until("a user namespace", || {
-        fs::read_link(process::of(running.pid(), "ns/user")).is_ok_and(|other| other != own)
-    });
-    fs::write(process::of(running.pid(), "uid_map"), map).expect("a map of users");
-    fs::write(process::of(running.pid(), "gid_map"), map).expect("a map of groups");
-    fs::write(go, b"").unwrap();
-    wait_until("the helper in the shell's place", || {
-        fs::read_to_string(process::of(running.pid(), "comm")).is_ok_and(|name| name.starts_with("virtfs"))
-    });
-    (running, client)
-}
 
 /// A directory that `uid` owns, with a file in it.
 fn export_of(uid: u32) -> tempfile::TempDir {
@@ -64,7 +38,7 @@ fn in_a_user_namespace_the_guests_ids_are_the_namespaces() {
         for sandbox in SANDBOXES {
             let when = format!("{sandbox}, root is {base}");
             let dir = export_of(base);
-            let (running, mut client) = in_user_namespace(ours(dir.path(), sandbox), map);
+            let (running, mut client) = in_user_namespace(ours(dir.path(), sandbox), map, Launch::by_fd);
             let answer = client.ask(&ask::lstat(b"/file"));
             let stat = answer.stat().unwrap_or_else(|| panic!("{when}: {answer:?}: {}", running.log()));
             assert_eq!((stat.uid, stat.gid), (0, 0), "{when}");
@@ -96,7 +70,7 @@ fn in_a_user_namespace_that_has_no_name_for_root_files_are_made_as_its_first_use
     let map = "1000 101000 10\n";
     for sandbox in SANDBOXES {
         let dir = export_of(101_000);
-        let (_running, mut client) = in_user_namespace(ours(dir.path(), sandbox), map);
+        let (_running, mut client) = in_user_namespace(ours(dir.path(), sandbox), map, Launch::by_fd);
         client.ask(&ask::mkdir(b"/d", 0o755, 1003, 1004)).ok();
         client.ask(&ask::mkdir(b"/e", 0o755, 0, 0)).fails(EINVAL);
         client.ask(&ask::mkdir(b"/f", 0o755, LEAVE, LEAVE)).ok();
@@ -218,10 +192,7 @@ fn without_setpcap_it_serves_all_the_same() {
 #[test]
 fn an_ordinary_user_serves_their_own_files_without_walls() {
     let dir = export_of(1000);
-    // The build's directory may be closed to others.
-    let program = dir.path().join("helper");
-    fs::copy(program::ours(), &program).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = program::ours_for_all(dir.path());
     let as_user = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups", "--"];
     let launch = Launch::new(&program, dir.path()).under(as_user);
     let (mut running, _client) = launch.clone().by_fd();

@@ -173,6 +173,17 @@ fn earlier_mappings_and_reserved_names_are_found() {
 }
 
 #[test]
+fn acls_whose_owner_has_few_rights_matter_to_mapped_file() {
+    let stage = Stage::new();
+    stage.file("a");
+    stage.tool(&["setfacl", "-m", "u:5:r"], "a");
+    assert_eq!(stage.check(&[ME, MAPPED_FILE]).findings(), vec![]);
+    stage.tool(&["chmod", "440"], "a");
+    assert_eq!(stage.check(&[ME]).findings(), vec![]);
+    stage.check(&[ME, MAPPED_FILE]).says("acl-owner-rights", &stage.export.join("a"), "owner's", 3);
+}
+
+#[test]
 fn device_numbers_must_fit_mapped_file() {
     let stage = Stage::new();
     let device = stage.export.join("device");

@@ -1,3 +1,4 @@
+# shellcheck shell=dash
 # manifest FOLDER: everything that can be seen of every entry below it, one line each but for odd names: type, mode,
 # owner, links, size, times to the nanosecond, target; device numbers; checksums of files that are not too large; all
 # extended attributes of all namespaces, ACLs among them. Made of standard tools alone.

@@ -198,7 +198,7 @@ fn a_full_file_system_is_full_and_no_more() {
         client.ask(&ask::remove(b"/2")).ok();
         // Without blocks: who writes is told by the kernel, through the descriptor that was handed over.
         let file = client.ask(&ask::create(b"/big", O_CREAT | O_RDWR, 0o644, 1000, 1000)).fd();
-        let error = fs::File::from(file).write_all(&[1; 300_000]).unwrap_err();
+        let error = fs::File::from(file).write_all(&vec![1; 300_000]).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
         client.ask(&ask::symlink(&[b'x'; 4000], b"/long", 1000, 1000)).fails(Errno::ENOSPC);
         client.ask(&ask::remove(b"/big")).ok();
@@ -244,7 +244,7 @@ fn a_disk_that_is_gone_gives_errors_and_no_end() {
 }
 
 fn run(program: &str, arguments: &[&dyn AsRef<std::ffi::OsStr>]) {
-    let output = Command::new(program).args(arguments.iter().map(|argument| argument.as_ref())).output();
+    let output = Command::new(program).args(arguments.iter().map(AsRef::as_ref)).output();
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
 }
@@ -281,7 +281,7 @@ fn serving_takes_no_memory_but_what_is_there() {
     limit(running.pid(), "--as=4096");
     limit(running.pid(), "--data=4096");
     all_is_well(&mut client, "without memory to be had");
-    client.ask(&ask::setxattr(b"/file", b"user.big", &[7; 60_000], 0));
+    client.ask(&ask::setxattr(b"/file", b"user.big", &vec![7; 60_000], 0));
     client.ask(&ask::getxattr(b"/file", b"user.big", i32::MAX));
     client.ask(&ask::readlink(b"/link", i32::MAX)).ok();
     all_is_well(&mut client, "after large ones");
@@ -290,7 +290,7 @@ fn serving_takes_no_memory_but_what_is_there() {
 /// Lets a process open nothing more.
 fn leave_no_descriptor(pid: u32) {
     let open = process::descriptors(pid);
-    let free = (0..).find(|number| !open.contains_key(number)).unwrap();
+    let free = (0..1024).find(|number| !open.contains_key(number)).unwrap();
     limit(pid, &format!("--nofile={free}:"));
 }
 
@@ -351,7 +351,7 @@ fn a_log_daemon_that_does_not_listen_keeps_nobody_waiting() {
         Owned::below(Path::new("/dev")).node("null", rustix::fs::FileType::CharacterDevice, 0x103);
         let log = UnixDatagram::bind("/dev/log").unwrap();
         let options = ["--syslog", "--log-level=trace"];
-        let launch = options.iter().fold(ours(&export), |launch, option| launch.option(option));
+        let launch = options.iter().fold(ours(&export), Launch::option);
         let (mut running, mut client) = launch.by_fd();
         for _ in 0..100 {
             all_is_well(&mut client, "a full log");

@@ -5,6 +5,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -38,6 +39,14 @@ pub fn ours() -> PathBuf {
     env!("CARGO_BIN_EXE_virtfs-proxy-helper").into()
 }
 
+/// The same where every user can run it: the build's folder may be closed to others.
+pub fn ours_for_all(folder: &Path) -> PathBuf {
+    let path = folder.join("virtfs-proxy-helper");
+    fs::copy(ours(), &path).expect("a copy of the helper");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode for the copy");
+    path
+}
+
 /// Panics unless this process is root with what these tests need: they chown, mknod and chroot.
 pub fn need_root() {
     assert!(
@@ -55,7 +64,6 @@ pub fn scratch() -> TempDir {
 }
 
 fn open_to_all(path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("a mode for the scratch directory");
 }
 
@@ -178,6 +186,12 @@ impl Launch {
             options: Vec::new(),
             variables: Vec::new(),
         }
+    }
+
+    /// Takes another program.
+    pub fn program(mut self, program: PathBuf) -> Self {
+        self.program = program;
+        self
     }
 
     /// Puts a command before the helper, such as `unshare --user`.

@@ -57,7 +57,14 @@ impl<'a> Owned<'a> {
     pub fn open(&self, path: impl AsRef<[u8]>, flags: OFlags) -> Option<OwnedFd> {
         let root = fs::File::open(self.root).expect("the tree's root");
         let path = OsStr::from_bytes(path.as_ref());
-        rustix::fs::openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT).ok()
+        loop {
+            let flags = flags | OFlags::CLOEXEC;
+            match rustix::fs::openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+                // The kernel can't vouch for a `..` while anything is renamed or mounted, wherever that is.
+                Err(rustix::io::Errno::AGAIN) => {}
+                opened => return opened.ok(),
+            }
+        }
     }
 
     /// What lstat tells to such a process.

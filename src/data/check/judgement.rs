@@ -174,6 +174,8 @@ impl Judge<'_> {
                     &survey.reserved,
                     "mapped-file keeps this name for itself",
                 );
+                let weak = "the guest sees more rights of the owner's in its ACL: QEMU's user needs them";
+                self.some(&finding::ACL_OWNER_RIGHTS, &survey.weak_owners, weak);
                 let far = "its device number does not fit mapped-file's 31 bits";
                 self.some(&finding::DEVICE_NUMBER_TOO_LARGE, &survey.far_devices, far);
             }

@@ -76,6 +76,11 @@ pub fn expected(original: &Entry, form: Form) -> Entry {
         Form::Mapped(Model::MappedFile) => name.starts_with(b"user."),
     };
     entry.xattrs.retain(passed);
+    if form == Form::Mapped(Model::MappedFile) {
+        // The ACL is the real inode's, and its owner's rights are those of QEMU's user.
+        let rights = if entry.kind() == Some(entry::Kind::Directory) { 7 } else { 6 };
+        entry.access_acl = entry.access_acl.map(|acl| acl::with_owner_rights(&acl, rights));
+    }
     entry
 }
 
@@ -154,8 +159,7 @@ fn unusable(owner: &Owner, inode: &Inode) -> Option<String> {
     if inode.uid != owner.uid {
         return Some(format!("on disk it belongs to {} instead of {}", inode.uid, owner.uid));
     }
-    let needed = if inode.kind() == Some(entry::Kind::Directory) { 0o700 } else { 0o600 };
-    if inode.permissions() & needed != needed {
+    if !inode.suits_owner() {
         return Some(format!("on disk its mode is {:04o}: its owner can't use it", inode.permissions()));
     }
     if inode.permissions() & 0o6000 != 0 {

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use nix::dir::{Dir, Type};
@@ -85,11 +85,6 @@ impl Host {
             .with_context(|| format!("cannot open --root {}", crate::text::escape_path(folder)))?;
         let prefix = root.map(std::fs::canonicalize).transpose()?;
         Ok(Self { root: fd, prefix })
-    }
-
-    /// Whether it is this machine.
-    pub fn is_this_machine(&self) -> bool {
-        self.prefix.is_none()
     }
 
     /// A path of the command line as it is on the host.
@@ -173,6 +168,17 @@ impl Host {
         if is_pseudo(fd.as_fd()) {
             return Ok(None);
         }
+        Self::entries(fd, path).map(Some)
+    }
+
+    /// The entries of a folder in which the kernel shows itself.
+    pub fn list_proc(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
+        let entries = Self::entries(self.open_how(path, flags)?, path)?;
+        Ok(entries.into_iter().map(|(path, _)| path).collect())
+    }
+
+    fn entries(fd: OwnedFd, path: &Path) -> io::Result<Vec<(PathBuf, Option<Kind>)>> {
         let mut dir = Dir::from_fd(fd)?;
         let mut entries = Vec::new();
         for entry in dir.iter() {
@@ -190,7 +196,7 @@ impl Host {
             entries.push((path.join(crate::sources::path_of(name)), kind));
         }
         entries.sort_by(|(one, _), (other, _)| one.cmp(other));
-        Ok(Some(entries))
+        Ok(entries)
     }
 
     /// Where `path` really is on the host, links followed.
@@ -216,15 +222,12 @@ impl Host {
         Ok((metadata.dev(), metadata.ino()))
     }
 
-    /// The host's path as this machine's kernel knows it.
-    pub fn here(&self, path: &Path) -> PathBuf {
-        match &self.prefix {
-            Some(prefix) => {
-                let inside = path.components().filter(|part| matches!(part, Component::Normal(_)));
-                inside.fold(prefix.clone(), |path, part| path.join(part))
-            }
-            None => path.to_owned(),
-        }
+    /// Opens something of /proc's that is no regular file: a namespace.
+    pub fn open_namespace(&self, path: &Path) -> io::Result<File> {
+        // Such a link leads nowhere by name: openat2's walls keep it out.
+        let folder = self.open_how(path.parent().unwrap_or(path), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        let name = path.file_name().unwrap_or_default();
+        Ok(nix::fcntl::openat(&folder, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?.into())
     }
 }
 

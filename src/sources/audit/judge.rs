@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::processes::Processes;
 use super::qemu::{Backend, Installed, Version};
 use super::scan::Scan;
 use crate::report::audit::{AuditDocument, DeviceRow, HelperRow, QemuRow, ShareRow, UnreadRow};
@@ -12,6 +13,9 @@ use crate::share::rewrite::Refusal;
 use crate::share::{ExportFrom, ExportPath, Note, Place, Share, Transport};
 use crate::sources::join::{Joined, join};
 use crate::text::{escape, escape_path};
+
+/// The kind of a share that a running process has.
+const PROCESS: &str = "process";
 
 /// Judges against one version of QEMU.
 #[derive(Debug)]
@@ -30,29 +34,42 @@ impl Judge {
     }
 
     /// The document of everything that was found.
-    pub fn document(self, scan: Scan) -> AuditDocument {
+    pub fn document(self, scan: Scan, processes: Processes) -> AuditDocument {
         let mut document = AuditDocument {
             target_qemu: self.target.as_ref().map(|version| version.text.clone()),
             installed_qemu: self.installed.iter().map(row_of_qemu).collect(),
             ..AuditDocument::default()
         };
-        document.summary.looked_at = scan.looked_at;
+        document.summary.looked_at = scan.looked_at + processes.looked_at;
+        document.summary.processes = processes.looked_at;
         document.summary.skipped = scan.skipped;
-        let helpers: Vec<_> = scan.readings.iter().flat_map(|file| file.reading.helpers.clone()).collect();
+        let mut helpers = processes.helpers;
+        helpers.extend(scan.readings.iter().flat_map(|file| file.reading.helpers.clone()));
         let listeners: Vec<_> =
             scan.readings.iter().flat_map(|file| file.reading.listeners.clone()).collect();
         for file in scan.readings {
             let mut refusals = file.refusals.into_iter();
             for mut share in file.reading.shares {
                 let joined = join(&mut share, &helpers, &listeners);
-                self.share(&mut document, file.kind, &share, &joined, refusals.next().flatten().as_ref());
+                let mut row =
+                    self.share(&mut document, file.kind, &share, &joined, refusals.next().flatten().as_ref());
+                note_others(&mut row, &share, &file.reading.findings);
+                document.shares.push(row);
             }
             document.findings.extend(file.reading.findings.iter().map(FindingRow::from));
         }
+        let live = Refusal::at(None, "a running process can't be rewritten", "rewrite what starts it");
+        for mut share in processes.shares {
+            let joined = join(&mut share, &helpers, &listeners);
+            let mut row = self.share(&mut document, PROCESS, &share, &joined, Some(&live));
+            note_others(&mut row, &share, &processes.findings);
+            document.shares.push(row);
+        }
+        document.findings.extend(processes.findings.iter().map(FindingRow::from));
         for helper in &helpers {
             self.helper(&mut document, helper);
         }
-        for (file, line, reason) in scan.unread {
+        for (file, line, reason) in scan.unread.into_iter().chain(processes.unread) {
             unread(&mut document, file, line, reason);
         }
         if self.everything {
@@ -83,6 +100,7 @@ impl Judge {
         }
     }
 
+    /// Judges one share; its row, for what is to be added.
     fn share(
         &self,
         document: &mut AuditDocument,
@@ -90,11 +108,21 @@ impl Judge {
         share: &Share,
         joined: &Joined,
         refusal: Option<&Refusal>,
-    ) {
+    ) -> ShareRow {
         let mut row = row_of_share(kind, share);
         row.rewritable = refusal.is_none();
         let mut about = vec![self.proxy_share(share)];
-        about.extend(share.notes.iter().map(|note| about_note(share, note)));
+        let refusal = refusal.filter(|_| share.place.pid.is_none() || kind != PROCESS);
+        if kind == PROCESS
+            && let Some(first) = about.first_mut()
+        {
+            "rewrite what starts this process with `migrate config`, and convert the export's files with `migrate \
+             convert` while it is down"
+                .clone_into(&mut first.remedy);
+        }
+        // A generated file has a finding of its reader's own.
+        let generated = share.notes.contains(&Note::Generated);
+        about.extend(share.notes.iter().filter(|n| **n != Note::Generated).map(|n| about_note(share, n)));
         match joined {
             Joined::Known => {}
             Joined::Unknown => about.push(about_share(
@@ -134,7 +162,10 @@ impl Judge {
             }
             document.findings.push(finding);
         }
-        document.shares.push(row);
+        if generated {
+            row.notes.push(finding::GENERATED_FILE.id.to_owned());
+        }
+        row
     }
 
     fn proxy_share(&self, share: &Share) -> FindingRow {
@@ -189,6 +220,16 @@ impl Judge {
                     .clone_into(&mut row.remedy);
             }
             document.findings.push(row);
+        }
+    }
+}
+
+/// Notes the findings of a share's reader that are about it.
+fn note_others(row: &mut ShareRow, share: &Share, findings: &[Finding]) {
+    let same = |one: &Place| one.file == share.place.file && one.line == share.place.line;
+    for finding in findings.iter().filter(|finding| same(&finding.place)) {
+        if !row.notes.iter().any(|note| note == finding.kind.id) {
+            row.notes.push(finding.kind.id.to_owned());
         }
     }
 }

@@ -97,7 +97,8 @@ fn next(receiver: &Mutex<Receiver<Vec<(PathBuf, bool)>>>) -> Option<Vec<(PathBuf
 }
 
 impl Scan {
-    fn add(&mut self, other: Self) {
+    /// Takes what another scan found.
+    pub fn add(&mut self, other: Self) {
         self.readings.extend(other.readings);
         self.unread.extend(other.unread);
         self.looked_at += other.looked_at;

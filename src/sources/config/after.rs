@@ -83,14 +83,14 @@ impl Told<'_> {
         let exports: BTreeSet<&Path> = self.moved().map(|moved| moved.export.as_path()).collect();
         let owner = if by_libvirt { Owner::of_libvirt().ok().flatten() } else { None };
         let argument = owner.as_ref().map_or_else(|| "USER".to_owned(), Owner::argument);
-        let mut steps = Vec::new();
+        let model = self.how.local.security_model.name();
+        let mut convert = "Convert its files, first without --apply to see what would happen:".to_owned();
         for export in exports {
-            steps.push(format!(
-                "Convert its files, first without --apply to see what would happen:\n     \
-                 virtfs-proxy-helper migrate convert {} --owner {argument} --security-model {} --apply",
-                word(path_bytes(export)),
-                self.how.local.security_model.name()
-            ));
+            let _ = write!(
+                convert,
+                "\n     virtfs-proxy-helper migrate convert {} --owner {argument} --security-model {model} --apply",
+                word(path_bytes(export))
+            );
         }
         let who = match &owner {
             Some(owner) => format!("libvirt runs QEMU as {owner} here"),
@@ -101,10 +101,9 @@ impl Told<'_> {
             }
             None => "USER is whom QEMU runs as".to_owned(),
         };
-        steps.push(format!(
-            "{who}: that user must own the files, and be able to enter every directory above them."
-        ));
-        steps
+        let who =
+            format!("{who}: that user must own the files, and be able to enter every directory above them.");
+        vec![convert, who]
     }
 
     fn libvirt(&self, holder: Holder) -> Vec<String> {

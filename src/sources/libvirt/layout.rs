@@ -161,12 +161,16 @@ impl Style {
     fn new_devices(self, text: &str, domain: Node) -> Slot {
         let anchor = super::arguments::commandlines(domain).next().unwrap_or(domain);
         let start = anchor.range().start;
-        let outer = indent_of(text, start).unwrap_or_default().to_owned();
-        let newline = self.newline.to_owned();
+        let Some(outer) = indent_of(text, start).filter(|_| !self.newline.is_empty()) else {
+            let (before, after) = ("<devices>".to_owned(), "</devices>".to_owned());
+            return Self { newline: "", unit: String::new() }.slot(start..start, "", before, after);
+        };
+        let at = start - outer.len();
+        let newline = self.newline;
         let indent = format!("{outer}{}", self.unit);
-        let before = format!("<devices>{newline}");
-        let after = format!("{outer}</devices>{newline}{outer}");
-        self.slot(start..start, &indent, before, after)
+        let before = format!("{outer}<devices>{newline}");
+        let after = format!("{outer}</devices>{newline}");
+        self.slot(at..at, &indent, before, after)
     }
 }
 

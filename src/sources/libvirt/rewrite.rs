@@ -139,17 +139,24 @@ fn name_apart(domain: &Domain, moves: &mut [Move]) -> Result<(), Refusal> {
     let mut taken: BTreeSet<String> =
         kept.iter().map(|id| String::from_utf8_lossy(id).into_owned()).collect();
     let aliases = domain.node.descendants().filter(|node| node.has_tag_name("alias"));
-    taken.extend(aliases.filter_map(|node| node.attribute("name")).map(str::to_owned));
+    let aliases = aliases.filter_map(|node| node.attribute("name")).filter(|name| name.starts_with("ua-"));
+    taken.extend(aliases.map(str::to_owned));
     let meets = |taken: &BTreeSet<String>, name: &str| {
         taken.contains(name) || taken.contains(&format!("fsdev-{name}"))
     };
-    let first = filesystems(domain).count();
+    // libvirt numbers the file systems that have no alias of the user's.
+    let is_named = |node: &roxmltree::Node| {
+        let alias = elements(*node, "alias").next().and_then(|alias| alias.attribute("name"));
+        alias.is_some_and(|name| name.starts_with("ua-"))
+    };
+    let mut number = filesystems(domain).filter(|node| !is_named(node)).count();
     let natives = moves.iter_mut().filter_map(|step| match &mut step.way {
         Way::Native(filesystem) => Some((step.found, filesystem)),
         Way::InPlace => None,
     });
-    for (index, (found, filesystem)) in natives.enumerate() {
-        if !meets(&taken, &format!("fs{}", first + index)) {
+    for (found, filesystem) in natives {
+        if !meets(&taken, &format!("fs{number}")) {
+            number += 1;
             continue;
         }
         let fsdev = String::from_utf8_lossy(&found.share.fsdev);

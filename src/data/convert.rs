@@ -1,0 +1,451 @@
+//! `migrate convert`: the export's files become QEMU's user's, and the guest sees no difference.
+//!
+//! Two halves. First everything's original state is recorded in the journal, and put on stable storage; nothing is
+//! changed. Then one inode after the other is converted, as the journal tells them. Killed at any point, the same
+//! command goes on: an inode that is converted already is found so.
+
+mod apply;
+mod record;
+mod rounds;
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::fs::FlockOperation;
+
+use super::check::{self, Facts};
+use super::form::Model;
+use super::goal::Goal;
+use super::journal::{self, Begin, Journal, Stage, Totals, Writer};
+use super::live;
+use super::owner::Owner;
+use super::progress::Progress;
+use super::staging::{Links, Staging};
+use super::survey;
+use super::tree::Tree;
+use super::troubles::Troubles;
+use super::walk;
+use crate::cli::ConvertArgs;
+use crate::exit::Outcome;
+use crate::report::finding::{self, Finding, Kind, Severity};
+use crate::report::{FindingRow, write_findings};
+use crate::text;
+use record::{Recorder, Recording};
+pub(super) use rounds::each_listing;
+
+/// Findings that nobody can agree to: the conversion would fail, or the guest would see something else.
+const NOT_TO_ACCEPT: [&Kind; 6] = [
+    &finding::READ_ONLY_FILESYSTEM,
+    &finding::NO_USER_XATTRS,
+    &finding::NO_ROOM_FOR_ATTRIBUTES,
+    &finding::RESERVED_NAME,
+    &finding::DEVICE_NUMBER_TOO_LARGE,
+    &finding::LIVE_EXPORT,
+];
+
+/// Who converts one inode after the other: shared by all workers.
+struct Converter<'c> {
+    tree: &'c Tree,
+    goal: Goal,
+    journal: &'c Path,
+    writer: Mutex<Writer>,
+    jobs: usize,
+    staging: Staging,
+    /// Symbolic links and special files of several names that are replaced, by their original numbers.
+    links: Links,
+    /// Metadata files of inodes of several names, by the inodes' original numbers.
+    metadata: Links,
+    troubles: Troubles,
+    progress: &'c Progress,
+}
+
+/// What the admin asked for.
+struct Order<'a> {
+    args: &'a ConvertArgs,
+    export: PathBuf,
+    journal: PathBuf,
+    owner: Owner,
+}
+
+/// `migrate convert`.
+pub fn run(args: &ConvertArgs) -> Result<Outcome> {
+    let shown = text::escape_path(&args.export);
+    let export = args.export.canonicalize().with_context(|| format!("cannot find the export '{shown}'"))?;
+    for id in &args.accept {
+        ensure!(
+            finding::KINDS.iter().any(|kind| kind.id == id),
+            "--accept={}: there is no such finding; migrate check names those of this export",
+            text::escape(id.as_bytes())
+        );
+    }
+    let owner = match &args.owner {
+        Some(owner) => Owner::parse(owner)?,
+        None => Owner::of_libvirt()?.context(
+            "whom does QEMU run as? There is no libvirt here that would say so: give --owner=USER[:GROUP]",
+        )?,
+    };
+    ensure!(
+        owner.uid != 0,
+        "QEMU's user must not be root: the mapped models are there to run QEMU as an ordinary user"
+    );
+    let journal = args.journal.clone().unwrap_or_else(|| journal::default_path(&export));
+    let journal = std::path::absolute(journal)?;
+    keep_outside(&export, &journal)?;
+    let order = Order { args, export, journal, owner };
+    if args.apply { order.apply() } else { order.show() }
+}
+
+/// A journal inside the export would be converted itself, and the guest could write to it.
+pub(super) fn keep_outside(export: &Path, journal: &Path) -> Result<()> {
+    let root = export.metadata()?;
+    let folder = journal.parent().context("the journal's folder")?;
+    let folder = folder
+        .canonicalize()
+        .with_context(|| format!("cannot find the journal's folder '{}'", text::escape_path(folder)))?;
+    for above in folder.ancestors() {
+        let above = above.metadata()?;
+        ensure!(
+            (above.dev(), above.ino()) != (root.dev(), root.ino()),
+            "the journal '{}' would be inside the export: name another place by --journal",
+            text::escape_path(journal)
+        );
+    }
+    Ok(())
+}
+
+/// Keeps a second conversion, rollback or verification of the same export out, for as long as the file is open.
+pub(super) fn lock(export: &Path) -> Result<File> {
+    let shown = text::escape_path(export);
+    let directory = File::open(export).with_context(|| format!("cannot open the export '{shown}'"))?;
+    match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(directory),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            bail!("another conversion or rollback of '{shown}' is running: wait for its end")
+        }
+        Err(error) => Err(error).with_context(|| format!("locking '{shown}'")),
+    }
+}
+
+/// Refuses an export that is in use.
+pub(super) fn refuse_live(export: &Path, in_use: bool) -> Result<()> {
+    let live = live::look(export)?;
+    if in_use || !live.is_busy() {
+        return Ok(());
+    }
+    let users = live.busy().map(ToString::to_string).chain(live.kernel.iter().map(ToString::to_string));
+    let users: Vec<_> = users.map(|user| format!("\n  {user}")).collect();
+    bail!(
+        "the export '{}' is in use; shut the guest down and end these first:{}",
+        text::escape_path(export),
+        users.concat()
+    )
+}
+
+impl Order<'_> {
+    fn model(&self) -> Model {
+        self.args.security_model
+    }
+
+    /// Tells what would be done.
+    fn show(&self) -> Result<Outcome> {
+        if self.journal.exists() {
+            let journal = Journal::open(&self.journal)?;
+            match journal.stage() {
+                Stage::Recording | Stage::RolledBack => {}
+                stage => return self.show_begun(&journal, stage),
+            }
+        }
+        let facts = Facts::gather(&self.export, Some(self.owner.clone()), self.args.work.jobs())?;
+        let price = check::price(&facts, self.model());
+        let findings = check::findings(&facts, self.model(), true, &price);
+        let blockers = self.blockers(&findings);
+        let mut out = std::io::stdout().lock();
+        write_findings(&findings.iter().map(FindingRow::from).collect::<Vec<_>>(), &mut out)?;
+        let survey = &facts.survey;
+        writeln!(
+            out,
+            "{} entries would become {}'s, with mode {:04o} (directories {:04o}), and what the guest sees of them \
+             kept as security_model={} keeps it.",
+            survey.entries(),
+            self.owner,
+            self.args.fmode,
+            self.args.dmode,
+            self.model().name()
+        )?;
+        writeln!(
+            out,
+            "{} symbolic links, devices, FIFOs and sockets would be replaced by regular files.",
+            survey.replaced()
+        )?;
+        writeln!(
+            out,
+            "Their original state would be kept in {} (about {}), for migrate verify and migrate rollback.",
+            text::escape_path(&self.journal),
+            crate::report::check::bytes(price.journal_bytes)
+        )?;
+        if blockers.is_empty() {
+            writeln!(out, "Nothing was changed. To convert, say the same with --apply.")?;
+            return Ok(Outcome::Clean);
+        }
+        writeln!(out, "Nothing was changed, and nothing would be: {}", decide(&blockers))?;
+        Ok(Outcome::Findings)
+    }
+
+    fn show_begun(&self, journal: &Journal, stage: Stage) -> Result<Outcome> {
+        let shown = text::escape_path(&self.export);
+        let entries = journal.totals().map_or(0, |totals| totals.entries);
+        let mut out = std::io::stdout().lock();
+        let (what, outcome) = match stage {
+            Stage::Converted => ("is converted; there is nothing to do", Outcome::Clean),
+            Stage::RollingBack => {
+                ("is being rolled back: finish that by migrate rollback --apply", Outcome::Findings)
+            }
+            _ => ("is being converted, and was interrupted: --apply goes on", Outcome::Findings),
+        };
+        writeln!(out, "'{shown}' ({entries} entries) {what}.")?;
+        Ok(outcome)
+    }
+
+    /// Converts.
+    fn apply(&self) -> Result<Outcome> {
+        let lock = lock(&self.export)?;
+        if self.journal.exists() {
+            let journal = Journal::open(&self.journal)?;
+            match journal.stage() {
+                Stage::Converting => return self.resume(&journal, lock),
+                Stage::Converted => return self.show_begun(&journal, Stage::Converted),
+                Stage::RollingBack => bail!(
+                    "a rollback of this conversion has begun: finish it by migrate rollback --apply, then convert again"
+                ),
+                // Nothing was touched yet.
+                Stage::Recording => self.start_over(&journal)?,
+                Stage::RolledBack => self.move_aside()?,
+            }
+        }
+        self.start(lock)
+    }
+
+    /// Removes a journal whose recording was interrupted.
+    fn start_over(&self, journal: &Journal) -> Result<()> {
+        eprintln!(
+            "virtfs-proxy-helper: {} was left behind by a conversion that had changed nothing yet; starting over",
+            text::escape_path(&self.journal)
+        );
+        // Cut in its middle rather than at its end, it may tell of things that were done.
+        ensure!(
+            journal.torn() < 1 << 20,
+            "{} is damaged {} bytes before its end: what it tells of may have been converted; move it away to start over",
+            text::escape_path(&self.journal),
+            journal.torn()
+        );
+        Ok(std::fs::remove_file(&self.journal)?)
+    }
+
+    /// Keeps the journal of an earlier conversion that was rolled back under another name.
+    fn move_aside(&self) -> Result<()> {
+        for number in 1.. {
+            let mut name = self.journal.clone().into_os_string();
+            name.push(format!(".{number}"));
+            let aside = PathBuf::from(name);
+            if !aside.exists() {
+                std::fs::rename(&self.journal, &aside)?;
+                eprintln!(
+                    "virtfs-proxy-helper: the journal of the earlier conversion, which was rolled back, is now {}",
+                    text::escape_path(&aside)
+                );
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Records, decides, converts.
+    fn start(&self, lock: File) -> Result<Outcome> {
+        refuse_live(&self.export, self.args.in_use)?;
+        let begin = self.begin(&lock)?;
+        let shown = text::escape_path(&self.journal);
+        let writer =
+            Writer::create(&self.journal, &begin).with_context(|| format!("making the journal {shown}"))?;
+        let writer = Mutex::new(writer);
+        match self.record(&writer) {
+            Ok(Some((tree, totals))) => self.convert(
+                &tree,
+                &begin,
+                writer.into_inner().unwrap_or_else(PoisonError::into_inner),
+                totals,
+            ),
+            stopped => {
+                // Nothing was changed, and nothing in it is worth keeping.
+                std::fs::remove_file(&self.journal).with_context(|| format!("removing {shown}"))?;
+                stopped.map(|_| Outcome::Findings)
+            }
+        }
+    }
+
+    /// What this conversion is, for the journal.
+    fn begin(&self, lock: &File) -> Result<Begin> {
+        let root = lock.metadata()?;
+        let mut random = [0; 8];
+        rustix::io::read(File::open("/dev/urandom")?, &mut random)?;
+        Ok(Begin {
+            program: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into(),
+            export: text::escape(self.export.as_os_str().as_bytes()).into_owned(),
+            root_inode: root.ino(),
+            security_model: self.model().name().into(),
+            uid: self.owner.uid,
+            gid: self.owner.gid,
+            fmode: self.args.fmode,
+            dmode: self.args.dmode,
+            staging: format!(".virtfs-convert-{:016x}.", u64::from_ne_bytes(random)),
+            accepted: self.args.accept.clone(),
+            at: journal::now(),
+        })
+    }
+
+    /// Records everything; `None` where the admin has to decide first.
+    fn record(&self, writer: &Mutex<Writer>) -> Result<Option<(Tree, Totals)>> {
+        let progress = Progress::start(self.args.work.progress, "recording", 0);
+        let mut recorded = None;
+        let facts = Facts::gather_by(&self.export, Some(self.owner.clone()), |tree, attributes| {
+            let recording = Recording::new(writer, false, &progress);
+            let links = survey::Links::default();
+            let recorder =
+                || Recorder::new(&recording, Some(survey::Surveyor::new(tree, attributes, &links)));
+            let recorders = walk::parallel(tree, self.args.work.jobs(), recorder)?;
+            let mut totals = Totals::default();
+            for recorder in &recorders {
+                totals.entries += recorder.totals.entries;
+                totals.directories += recorder.totals.directories;
+            }
+            recorded = Some((tree.clone(), totals));
+            Ok(links.finish(recorders.into_iter().filter_map(|recorder| recorder.surveyor)))
+        })?;
+        drop(progress);
+        let findings = check::findings(&facts, self.model(), true, &check::price(&facts, self.model()));
+        let blockers = self.blockers(&findings);
+        if !blockers.is_empty() {
+            let rows: Vec<_> = blockers.iter().map(|finding| FindingRow::from(*finding)).collect();
+            write_findings(&rows, &mut std::io::stderr().lock())?;
+            eprintln!("virtfs-proxy-helper: nothing was changed: {}", decide(&blockers));
+            return Ok(None);
+        }
+        Ok(recorded)
+    }
+
+    /// The findings that stand in the way: those that matter and that the admin has not agreed to.
+    fn blockers<'f>(&self, findings: &'f [Finding]) -> Vec<&'f Finding> {
+        let agreed = |kind: &Kind| {
+            if *kind == finding::LIVE_EXPORT {
+                return self.args.in_use;
+            }
+            !NOT_TO_ACCEPT.contains(&kind) && self.args.accept.iter().any(|id| id == kind.id)
+        };
+        findings
+            .iter()
+            .filter(|finding| finding.kind.severity != Severity::Info && !agreed(finding.kind))
+            .collect()
+    }
+
+    /// The second half, the first time.
+    fn convert(&self, tree: &Tree, begin: &Begin, mut writer: Writer, totals: Totals) -> Result<Outcome> {
+        writer.recorded(totals).context("writing the journal")?;
+        self.finish(tree, begin, writer, totals)
+    }
+
+    /// Goes on where an earlier run was interrupted.
+    fn resume(&self, journal: &Journal, lock: File) -> Result<Outcome> {
+        let begin = journal.begin();
+        ensure!(
+            begin.root_inode == lock.metadata()?.ino(),
+            "{} is the journal of another directory ({})",
+            text::escape_path(&self.journal),
+            begin.export
+        );
+        let wanted = (self.model().name(), self.owner.uid, self.owner.gid, self.args.fmode, self.args.dmode);
+        let begun = (begin.security_model.as_str(), begin.uid, begin.gid, begin.fmode, begin.dmode);
+        ensure!(
+            wanted == begun,
+            "the conversion that was interrupted had --security-model={} --owner={}:{} --fmode={:04o} --dmode={:04o}: \
+             go on with these, or take it back by migrate rollback",
+            begin.security_model,
+            begin.uid,
+            begin.gid,
+            begin.fmode,
+            begin.dmode
+        );
+        refuse_live(&self.export, self.args.in_use)?;
+        let tree = Tree::open(&self.export)?;
+        let totals = journal.totals().unwrap_or_default();
+        self.finish(&tree, begin, journal.append()?, totals)
+    }
+
+    /// Converts everything that is recorded.
+    fn finish(&self, tree: &Tree, begin: &Begin, writer: Writer, totals: Totals) -> Result<Outcome> {
+        let progress = Progress::start(self.args.work.progress, "converting", totals.entries);
+        let converter = Converter {
+            tree,
+            goal: Goal::of(begin)?,
+            journal: &self.journal,
+            writer: Mutex::new(writer),
+            jobs: self.args.work.jobs(),
+            staging: Staging::new(&begin.staging),
+            links: Links::default(),
+            metadata: Links::default(),
+            troubles: Troubles::default(),
+            progress: &progress,
+        };
+        let reached = converter.convert_all()?;
+        let Converter { troubles, writer, .. } = converter;
+        drop(progress);
+        if reached {
+            rustix::fs::syncfs(tree.root().open()?.as_fd())
+                .context("putting the export on stable storage")?;
+            let mut writer = writer.into_inner().unwrap_or_else(PoisonError::into_inner);
+            writer.converted().context("writing the journal")?;
+        }
+        troubles.write(&mut std::io::stderr().lock())?;
+        let shown = text::escape_path(&self.export);
+        if !reached {
+            eprintln!(
+                "virtfs-proxy-helper: '{shown}' is not wholly converted. Nothing is lost: deal with the above and say the \
+                 same again to go on, or migrate rollback --apply to take it back."
+            );
+            return Ok(Outcome::Failure);
+        }
+        println!("'{shown}': {} entries are converted.", totals.entries);
+        if troubles.is_empty() {
+            return Ok(Outcome::Clean);
+        }
+        eprintln!(
+            "virtfs-proxy-helper: somebody changed the export meanwhile. What is there now is converted; see that nobody \
+             uses it, and prove it by migrate verify."
+        );
+        Ok(Outcome::Failure)
+    }
+}
+
+/// What the admin has to do about findings that stand in the way.
+fn decide(blockers: &[&Finding]) -> String {
+    let mut ids: Vec<_> = blockers.iter().map(|finding| finding.kind).collect();
+    ids.sort_by_key(|kind| kind.id);
+    ids.dedup();
+    let (fixed, open): (Vec<&Kind>, Vec<&Kind>) =
+        ids.into_iter().partition(|kind| NOT_TO_ACCEPT.contains(kind));
+    let list = |kinds: Vec<&Kind>, prefix: &str| {
+        kinds.iter().map(|kind| format!("{prefix}{}", kind.id)).collect::<Vec<_>>()
+    };
+    let mut parts = Vec::new();
+    if !fixed.is_empty() {
+        parts.push(format!("deal with {} first", list(fixed, "").join(", ")));
+    }
+    if !open.is_empty() {
+        parts.push(format!("deal with these or agree to them by {}", list(open, "--accept=").join(" ")));
+    }
+    format!("{}.", parts.join("; "))
+}

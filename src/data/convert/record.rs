@@ -1,0 +1,140 @@
+//! The first half of a conversion: everything's original state into the journal.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context as _;
+
+use crate::data::journal::{Part, Record, Totals, Writer};
+use crate::data::passthrough;
+use crate::data::pin::Pin;
+use crate::data::progress::Progress;
+use crate::data::survey::Surveyor;
+use crate::data::tree::Directory;
+use crate::data::walk::{Trouble, Visitor};
+
+/// What all recorders of a walk share.
+pub(super) struct Recording<'r> {
+    pub(super) writer: &'r Mutex<Writer>,
+    /// Whether these entries are met after the recording proper.
+    pub(super) late: bool,
+    pub(super) progress: &'r Progress,
+    /// Directories of which some entries are still to be read, by their ids.
+    suspended: Mutex<HashMap<u64, Part>>,
+}
+
+impl<'r> Recording<'r> {
+    pub(super) fn new(writer: &'r Mutex<Writer>, late: bool, progress: &'r Progress) -> Self {
+        Self { writer, late, progress, suspended: Mutex::default() }
+    }
+}
+
+/// Walks and records. The mark of each directory becomes its id in the journal.
+pub(super) struct Recorder<'r> {
+    shared: &'r Recording<'r>,
+    pub(super) surveyor: Option<Surveyor<'r>>,
+    pub(super) totals: Totals,
+    part: Option<Part>,
+}
+
+impl<'r> Recorder<'r> {
+    pub(super) fn new(shared: &'r Recording<'r>, surveyor: Option<Surveyor<'r>>) -> Self {
+        Self { shared, surveyor, totals: Totals::default(), part: None }
+    }
+
+    /// The part of `directory` that is being filled.
+    fn part(&mut self, directory: &Directory) -> Option<&mut Part> {
+        if self.part.is_none() {
+            let id = directory.mark.load(Ordering::Acquire);
+            self.part = self.shared.suspended.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        }
+        self.part.as_mut()
+    }
+
+    fn push(&mut self, directory: &Directory, name: &CStr, record: Option<&Record>) -> anyhow::Result<()> {
+        let Some(part) = self.part(directory) else { return Ok(()) };
+        part.push(name.to_bytes(), record);
+        if part.is_full() { self.write(directory) } else { Ok(()) }
+    }
+
+    fn write(&mut self, directory: &Directory) -> anyhow::Result<()> {
+        let writer = self.shared.writer;
+        let Some(part) = self.part(directory) else { return Ok(()) };
+        writer.lock().unwrap_or_else(PoisonError::into_inner).listing(part).context("writing the journal")?;
+        directory.mark.store(part.id().unwrap_or(0), Ordering::Release);
+        Ok(())
+    }
+}
+
+/// The record of an inode.
+pub(super) fn record(pin: &Pin) -> rustix::io::Result<Record> {
+    Ok(Record::new(pin.inode(), passthrough::read(pin)?))
+}
+
+impl Visitor for Recorder<'_> {
+    type Error = anyhow::Error;
+
+    fn directory(&mut self, directory: &Arc<Directory>, pin: &Pin) -> anyhow::Result<()> {
+        if let Some(surveyor) = &mut self.surveyor {
+            let Ok(()) = surveyor.directory(directory, pin);
+        }
+        self.totals.entries += 1;
+        self.totals.directories += 1;
+        self.shared.progress.add(1);
+        let own = record(pin)
+            .with_context(|| format!("reading the directory '{}'", crate::text::escape(&directory.path())))?;
+        let parent = directory.parent().map(|parent| parent.mark.load(Ordering::Acquire));
+        self.part = Some(Part::new(parent, directory.name().to_bytes(), own, self.shared.late));
+        Ok(())
+    }
+
+    fn entry(&mut self, directory: &Arc<Directory>, name: &CStr, pin: Pin) -> anyhow::Result<()> {
+        match record(&pin) {
+            Ok(record) => {
+                self.totals.entries += 1;
+                self.shared.progress.add(1);
+                self.push(directory, name, Some(&record))?;
+                if let Some(surveyor) = &mut self.surveyor {
+                    let Ok(()) = surveyor.entry(directory, name, pin);
+                }
+                Ok(())
+            }
+            Err(error) => self.trouble(directory, name, Trouble::of(error)),
+        }
+    }
+
+    fn subdirectory(&mut self, directory: &Arc<Directory>, name: &CStr) {
+        if let Some(part) = self.part(directory) {
+            part.push(name.to_bytes(), None);
+        }
+    }
+
+    fn chunk(&mut self, directory: &Arc<Directory>, last: bool) -> anyhow::Result<()> {
+        if let Some(part) = self.part(directory)
+            && last
+        {
+            part.end();
+        }
+        self.write(directory)?;
+        if let Some(part) = self.part.take()
+            && !last
+        {
+            let id = directory.mark.load(Ordering::Acquire);
+            self.shared.suspended.lock().unwrap_or_else(PoisonError::into_inner).insert(id, part);
+        }
+        Ok(())
+    }
+
+    fn trouble(&mut self, directory: &Arc<Directory>, name: &CStr, trouble: Trouble) -> anyhow::Result<()> {
+        if let Some(surveyor) = &mut self.surveyor {
+            let Ok(()) = surveyor.trouble(directory, name, trouble);
+        }
+        // What is gone has no name any more; what can't be looked at has.
+        if !name.is_empty() && trouble != Trouble::Changed {
+            self.push(directory, name, None)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! Immutable and append-only inodes: their flags are lifted while they are worked on.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::IFlags;
+use rustix::io::Result;
+
+/// The flags that stand in the way of a change.
+const OBSTRUCTIVE: IFlags = IFlags::IMMUTABLE.union(IFlags::APPEND);
+
+/// Lifts an open inode's flags.
+pub fn lift(fd: BorrowedFd<'_>) -> Result<()> {
+    let flags = rustix::fs::ioctl_getflags(fd)?;
+    if flags.intersects(OBSTRUCTIVE) { rustix::fs::ioctl_setflags(fd, flags - OBSTRUCTIVE) } else { Ok(()) }
+}
+
+/// Sets an open inode's flags to these.
+pub fn set(fd: BorrowedFd<'_>, immutable: bool, append_only: bool) -> Result<()> {
+    let now = rustix::fs::ioctl_getflags(fd)?;
+    let mut flags = now - OBSTRUCTIVE;
+    flags.set(IFlags::IMMUTABLE, immutable);
+    flags.set(IFlags::APPEND, append_only);
+    if flags == now { Ok(()) } else { rustix::fs::ioctl_setflags(fd, flags) }
+}
+
+/// Lifted flags, which are set again when this is dropped.
+#[derive(Debug)]
+pub struct Lifted {
+    fd: OwnedFd,
+    immutable: bool,
+    append_only: bool,
+}
+
+impl Lifted {
+    /// Lifts the flags of an open inode that has, or is to have, these; `None` where it has none.
+    pub fn of(fd: BorrowedFd<'_>, immutable: bool, append_only: bool) -> Result<Option<Self>> {
+        if !immutable && !append_only {
+            return Ok(None);
+        }
+        let fd = fd.try_clone_to_owned().map_err(|_| rustix::io::Errno::MFILE)?;
+        lift(fd.as_fd())?;
+        Ok(Some(Self { fd, immutable, append_only }))
+    }
+
+    /// Sets them again, and says how that went.
+    pub fn restore(self) -> Result<()> {
+        set(self.fd.as_fd(), self.immutable, self.append_only)
+        // The drop that follows finds them set.
+    }
+}
+
+impl Drop for Lifted {
+    fn drop(&mut self) {
+        // Whoever wants to know calls `restore`; this is for the way out after another error.
+        let _ = set(self.fd.as_fd(), self.immutable, self.append_only);
+    }
+}

@@ -1,0 +1,175 @@
+//! Puts another inode in an entry's place, at once: nobody ever sees the name without an inode, or an inode half made.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::{Errno, Result};
+
+use super::entry::{Entry, Inode, Time};
+use super::pin::{BENEATH, Pin, magic_link};
+use super::tree::Directory;
+
+/// A place in a tree.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'p> {
+    /// The directory.
+    pub directory: &'p Arc<Directory>,
+    /// Its descriptor.
+    pub fd: BorrowedFd<'p>,
+    /// The name in it.
+    pub name: &'p CStr,
+}
+
+impl Place<'_> {
+    /// The path from the tree's root.
+    pub fn path(&self) -> Vec<u8> {
+        self.directory.path_of(self.name)
+    }
+}
+
+/// Names of files that are made on the way to their place.
+#[derive(Debug)]
+pub struct Staging {
+    prefix: String,
+}
+
+impl Staging {
+    /// Names that start with `prefix`, which no entry's name does.
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.into() }
+    }
+
+    /// Whether a name is one of these: what bears it is a crash's leftover.
+    pub fn made(&self, name: &CStr) -> bool {
+        !self.prefix.is_empty() && name.to_bytes().starts_with(self.prefix.as_bytes())
+    }
+
+    /// The name under which the inode `number` is replaced.
+    fn name(&self, number: u64) -> CString {
+        CString::new(format!("{}{number:x}", self.prefix)).unwrap_or_default()
+    }
+
+    /// Replaces what is at `place`: `make` makes the new inode, in the same directory under the name that it is given.
+    /// `number` tells this replacement from all others that go on at the same time in the same directory.
+    pub fn replace(&self, place: Place<'_>, number: u64, make: impl Fn(&CStr) -> Result<()>) -> Result<()> {
+        let staged = self.name(number);
+        let made = match make(&staged) {
+            Err(Errno::EXIST) => {
+                rustix::fs::unlinkat(place.fd, &*staged, AtFlags::empty())?;
+                make(&staged)
+            }
+            made => made,
+        };
+        let moved = made.and_then(|()| rustix::fs::renameat(place.fd, &*staged, place.fd, place.name));
+        if moved.is_err() {
+            // What failed is said; that its leftover can't be removed either adds nothing.
+            let _ = rustix::fs::unlinkat(place.fd, &*staged, AtFlags::empty());
+        }
+        moved
+    }
+
+    /// Makes `place` another name of the inode that `pin` holds, at once.
+    pub fn link(&self, place: Place<'_>, number: u64, pin: &Pin) -> Result<()> {
+        self.replace(place, number, |staged| link(pin, place.fd, staged))
+    }
+}
+
+/// Gives the inode that `pin` holds another name.
+pub fn link(pin: &Pin, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    rustix::fs::linkat(rustix::fs::CWD, magic_link(pin.as_fd()), dir, name, AtFlags::SYMLINK_FOLLOW)
+}
+
+/// Makes a new regular file, open for writing.
+pub fn create_file(dir: BorrowedFd<'_>, name: &CStr) -> Result<Pin> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat2(dir, name, flags, Mode::RUSR | Mode::WUSR, BENEATH)?;
+    Pin::of(fd, true)
+}
+
+/// Writes all of `content` to a file that was just made.
+pub fn write_all(pin: &Pin, content: &[u8]) -> Result<()> {
+    let mut at = 0;
+    while let Some(rest) = content.get(at..).filter(|rest| !rest.is_empty()) {
+        at += rustix::io::pwrite(pin, rest, at as u64)?;
+    }
+    Ok(())
+}
+
+/// An entry's times, for the kernel.
+pub fn timestamps(entry: &Entry) -> Timestamps {
+    times(entry.accessed, entry.modified)
+}
+
+/// Times, for the kernel.
+fn times(accessed: Time, modified: Time) -> Timestamps {
+    let time = |time: Time| Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
+    Timestamps { last_access: time(accessed), last_modification: time(modified) }
+}
+
+/// Gives a directory its times back, where they are not these already.
+pub fn restore_times(fd: BorrowedFd<'_>, accessed: Time, modified: Time) -> Result<()> {
+    let inode = super::pin::stat(fd)?;
+    if (inode.accessed, inode.modified) == (accessed, modified) {
+        return Ok(());
+    }
+    rustix::fs::futimens(fd, &times(accessed, modified))
+}
+
+/// Inodes of several names that got another inode in their place: where that is.
+#[derive(Debug, Default)]
+pub struct Links(Mutex<HashMap<u64, Linked>>);
+
+/// One name of the inode in another one's place.
+#[derive(Debug, Clone)]
+pub struct Linked {
+    directory: Arc<Directory>,
+    name: CString,
+    number: u64,
+}
+
+impl Linked {
+    /// The inode's number.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Pins it; `None` where it is not there any more.
+    pub fn pin(&self) -> Result<Option<Pin>> {
+        match self.directory.entry(&self.name, None) {
+            Ok(pin) if pin.inode().identity.number == self.number => Ok(Some(pin)),
+            Ok(_) | Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Links {
+    /// All of them, for as long as one is dealt with.
+    pub fn lock(&self) -> LockedLinks<'_> {
+        LockedLinks(self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// [`Links`] that nobody else changes.
+#[derive(Debug)]
+pub struct LockedLinks<'l>(MutexGuard<'l, HashMap<u64, Linked>>);
+
+impl LockedLinks<'_> {
+    /// What is in place of the inode that had this number.
+    pub fn get(&self, original: u64) -> Option<&Linked> {
+        self.0.get(&original)
+    }
+
+    /// `name` in `directory` is the inode `now` in place of the one that had the number `original`.
+    pub fn insert(&mut self, original: u64, place: Place<'_>, now: &Inode) {
+        let linked = Linked {
+            directory: Arc::clone(place.directory),
+            name: place.name.to_owned(),
+            number: now.identity.number,
+        };
+        self.0.insert(original, linked);
+    }
+}

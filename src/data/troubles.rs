@@ -1,0 +1,114 @@
+//! What went wrong with single entries while many were worked on: the first of each sort by name, all by number.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::io::Errno;
+
+use super::goal::Obstacle;
+use crate::text;
+
+/// How many paths of each sort are kept to be named.
+const NAMED: usize = 20;
+
+/// From how many failures on it is no use to go on.
+const HOPELESS: u64 = 1000;
+
+/// What went wrong, gathered from all workers.
+#[derive(Debug, Default)]
+pub struct Troubles(Mutex<Sorts>);
+
+#[derive(Debug, Default)]
+struct Sorts {
+    vanished: Sort,
+    changed: Sort,
+    appeared: Sort,
+    failed: BTreeMap<i32, Sort>,
+}
+
+/// Entries of one sort.
+#[derive(Debug, Default)]
+struct Sort {
+    count: u64,
+    paths: Vec<Vec<u8>>,
+}
+
+impl Troubles {
+    /// Adds an entry by its path from the export.
+    pub fn add(&self, path: Vec<u8>, obstacle: Obstacle) {
+        let mut sorts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sort = match obstacle {
+            Obstacle::Vanished => &mut sorts.vanished,
+            Obstacle::Changed => &mut sorts.changed,
+            Obstacle::Appeared => &mut sorts.appeared,
+            Obstacle::Failed(error) => sorts.failed.entry(error.raw_os_error()).or_default(),
+        };
+        sort.count += 1;
+        if sort.paths.len() < NAMED {
+            sort.paths.push(path);
+        }
+    }
+
+    /// Forgets what a later try may do better.
+    pub fn retry(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).failed.clear();
+    }
+
+    /// How many entries the kernel refused.
+    pub fn failures(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).failed.values().map(|sort| sort.count).sum()
+    }
+
+    /// Whether so much failed that going on makes no sense.
+    pub fn is_hopeless(&self) -> bool {
+        self.failures() >= HOPELESS
+    }
+
+    /// Whether nothing went wrong.
+    pub fn is_empty(&self) -> bool {
+        let sorts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sorts.vanished.count + sorts.changed.count + sorts.appeared.count == 0 && sorts.failed.is_empty()
+    }
+
+    /// Says all of it.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let sorts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (sort, what) in [
+            (&sorts.vanished, "went away meanwhile"),
+            (&sorts.changed, "changed meanwhile"),
+            (&sorts.appeared, "appeared meanwhile"),
+        ] {
+            sort.write(what, out)?;
+        }
+        for (error, sort) in &sorts.failed {
+            let what = format!("failed: {}{}", io::Error::from_raw_os_error(*error), advice(*error));
+            sort.write(&what, out)?;
+        }
+        Ok(())
+    }
+}
+
+impl Sort {
+    fn write(&self, what: &str, out: &mut dyn Write) -> io::Result<()> {
+        for path in &self.paths {
+            let path = if path.is_empty() { b"." } else { path.as_slice() };
+            writeln!(out, "{}: {what}", text::escape(path))?;
+        }
+        let more = self.count - self.paths.len() as u64;
+        if more > 0 { writeln!(out, "… and {more} more that {what}") } else { Ok(()) }
+    }
+}
+
+/// What to do about an error of the kernel's.
+fn advice(error: i32) -> &'static str {
+    match Errno::from_raw_os_error(error) {
+        Errno::NOSPC => "; make room, or see whether the attributes fit: migrate check says",
+        Errno::DQUOT => "; raise the quota of QEMU's user",
+        Errno::IO => "; the disk or the file system is damaged: see the kernel's log",
+        Errno::ROFS => "; mount the file system read-write",
+        Errno::PERM | Errno::ACCESS => "; is it immutable (lsattr), or are you not root?",
+        Errno::AGAIN => "; a process holds a lease on it: end what uses the export",
+        _ => "",
+    }
+}

@@ -1,0 +1,392 @@
+//! Running QEMU and helper processes, and which helper is at the other end of a share's socket.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::host::{Content, Host, why};
+use super::sockets::{self, Peers};
+use crate::report::finding::{self, Finding};
+use crate::share::argv::{self, Arg};
+use crate::share::helper::Helper;
+use crate::share::{ExportFrom, ExportPath, Place, Share, Transport};
+use crate::sources::invocation::{self, Text, is_helper};
+use crate::sources::join::plain;
+use crate::sources::path_of;
+use crate::text::escape;
+
+/// Programs that run others: their arguments hold the other's, which has a process of its own.
+const WRAPPERS: &[&str] = &[
+    "sudo",
+    "su",
+    "doas",
+    "runuser",
+    "setpriv",
+    "env",
+    "nice",
+    "timeout",
+    "strace",
+    "ltrace",
+    "gdb",
+    "sh",
+    "bash",
+    "dash",
+    "busybox",
+    "time",
+    "setsid",
+    "nohup",
+    "systemd-run",
+    "unshare",
+    "nsenter",
+    "ip",
+    "numactl",
+    "taskset",
+    "chrt",
+    "ionice",
+    "screen",
+    "tmux",
+    "script",
+    "xargs",
+    "watch",
+    "perf",
+    "valgrind",
+    "podman",
+    "docker",
+    "crun",
+    "runc",
+    "conmon",
+    "virsh",
+    "ssh",
+    "grep",
+    "pgrep",
+    "vim",
+    "vi",
+    "nano",
+    "less",
+    "python3",
+    "perl",
+    "make",
+    "virtfs-proxy-helper",
+];
+
+/// What runs.
+#[derive(Debug, Default)]
+pub struct Processes {
+    /// Shares of running QEMUs, joined with their helpers where the sockets say so.
+    pub shares: Vec<Share>,
+    /// Running helpers.
+    pub helpers: Vec<Helper>,
+    /// Running QEMUs that read their configuration from a file.
+    pub configured: Vec<Configured>,
+    /// What else there is to say.
+    pub findings: Vec<Finding>,
+    /// What could not be looked at.
+    pub unread: Vec<(Option<PathBuf>, Option<u64>, String)>,
+    /// How many processes were looked at.
+    pub looked_at: u64,
+}
+
+/// A running QEMU that reads its configuration from a file.
+#[derive(Debug, Clone)]
+pub struct Configured {
+    /// The process.
+    pub pid: i32,
+    /// The file.
+    pub file: PathBuf,
+    /// The guest's name.
+    pub guest: Option<Vec<u8>>,
+}
+
+/// A running helper.
+struct Running {
+    helper: Helper,
+    pid: i32,
+    parent: Option<i32>,
+    command: Vec<Vec<u8>>,
+    /// Whether its ids are others on the host.
+    mapped: bool,
+}
+
+/// Everything about the processes that joining needs.
+pub struct Live<'a> {
+    host: &'a Host,
+    running: Vec<Running>,
+    /// Which helper holds a socket, by the socket's inode.
+    holders: HashMap<u64, usize>,
+    peers: HashMap<PathBuf, Result<Peers, String>>,
+}
+
+/// Looks at every process of `host`.
+pub fn look(host: &Host) -> (Processes, Live<'_>) {
+    let mut found = Processes::default();
+    let mut live = Live { host, running: Vec::new(), holders: HashMap::new(), peers: HashMap::new() };
+    let entries = match host.list_proc(Path::new("/proc")) {
+        Ok(entries) => entries,
+        Err(error) => {
+            if !(error.kind() == io::ErrorKind::NotFound) {
+                found.unread.push((Some("/proc".into()), None, why(&error)));
+            }
+            return (found, live);
+        }
+    };
+    let mut emulators = Vec::new();
+    for entry in entries {
+        let Some(pid) = entry.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else {
+            continue;
+        };
+        match command_line(host, pid) {
+            Ok(None) => {}
+            Ok(Some(command)) => {
+                found.looked_at += 1;
+                live.classify(pid, command, &mut emulators);
+            }
+            // It ended meanwhile.
+            Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ESRCH)) => {}
+            Err(error) => found.unread.push((Some(entry), None, why(&error))),
+        }
+    }
+    live.drop_workers();
+    live.find_holders();
+    found.helpers = live.running.iter().map(|running| running.helper.clone()).collect();
+    for (pid, args) in emulators {
+        live.emulator(pid, &args, &mut found);
+    }
+    (found, live)
+}
+
+/// A process's arguments; `None` for the kernel's own threads.
+fn command_line(host: &Host, pid: i32) -> io::Result<Option<Vec<Vec<u8>>>> {
+    let path = PathBuf::from(format!("/proc/{pid}/cmdline"));
+    let (Content::Whole(bytes) | Content::TooLong(bytes)) = host.read(&path, true)? else { return Ok(None) };
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+    Ok(Some(bytes.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()))
+}
+
+fn proc(pid: i32, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/{name}"))
+}
+
+impl Live<'_> {
+    fn classify(&mut self, pid: i32, command: Vec<Vec<u8>>, emulators: &mut Vec<(i32, Vec<Arg>)>) {
+        let telling = |word: &Vec<u8>| {
+            [&b"proxy"[..], b"-readconfig"].iter().any(|mark| memchr::memmem::find(word, mark).is_some())
+        };
+        if !command.iter().any(telling) {
+            return;
+        }
+        let exe = self.host.read_link(&proc(pid, "exe")).ok();
+        let program = exe.as_deref().and_then(Path::file_name).map(|name| name.as_bytes().to_vec());
+        let program = program.map(|name| name.strip_suffix(b" (deleted)").unwrap_or(&name).to_vec());
+        let first = command.first().cloned().unwrap_or_default();
+        if is_helper(&first) || program.as_deref().is_some_and(is_helper) {
+            self.running.extend(self.helper(pid, command));
+            return;
+        }
+        let name =
+            program.unwrap_or_else(|| first.rsplit(|byte| *byte == b'/').next().unwrap_or(&first).to_vec());
+        let wraps = WRAPPERS.iter().any(|wrapper| wrapper.as_bytes() == name) || name.starts_with(b"python");
+        if !wraps {
+            let args = command.into_iter().map(|value| Arg { value, ..Arg::default() });
+            emulators.push((pid, args.collect()));
+        }
+    }
+
+    fn helper(&self, pid: i32, command: Vec<Vec<u8>>) -> Option<Running> {
+        let mut words: Vec<_> = command.iter().map(|word| Text::certain(word)).collect();
+        *words.first_mut()? = Text::certain(b"virtfs-proxy-helper");
+        let (_, invocation) = invocation::find(&words)?;
+        let root = self.host.read_link(&proc(pid, "root")).ok().filter(|root| root.is_absolute());
+        let cwd = self.host.read_link(&proc(pid, "cwd")).ok();
+        let mut helper = invocation.helper(None);
+        // A helper that has gone into its export shows it as its root.
+        let inside = root.filter(|root| root != Path::new("/"));
+        if let Some(export) = helper.export.take() {
+            helper.export = if export.is_absolute() {
+                Some(export)
+            } else {
+                inside.clone().or_else(|| Some(cwd.clone()?.join(&export)))
+            };
+        }
+        if let Some(socket) = helper.socket.take() {
+            let known = socket.is_absolute() || inside.is_none();
+            helper.socket = match cwd {
+                Some(cwd) if known => Some(cwd.join(socket)),
+                _ => Some(socket),
+            };
+        }
+        helper.pid = Some(pid);
+        helper.place = Place { file: Some(proc(pid, "cmdline")), pid: Some(pid), ..Place::default() };
+        Some(Running { helper, pid, parent: self.parent(pid), command, mapped: self.is_mapped(pid) })
+    }
+
+    /// The parent, from the text behind the program's name in /proc/PID/stat.
+    fn parent(&self, pid: i32) -> Option<i32> {
+        let (Content::Whole(stat) | Content::TooLong(stat)) =
+            self.host.read(&proc(pid, "stat"), true).ok()?
+        else {
+            return None;
+        };
+        let end = stat.iter().rposition(|byte| *byte == b')')?;
+        let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+        rest.split_ascii_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// Whether the process's ids are others than this machine's: a user namespace that maps them.
+    fn is_mapped(&self, pid: i32) -> bool {
+        let read = |path: &Path| match self.host.read(path, true) {
+            Ok(Content::Whole(text)) => {
+                Some(String::from_utf8_lossy(&text).split_whitespace().collect::<Vec<_>>().join(" "))
+            }
+            _ => None,
+        };
+        let own = read(Path::new("/proc/1/uid_map")).unwrap_or_else(|| "0 0 4294967295".to_owned());
+        read(&proc(pid, "uid_map")).is_some_and(|map| map != own && map != "0 0 4294967295")
+    }
+
+    /// A helper's own children are the same helper.
+    fn drop_workers(&mut self) {
+        let heads: Vec<_> = self.running.iter().map(|one| (one.pid, one.command.clone())).collect();
+        let is_worker = |one: &Running| {
+            heads.iter().any(|(pid, command)| Some(*pid) == one.parent && *command == one.command)
+        };
+        let (workers, heads): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.running).into_iter().partition(is_worker);
+        self.running = heads;
+        for worker in workers {
+            let head = self.running.iter().position(|one| Some(one.pid) == worker.parent);
+            let sockets = sockets_of(self.host, worker.pid).unwrap_or_default();
+            if let Some(head) = head {
+                self.holders.extend(sockets.into_values().map(|inode| (inode, head)));
+            }
+        }
+    }
+
+    fn find_holders(&mut self) {
+        for (index, running) in self.running.iter().enumerate() {
+            let sockets = sockets_of(self.host, running.pid).unwrap_or_default();
+            self.holders.extend(sockets.into_values().map(|inode| (inode, index)));
+        }
+    }
+
+    fn emulator(&mut self, pid: i32, args: &[Arg], found: &mut Processes) {
+        let guest = argv::guest_name(args);
+        for share in argv::shares(args) {
+            let mut share = share.share;
+            share.place = Place {
+                file: Some(proc(pid, "cmdline")),
+                pid: Some(pid),
+                guest: guest.clone(),
+                ..Place::default()
+            };
+            found.findings.extend(self.join(&mut share));
+            found.shares.push(share);
+        }
+        let cwd = || self.host.read_link(&proc(pid, "cwd")).unwrap_or_else(|_| "/".into());
+        for pair in args.windows(2) {
+            if let [option, file] = pair
+                && matches!(option.value.as_slice(), b"-readconfig" | b"--readconfig")
+                && file.value != b"-"
+            {
+                let file = cwd().join(path_of(&file.value));
+                found.configured.push(Configured { pid, file, guest: guest.clone() });
+            }
+        }
+    }
+
+    /// Joins a running QEMU's share with the helper at the other end of its socket. What can't be seen is told.
+    pub fn join(&mut self, share: &mut Share) -> Vec<Finding> {
+        let Some(pid) = share.place.pid else { return Vec::new() };
+        let sockets = match sockets_of(self.host, pid) {
+            Ok(sockets) => sockets,
+            Err(error) => return vec![not_seen(share, &format!("its descriptors: {}", why(&error)))],
+        };
+        let peers = match self.peers_of(pid) {
+            Ok(peers) => peers,
+            Err(reason) => {
+                return vec![not_seen(share, &format!("who its sockets are connected to: {reason}"))];
+            }
+        };
+        let helper_at = |inode: &u64| self.holders.get(peers.get(inode)?).copied();
+        let joined = match &share.transport {
+            Transport::Fd(fd) => sockets.get(fd).and_then(helper_at),
+            Transport::Socket(path) => {
+                let path = plain(path);
+                let mut connected: Vec<_> = sockets.values().filter_map(helper_at).collect();
+                connected.sort_unstable();
+                connected.dedup();
+                let serves = |index: &usize| {
+                    let socket = self.running.get(*index).and_then(|one| one.helper.socket.as_deref());
+                    socket.is_some_and(|socket| plain(socket) == path)
+                };
+                connected.into_iter().find(serves)
+            }
+            Transport::Unknown(_) => None,
+        };
+        let Some(running) = joined.and_then(|index| self.running.get(index)) else { return Vec::new() };
+        if let Some(path) = running.helper.export.clone().filter(|path| path.is_absolute()) {
+            share.export = ExportPath::Known { path, from: ExportFrom::Process(running.pid) };
+        }
+        if running.mapped {
+            return vec![Finding {
+                kind: &finding::ID_MAP,
+                place: share.place.clone(),
+                message: format!(
+                    "the helper of the share {} (process {}) runs in a user namespace that maps the guest's ids",
+                    share.title(),
+                    running.pid
+                ),
+                remedy: None,
+            }];
+        }
+        Vec::new()
+    }
+
+    /// The sockets' peers in the network namespace of a process.
+    fn peers_of(&mut self, pid: i32) -> Result<Peers, String> {
+        let link = |path: &Path| std::fs::read_link(path).ok();
+        let theirs = self.host.read_link(&proc(pid, "ns/net")).map_err(|error| why(&error))?;
+        let ours = link(Path::new("/proc/self/ns/net"));
+        let host = self.host;
+        let ask = || {
+            if ours.as_deref() == Some(theirs.as_path()) {
+                return sockets::peers().map_err(|error| why(&error));
+            }
+            let namespace: io::Result<File> = host.open_namespace(&proc(pid, "ns/net"));
+            namespace.and_then(|namespace| sockets::peers_in(&namespace)).map_err(|error| why(&error))
+        };
+        self.peers.entry(theirs.clone()).or_insert_with(ask).clone()
+    }
+}
+
+/// The sockets that a process has open, by descriptor.
+fn sockets_of(host: &Host, pid: i32) -> io::Result<HashMap<i32, u64>> {
+    let mut sockets = HashMap::new();
+    for entry in host.list_proc(&proc(pid, "fd"))? {
+        let Some(fd) = entry.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else {
+            continue;
+        };
+        let Ok(target) = host.read_link(&entry) else { continue };
+        let inode =
+            target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+        sockets.extend(inode.map(|inode| (fd, inode)));
+    }
+    Ok(sockets)
+}
+
+fn not_seen(share: &Share, what: &str) -> Finding {
+    Finding {
+        kind: &finding::NOT_SEEN,
+        place: share.place.clone(),
+        message: format!(
+            "of the process {} with the share {} can't be seen {what}",
+            share.place.pid.unwrap_or(0),
+            escape(share.name())
+        ),
+        remedy: None,
+    }
+}

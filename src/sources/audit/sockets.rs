@@ -1,0 +1,100 @@
+//! Which unix socket is connected to which: the kernel's sock_diag, over netlink.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::unix::nlas::Nla;
+use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags, UnixRequest};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use netlink_sys::{Socket, SocketAddr};
+use nix::sched::{CloneFlags, setns};
+
+/// The peer of each connected unix socket of a network namespace, by inodes.
+pub type Peers = HashMap<u64, u64>;
+
+/// The peers in this process's own network namespace.
+pub fn peers() -> io::Result<Peers> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let request = UnixRequest {
+        state_flags: StateFlags::ESTABLISHED,
+        inode: 0,
+        show_flags: ShowFlags::PEER,
+        cookie: [0xff; 8],
+    };
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::UnixRequest(request).into());
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let mut peers = Peers::new();
+    loop {
+        let (datagram, _) = socket.recv_from_full()?;
+        if take(&datagram, &mut peers)? {
+            return Ok(peers);
+        }
+    }
+}
+
+/// Takes the messages of one datagram. Says whether they were the last.
+fn take(datagram: &[u8], peers: &mut Peers) -> io::Result<bool> {
+    let mut rest = datagram;
+    while !rest.is_empty() {
+        let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(io::Error::other)?;
+        match message.payload {
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            NetlinkPayload::InnerMessage(SockDiagMessage::UnixResponse(response)) => {
+                let peer = response.nlas.iter().find_map(|nla| match nla {
+                    Nla::Peer(peer) => Some(u64::from(*peer)),
+                    _ => None,
+                });
+                peers.extend(peer.map(|peer| (u64::from(response.header.inode), peer)));
+            }
+            _ => {}
+        }
+        // Messages are aligned to four bytes.
+        let length = usize::try_from(message.header.length).unwrap_or(0).next_multiple_of(4);
+        if length == 0 {
+            return Ok(true);
+        }
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Ok(datagram.is_empty())
+}
+
+/// The peers in another network namespace, asked from a thread that enters it and ends.
+pub fn peers_in(namespace: &File) -> io::Result<Peers> {
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| {
+            setns(namespace, CloneFlags::CLONE_NEWNET)?;
+            peers()
+        });
+        asked.join().unwrap_or_else(|_| Err(io::Error::other("the kernel's answer was not understood")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_pair_is_found() {
+        let (one, other) = UnixStream::pair().unwrap();
+        let inode = |socket: &UnixStream| {
+            let fd = socket.try_clone().unwrap();
+            File::from(std::os::fd::OwnedFd::from(fd)).metadata().unwrap().ino()
+        };
+        let peers = peers().unwrap();
+        assert_eq!(peers.get(&inode(&one)), Some(&inode(&other)));
+        assert_eq!(peers.get(&inode(&other)), Some(&inode(&one)));
+    }
+}

@@ -1,0 +1,99 @@
+//! YAML and JSON documents that carry argument lists: Compose, Kubernetes, Ansible, packer, and the like.
+//!
+//! serde_yaml says whether a document is well-formed and refuses what multiplies without end; saphyr's events say
+//! where each scalar stands.
+
+mod commands;
+mod scalars;
+mod tree;
+
+use serde::Deserialize;
+
+use super::{Document, Format, Reading, Unreadable};
+use crate::share::rewrite::{Edits, Refusal, Rewrite};
+use crate::sources::chars::Lexed;
+use crate::sources::commands::{is_candidate, read, rewrite};
+
+/// YAML and JSON.
+pub struct Documents;
+
+/// Keys at the start of a line by which a document without a telling name is told.
+const KEYS: &[&[u8]] =
+    &[b"apiVersion:", b"services:", b"kind:", b"version:", b"hosts:", b"- hosts:", b"- name:"];
+
+impl Format for Documents {
+    fn name(&self) -> &'static str {
+        "yaml"
+    }
+
+    fn recognises(&self, document: &Document) -> bool {
+        let name = document.path.and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
+        let name = name.unwrap_or_default();
+        let name = name.trim_end_matches(".j2").trim_end_matches(".tmpl").trim_end_matches(".tpl");
+        match name.rsplit_once('.') {
+            Some((_, "yaml" | "yml" | "json" | "jsonc")) => true,
+            Some((_, extension)) if extension.len() <= 5 && !name.starts_with('.') => false,
+            _ => looks_like_one(document.bytes),
+        }
+    }
+
+    fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
+        if !is_candidate(document.bytes) {
+            return Ok(Reading::default());
+        }
+        read(document, &lex(document.bytes)?)
+    }
+
+    fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
+        if !is_candidate(document.bytes) {
+            return Ok(Edits::default());
+        }
+        rewrite(document, &lex(document.bytes).map_err(Unreadable::refusal)?, how)
+    }
+}
+
+fn looks_like_one(text: &[u8]) -> bool {
+    let start = text.get(..text.len().min(4096)).unwrap_or_default();
+    if start.starts_with(b"#!") {
+        return false;
+    }
+    let trimmed = start.trim_ascii_start();
+    if matches!(trimmed.first(), Some(b'{')) {
+        return trimmed
+            .get(1..)
+            .is_some_and(|rest| matches!(rest.trim_ascii_start().first(), Some(b'"' | b'}')));
+    }
+    let mut lines = start.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
+    let first = lines.clone().find(|line| !line.is_empty() && !line.starts_with(b"#"));
+    first == Some(b"---") || lines.any(|line| KEYS.iter().any(|key| line.starts_with(key)))
+}
+
+/// The commands of a document.
+fn lex(bytes: &[u8]) -> Result<Lexed, Unreadable> {
+    let text = std::str::from_utf8(bytes).map_err(|error| Unreadable {
+        line: Some(super::chars::Lines::new(bytes).line(error.valid_up_to())),
+        reason: "it is not UTF-8".to_owned(),
+    })?;
+    check(text)?;
+    let nodes = tree::nodes(text)?;
+    let mut lexed = Lexed::default();
+    for node in &nodes {
+        commands::collect(text, node, &mut lexed);
+    }
+    Ok(lexed)
+}
+
+/// Whether the document is well-formed, by serde_yaml.
+fn check(text: &str) -> Result<(), Unreadable> {
+    for document in serde_yaml::Deserializer::from_str(text) {
+        // Values of any shape are taken; only what is no YAML at all, or multiplies without end, is an error.
+        serde::de::IgnoredAny::deserialize(document).map_err(|error| Unreadable {
+            line: error.location().map(|location| location.line() as u64),
+            reason: error.to_string(),
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! A document's tree → the argument lists and scripts in it.
+
+use std::rc::Rc;
+
+use super::scalars::chars;
+use super::tree::{Node, Value};
+use crate::sources::chars::{Char, Chars, Command, Embedded, Fallback, Lexed, Via, Word, offset};
+use crate::sources::path_of;
+use crate::sources::spelling::Spelt;
+
+/// Keys whose lists make one command line together, in this order: Compose's and Kubernetes's.
+const PARTS: &[&str] = &["entrypoint", "command", "args"];
+
+/// Keys whose text is for people.
+const PROSE: &[&str] =
+    &["description", "comment", "comments", "message", "msg", "notes", "help", "summary", "title", "doc"];
+
+/// Keys that say where a text beside them goes.
+const NAMES: &[&str] = &["path", "dest", "destination", "filename"];
+
+/// Takes what is in `node` and below it.
+pub fn collect(file: &str, node: &Rc<Node>, lexed: &mut Lexed) {
+    let mut waiting = vec![(Rc::clone(node), None)];
+    while let Some((node, name)) = waiting.pop() {
+        match &node.value {
+            Value::Scalar(..) => script(file, &node, name, lexed),
+            Value::Sequence(items) => {
+                let words = words(file, &node, None);
+                lists(words, lexed);
+                // An option with its value in one string is no script.
+                let option = |item: &&Rc<Node>| item.text().is_some_and(|text| text.starts_with('-'));
+                waiting.extend(items.iter().rev().filter(|i| !option(i)).map(|item| (Rc::clone(item), None)));
+            }
+            Value::Mapping(pairs) => {
+                together(file, &node, lexed);
+                let beside = NAMES.iter().find_map(|key| node.get(key)?.text()).map(str::to_owned);
+                for (key, value) in pairs.iter().rev() {
+                    let key = key.text().unwrap_or_default();
+                    if PROSE.contains(&key) {
+                        continue;
+                    }
+                    let own = Some(key.to_owned()).filter(|key| key.contains('.'));
+                    waiting.push((Rc::clone(value), own.or_else(|| beside.clone())));
+                }
+            }
+            Value::Alias(_) => {}
+        }
+    }
+}
+
+/// A container's command line, from the lists that make it.
+fn together(file: &str, node: &Node, lexed: &mut Lexed) {
+    let parts: Vec<_> = PARTS.iter().filter_map(|key| node.get(key)).collect();
+    if parts.len() < 2 && node.get("env").is_none() {
+        return;
+    }
+    let words: Vec<Word> = parts.into_iter().flat_map(|part| words(file, part, Some(node))).collect();
+    lists(words, lexed);
+}
+
+/// Notes a list of arguments; one whose items are options with their values in one string, too.
+fn lists(words: Vec<Word>, lexed: &mut Lexed) {
+    if words.is_empty() {
+        return;
+    }
+    let telling = |word: &Word| word.has_blank() && word.bytes().starts_with(b"-");
+    if words.iter().any(telling) {
+        let split =
+            words.iter().flat_map(|word| if telling(word) { split(word) } else { vec![word.clone()] });
+        lexed.commands.push(Command { words: split.collect(), guest: None });
+    } else {
+        lexed.commands.push(Command { words, guest: None });
+    }
+}
+
+fn split(word: &Word) -> Vec<Word> {
+    let is_blank = |c: &Char| c.known && c.byte.is_ascii_whitespace();
+    word.chars
+        .split(is_blank)
+        .filter(|part| !part.is_empty())
+        .map(|part| Word::plain(part.iter().map(|c| Char { splits: true, ..*c }).collect()))
+        .collect()
+}
+
+/// The scalars of a list, and of lists in it; a text alone is its blank-separated words.
+fn words(file: &str, node: &Rc<Node>, around: Option<&Node>) -> Vec<Word> {
+    let mut out = Vec::new();
+    let mut waiting = vec![(Rc::clone(node), false)];
+    let alone = matches!(node.value, Value::Scalar(..));
+    while let Some((node, flow)) = waiting.pop() {
+        match &node.value {
+            Value::Scalar(..) => {
+                let chars = known(chars(file, &node, flow), file, around);
+                let word = Word { chars, span: node.span.clone() };
+                if alone { out.extend(split(&word)) } else { out.push(word) }
+            }
+            Value::Sequence(items) => {
+                let flow = file.as_bytes().get(node.span.start) == Some(&b'[');
+                waiting.extend(items.iter().rev().map(|item| (Rc::clone(item), flow)));
+            }
+            Value::Alias(Some(target)) if matches!(target.value, Value::Scalar(..)) => {
+                waiting.push((Rc::clone(target), flow));
+            }
+            // A map in a list is no argument; what is in it is looked at by itself.
+            Value::Mapping(_) | Value::Alias(_) => {}
+        }
+    }
+    out
+}
+
+/// Marks what other programs fill in, and puts in what the container's own environment says.
+fn known(chars: Chars, file: &str, around: Option<&Node>) -> Chars {
+    let mut out: Chars = Vec::with_capacity(chars.len());
+    let bytes: Vec<u8> = chars.iter().map(|c| c.byte).collect();
+    let mut at = 0;
+    while let Some(c) = chars.get(at) {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let length = placeholder(rest);
+        let spelling = chars.get(at..at + length.max(1)).unwrap_or_default();
+        if length == 0 {
+            out.push(*c);
+        } else if let Some(value) = variable(rest.get(..length).unwrap_or_default(), file, around) {
+            let (first, last) = (spelling.first(), spelling.last());
+            let via = first.zip(last).map(|(first, last)| Via {
+                start: offset(first.start as usize),
+                end: offset(last.end as usize),
+                spelt: first.spelt,
+                several: false,
+            });
+            out.extend(value.into_iter().map(|c| Char { via, ..c }));
+        } else {
+            out.extend(spelling.iter().map(|c| Char { known: false, ..*c }));
+        }
+        at += length.max(1);
+    }
+    out
+}
+
+/// How long the placeholder is that `text` starts with: `${…}`, `$(…)`, `$NAME`, `{{ … }}`.
+fn placeholder(text: &[u8]) -> usize {
+    let until = |end: &[u8]| memchr::memmem::find(text, end).map_or(0, |at| at + end.len());
+    match text {
+        [b'$', b'{', ..] => until(b"}"),
+        [b'$', b'(', ..] => until(b")"),
+        [b'{', b'{', ..] => until(b"}}"),
+        [b'$', first, ..] if first.is_ascii_alphabetic() || *first == b'_' => {
+            let name = text.get(1..).unwrap_or_default();
+            1 + name.iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count()
+        }
+        _ => 0,
+    }
+}
+
+/// The value of Kubernetes's `$(NAME)`, where the container's `env` says it.
+fn variable(placeholder: &[u8], file: &str, around: Option<&Node>) -> Option<Chars> {
+    let name = placeholder.strip_prefix(b"$(")?.strip_suffix(b")")?;
+    let Value::Sequence(items) = &around?.get("env")?.value else { return None };
+    let item = items.iter().rfind(|item| {
+        item.get("name").and_then(|node| node.text()).is_some_and(|text| text.as_bytes() == name)
+    })?;
+    let value = item.get("value")?;
+    let chars = chars(file, value, false);
+    let fixed = chars.iter().any(|c| c.spelt == Spelt::Fixed || c.byte == b'$');
+    (!fixed).then_some(chars)
+}
+
+/// A text that may be a script, or another document.
+fn script(file: &str, node: &Node, name: Option<String>, lexed: &mut Lexed) {
+    let Some(text) = node.text().filter(|text| text.contains("proxy")) else { return };
+    if !text.contains(|c: char| c.is_ascii_whitespace()) {
+        return;
+    }
+    lexed.embedded.push(Embedded {
+        chars: chars(file, node, false),
+        name: name.map(|name| path_of(name.as_bytes())),
+        fallback: Fallback::Shell,
+        guest: None,
+    });
+}

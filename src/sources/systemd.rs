@@ -1,0 +1,132 @@
+//! systemd units, their drop-ins, and podman's quadlets.
+
+mod lines;
+mod words;
+
+use super::chars::{Chars, Command, Embedded, Fallback, Lexed, Word, bytes};
+use super::{Document, Format, Listener, Reading, Unreadable, commands, path_of};
+use crate::share::rewrite::{Edits, Refusal, Rewrite};
+use lines::Entry;
+use words::Unit;
+
+/// Units, drop-ins and quadlets.
+pub struct Systemd;
+
+/// What units and quadlets are called.
+const SUFFIXES: &[&str] = &[".service", ".socket", ".container", ".kube", ".pod"];
+
+/// The settings that hold command lines.
+const COMMANDS: &[&str] = &[
+    "ExecStart",
+    "ExecStartPre",
+    "ExecStartPost",
+    "ExecReload",
+    "ExecStop",
+    "ExecStopPost",
+    "ExecCondition",
+    "Exec",
+    "Entrypoint",
+    "PodmanArgs",
+    "GlobalArgs",
+];
+
+impl Format for Systemd {
+    fn name(&self) -> &'static str {
+        "systemd"
+    }
+
+    fn recognises(&self, document: &Document) -> bool {
+        let path = document.path.map(|path| path.as_os_str().to_string_lossy()).unwrap_or_default();
+        let parent = path.rsplit('/').nth(1).unwrap_or_default();
+        let drop_in = parent.strip_suffix(".d").is_some_and(|unit| is_unit(unit) || unit == "service");
+        is_unit(&path) || (drop_in && path.ends_with(".conf")) || has_sections(document.bytes)
+    }
+
+    fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
+        let entries = lines::entries(document.bytes);
+        let mut reading = Reading::default();
+        if commands::is_candidate(document.bytes) {
+            reading = commands::read(document, &lex(document, &entries)?)?;
+        }
+        reading.listeners = listeners(document, &entries);
+        Ok(reading)
+    }
+
+    fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
+        if !commands::is_candidate(document.bytes) {
+            return Ok(Edits::default());
+        }
+        let lexed = lex(document, &lines::entries(document.bytes)).map_err(Unreadable::refusal)?;
+        commands::rewrite(document, &lexed, how)
+    }
+}
+
+fn is_unit(name: &str) -> bool {
+    SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+}
+
+/// Whether the text is a unit's, whatever it is called.
+fn has_sections(text: &[u8]) -> bool {
+    let start = text.get(..text.len().min(4096)).unwrap_or_default();
+    start
+        .split(|byte| *byte == b'\n')
+        .map(<[u8]>::trim_ascii)
+        .any(|line| matches!(line, b"[Service]" | b"[Container]" | b"[Socket]"))
+}
+
+/// The commands of a unit.
+fn lex(document: &Document, entries: &[Entry]) -> Result<Lexed, Unreadable> {
+    let mut unit = Unit::new(document.path);
+    for entry in entries.iter().filter(|entry| entry.key == b"Environment") {
+        unit.environment(document.bytes, &entry.value)?;
+    }
+    if entries.iter().any(|entry| entry.key == b"EnvironmentFile") {
+        unit.doubt_environment();
+    }
+    let mut all: Vec<(&[u8], Vec<Word>)> = Vec::new();
+    for entry in entries.iter().filter(|entry| COMMANDS.iter().any(|name| name.as_bytes() == entry.key)) {
+        if entry.value.iter().all(|c| c.byte.is_ascii_whitespace()) {
+            // An empty setting takes back what was said before.
+            all.retain(|(key, _)| *key != entry.key);
+            continue;
+        }
+        let words = unit.command_words(document.bytes, &entry.value)?;
+        for words in words.split(|word| word.is(b";")) {
+            all.push((&entry.key, words.to_vec()));
+        }
+    }
+    let mut lexed = Lexed::default();
+    // A quadlet's arguments to podman and to the container are one command line's.
+    for (_, words) in all {
+        for word in words.iter().filter(|word| word.has_blank()) {
+            lexed.embedded.push(embedded(word.chars.clone()));
+        }
+        lexed.commands.push(Command { words, guest: None });
+    }
+    lexed.commands.extend(unit.leftovers().into_iter().map(|words| Command { words, guest: None }));
+    Ok(lexed)
+}
+
+fn embedded(chars: Chars) -> Embedded {
+    Embedded { chars, name: None, fallback: Fallback::Shell, guest: None }
+}
+
+/// The sockets that a socket unit listens on.
+fn listeners(document: &Document, entries: &[Entry]) -> Vec<Listener> {
+    let value = |entry: &Entry| bytes(&entry.value).trim_ascii().to_vec();
+    let Some(path) = document.path else { return Vec::new() };
+    let own = super::join::unit_of(path).unwrap_or_default();
+    let named = entries.iter().rfind(|entry| entry.key == b"Service").map(value);
+    let named = named.map(|name| String::from_utf8_lossy(&name).into_owned());
+    let service = named.and_then(|name| super::join::unit_of(name.as_ref())).unwrap_or(own);
+    entries
+        .iter()
+        .filter(|entry| entry.key == b"ListenStream")
+        .map(value)
+        .filter(|socket| socket.starts_with(b"/"))
+        .map(|socket| Listener { socket: path_of(&socket), service: service.clone() })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

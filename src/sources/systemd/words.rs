@@ -1,0 +1,304 @@
+//! A setting's value → words, the way systemd takes it apart: quotes, C escapes, specifiers, variables.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::sources::Unreadable;
+use crate::sources::chars::{Char, Chars, Lines, Via, Word, offset, span};
+use crate::sources::spelling::Spelt;
+
+/// What stands in front of a program's path and says how it is run.
+const PREFIXES: &[u8] = b"@-:+!|";
+
+/// The unit around the words: what its specifiers and variables stand for.
+pub struct Unit {
+    /// `%i`, for an instance.
+    instance: Option<Vec<u8>>,
+    /// `%p`.
+    prefix: Vec<u8>,
+    /// `%n`.
+    name: Vec<u8>,
+    /// Whether it belongs to the system's manager, whose folders are known.
+    system: bool,
+    variables: HashMap<Vec<u8>, Chars>,
+    /// Whether another file may set variables, too.
+    doubtful: bool,
+}
+
+impl Unit {
+    /// The unit that `path` describes.
+    pub fn new(path: Option<&Path>) -> Self {
+        let text = path.map(|path| path.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
+        let file = text.rsplit('/').next().unwrap_or_default();
+        let parent = text.rsplit('/').nth(1).unwrap_or_default();
+        let name = parent.strip_suffix(".d").filter(|unit| unit.contains('.')).unwrap_or(file);
+        let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+        let (prefix, instance) = match stem.split_once('@') {
+            Some((prefix, instance)) => (prefix, Some(instance).filter(|instance| !instance.is_empty())),
+            None => (stem, None),
+        };
+        Self {
+            instance: instance.map(|instance| instance.as_bytes().to_vec()),
+            prefix: prefix.as_bytes().to_vec(),
+            name: name.as_bytes().to_vec(),
+            system: !text.contains("/user/"),
+            variables: HashMap::new(),
+            doubtful: false,
+        }
+    }
+
+    /// Takes an `Environment=`.
+    pub fn environment(&mut self, file: &[u8], value: &Chars) -> Result<(), Unreadable> {
+        if value.iter().all(|c| c.byte.is_ascii_whitespace()) {
+            self.variables.clear();
+        }
+        for word in self.words(file, value)? {
+            let Some(equals) = word.chars.iter().position(|c| c.byte == b'=') else { continue };
+            let name = word.chars.iter().take(equals).map(|c| c.byte).collect();
+            self.variables.insert(name, word.chars.into_iter().skip(equals + 1).collect());
+        }
+        Ok(())
+    }
+
+    /// Another file may say otherwise.
+    pub fn doubt_environment(&mut self) {
+        self.doubtful = true;
+    }
+
+    /// The variables' values as lists of words.
+    pub fn leftovers(&self) -> Vec<Vec<Word>> {
+        self.variables.values().map(|chars| split(chars)).collect()
+    }
+
+    /// The words of a command line, variables put in.
+    pub fn command_words(&self, file: &[u8], value: &Chars) -> Result<Vec<Word>, Unreadable> {
+        let mut words = self.words(file, value)?;
+        if let Some(first) = words.first_mut() {
+            let prefixes = first.chars.iter().take_while(|c| PREFIXES.contains(&c.byte)).count();
+            let renamed = first.chars.iter().take(prefixes).any(|c| c.byte == b'@');
+            first.chars.drain(..prefixes);
+            if renamed && words.len() > 1 {
+                words.remove(1);
+            }
+        }
+        Ok(words.into_iter().flat_map(|word| self.expand(word)).collect())
+    }
+
+    /// Takes a value apart; escapes and specifiers are resolved.
+    fn words(&self, file: &[u8], value: &Chars) -> Result<Vec<Word>, Unreadable> {
+        let mut words = Vec::new();
+        let mut at = 0;
+        loop {
+            while value.get(at).is_some_and(|c| c.byte.is_ascii_whitespace()) {
+                at += 1;
+            }
+            if at >= value.len() {
+                return Ok(words);
+            }
+            words.push(self.word(file, value, &mut at)?);
+        }
+    }
+
+    fn word(&self, file: &[u8], value: &Chars, at: &mut usize) -> Result<Word, Unreadable> {
+        let mut chars = Vec::new();
+        let mut quote: Option<(u8, usize)> = None;
+        let start = *at;
+        while let Some(c) = value.get(*at) {
+            match (c.byte, quote) {
+                (byte, None) if byte.is_ascii_whitespace() => break,
+                (b'\'' | b'"', None) => {
+                    quote = Some((c.byte, *at));
+                    *at += 1;
+                }
+                (byte, Some((open, _))) if byte == open => {
+                    quote = None;
+                    *at += 1;
+                }
+                (b'\\', _) => {
+                    let (byte, width) = escape(value.get(*at + 1..).unwrap_or_default());
+                    let last = value.get(*at + width).unwrap_or(c);
+                    let range = c.start as usize..last.end as usize;
+                    chars.push(Char::new(byte, range, spelt(quote)));
+                    *at += width + 1;
+                }
+                (b'%', _) => {
+                    let last = value.get(*at + 1).unwrap_or(c);
+                    let range = c.start as usize..last.end as usize;
+                    match self.specifier(last.byte) {
+                        Some(text) => {
+                            chars.extend(text.iter().map(|b| Char::new(*b, range.clone(), spelt(quote))));
+                        }
+                        None => {
+                            for c in [c, last] {
+                                chars.push(Char { known: false, spelt: spelt(quote), ..*c });
+                            }
+                        }
+                    }
+                    *at += 2;
+                }
+                _ => {
+                    chars.push(Char { spelt: spelt(quote), ..*c });
+                    *at += 1;
+                }
+            }
+        }
+        if let Some((_, open)) = quote {
+            let at = value.get(open).map_or(0, |c| c.start as usize);
+            let line = Some(Lines::new(file).line(at));
+            return Err(Unreadable { line, reason: "the quote that opens here is not closed".to_owned() });
+        }
+        let span = span(value.get(start..*at).unwrap_or_default());
+        Ok(Word { chars, span })
+    }
+
+    fn specifier(&self, letter: u8) -> Option<Vec<u8>> {
+        let folder = |path: &str| self.system.then(|| path.as_bytes().to_vec());
+        match letter {
+            b'%' => Some(b"%".to_vec()),
+            b'i' => self.instance.clone(),
+            b'I' => Some(unescape(self.instance.as_deref()?)),
+            b'j' => Some(self.prefix.rsplit(|byte| *byte == b'-').next().unwrap_or_default().to_vec()),
+            b'p' | b'P' if !self.prefix.is_empty() => Some(self.prefix.clone()),
+            b'n' | b'N' if !self.prefix.is_empty() && (self.instance.is_some() || !self.is_template()) => {
+                let stem = self.name.iter().rposition(|byte| *byte == b'.').unwrap_or(self.name.len());
+                let end = if letter == b'n' { self.name.len() } else { stem };
+                self.name.get(..end).map(<[u8]>::to_vec)
+            }
+            b't' => folder("/run"),
+            b'S' => folder("/var/lib"),
+            b'C' => folder("/var/cache"),
+            b'L' => folder("/var/log"),
+            b'E' => folder("/etc"),
+            b'T' => folder("/tmp"),
+            b'V' => folder("/var/tmp"),
+            b'h' => folder("/root"),
+            _ => None,
+        }
+    }
+
+    fn is_template(&self) -> bool {
+        self.name.contains(&b'@')
+    }
+
+    /// Puts variables in: `$NAME` as a word of its own makes words, `${NAME}` makes text.
+    fn expand(&self, word: Word) -> Vec<Word> {
+        let bytes = word.bytes();
+        if let [b'$', name @ ..] = bytes.as_slice()
+            && is_name(name)
+        {
+            if let Some(value) = self.variables.get(name).filter(|_| !self.doubtful) {
+                let via = via_of(&word.chars, true);
+                let through = value.iter().map(|c| Char { via, splits: true, ..*c }).collect();
+                return split(&through);
+            }
+            let chars = word.chars.iter().map(|c| Char { known: false, ..*c }).collect();
+            return vec![Word { chars, span: word.span }];
+        }
+        let mut chars = Vec::new();
+        let mut at = 0;
+        while let Some(c) = word.chars.get(at) {
+            let rest = bytes.get(at..).unwrap_or_default();
+            match rest {
+                [b'$', b'$', ..] => {
+                    let end = word.chars.get(at + 1).map_or(c.end, |next| next.end);
+                    chars.push(Char { end, ..*c });
+                    at += 2;
+                }
+                [b'$', b'{', ..] => {
+                    let length = rest.iter().position(|byte| *byte == b'}').map_or(rest.len(), |end| end + 1);
+                    let spelling = word.chars.get(at..at + length).unwrap_or_default();
+                    let name = rest.get(2..length.saturating_sub(1)).unwrap_or_default();
+                    match self.variables.get(name).filter(|_| !self.doubtful) {
+                        Some(value) => {
+                            let via = via_of(spelling, false);
+                            chars.extend(value.iter().map(|c| Char { via, ..*c }));
+                        }
+                        None => chars.extend(spelling.iter().map(|c| Char { known: false, ..*c })),
+                    }
+                    at += length;
+                }
+                [b'$', next, ..] if next.is_ascii_alphabetic() || *next == b'_' => {
+                    let name = rest.get(1..).unwrap_or_default();
+                    let length =
+                        1 + name.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
+                    let spelling = word.chars.get(at..at + length).unwrap_or_default();
+                    chars.extend(spelling.iter().map(|c| Char { known: false, ..*c }));
+                    at += length;
+                }
+                _ => {
+                    chars.push(*c);
+                    at += 1;
+                }
+            }
+        }
+        vec![Word { chars, span: word.span }]
+    }
+}
+
+fn via_of(spelling: &[Char], several: bool) -> Option<Via> {
+    let place = span(spelling);
+    let spelt = spelling.first().map_or(Spelt::UnitBare, |c| c.spelt);
+    Some(Via { start: offset(place.start), end: offset(place.end), spelt, several })
+}
+
+fn is_name(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
+}
+
+fn spelt(quote: Option<(u8, usize)>) -> Spelt {
+    match quote {
+        Some((b'\'', _)) => Spelt::UnitSingle,
+        Some(_) => Spelt::UnitDouble,
+        None => Spelt::UnitBare,
+    }
+}
+
+fn split(chars: &Chars) -> Vec<Word> {
+    chars
+        .split(|c| c.byte.is_ascii_whitespace())
+        .filter(|word| !word.is_empty())
+        .map(|word| Word::plain(word.to_vec()))
+        .collect()
+}
+
+/// What the escape behind a backslash stands for, and how long it is.
+fn escape(rest: &[Char]) -> (u8, usize) {
+    let digit = |at: usize, radix| char::from(rest.get(at)?.byte).to_digit(radix);
+    let number = |from: usize, count: usize, radix| {
+        let digits: Option<Vec<u32>> = (from..from + count).map(|at| digit(at, radix)).collect();
+        let value = digits?.into_iter().fold(0, |value, digit| value * radix + digit);
+        u8::try_from(value).ok()
+    };
+    match rest.first().map(|c| c.byte) {
+        Some(b'n') => (b'\n', 1),
+        Some(b't') => (b'\t', 1),
+        Some(b'r') => (b'\r', 1),
+        Some(b's') => (b' ', 1),
+        Some(b'x') => number(1, 2, 16).map_or((b'x', 1), |byte| (byte, 3)),
+        Some(b'0'..=b'7') => number(0, 3, 8).map_or((b'0', 1), |byte| (byte, 3)),
+        Some(byte) => (byte, 1),
+        None => (b'\\', 0),
+    }
+}
+
+/// `%I`: what a unit's instance stands for, a slash for each dash.
+fn unescape(instance: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = instance;
+    while let Some((byte, tail)) = rest.split_first() {
+        rest = tail;
+        match (byte, tail) {
+            (b'-', _) => out.push(b'/'),
+            (b'\\', [b'x', high, low, after @ ..]) => {
+                let digits = char::from(*high).to_digit(16).zip(char::from(*low).to_digit(16));
+                let value = digits.and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+                out.push(value.unwrap_or(b'\\'));
+                if value.is_some() {
+                    rest = after;
+                }
+            }
+            _ => out.push(*byte),
+        }
+    }
+    out
+}

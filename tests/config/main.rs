@@ -1,0 +1,34 @@
+//! `migrate config`, as people run it.
+
+mod golden;
+mod in_place;
+mod usage;
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// Runs `migrate config` with something on standard input.
+fn config(args: impl IntoIterator<Item = impl AsRef<OsStr>>, input: &[u8]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_virtfs-proxy-helper"));
+    command.args(["migrate", "config"]).args(args);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program");
+    // It may end before it has read all.
+    let _ = child.stdin.take().expect("its input").write_all(input);
+    child.wait_with_output().expect("its output")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The golden cases' folder.
+fn cases() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/config")
+}
