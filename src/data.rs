@@ -33,6 +33,7 @@ pub mod owner;
 pub mod passthrough;
 pub mod pin;
 pub mod progress;
+mod rollback;
 pub mod staging;
 pub mod survey;
 mod sys;
@@ -60,8 +61,8 @@ pub fn verify(args: &VerifyArgs) -> anyhow::Result<Outcome> {
 }
 
 /// `migrate rollback`.
-pub fn rollback(_args: &RollbackArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not built yet")
+pub fn rollback(args: &RollbackArgs) -> anyhow::Result<Outcome> {
+    rollback::run(args)
 }
 
 /// `migrate manifest`.

@@ -218,7 +218,7 @@ impl Order<'_> {
         if self.journal.exists() {
             let journal = Journal::open(&self.journal)?;
             match journal.stage() {
-                Stage::Converting => return self.resume(&journal, lock),
+                Stage::Converting => return self.resume(&journal, &lock),
                 Stage::Converted => return self.show_begun(&journal, Stage::Converted),
                 Stage::RollingBack => bail!(
                     "a rollback of this conversion has begun: finish it by migrate rollback --apply, then convert again"
@@ -228,7 +228,7 @@ impl Order<'_> {
                 Stage::RolledBack => self.move_aside()?,
             }
         }
-        self.start(lock)
+        self.start(&lock)
     }
 
     /// Removes a journal whose recording was interrupted.
@@ -266,9 +266,9 @@ impl Order<'_> {
     }
 
     /// Records, decides, converts.
-    fn start(&self, lock: File) -> Result<Outcome> {
+    fn start(&self, lock: &File) -> Result<Outcome> {
         refuse_live(&self.export, self.args.in_use)?;
-        let begin = self.begin(&lock)?;
+        let begin = self.begin(lock)?;
         let shown = text::escape_path(&self.journal);
         let writer =
             Writer::create(&self.journal, &begin).with_context(|| format!("making the journal {shown}"))?;
@@ -359,7 +359,7 @@ impl Order<'_> {
     }
 
     /// Goes on where an earlier run was interrupted.
-    fn resume(&self, journal: &Journal, lock: File) -> Result<Outcome> {
+    fn resume(&self, journal: &Journal, lock: &File) -> Result<Outcome> {
         let begin = journal.begin();
         ensure!(
             begin.root_inode == lock.metadata()?.ino(),

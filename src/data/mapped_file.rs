@@ -6,6 +6,7 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::{Errno, Result};
@@ -15,6 +16,7 @@ use super::mapped_xattr::{Attributes, target};
 use super::pin::{BENEATH, Pin};
 use super::staging::{self, write_all};
 use super::tree::Directory;
+use super::walk;
 
 /// The directory of metadata files in each directory.
 pub const METADATA: &CStr = c".virtfs_metadata";
@@ -77,10 +79,10 @@ pub(super) fn metadata_path(name: &CStr) -> CString {
 /// The text of the metadata file of an entry, as QEMU writes it.
 pub(super) fn text(entry: &Entry) -> Vec<u8> {
     let (uid, gid, mode) = (entry.uid.cast_signed(), entry.gid.cast_signed(), entry.mode.cast_signed());
-    let mut text = format!("virtfs.uid={uid}\nvirtfs.gid={gid}\nvirtfs.mode={mode}\n");
+    let text = format!("virtfs.uid={uid}\nvirtfs.gid={gid}\nvirtfs.mode={mode}\n");
     if entry.kind().is_some_and(Kind::is_device) {
         // What does not fit an int was found before the conversion.
-        text.push_str(&format!("virtfs.rdev={}\n", entry.rdev));
+        return format!("{text}virtfs.rdev={}\n", entry.rdev).into_bytes();
     }
     text.into_bytes()
 }
@@ -141,6 +143,50 @@ pub(super) fn link(dir: BorrowedFd<'_>, name: &CStr, first: &Pin) -> Result<()> 
     }
     rustix::fs::unlinkat(dir, &*path, AtFlags::empty())?;
     staging::link(first, dir, &path)
+}
+
+/// Removes the metadata file of an entry; one that is not there is no error.
+pub(super) fn remove(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    match rustix::fs::openat2(
+        dir,
+        metadata_folder(name),
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        BENEATH,
+    ) {
+        Ok(folder) if name.is_empty() => gone(rustix::fs::unlinkat(folder, METADATA_ROOT, AtFlags::empty())),
+        Ok(folder) => gone(rustix::fs::unlinkat(folder, name, AtFlags::empty())),
+        Err(error) => gone(Err(error)),
+    }
+}
+
+/// The directory of an entry's metadata file.
+fn metadata_folder(name: &CStr) -> &'static CStr {
+    if name.is_empty() { c"." } else { METADATA }
+}
+
+/// What is not there needs no removing.
+fn gone(removed: Result<()>) -> Result<()> {
+    match removed {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Removes a directory's directory of metadata files, with all files in it; says whether there was one.
+pub(super) fn remove_metadata_directory(directory: &Arc<Directory>) -> Result<bool> {
+    let fd = directory.open()?;
+    let metadata = directory.child(METADATA);
+    match metadata.open() {
+        Ok(folder) => {
+            for (name, _) in walk::names(&metadata)? {
+                gone(rustix::fs::unlinkat(&folder, &*name, AtFlags::empty()))?;
+            }
+        }
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    rustix::fs::unlinkat(&fd, METADATA, AtFlags::REMOVEDIR).map(|()| true)
 }
 
 fn own(pin: &Pin, uid: u32, gid: u32) -> Result<()> {

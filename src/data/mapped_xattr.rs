@@ -3,7 +3,7 @@
 //! An attribute that is absent lets the real value show through. A symbolic link is a regular file with its target as
 //! content; a device, a FIFO and a socket are empty regular files.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 use rustix::io::Result;
 
@@ -142,4 +142,15 @@ pub fn remove(pin: &Pin) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether an inode has any attribute that this model reads.
+pub fn is_carried(pin: &Pin) -> Result<bool> {
+    let names = pin.xattr_names()?;
+    Ok(names.iter().any(|name| [UID, GID, MODE, RDEV, MAPPED_ACCESS_ACL, MAPPED_DEFAULT_ACL].contains(&name)))
+}
+
+/// An attribute's name, for the kernel. One that the kernel gave has no NUL inside.
+pub(super) fn name(name: &[u8]) -> CString {
+    CString::new(name).unwrap_or_default()
 }

@@ -30,6 +30,16 @@ impl Place<'_> {
     }
 }
 
+/// Does something at the place of a directory itself: in its parent; the root's is in itself, under an empty name.
+pub fn at_own_place<E: From<Errno>>(
+    directory: &Arc<Directory>,
+    work: impl FnOnce(Place<'_>) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    let within = directory.parent().unwrap_or(directory);
+    let fd = within.open()?;
+    work(Place { directory: within, fd: fd.as_fd(), name: directory.name() })
+}
+
 /// Names of files that are made on the way to their place.
 #[derive(Debug)]
 pub struct Staging {
@@ -107,6 +117,12 @@ pub fn timestamps(entry: &Entry) -> Timestamps {
 fn times(accessed: Time, modified: Time) -> Timestamps {
     let time = |time: Time| Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
     Timestamps { last_access: time(accessed), last_modification: time(modified) }
+}
+
+/// A directory's times: of reading, and of changing.
+pub fn times_of(fd: BorrowedFd<'_>) -> Result<(Time, Time)> {
+    let inode = super::pin::stat(fd)?;
+    Ok((inode.accessed, inode.modified))
 }
 
 /// Gives a directory its times back, where they are not these already.

@@ -94,7 +94,8 @@ fn clean_up(read: OwnedFd, socket: Option<&Name>, pid_file: Option<&PidFile>, se
         let _ = sys::close_range(0, number.saturating_sub(1));
         let _ = sys::close_range(number + 1, u32::MAX);
     }
-    let _ = privileges::drop_all_but(&Kept::default());
+    let _ = privileges::drop_all_but(&Kept::for_cleaner());
+    let _ = privileges::limit_resources(None);
     let connected = pipe.read(&mut [0]).is_ok_and(|count| count > 0);
     if let Some(socket) = socket {
         socket.remove();

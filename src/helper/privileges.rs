@@ -29,6 +29,11 @@ impl Default for Kept {
 }
 
 impl Kept {
+    /// What removing a file in somebody else's directory takes.
+    pub fn for_cleaner() -> Self {
+        Self(HashSet::from([Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER]))
+    }
+
     /// These, and what confining a worker takes.
     pub fn for_supervisor(&self) -> Self {
         let mut all = self.0.clone();

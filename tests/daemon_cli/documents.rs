@@ -100,7 +100,7 @@ fn the_readmes_commands_exist() {
         let line = line.split(" #").next().unwrap().trim();
         let words: Vec<&str> = line.split_ascii_whitespace().skip_while(|&word| word == "sudo").collect();
         let Some(&first) = words.first() else { continue };
-        if first.starts_with("scripts/") {
+        if first.starts_with("scripts/") || first.starts_with("tests/") {
             let mode = fs::metadata(root.join(first))
                 .unwrap_or_else(|error| panic!("{first}: {error}"))
                 .permissions();

@@ -14,9 +14,10 @@ use crate::wire::{Client, PATIENCE, ask};
 
 /// A served directory with a file in it, and where to connect.
 struct Served {
-    _dir: tempfile::TempDir,
     running: Running,
     socket: std::path::PathBuf,
+    // Last: a helper that still runs would make its socket anew while the folder is removed.
+    _dir: tempfile::TempDir,
 }
 
 impl Served {
@@ -29,7 +30,7 @@ impl Served {
             launch = launch.option(option);
         }
         let running = launch.by_socket(&socket);
-        Self { _dir: dir, running, socket }
+        Self { running, socket, _dir: dir }
     }
 
     fn client(&self) -> Client {

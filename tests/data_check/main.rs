@@ -9,3 +9,4 @@ mod wire;
 
 mod check;
 mod live;
+mod verify;

@@ -7,6 +7,7 @@
 mod break_in;
 mod faults;
 mod neighbour;
+mod soak;
 
 #[path = "../support/dice.rs"]
 mod dice;

@@ -18,7 +18,7 @@ start_helper() {
 
 work_in_guest() {
     echo "  QEMU runs as nobody; root in the guest still gives files away and makes devices:"
-    shown_in_guest --user nobody --share "data=proxy,socket=helper.sock" <<'GUEST'
+    shown_in_guest --user nobody --share "data=proxy,socket=helper.sock" <<'GUEST' | tee proxy.log
 cd /mnt/data
 cat latest
 su user -c 'cat home/ada/notes && echo "a line of the guest'"'"'s" >>home/ada/notes'
@@ -28,7 +28,8 @@ chmod 2775 srv/team
 su other -c 'echo shared >srv/team/report'
 mknod srv/null c 1 3
 setfattr -n user.origin -v guest srv/team/report
-ls -lnR srv
+find . -printf 'entry: %y %m %U:%G %n %p %l\n' | sort
+stat -c 'entry: %n %t,%T' srv/null
 GUEST
 }
 

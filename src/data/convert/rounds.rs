@@ -86,14 +86,7 @@ impl Converter<'_> {
         }
         let fd = directory.open()?;
         if listing.is_first(at) {
-            match directory.parent() {
-                Some(parent) => {
-                    let fd = parent.open()?;
-                    let place = Place { directory: parent, fd: fd.as_fd(), name: directory.name() };
-                    self.keep(place, &pin, own)?;
-                }
-                None => self.keep(Place { directory, fd: fd.as_fd(), name: c"" }, &pin, own)?,
-            }
+            staging::at_own_place(directory, |place| self.keep(place, &pin, own))?;
             self.progress.add(1);
         }
         let files = self.goal.model == Model::MappedFile;
@@ -281,7 +274,6 @@ pub(in crate::data) fn each_listing(
         let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(worker)).collect();
         workers
             .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
+            .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 
 use super::codec::{decode, decode_place};
-use super::{Begin, HEAD, Kind, Listing, MAGIC, Stage, Totals, Writer};
+use super::{Begin, HEAD, Kind, Listing, MAGIC, Moment, Stage, Totals, Writer};
 use crate::data::tree::{Directory, Tree};
 use crate::text;
 
@@ -34,6 +34,12 @@ pub struct Journal {
     good: u64,
     /// Bytes behind it, which a crash left.
     torn: u64,
+    /// Whether it was converted at any time.
+    converted: bool,
+    /// When a rollback began.
+    since: Option<u64>,
+    /// Whether any listing is late.
+    late: bool,
     known: Mutex<HashMap<u64, Arc<Directory>>>,
 }
 
@@ -68,22 +74,44 @@ impl Journal {
         ensure!(first.kind == Kind::Begin, "its first record does not say what was begun");
         let begin = json(&first)?;
         let (mut stage, mut totals) = (Stage::Recording, None);
+        let (mut converted, mut since, mut late) = (false, None, false);
         while let Some(frame) = frames.next()? {
             stage = match frame.kind {
                 Kind::Begin => bail!("a second beginning at byte {}", frame.offset),
-                Kind::Directory => stage,
+                Kind::Directory => {
+                    late |= totals.is_some();
+                    stage
+                }
                 Kind::Recorded => {
                     totals = Some(json(&frame)?);
                     Stage::Converting
                 }
-                Kind::Converted => Stage::Converted,
-                Kind::RollbackBegun => Stage::RollingBack,
+                Kind::Converted => {
+                    converted = true;
+                    Stage::Converted
+                }
+                Kind::RollbackBegun => {
+                    since = Some(json::<Moment>(&frame)?.at);
+                    Stage::RollingBack
+                }
                 Kind::RolledBack => Stage::RolledBack,
             };
         }
         let good = frames.offset;
         let known = Mutex::default();
-        Ok(Self { path: path.into(), file, begin, totals, stage, good, torn: length - good, known })
+        Ok(Self {
+            path: path.into(),
+            file,
+            begin,
+            totals,
+            stage,
+            good,
+            torn: length - good,
+            converted,
+            since,
+            late,
+            known,
+        })
     }
 
     /// Where it is.
@@ -104,6 +132,21 @@ impl Journal {
     /// How far it got.
     pub fn stage(&self) -> Stage {
         self.stage
+    }
+
+    /// Whether all was converted, so that guests may have worked in the export.
+    pub fn was_converted(&self) -> bool {
+        self.converted
+    }
+
+    /// When a rollback began that is not done: seconds since 1970.
+    pub fn rollback_since(&self) -> Option<u64> {
+        self.since
+    }
+
+    /// Whether entries were met after the recording proper.
+    pub fn has_late(&self) -> bool {
+        self.late
     }
 
     /// How many bytes of it count.

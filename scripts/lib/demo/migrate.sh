@@ -1,0 +1,78 @@
+# shellcheck shell=bash
+# The demo's steps from the proxy backend to `local`, and back.
+
+# Shows a command that ends with that status.
+shown_status() { # STATUS COMMAND…
+    local wanted=$1 got=0
+    shift
+    shown "$@" || got=$?
+    [ "$got" = "$wanted" ] || die "it ended with $got instead of $wanted: $*"
+}
+
+# What a guest said of every entry: its lines that start so, without what the demo puts in front.
+entries_in() { # FILE
+    sed -n 's/.*guest: entry: //p' "$1"
+}
+
+find_share() {
+    cat >vm.sh <<VM
+#!/bin/sh
+virtfs-proxy-helper --path $PWD/export --socket $PWD/helper.sock --uid nobody --gid nogroup
+exec qemu-system-x86_64 -m 512 -fsdev proxy,id=data,socket=$PWD/helper.sock \\
+    -device virtio-9p-pci,fsdev=data,mount_tag=data
+VM
+    # 3: something was found.
+    shown_status 3 virtfs-proxy-helper migrate audit vm.sh
+    shown virtfs-proxy-helper migrate config --diff vm.sh
+}
+
+check_export() {
+    shown virtfs-proxy-helper migrate check export --owner nobody:nogroup
+}
+
+convert_export() {
+    shown virtfs-proxy-helper migrate convert export --owner nobody:nogroup
+    shown virtfs-proxy-helper migrate convert export --owner nobody:nogroup --apply
+    shown virtfs-proxy-helper migrate verify export
+    echo "  On the host all of it is QEMU's user's now; what the guest sees is in attributes:"
+    shown ls -lnR export/srv
+    shown getfattr -d -e hex export/srv/null
+    shown virtfs-proxy-helper migrate config --in-place vm.sh
+}
+
+work_without_helper() {
+    local fsdev device
+    fsdev=$(sed -n 's/.*-fsdev \([^ ]*\).*/\1/p' vm.sh)
+    device=$(sed -n 's/.*-device \([^ ]*\).*/\1/p' vm.sh)
+    echo "  QEMU runs as nobody, without a helper, with -fsdev $fsdev"
+    shown_in_guest --user nobody --qemu-arg -fsdev --qemu-arg "$fsdev" --qemu-arg -device --qemu-arg "$device" \
+        <<'GUEST' | tee local.log
+cd /mnt/data
+find . -printf 'entry: %y %m %U:%G %n %p %l\n' | sort
+stat -c 'entry: %n %t,%T' srv/null
+chown 1000:2000 srv/team/report
+su user -c 'echo "a line through local" >>home/ada/notes'
+mknod srv/disk b 8 1
+ln -s team/report srv/report
+ls -lnR srv
+GUEST
+    entries_in proxy.log >proxy.entries
+    entries_in local.log >local.entries
+    shown diff proxy.entries local.entries
+    [ -s local.entries ] || die "the guest said nothing of its entries"
+    echo "  Not one of its $(wc -l <local.entries) lines has changed."
+}
+
+roll_back() {
+    shown virtfs-proxy-helper migrate rollback export --apply
+    shown ls -lnR export/srv
+    shown cat export/home/ada/notes
+    local found
+    found=$(cd export && stat -c '%n %u:%g %a %t,%T' srv/team srv/team/report srv/null srv/disk && readlink srv/report)
+    [ "$found" = "srv/team 0:2000 2775 0,0
+srv/team/report 1000:2000 644 0,0
+srv/null 0:0 644 1,3
+srv/disk 0:0 644 8,1
+team/report" ] || die "the host sees something else than the guest made: $found"
+    [ "$(stat -c %u:%g export/srv/report)" = 0:0 ] || die "the new link has another owner"
+}

@@ -1,0 +1,186 @@
+//! `migrate rollback`: the export's files become again what they were before the conversion.
+//!
+//! What the guest sees of an entry becomes what it really is. For an entry that nobody has changed since, this is what
+//! the journal recorded; what only the journal knows (file capabilities, attributes of replaced inodes, inode
+//! flags, a directory's times) comes from there.
+//!
+//! First the entries that the journal tells of, at their places; then, by a walk, those that the guest made or moved.
+//! Killed at any point, the same command goes on: an entry that is restored already is found so.
+
+mod journaled;
+mod rest;
+mod restore;
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::convert::{lock, refuse_live};
+use super::entry::Time;
+use super::form::Form;
+use super::goal::Goal;
+use super::journal::{self, Journal, Record, Stage};
+use super::progress::Progress;
+use super::staging::{Links, Staging};
+use super::tree::Tree;
+use super::troubles::Troubles;
+use crate::cli::RollbackArgs;
+use crate::exit::Outcome;
+use crate::report::finding;
+use crate::text;
+
+/// Who restores one inode after the other: shared by all workers.
+struct Restorer<'r> {
+    tree: &'r Tree,
+    goal: Goal,
+    form: Form,
+    journal: &'r Journal,
+    jobs: usize,
+    /// Whether the conversion was complete, so that guests may have worked in the export.
+    complete: bool,
+    /// When the rollback that is resumed began: seconds since 1970.
+    since: Option<u64>,
+    staging: Staging,
+    /// Inodes of several names that became special again, by the numbers that they had before the conversion…
+    originals: Links,
+    /// … and by those of the regular files that stood for them.
+    carriers: Links,
+    /// The times that directories of several parts had before the first was worked on, by their ids.
+    parted: Mutex<HashMap<u64, (Time, Time)>>,
+    /// Regular files with capabilities that were not at their recorded places, by their numbers.
+    strays: Mutex<HashMap<u64, Record>>,
+    /// Inodes that had mapped attributes before the conversion, and have them again. The admin agreed to convert them.
+    mapped_before: Option<Mutex<HashSet<u64>>>,
+    counts: Counts,
+    troubles: Troubles,
+    progress: &'r Progress,
+}
+
+/// How many entries were restored.
+#[derive(Debug, Default)]
+struct Counts {
+    /// To what the journal recorded.
+    as_recorded: AtomicU64,
+    /// To what a guest has made of them since.
+    as_changed: AtomicU64,
+    /// That a guest made or moved.
+    unrecorded: AtomicU64,
+}
+
+/// `migrate rollback`.
+pub fn run(args: &RollbackArgs) -> Result<Outcome> {
+    let shown = text::escape_path(&args.export);
+    let export = args.export.canonicalize().with_context(|| format!("cannot find the export '{shown}'"))?;
+    let path = args.journal.clone().unwrap_or_else(|| journal::default_path(&export));
+    ensure!(
+        path.exists(),
+        "there is no journal at {}: name the conversion's by --journal",
+        text::escape_path(&path)
+    );
+    let guard = if args.apply { Some(lock(&export)?) } else { None };
+    let journal = Journal::open(&path)?;
+    ensure!(
+        journal.begin().root_inode == export.metadata()?.ino(),
+        "{} is the journal of another directory ({})",
+        text::escape_path(&path),
+        journal.begin().export
+    );
+    match journal.stage() {
+        Stage::Recording if journal.torn() < 1 << 20 => {
+            println!(
+                "'{shown}': the conversion was interrupted before it changed anything; there is nothing to do."
+            );
+            Ok(Outcome::Clean)
+        }
+        Stage::RolledBack => {
+            println!("'{shown}' is rolled back; there is nothing to do.");
+            Ok(Outcome::Clean)
+        }
+        _ if guard.is_none() => {
+            show(&export, &journal);
+            Ok(Outcome::Clean)
+        }
+        stage => {
+            refuse_live(&export, args.in_use)?;
+            apply(args, &export, &journal, stage)
+        }
+    }
+}
+
+/// Tells what would be done.
+fn show(export: &Path, journal: &Journal) {
+    let entries = journal.totals().map_or(0, |totals| totals.entries);
+    let state = match journal.stage() {
+        Stage::Converted => "is converted",
+        Stage::RollingBack => "is being rolled back, and was interrupted",
+        _ => "is converted in part",
+    };
+    println!(
+        "'{}' ({entries} entries recorded) {state}. Every entry would really be what the guest sees of it, as before the \
+         conversion; entries that the guest has made or changed since keep what it gave them.",
+        text::escape_path(export)
+    );
+    println!("Nothing was changed. To roll back, say the same with --apply.");
+}
+
+fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) -> Result<Outcome> {
+    let begin = journal.begin();
+    let tree = Tree::open(export)?;
+    let mut writer = journal.append()?;
+    if stage != Stage::RollingBack {
+        writer.rollback_begun().context("writing the journal")?;
+    }
+    let goal = Goal::of(begin)?;
+    let accepted_mapped = begin.accepted.iter().any(|id| id == finding::ALREADY_MAPPED.id);
+    let totals = journal.totals().unwrap_or_default();
+    let progress = Progress::start(args.work.progress, "rolling back", totals.entries);
+    let restorer = Restorer {
+        tree: &tree,
+        goal,
+        form: Form::Mapped(goal.model),
+        journal,
+        jobs: args.work.jobs(),
+        complete: journal.was_converted(),
+        since: journal.rollback_since(),
+        staging: Staging::new(&begin.staging),
+        originals: Links::default(),
+        carriers: Links::default(),
+        parted: Mutex::default(),
+        strays: Mutex::default(),
+        mapped_before: accepted_mapped.then(Mutex::default),
+        counts: Counts::default(),
+        troubles: Troubles::default(),
+        progress: &progress,
+    };
+    restorer.journaled()?;
+    if !restorer.troubles.is_hopeless() {
+        restorer.rest()?;
+    }
+    let Restorer { troubles, counts, .. } = restorer;
+    drop(progress);
+    troubles.write(&mut std::io::stderr().lock())?;
+    let shown = text::escape_path(export);
+    if !troubles.is_empty() {
+        eprintln!(
+            "virtfs-proxy-helper: '{shown}' is not wholly rolled back. Nothing is lost: deal with the above and say the \
+             same again to go on."
+        );
+        return Ok(Outcome::Failure);
+    }
+    rustix::fs::syncfs(tree.root().open()?.as_fd()).context("putting the export on stable storage")?;
+    writer.rolled_back().context("writing the journal")?;
+    let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    println!(
+        "'{shown}' is rolled back: {} entries are as they were recorded, {} as the guest has changed them since, {} that it \
+         made or moved are what it saw.",
+        count(&counts.as_recorded),
+        count(&counts.as_changed),
+        count(&counts.unrecorded)
+    );
+    Ok(Outcome::Clean)
+}

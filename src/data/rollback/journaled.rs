@@ -1,0 +1,282 @@
+//! The entries that the journal tells of, at their places.
+
+use std::collections::HashSet;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use anyhow::Result;
+use rustix::io::Errno;
+
+use super::Restorer;
+use crate::data::convert::each_listing;
+use crate::data::entry::{CAPABILITY, Entry, Inode, Kind, Time};
+use crate::data::flags::Lifted;
+use crate::data::form::Model;
+use crate::data::goal::Obstacle;
+use crate::data::journal::{Listing, Record};
+use crate::data::mapped_xattr;
+use crate::data::pin::Pin;
+use crate::data::staging::{self, Place};
+use crate::data::tree::Directory;
+
+impl Restorer<'_> {
+    /// Restores what is where it was recorded.
+    pub(super) fn journaled(&self) -> Result<()> {
+        let superseded = self.superseded()?;
+        each_listing(self.journal, self.jobs, |at, mut listing| {
+            if self.troubles.is_hopeless() {
+                return Ok(());
+            }
+            if !listing.late && !superseded.is_empty() {
+                listing.entries.retain(|(name, _)| !superseded.contains(&(listing.id, name.clone())));
+            }
+            let directory = self.journal.directory(self.tree, &listing)?;
+            if let Err(obstacle) = self.listing(&directory, at, &listing) {
+                self.troubles.add(directory.path(), obstacle);
+            }
+            Ok(())
+        })
+    }
+
+    /// Entries of which a later listing tells otherwise.
+    fn superseded(&self) -> Result<HashSet<(u64, std::ffi::CString)>> {
+        let mut found = HashSet::new();
+        if self.journal.has_late() {
+            for listing in self.journal.listings()? {
+                let (_, listing) = listing?;
+                if listing.late {
+                    found.extend(listing.entries.into_iter().map(|(name, _)| (listing.id, name)));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Restores (a part of) a directory.
+    fn listing(&self, directory: &Arc<Directory>, at: u64, listing: &Listing) -> Result<(), Obstacle> {
+        let own = &listing.own;
+        let (pin, fd) = match directory.pin().and_then(|pin| Ok((pin, directory.open()?))) {
+            Ok((pin, fd)) if pin.inode().identity.number == own.number => (pin, fd),
+            // The guest has removed it, or put it elsewhere: the walk that follows finds it.
+            Ok(_) | Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR | Errno::LOOP) => {
+                self.stray(listing);
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if listing.is_first(at) {
+            staging::at_own_place(directory, |place| self.kept(place, &pin, own))?;
+            self.progress.add(1);
+        }
+        let (accessed, modified) = self.times(&pin, at, listing)?;
+        let touches = listing
+            .entries
+            .iter()
+            .any(|(_, record)| record.as_ref().is_some_and(|record| is_replaced(&record.entry)));
+        let lifted = if touches { Lifted::of(fd.as_fd(), own.immutable, own.append_only)? } else { None };
+        for (name, record) in &listing.entries {
+            let Some(record) = record else { continue };
+            let place = Place { directory, fd: fd.as_fd(), name };
+            if let Err(obstacle) = self.entry(place, record) {
+                self.troubles.add(place.path(), obstacle);
+            }
+            self.progress.add(1);
+            if self.troubles.is_hopeless() {
+                break;
+            }
+        }
+        if touches {
+            staging::restore_times(fd.as_fd(), accessed, modified)?;
+        }
+        if let Some(lifted) = lifted {
+            lifted.restore()?;
+        }
+        Ok(())
+    }
+
+    /// The times that a directory is to have after its entries were replaced.
+    fn times(&self, pin: &Pin, at: u64, listing: &Listing) -> Result<(Time, Time), Obstacle> {
+        if listing.is_first(at) && listing.names.is_some() {
+            return Ok(self.times_now(pin.inode(), listing));
+        }
+        // Several parts of it may be worked on at the same time: what counts is what was there before the first.
+        let mut parted = self.parted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(times) = parted.get(&listing.id) {
+            return Ok(*times);
+        }
+        let times = self.times_now(&super::super::pin::stat(pin.as_fd())?, listing);
+        parted.insert(listing.id, times);
+        Ok(times)
+    }
+
+    fn times_now(&self, inode: &Inode, listing: &Listing) -> (Time, Time) {
+        let was = &listing.own.entry;
+        let is_ours = self.since.is_some_and(|since| {
+            u64::try_from(inode.modified.seconds).is_ok_and(|modified| modified >= since)
+        });
+        // Unless the guest has worked in it since, they are the recorded ones; where a rollback that was interrupted
+        // has touched it, nobody knows better.
+        if self.complete && !is_ours {
+            (inode.accessed, inode.modified)
+        } else {
+            (was.accessed, was.modified)
+        }
+    }
+
+    /// Restores an entry that is no directory.
+    fn entry(&self, place: Place<'_>, record: &Record) -> Result<(), Obstacle> {
+        let hint = (record.entry.kind() == Some(Kind::File)).then_some(Kind::File);
+        let pin = match place.directory.entry_at(place.fd, place.name, hint) {
+            Ok(pin) => pin,
+            Err(Errno::NOENT | Errno::LOOP | Errno::XDEV) => {
+                self.stray_entry(record);
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if is_replaced(&record.entry) {
+            self.replaced(place, &pin, record)
+        } else {
+            self.kept(place, &pin, record)
+        }
+    }
+
+    /// Restores a regular file or a directory.
+    fn kept(&self, place: Place<'_>, pin: &Pin, record: &Record) -> Result<(), Obstacle> {
+        if pin.inode().identity.number != record.number || pin.inode().kind() != record.entry.kind() {
+            self.stray_entry(record);
+            return Ok(());
+        }
+        if self.is_restored(pin, record)? {
+            self.note_mapped_before(pin, record);
+            self.counts.as_recorded.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        let entry = if self.complete { self.shown(place, pin)? } else { record.entry.clone() };
+        self.restore(place, pin, &entry, Some(record))?;
+        self.note_mapped_before(pin, record);
+        self.count(&entry, record);
+        Ok(())
+    }
+
+    /// Whether an inode is as it was recorded, and nothing is left to take away.
+    fn is_restored(&self, pin: &Pin, record: &Record) -> rustix::io::Result<bool> {
+        let (inode, entry) = (pin.inode(), &record.entry);
+        if inode.changed == record.changed
+            && (inode.immutable, inode.append_only) == (record.immutable, record.append_only)
+        {
+            return Ok(true);
+        }
+        if (inode.immutable, inode.append_only) != (record.immutable, record.append_only) {
+            return Ok(false);
+        }
+        // An interrupted rollback, or another name's turn.
+        if self.complete && self.goal.model == Model::MappedXattr && !mapped_xattr::is_carried(pin)? {
+            return Ok(true);
+        }
+        // Mapped attributes from before the conversion must not be taken for what the guest sees.
+        if self.mapped_before.is_none()
+            || (inode.mode, inode.uid, inode.gid) != (entry.mode, entry.uid, entry.gid)
+        {
+            return Ok(false);
+        }
+        let now = crate::data::passthrough::read(pin)?;
+        Ok(now.xattrs == entry.xattrs
+            && now.access_acl == entry.access_acl
+            && entry.xattrs.iter().any(|(name, _)| name.starts_with(b"user.virtfs.")))
+    }
+
+    fn note_mapped_before(&self, pin: &Pin, record: &Record) {
+        if let Some(numbers) = &self.mapped_before
+            && record.entry.xattrs.iter().any(|(name, _)| name.starts_with(b"user.virtfs."))
+        {
+            numbers.lock().unwrap_or_else(PoisonError::into_inner).insert(pin.inode().identity.number);
+        }
+    }
+
+    /// Restores a symbolic link or a special file.
+    fn replaced(&self, place: Place<'_>, pin: &Pin, record: &Record) -> Result<(), Obstacle> {
+        if pin.inode().kind() == record.entry.kind() {
+            // An interrupted rollback made it, or it was never converted.
+            if record.entry.links > 1 {
+                self.rejoin(place, pin, record)?;
+            }
+            if self.goal.model == Model::MappedFile {
+                crate::data::mapped_file::remove(place.fd, place.name)?;
+            }
+            self.counts.as_recorded.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        if pin.inode().kind() != Some(Kind::File) {
+            return Ok(());
+        }
+        let shown = self.shown(place, pin)?;
+        let entry = match self.complete {
+            true if shown.kind() == record.entry.kind() => shown,
+            false if shown.kind() == record.entry.kind() || self.is_remnant(pin, record)? => {
+                record.entry.clone()
+            }
+            // The guest has put something else there.
+            _ => return Ok(()),
+        };
+        let entry =
+            if entry.target.as_ref().is_some_and(Vec::is_empty) { record.entry.clone() } else { entry };
+        self.restore(place, pin, &entry, Some(record))?;
+        self.count(&entry, record);
+        Ok(())
+    }
+
+    /// Makes a name of a special inode that was several times there before the conversion one of the same inode again.
+    fn rejoin(&self, place: Place<'_>, pin: &Pin, record: &Record) -> Result<(), Obstacle> {
+        let mut originals = self.originals.lock();
+        let first = originals.get(record.number).map(staging::Linked::pin).transpose()?.flatten();
+        match first {
+            Some(first) if first.inode().identity != pin.inode().identity => {
+                self.staging.link(place, record.number, &first)?;
+            }
+            Some(_) => {}
+            None => originals.insert(record.number, place, pin.inode()),
+        }
+        Ok(())
+    }
+
+    /// Whether a regular file is what a conversion that a power cut ended left in the place of `record`.
+    fn is_remnant(&self, pin: &Pin, record: &Record) -> rustix::io::Result<bool> {
+        if !self.is_converted(pin, &record.entry) {
+            return Ok(false);
+        }
+        let content = pin.content(mapped_xattr::LONGEST_TARGET + 1)?;
+        Ok(content.iter().all(|&byte| byte == 0) || Some(&content) == record.entry.target.as_ref())
+    }
+
+    fn count(&self, entry: &Entry, record: &Record) {
+        let was = &record.entry;
+        let is_as_recorded = (entry.mode, entry.uid, entry.gid, entry.rdev, &entry.target)
+            == (was.mode, was.uid, was.gid, was.rdev, &was.target)
+            // Under mapped-file the conversion itself may have changed it.
+            && (self.goal.model == Model::MappedFile || entry.access_acl == was.access_acl);
+        let counter = if is_as_recorded { &self.counts.as_recorded } else { &self.counts.as_changed };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What only the journal knows of entries that are not at their places is kept for when they are met elsewhere.
+    fn stray(&self, listing: &Listing) {
+        for (_, record) in &listing.entries {
+            if let Some(record) = record {
+                self.stray_entry(record);
+            }
+        }
+    }
+
+    fn stray_entry(&self, record: &Record) {
+        if record.entry.xattrs.iter().any(|(name, _)| name == CAPABILITY) {
+            let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+            strays.insert(record.number, record.clone());
+        }
+    }
+}
+
+fn is_replaced(entry: &Entry) -> bool {
+    entry.kind().is_some_and(Kind::is_replaced)
+}

@@ -1,0 +1,147 @@
+//! Everything else that carries what a guest sees: what it made or moved since; and what QEMU keeps for itself.
+
+use std::ffi::CStr;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use anyhow::Result;
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
+
+use super::Restorer;
+use crate::data::entry::Kind;
+use crate::data::form::Model;
+use crate::data::goal::Obstacle;
+use crate::data::pin::Pin;
+use crate::data::staging::{self, Place};
+use crate::data::tree::Directory;
+use crate::data::walk::{self, Trouble, Visitor};
+use crate::data::{mapped_file, mapped_xattr};
+
+impl Restorer<'_> {
+    /// Restores what the journal does not tell of.
+    pub(super) fn rest(&self) -> Result<()> {
+        walk::parallel(self.tree, self.jobs, || Rest { restorer: self, clears: false })?;
+        // Only now: until all is restored, this is where it says what it is.
+        if self.goal.model == Model::MappedFile && self.troubles.failures() == 0 {
+            walk::parallel(self.tree, self.jobs, || Rest { restorer: self, clears: true })?;
+        }
+        Ok(())
+    }
+
+    /// Restores an entry that a guest made or moved, if it is one.
+    fn unrecorded(&self, place: Place<'_>, pin: &Pin) -> Result<(), Obstacle> {
+        if !self.carries(place, pin)? {
+            return Ok(());
+        }
+        let entry = self.shown(place, pin)?;
+        let record = {
+            let strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+            strays.get(&pin.inode().identity.number).cloned()
+        };
+        let before = staging::times_of(place.fd)?;
+        self.restore(place, pin, &entry, record.as_ref())?;
+        if entry.kind().is_some_and(Kind::is_replaced) {
+            staging::restore_times(place.fd, before.0, before.1)?;
+        }
+        self.counts.unrecorded.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether an entry has something that shows the guest what it is.
+    fn carries(&self, place: Place<'_>, pin: &Pin) -> rustix::io::Result<bool> {
+        match self.goal.model {
+            Model::MappedFile => Ok(mapped_file::read_attributes(place.directory, place.name)?.is_some()),
+            Model::MappedXattr => {
+                let is_old = |numbers: &std::sync::Mutex<std::collections::HashSet<u64>>| {
+                    let numbers = numbers.lock().unwrap_or_else(PoisonError::into_inner);
+                    numbers.contains(&pin.inode().identity.number)
+                };
+                Ok(mapped_xattr::is_carried(pin)? && !self.mapped_before.as_ref().is_some_and(is_old))
+            }
+        }
+    }
+}
+
+/// Removes a directory's metadata files and their directory.
+fn clear(directory: &Arc<Directory>) -> Result<(), Obstacle> {
+    let fd = directory.open()?;
+    let before = staging::times_of(fd.as_fd())?;
+    let mut touched = mapped_file::remove_metadata_directory(directory)?;
+    if directory.is_root() {
+        match rustix::fs::unlinkat(&fd, mapped_file::METADATA_ROOT, AtFlags::empty()) {
+            Ok(()) => touched = true,
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if touched {
+        staging::restore_times(fd.as_fd(), before.0, before.1)?;
+    }
+    Ok(())
+}
+
+/// One worker of a walk over all that is left.
+struct Rest<'r> {
+    restorer: &'r Restorer<'r>,
+    /// Whether this is the second walk, which takes QEMU's own files away.
+    clears: bool,
+}
+
+impl Rest<'_> {
+    fn note(&self, directory: &Directory, name: &CStr, done: Result<(), Obstacle>) {
+        match done {
+            // What goes away while nobody may use the export was not there to be restored.
+            Ok(()) | Err(Obstacle::Vanished) => {}
+            Err(obstacle) => self.restorer.troubles.add(directory.path_of(name), obstacle),
+        }
+    }
+
+    fn restore_entry(&self, directory: &Arc<Directory>, name: &CStr, pin: &Pin) -> Result<(), Obstacle> {
+        let fd = directory.open()?;
+        if self.restorer.staging.made(name) {
+            let before = staging::times_of(fd.as_fd())?;
+            rustix::fs::unlinkat(&fd, name, AtFlags::empty())?;
+            return Ok(staging::restore_times(fd.as_fd(), before.0, before.1)?);
+        }
+        self.restorer.unrecorded(Place { directory, fd: fd.as_fd(), name }, pin)
+    }
+}
+
+impl Visitor for Rest<'_> {
+    type Error = anyhow::Error;
+
+    fn directory(&mut self, directory: &Arc<Directory>, pin: &Pin) -> Result<()> {
+        let done = if self.clears {
+            clear(directory)
+        } else {
+            staging::at_own_place(directory, |place| self.restorer.unrecorded(place, pin))
+        };
+        self.note(directory, c"", done);
+        Ok(())
+    }
+
+    fn entry(&mut self, directory: &Arc<Directory>, name: &CStr, pin: Pin) -> Result<()> {
+        if !self.clears {
+            let done = self.restore_entry(directory, name, &pin);
+            self.note(directory, name, done);
+        }
+        Ok(())
+    }
+
+    fn trouble(&mut self, directory: &Arc<Directory>, name: &CStr, trouble: Trouble) -> Result<()> {
+        match trouble {
+            // Mounts are no part of the export.
+            Trouble::Mount | Trouble::Changed => {}
+            Trouble::Failed(error) => {
+                self.restorer.troubles.add(directory.path_of(name), Obstacle::Failed(error));
+            }
+        }
+        Ok(())
+    }
+
+    fn hides(&self, directory: &Arc<Directory>, name: &CStr) -> bool {
+        self.restorer.form.hides(directory, name)
+    }
+}
