@@ -4,6 +4,7 @@ mod audit;
 mod config;
 mod data;
 mod helper;
+mod report;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -13,6 +14,7 @@ pub use data::{
     CheckArgs, ConvertArgs, ManifestArgs, ProgressMode, RollbackArgs, TreeForm, VerifyArgs, WorkArgs,
 };
 pub use helper::{HealthcheckArgs, HelperArgs};
+pub use report::{By, FleetFormat, ReportArgs};
 
 /// QEMU's 9p proxy helper, and the way off the proxy backend.
 #[derive(Debug, Parser)]
@@ -68,4 +70,6 @@ pub enum MigrateVerb {
     Rollback(RollbackArgs),
     /// Describe a tree as the guest sees it: stable, sorted, diffable.
     Manifest(ManifestArgs),
+    /// Merge the audits of many hosts into one report.
+    Report(ReportArgs),
 }

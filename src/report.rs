@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod check;
 pub mod finding;
+pub mod fleet;
 pub mod rows;
 mod text;
 pub mod verify;
@@ -44,8 +45,13 @@ pub trait Text {
 
 /// Prints `document` to standard output. A reader that went away (`| head`) is no error.
 pub fn print<D: Serialize + Text>(document: &D, format: Format) -> anyhow::Result<()> {
+    print_with(|out| write(document, format, out))
+}
+
+/// Prints what `write` writes, as [`print`] does.
+pub fn print_with(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let written = write(document, format, &mut out).and_then(|()| out.flush());
+    let written = write(&mut out).and_then(|()| out.flush());
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => {
