@@ -19,6 +19,9 @@ pub struct ReportArgs {
     /// How the report is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub format: FleetFormat,
+    /// Write it to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     /// What shares are put together by, in text and markdown
     #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
     pub by: By,

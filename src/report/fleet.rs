@@ -251,7 +251,7 @@ pub fn run(args: &ReportArgs) -> Result<Outcome> {
         compare::compare(&mut document, earlier);
     }
     document.finish();
-    super::print_with(|out| document.write(args.format, args.by, out))?;
+    super::put(args.output.as_deref(), |out| document.write(args.format, args.by, out))?;
     Ok(super::exit_zero(document.outcome(), args.exit_zero))
 }
 

@@ -1,6 +1,7 @@
 //! QEMU in one container, the helper in another, the socket in a volume between them: scripts/sidecar/pod-podman.yaml,
 //! played by podman.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
@@ -43,8 +44,8 @@ fn pod(engine: &Engine, guest: &Path) -> Value {
     let places = ["/usr", "/bin", "/lib", "/lib64", "/etc", "/var/lib", here, guest.to_str().unwrap()];
     for (number, place) in places.iter().copied().chain([tmp.to_str().unwrap()]).enumerate() {
         let read_only = place != guest.to_str().unwrap() && place != tmp.to_str().unwrap();
-        mounts += &format!("- {{name: v{number}, mountPath: {place}, readOnly: {read_only}}}\n");
-        volumes += &format!("- {{name: v{number}, hostPath: {{path: {place}}}}}\n");
+        let _ = writeln!(mounts, "- {{name: v{number}, mountPath: {place}, readOnly: {read_only}}}");
+        let _ = writeln!(volumes, "- {{name: v{number}, hostPath: {{path: {place}}}}}");
     }
     let qemu = pod["spec"]["containers"]
         .as_sequence_mut()

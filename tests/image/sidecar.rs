@@ -193,6 +193,9 @@ fn privileged_it_has_a_namespace_of_its_own() {
     assert!(root.options.iter().any(|option| option == "nodev"), "{mounts:?}");
 }
 
+/// Tries what takes a capability.
+type Try = fn(&Path, &mut Client);
+
 /// What fails without each capability, in the helper's words or by a request's error.
 #[test]
 fn each_capability_is_there_for_a_reason() {
@@ -239,7 +242,6 @@ fn each_capability_is_there_for_a_reason() {
         assert_ne!(ended.trim(), "0", "without {missing}");
         assert!(engine.log(missing).contains(says), "without {missing}: {}", engine.log(missing));
     }
-    type Try = fn(&Path, &mut Client);
     let tries: [(&str, Try); 4] = [
         ("CHOWN", |_, client| client.ask(&ask::chown(b"/theirs", 5, 6)).fails(EPERM)),
         ("DAC_OVERRIDE", |_, client| {

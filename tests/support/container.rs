@@ -102,7 +102,8 @@ pub fn stdout_of(what: &str, output: &Output) -> String {
 /// A podman with a storage of its own, which holds the image.
 pub struct Engine {
     directory: TempDir,
-    _alone: MutexGuard<'static, ()>,
+    #[expect(dead_code, reason = "it is held")]
+    alone: MutexGuard<'static, ()>,
 }
 
 /// Containers that start hold on to the mounts of those that end, where the host's mounts are not shared: one test at a
@@ -122,10 +123,10 @@ impl Engine {
         for program in ["podman", "runc", "catatonit"] {
             need(program);
         }
-        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = scratch();
         configure(directory.path());
-        Self { directory, _alone }
+        Self { directory, alone }
     }
 
     /// Takes the image in.

@@ -30,15 +30,15 @@ const COLUMNS: [&str; 18] = [
 
 /// Writes one record a share, and one for each host without any, so that no host is missing.
 pub fn csv(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
-    record(COLUMNS.map(Cow::from), out)?;
+    record(&COLUMNS.map(Cow::from), out)?;
     for host in &fleet.hosts {
         let mut alone = true;
         for share in fleet.shares_of(host) {
             alone = false;
-            record(cells(host, Some(share)), out)?;
+            record(&cells(host, Some(share)), out)?;
         }
         if alone {
-            record(cells(host, None), out)?;
+            record(&cells(host, None), out)?;
         }
     }
     Ok(())
@@ -73,7 +73,7 @@ fn cells<'a>(host: &'a HostRow, share: Option<&'a FleetShare>) -> [Cow<'a, str>;
 
 /// Writes a record by RFC 4180. A cell that a spreadsheet would take for a formula gets an apostrophe: names come from
 /// guests.
-fn record(cells: [Cow<'_, str>; 18], out: &mut dyn Write) -> io::Result<()> {
+fn record(cells: &[Cow<'_, str>; 18], out: &mut dyn Write) -> io::Result<()> {
     for (number, cell) in cells.iter().enumerate() {
         if number > 0 {
             out.write_all(b",")?;
@@ -188,7 +188,7 @@ mod tests {
         cells[0] = "=HYPERLINK(\"x\")".into();
         cells[1] = "a,b".into();
         cells[2] = "-1".into();
-        record(cells, &mut out).unwrap();
+        record(&cells, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text, format!("\"'=HYPERLINK(\"\"x\"\")\",\"a,b\",'-1{}\r\n", ",".repeat(15)));
         assert_eq!(cell("a|b<script>`x`"), r"a\|b&lt;script>\`x\`");

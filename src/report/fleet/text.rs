@@ -36,18 +36,15 @@ fn about(host: &HostRow) -> String {
 }
 
 fn line(share: &FleetShare, by: By) -> String {
-    let mut line = String::new();
-    if let Some(change) = share.change {
-        line += &format!("[{}] ", change.word());
-    }
-    if by != By::Host {
-        line += &format!("{}: ", share.host);
-    }
-    if let (Some(guest), true) = (&share.guest, by != By::Guest) {
-        line += &format!("guest {guest}, ");
-    }
-    line += &format!("share '{}', {}", share.name(), share.export.as_deref().unwrap_or("export unknown"));
-    line + &format!(" ({}; {})", share.place(), share.status.word())
+    let change = share.change.map_or(String::new(), |change| format!("[{}] ", change.word()));
+    let host = if by == By::Host { String::new() } else { format!("{}: ", share.host) };
+    let guest = match &share.guest {
+        Some(guest) if by != By::Guest => format!("guest {guest}, "),
+        _ => String::new(),
+    };
+    let export = share.export.as_deref().unwrap_or("export unknown");
+    let (name, place, status) = (share.name(), share.place(), share.status.word());
+    format!("{change}{host}{guest}share '{name}', {export} ({place}; {status})")
 }
 
 fn counts(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
