@@ -18,6 +18,9 @@ use nix::sys::statfs::{FsType, fstatfs};
 /// The longest file that is read, in bytes. Configuration is far smaller.
 pub const MAX_FILE: u64 = 16 << 20;
 
+/// How much of a longer file is read, to tell what it is.
+const BEGINNING: u64 = 1 << 20;
+
 /// How often a look-up is tried again that renames elsewhere disturbed.
 const RETRIES: usize = 16;
 
@@ -147,7 +150,7 @@ impl Host {
         let Some(file) = self.open(path)? else { return Ok(Content::Special) };
         let expected = file.metadata()?.len();
         if expected > MAX_FILE {
-            return Ok(Content::TooLong(read_up_to(&file, 4096, 4096)?));
+            return Ok(Content::TooLong(read_up_to(&file, BEGINNING, BEGINNING)?));
         }
         let bytes = read_up_to(&file, MAX_FILE + 1, expected + 1)?;
         Ok(if bytes.len() as u64 > MAX_FILE { Content::TooLong(bytes) } else { Content::Whole(bytes) })

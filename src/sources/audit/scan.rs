@@ -108,6 +108,10 @@ impl Scan {
     fn file(&mut self, host: &Host, path: &Path, listed: bool) {
         match host.read(path, listed) {
             Ok(Content::Whole(bytes)) => self.document(&Document { path: Some(path), bytes: &bytes }),
+            // A saved guest: its configuration comes first, its memory is of no interest.
+            Ok(Content::TooLong(start)) if start.starts_with(b"LibvirtQemud") => {
+                self.document(&Document { path: Some(path), bytes: &start });
+            }
             Ok(Content::TooLong(start)) => {
                 if recognise(&Document { path: Some(path), bytes: &start }).is_some() {
                     let limit = super::host::MAX_FILE >> 20;
