@@ -7,6 +7,7 @@ mod config;
 mod documents;
 mod invocation;
 mod join;
+mod launcher;
 pub mod libvirt;
 pub mod managed;
 mod proxmox;
@@ -96,6 +97,7 @@ pub static FORMATS: &[&dyn Format] = &[
     &systemd::Systemd,
     &documents::Documents,
     &shell::Shell,
+    &launcher::Launcher,
 ];
 
 /// The format of a document.

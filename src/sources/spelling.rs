@@ -38,6 +38,8 @@ pub enum Spelt {
     YamlDouble,
     /// YAML's `|` and `>`.
     YamlBlock,
+    /// A string literal of some programming language: only what means itself in all of them.
+    Literal,
     /// Something that this program can't spell.
     Fixed,
 }
@@ -79,6 +81,7 @@ impl Spelt {
     fn takes(self, byte: u8) -> bool {
         match self {
             Self::Fixed => false,
+            Self::Literal => is_plain_in_shell(byte) && byte != b'%' || byte == b' ',
             Self::YamlDouble | Self::Verbatim | Self::Heredoc => byte != 0,
             Self::YamlFlow => byte >= b' ' && byte != 0x7f && !b",[]{}".contains(&byte),
             Self::ShellSingle | Self::ShellDouble | Self::YamlBlock => byte != 0 && byte != b'\r',

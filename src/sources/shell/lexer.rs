@@ -611,8 +611,8 @@ impl<'a> Lexer<'a> {
             return;
         }
         for word in words.iter().filter(|word| word.has_blank()) {
-            let fallback = Fallback::Shell;
-            self.out.embedded.push(Embedded { chars: word.chars.clone(), name: None, fallback, guest: None });
+            let chars = word.chars.get(setting(&word.bytes())..).unwrap_or_default().to_vec();
+            self.out.embedded.push(Embedded { chars, name: None, fallback: Fallback::Shell, guest: None });
         }
         self.out.commands.push(Command { words, guest: None });
     }
@@ -636,6 +636,16 @@ impl<'a> Lexer<'a> {
         {
             self.env.doubt_all();
         }
+    }
+}
+
+/// How long the name is in front of options that one word holds: `NAME=-fsdev …`, `--qemu-commandline=-fsdev …`.
+fn setting(word: &[u8]) -> usize {
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    let length = word.iter().take_while(|byte| is_name(byte)).count();
+    match word.get(length..) {
+        Some([b'=', b'-', ..]) => length + 1,
+        _ => 0,
     }
 }
 
