@@ -15,16 +15,33 @@ pub struct Launcher;
 
 /// Files for people, not for machines.
 const PROSE: &[&str] = &[
-    "md", "markdown", "txt", "text", "rst", "log", "html", "htm", "adoc", "tex", "texi", "org", "csv", "eml", "mbox",
-    "diff", "patch", "orig", "rej", "po", "pot", "1", "5", "7", "8", "c", "h", "rs", "go", "java",
+    "md", "markdown", "txt", "text", "rst", "log", "html", "htm", "adoc", "tex", "texi", "org", "csv", "eml",
+    "mbox", "diff", "patch", "orig", "rej", "po", "pot", "1", "5", "7", "8", "c", "h", "rs", "go", "java",
 ];
 
 /// Languages whose arguments are string literals.
-const LITERALS: &[&str] =
-    &["py", "rb", "nix", "hcl", "tf", "pl", "lua", "js", "ts", "mjs", "toml", "jsonnet", "libsonnet", "star", "bzl", "exs"];
+const LITERALS: &[&str] = &[
+    "py",
+    "rb",
+    "nix",
+    "hcl",
+    "tf",
+    "pl",
+    "lua",
+    "js",
+    "ts",
+    "mjs",
+    "toml",
+    "jsonnet",
+    "libsonnet",
+    "star",
+    "bzl",
+    "exs",
+];
 
 /// What no file of ours lacks.
-const MARKS: &[&[u8]] = &[b"-fsdev", b"-virtfs", b"fsdriver", b"virtfs-proxy-helper", b"fs_driver", b"proxy,"];
+const MARKS: &[&[u8]] =
+    &[b"-fsdev", b"-virtfs", b"fsdriver", b"virtfs-proxy-helper", b"fs_driver", b"proxy,"];
 
 impl Format for Launcher {
     fn name(&self) -> &'static str {
@@ -71,7 +88,9 @@ fn is_prose(document: &Document) -> bool {
     let base = name.to_ascii_uppercase();
     PROSE.contains(&extension(&name).to_ascii_lowercase().as_str())
         || name.ends_with("_history")
-        || ["README", "CHANGELOG", "NEWS", "COPYING", "LICENSE", "NOTES", "TODO"].iter().any(|it| base.starts_with(it))
+        || ["README", "CHANGELOG", "NEWS", "COPYING", "LICENSE", "NOTES", "TODO"]
+            .iter()
+            .any(|it| base.starts_with(it))
         || name.contains(".log.")
 }
 

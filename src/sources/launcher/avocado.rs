@@ -24,7 +24,8 @@ fn share(document: &Document, line: u64) -> Share {
         settings.filter(|(key, _)| key.ends_with(name)).map(|(_, value)| value.to_vec()).last()
     };
     let place = Place { file: document.path.map(Into::into), line: Some(line), ..Place::default() };
-    let known = |value: &Vec<u8>| !value.iter().any(|byte| matches!(byte, b'$' | b'%')) && value.starts_with(b"/");
+    let known =
+        |value: &Vec<u8>| !value.iter().any(|byte| matches!(byte, b'$' | b'%')) && value.starts_with(b"/");
     let export = get(b"9p_export_dir").filter(known);
     Share {
         fsdev: Vec::new(),

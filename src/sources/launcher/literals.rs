@@ -81,7 +81,8 @@ fn literal(file: &[u8], open: usize) -> (Option<Chars>, std::ops::Range<usize>, 
     let quote = file.get(open).copied().unwrap_or_default();
     let triple = file.get(open..open + 3).is_some_and(|three| three == [quote; 3]);
     // Nix's ''…'' has two.
-    let nix = !triple && quote == b'\'' && file.get(open + 1) == Some(&b'\'') && file.get(open + 2) == Some(&b'\n');
+    let nix =
+        !triple && quote == b'\'' && file.get(open + 1) == Some(&b'\'') && file.get(open + 2) == Some(&b'\n');
     let width = if triple { 3 } else { 1 + usize::from(nix) };
     let closing = vec![quote; width];
     let formatted = open.checked_sub(1).and_then(|at| file.get(at)).is_some_and(|byte| b"fF".contains(byte));

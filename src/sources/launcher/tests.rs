@@ -73,11 +73,7 @@ fn shares_are_found_in_programs() {
             "[Desktop Entry]\nExec=qemu-system-x86_64 -virtfs proxy,id=f,mount_tag=t,socket=/a %f\n",
             vec!["2: t /a"],
         ),
-        (
-            "/machine.conf",
-            "QB_OPT_APPEND = \"-virtfs proxy,id=f,mount_tag=t,socket=/a\"\n",
-            vec!["1: t /a"],
-        ),
+        ("/machine.conf", "QB_OPT_APPEND = \"-virtfs proxy,id=f,mount_tag=t,socket=/a\"\n", vec!["1: t /a"]),
         (
             "/tests.cfg",
             "9p_fs_driver = proxy\n9p_socket_name = /run/a.sock\n9p_export_dir = \"/srv/x\"\n",
@@ -106,7 +102,8 @@ fn plain_literals_are_rewritten() {
         let document = Document { path: Some(Path::new("/x.py")), bytes: text.as_bytes() };
         let new = Launcher.rewrite(&document, &how).ok().map(|edits| apply(text.as_bytes(), &edits.edits));
         let expected = expected.map(|path| {
-            text.replace("proxy", "local").replace("socket=/a", &format!("path={path},security_model=mapped-xattr"))
+            text.replace("proxy", "local")
+                .replace("socket=/a", &format!("path={path},security_model=mapped-xattr"))
         });
         assert_eq!(new.map(|new| String::from_utf8(new).unwrap()), expected);
     }

@@ -77,8 +77,7 @@ fn start_tag(tail: &[u8]) -> Option<(usize, &[u8], bool)> {
                 let end = memchr::memchr(*quote, value)?;
                 // A reference may hide a name.
                 let value = value.get(..end)?;
-                if value.contains(&b'<') || references(value).any(|at| predefined(at).is_none())
-                {
+                if value.contains(&b'<') || references(value).any(|at| predefined(at).is_none()) {
                     return None;
                 }
                 at = next + 1 + end + 1;
