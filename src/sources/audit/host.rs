@@ -13,6 +13,7 @@ use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
+use crate::sources::{Beside, Unreadable};
 use nix::sys::statfs::{FsType, fstatfs};
 
 /// The longest file that is read, in bytes. Configuration is far smaller.
@@ -231,6 +232,22 @@ impl Host {
         let folder = self.open_how(path.parent().unwrap_or(path), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
         let name = path.file_name().unwrap_or_default();
         Ok(nix::fcntl::openat(&folder, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?.into())
+    }
+}
+
+impl Beside for Host {
+    fn file(&self, path: &Path) -> Result<Option<Vec<u8>>, Unreadable> {
+        match self.read(path, false) {
+            Ok(Content::Whole(bytes)) => Ok(Some(bytes)),
+            Ok(_) => Err(Unreadable { line: None, reason: "not a small regular file".to_owned() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Unreadable { line: None, reason: why(&error) }),
+        }
+    }
+
+    fn files(&self, folder: &Path) -> Vec<PathBuf> {
+        let entries = self.list(folder).ok().flatten().unwrap_or_default();
+        entries.into_iter().map(|(path, _)| path).collect()
     }
 }
 

@@ -11,6 +11,9 @@ use crate::sources::Unreadable;
 use crate::sources::chars::{Char, Command, Embedded, Fallback, Lexed, Lines, Word, verbatim};
 use crate::sources::spelling::Spelt;
 
+/// More than any script has that a person wrote, in bytes.
+const MAX_SCRIPT: usize = 4 << 20;
+
 /// How deep substitutions may nest.
 const MAX_DEPTH: usize = 32;
 
@@ -67,6 +70,9 @@ struct Simple {
 
 /// Lexes a script.
 pub fn lex(file: &[u8]) -> Result<Lexed, Unreadable> {
+    if file.len() > MAX_SCRIPT {
+        return Err(Unreadable { line: None, reason: "it is a script of more than 4 MiB".to_owned() });
+    }
     let first = Lexer::new(file, Env::default()).run()?;
     let mut lexer = Lexer::new(file, Env::with_constants_of(first.env)).run()?;
     lexer.out.commands.append(&mut lexer.env.leftovers());
@@ -608,6 +614,9 @@ impl<'a> Lexer<'a> {
             "echo", "printf", "grep", "egrep", "fgrep", "logger", "log", "die", "warn", "pgrep", "pkill",
         ]) && target.is_none()
         {
+            return;
+        }
+        if !words.iter().any(|word| word.contains(b"proxy")) {
             return;
         }
         for word in words.iter().filter(|word| word.has_blank()) {
