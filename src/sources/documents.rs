@@ -44,7 +44,7 @@ impl Format for Documents {
         if !is_candidate(document.bytes) {
             return Ok(Reading::default());
         }
-        read(document, &lex(document.bytes)?)
+        Ok(read(document, &lex(document.bytes)?))
     }
 
     fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {

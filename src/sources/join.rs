@@ -37,7 +37,9 @@ pub fn join(share: &mut Share, helpers: &[Helper], listeners: &[Listener]) -> Jo
     }
     // What a drop-in says stands for what its unit says.
     let overridden: Vec<_> = claims.iter().filter_map(|(_, from)| drop_in_of(from)).collect();
-    claims.retain(|(_, from)| drop_in_of(from).is_some() || !unit_in(from).is_some_and(|u| overridden.contains(&u)));
+    claims.retain(|(_, from)| {
+        drop_in_of(from).is_some() || !unit_in(from).is_some_and(|u| overridden.contains(&u))
+    });
     let mut paths: Vec<_> = claims.iter().map(|(path, _)| path.clone()).collect();
     paths.sort();
     paths.dedup();

@@ -4,7 +4,7 @@
 mod avocado;
 mod literals;
 
-use super::chars::{Embedded, Fallback, Lexed, verbatim};
+use super::chars::{Embedded, Lexed, verbatim};
 use super::spelling::Spelt;
 use super::{Document, Format, Reading, Unreadable, commands};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
@@ -57,7 +57,7 @@ impl Format for Launcher {
     }
 
     fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
-        let mut reading = commands::read(document, &lex(document))?;
+        let mut reading = commands::read(document, &lex(document));
         reading.shares.extend(avocado::shares(document));
         Ok(reading)
     }
@@ -74,7 +74,7 @@ impl Format for Launcher {
     }
 }
 
-fn extension<'a>(name: &'a str) -> &'a str {
+fn extension(name: &str) -> &str {
     name.rsplit_once('.').map(|(_, extension)| extension).unwrap_or_default()
 }
 
@@ -128,7 +128,7 @@ fn by_lines(file: &[u8]) -> Lexed {
         let comment = matches!(text.trim_ascii_start().first(), Some(b'#' | b';'));
         if commands::is_candidate(text) && !comment {
             let chars = verbatim(file, start..end, Spelt::Verbatim);
-            lexed.embedded.push(Embedded { chars, name: None, fallback: Fallback::Shell, guest: None });
+            lexed.embedded.push(Embedded { chars, name: None, guest: None });
         }
     }
     lexed

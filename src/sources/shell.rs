@@ -50,7 +50,7 @@ impl Format for Shell {
         if !commands::is_candidate(document.bytes) {
             return Ok(Reading::default());
         }
-        commands::read(document, &lexer::lex(document.bytes)?)
+        Ok(commands::read(document, &lexer::lex(document.bytes)?))
     }
 
     fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {

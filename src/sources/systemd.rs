@@ -4,7 +4,7 @@ mod lines;
 mod surroundings;
 mod words;
 
-use super::chars::{Chars, Command, Embedded, Fallback, Lexed, Word, bytes};
+use super::chars::{Chars, Command, Embedded, Lexed, Word, bytes};
 use super::{Beside, Document, Format, Listener, Reading, Unreadable, commands, path_of};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use lines::Entry;
@@ -77,7 +77,7 @@ fn read(document: &Document, beside: Option<&dyn Beside>) -> Result<Reading, Unr
     let entries = lines::entries(document.bytes);
     let mut reading = Reading::default();
     if commands::is_candidate(document.bytes) {
-        reading = commands::read(document, &lex(document, &entries, beside)?)?;
+        reading = commands::read(document, &lex(document, &entries, beside)?);
     }
     reading.listeners = listeners(document, &entries);
     Ok(reading)
@@ -119,7 +119,7 @@ fn lex(document: &Document, entries: &[Entry], beside: Option<&dyn Beside>) -> R
 }
 
 fn embedded(chars: Chars) -> Embedded {
-    Embedded { chars, name: None, fallback: Fallback::Shell, guest: None }
+    Embedded { chars, name: None, guest: None }
 }
 
 /// The sockets that a socket unit listens on.

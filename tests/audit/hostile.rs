@@ -25,7 +25,7 @@ fn each_hostile_file_is_told_and_the_rest_is_read() {
     let mut bomb = String::from("<!DOCTYPE x [<!ENTITY a0 \"proxy\">\n");
     for level in 1..40 {
         let before = level - 1;
-        bomb.push_str(&format!("<!ENTITY a{level} \"&a{before};&a{before};\">\n"));
+        bomb.extend([format!("<!ENTITY a{level} \"&a{before};&a{before};\">\n")]);
     }
     write(&root.join("bomb.xml"), format!("{bomb}]><domain>&a39;</domain>"));
     write(

@@ -8,12 +8,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::sources::{Beside, Unreadable};
 use anyhow::Context;
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
-use crate::sources::{Beside, Unreadable};
 use nix::sys::statfs::{FsType, fstatfs};
 
 /// The longest file that is read, in bytes. Configuration is far smaller.
@@ -68,6 +68,9 @@ pub enum Kind {
     /// A FIFO, socket or device: never opened.
     Special,
 }
+
+/// An entry of a folder, and what it is where the listing says so.
+pub type Entry = (PathBuf, Option<Kind>);
 
 /// A file's content.
 #[derive(Debug)]
@@ -166,7 +169,7 @@ impl Host {
     }
 
     /// A folder's entries, by name. `Ok(None)`: the kernel shows itself there.
-    pub fn list(&self, path: &Path) -> io::Result<Option<Vec<(PathBuf, Option<Kind>)>>> {
+    pub fn list(&self, path: &Path) -> io::Result<Option<Vec<Entry>>> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
         let fd = self.open_how(path, flags)?;
         if is_pseudo(fd.as_fd()) {
@@ -182,7 +185,7 @@ impl Host {
         Ok(entries.into_iter().map(|(path, _)| path).collect())
     }
 
-    fn entries(fd: OwnedFd, path: &Path) -> io::Result<Vec<(PathBuf, Option<Kind>)>> {
+    fn entries(fd: OwnedFd, path: &Path) -> io::Result<Vec<Entry>> {
         let mut dir = Dir::from_fd(fd)?;
         let mut entries = Vec::new();
         for entry in dir.iter() {

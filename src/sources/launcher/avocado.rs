@@ -21,7 +21,7 @@ pub fn shares(document: &Document) -> Vec<Share> {
 fn share(document: &Document, line: u64) -> Share {
     let get = |name: &[u8]| {
         let settings = document.bytes.split(|byte| *byte == b'\n').filter_map(setting);
-        settings.filter(|(key, _)| key.ends_with(name)).map(|(_, value)| value.to_vec()).last()
+        settings.filter(|(key, _)| key.ends_with(name)).map(|(_, value)| value.to_vec()).next_back()
     };
     let place = Place { file: document.path.map(Into::into), line: Some(line), ..Place::default() };
     let known =

@@ -1,6 +1,6 @@
 //! String literals of programming languages, in the order in which they stand: an argument list, as a rule.
 
-use crate::sources::chars::{Char, Chars, Command, Embedded, Fallback, Lexed, Word, unknown, verbatim};
+use crate::sources::chars::{Char, Chars, Command, Embedded, Lexed, Word, unknown, verbatim};
 use crate::sources::spelling::Spelt;
 
 /// Takes the literals of a program. Those inside the same brackets make one list.
@@ -42,8 +42,8 @@ pub fn lex(file: &[u8]) -> Lexed {
                 let Some(chars) = chars else { continue };
                 let word = Word { chars, span };
                 if word.has_blank() && word.contains(b"proxy") {
-                    let (chars, fallback) = (word.chars.clone(), Fallback::Shell);
-                    lexed.embedded.push(Embedded { chars, name: None, fallback, guest: None });
+                    let chars = word.chars.clone();
+                    lexed.embedded.push(Embedded { chars, name: None, guest: None });
                 }
                 words.push(word);
             }
@@ -124,8 +124,7 @@ fn literal(file: &[u8], open: usize) -> (Option<Chars>, std::ops::Range<usize>, 
 /// How long the interpolation is that `text` starts with.
 fn interpolation(text: &[u8], formatted: bool) -> usize {
     let braces = match text {
-        [b'$' | b'#', b'{', ..] => 2,
-        [b'{', b'{', ..] => 2,
+        [b'$' | b'#' | b'{', b'{', ..] => 2,
         [b'{', ..] if formatted => 1,
         [b'{', b'}', ..] => 1,
         [b'%', b's' | b'd', ..] => return 2,

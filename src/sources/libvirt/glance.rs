@@ -31,15 +31,14 @@ fn is_whole(text: &[u8]) -> bool {
             }
             [b'<', b'!', b'-', b'-', tail @ ..] => memchr::memmem::find(tail, b"-->").map(|end| end + 7),
             [b'<', b'?', tail @ ..] => memchr::memmem::find(tail, b"?>").map(|end| end + 4),
-            [b'<', b'!', ..] => None,
-            [_, tail @ ..] => start_tag(tail).map(|(end, name, empty)| {
+            [_, tail @ ..] if tail.first() != Some(&b'!') => start_tag(tail).map(|(end, name, empty)| {
                 roots += usize::from(open.is_empty());
                 if !empty {
                     open.push(name);
                 }
                 end + 1
             }),
-            [] => None,
+            _ => None,
         };
         let Some(length) = length else { return false };
         at = markup + length;

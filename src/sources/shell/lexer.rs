@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::env::{Block, Env, Value};
 use super::word::{self, Fields};
 use crate::sources::Unreadable;
-use crate::sources::chars::{Char, Command, Embedded, Fallback, Lexed, Lines, Word, verbatim};
+use crate::sources::chars::{Char, Command, Embedded, Lexed, Lines, Word, verbatim};
 use crate::sources::spelling::Spelt;
 
 /// More than any script has that a person wrote, in bytes.
@@ -178,11 +178,11 @@ impl<'a> Lexer<'a> {
                 b'\n' => {
                     self.finish(simple, false);
                     self.at += 1;
-                    self.heredoc_bodies()?;
+                    self.heredoc_bodies();
                     return Ok(());
                 }
                 b';' | b'&' | b'|' if !self.next_is(b"&>") => {
-                    let conditional = self.operator(simple)?;
+                    let conditional = self.operator(simple);
                     self.skip_blanks();
                     if !conditional {
                         return Ok(());
@@ -245,7 +245,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// `;`, `;;`, `&`, `&&`, `|`, `||`. Says whether what follows depends on what came before.
-    fn operator(&mut self, simple: Simple) -> Result<bool, Unreadable> {
+    fn operator(&mut self, simple: Simple) -> bool {
         let both = self.next_is(b"&&") || self.next_is(b"||");
         let pipe = self.peek(0) == Some(b'|') && !both;
         self.finish(simple, pipe);
@@ -255,18 +255,18 @@ impl<'a> Lexer<'a> {
             }
             self.env.branch();
             self.pattern = self.env.block() == Some(Block::Case);
-            return Ok(false);
+            return false;
         }
         self.at += if both || self.next_is(b"|&") { 2 } else { 1 };
         if both {
             self.skip_blanks();
             while self.peek(0) == Some(b'\n') {
                 self.at += 1;
-                self.heredoc_bodies()?;
+                self.heredoc_bodies();
                 self.skip_blanks();
             }
         }
-        Ok(both)
+        both
     }
 
     /// `(( … ))`, which has no words of ours. Says whether it was one.
@@ -546,7 +546,7 @@ impl<'a> Lexer<'a> {
         Ok(())
     }
 
-    fn heredoc_bodies(&mut self) -> Result<(), Unreadable> {
+    fn heredoc_bodies(&mut self) {
         for heredoc in std::mem::take(&mut self.heredocs) {
             let mut chars = Vec::new();
             let mut gap: Option<usize> = None;
@@ -574,12 +574,10 @@ impl<'a> Lexer<'a> {
                 self.out.embedded.push(Embedded {
                     chars,
                     name: heredoc.name.map(|name| crate::sources::path_of(&name)),
-                    fallback: Fallback::Shell,
                     guest: None,
                 });
             }
         }
-        Ok(())
     }
 
     fn heredoc_line(&mut self, range: Range<usize>, quoted: bool) -> Vec<Char> {
@@ -621,7 +619,7 @@ impl<'a> Lexer<'a> {
         }
         for word in words.iter().filter(|word| word.has_blank()) {
             let chars = word.chars.get(setting(&word.bytes())..).unwrap_or_default().to_vec();
-            self.out.embedded.push(Embedded { chars, name: None, fallback: Fallback::Shell, guest: None });
+            self.out.embedded.push(Embedded { chars, name: None, guest: None });
         }
         self.out.commands.push(Command { words, guest: None });
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::env::{Value, Variable, split};
 use super::lexer::{Lexer, unreadable};
 use crate::sources::Unreadable;
-use crate::sources::chars::{Char, Chars, Embedded, Fallback, Via, Word, offset, unknown, verbatim};
+use crate::sources::chars::{Char, Chars, Embedded, Via, Word, offset, unknown, verbatim};
 use crate::sources::spelling::Spelt;
 
 /// More than any word of a script has, in bytes.
@@ -232,12 +232,11 @@ fn dollar(lexer: &mut Lexer, builder: &mut Builder, quoted: bool) -> Result<(), 
         Some(b'(') => {
             let rest = lexer.file.get(at..lexer.end).unwrap_or_default();
             let arithmetic = rest.starts_with(b"$((").then(|| memchr::memmem::find(rest, b"))")).flatten();
-            match arithmetic {
-                Some(length) => lexer.at += length + 2,
-                None => {
-                    lexer.at += 2;
-                    lexer.substitution()?;
-                }
+            if let Some(length) = arithmetic {
+                lexer.at += length + 2;
+            } else {
+                lexer.at += 2;
+                lexer.substitution()?;
             }
             builder.push_all(unknown(lexer.file, at..lexer.at, spelt));
         }
@@ -350,7 +349,7 @@ fn braces(lexer: &mut Lexer, builder: &mut Builder, quoted: bool) -> Result<(), 
         _ => {
             if memchr::memmem::find(operand, b"proxy").is_some() {
                 let chars = verbatim(lexer.file, operand_at..close, spelt);
-                lexer.embed(Embedded { chars, name: None, fallback: Fallback::Shell, guest: None });
+                lexer.embed(Embedded { chars, name: None, guest: None });
             }
             builder.push_all(unknown(lexer.file, at..close + 1, spelt));
         }

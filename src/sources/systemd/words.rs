@@ -99,7 +99,7 @@ impl Unit {
             return None;
         }
         if let Some(value) = self.variables.get(name) {
-            let via = via_of(spelling, several);
+            let via = Some(via_of(spelling, several));
             return Some(value.iter().map(|c| Char { via, ..*c }).collect());
         }
         let place = span(spelling);
@@ -239,7 +239,8 @@ impl Unit {
                     c.splits = true;
                 }
                 // A list of another file's is read there.
-                let list = self.foreign.contains_key(name) && value.iter().any(|c| c.byte.is_ascii_whitespace());
+                let list =
+                    self.foreign.contains_key(name) && value.iter().any(|c| c.byte.is_ascii_whitespace());
                 if !list {
                     return split(&value);
                 }
@@ -285,10 +286,10 @@ impl Unit {
     }
 }
 
-fn via_of(spelling: &[Char], several: bool) -> Option<Via> {
+fn via_of(spelling: &[Char], several: bool) -> Via {
     let place = span(spelling);
     let spelt = spelling.first().map_or(Spelt::UnitBare, |c| c.spelt);
-    Some(Via { start: offset(place.start), end: offset(place.end), spelt, several })
+    Via { start: offset(place.start), end: offset(place.end), spelt, several }
 }
 
 fn is_name(name: &[u8]) -> bool {
