@@ -1,6 +1,6 @@
 //! `migrate config`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ pub struct ConfigArgs {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// What a share exports, by its mount tag, its fsdev's id or its socket's path. Repeatable
-    #[arg(long = "export", value_name = "TAG_OR_ID=PATH", value_parser = OsStringValueParser::new().try_map(export))]
+    #[arg(long = "export", value_name = "TAG_OR_ID=PATH", value_parser = OsStringValueParser::new().try_map(|text| export(&text)))]
     pub exports: Vec<(OsString, PathBuf)>,
     /// Where the guest's owners, modes and special files go
     #[arg(long, value_enum, value_name = "MODEL", default_value_t)]
@@ -61,7 +61,7 @@ pub enum Snippet {
 }
 
 /// `NAME=PATH`.
-fn export(text: OsString) -> Result<(OsString, PathBuf), String> {
+fn export(text: &OsStr) -> Result<(OsString, PathBuf), String> {
     let bytes = text.as_bytes();
     let equals = bytes.iter().position(|&byte| byte == b'=').ok_or("it must be TAG_OR_ID=PATH")?;
     let (name, path) = (bytes.get(..equals).unwrap_or_default(), bytes.get(equals + 1..).unwrap_or_default());

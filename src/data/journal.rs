@@ -22,8 +22,8 @@
 //! | `U` | likewise | when the whole export is rolled back, and that is on stable storage |
 //!
 //! Nothing of the export is touched before `S` is on stable storage. A file that ends in the middle of a frame, or in
-//! one whose checksum is wrong, was cut off by a crash: what is behind the last good frame does not count. A
-//! `D` after `S` is on stable storage before the entries in it are touched; where it tells of an entry that an
+//! one whose checksum is wrong, was cut off by a crash: what is behind the last good frame does not count. (Where a good `S`, `C`,
+//! `R` or `U` stands behind it, it was no crash: the file is damaged.) A `D` after `S` is on stable storage before the entries in it are touched; where it tells of an entry that an
 //! earlier one told of, the later one counts.
 //!
 //! ## The payload of `D`
@@ -75,7 +75,7 @@ use super::entry::{Entry, Inode, Time};
 use super::form::Model;
 
 pub use codec::Damaged;
-pub use reader::{Journal, Listings};
+pub use reader::{Journal, Listings, Superseded};
 pub use writer::{Part, Writer};
 
 /// What the file starts with.

@@ -103,7 +103,8 @@ impl Held {
 impl User {
     /// Whether the export's files must not change while this process runs.
     pub fn is_busy(&self) -> bool {
-        self.open.count > 0 || self.mapped.count > 0 || self.root.is_some() || self.role != Role::Other
+        let serves = self.role != Role::Other && self.named;
+        serves || self.open.count > 0 || self.mapped.count > 0 || self.root.is_some()
     }
 
     fn touches(&self) -> bool {

@@ -11,6 +11,7 @@ mod in_place;
 mod model;
 mod scan;
 
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
@@ -18,8 +19,8 @@ use super::local::Options;
 use super::rewrite::{Edit, Refusal};
 use super::{Note, Share, qemu_opts};
 use crate::text::escape;
-use describe::{belongs, is_proxy};
-use model::Model;
+use describe::is_proxy;
+use model::{GuestDevice, Model, Value};
 
 /// One argument of a command line, as some file spells it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -95,23 +96,32 @@ impl ArgEdit {
 /// is wrong with a share stands in its notes. A share that several devices name is several shares.
 pub fn shares(args: &[Arg]) -> Vec<ArgvShare> {
     let model = Model::of(args);
+    let mut devices: HashMap<&Value, Vec<&GuestDevice>> = HashMap::new();
+    for device in model.devices.iter().filter(|device| device.is_9p()) {
+        if let Some(fsdev) = device.get(b"fsdev") {
+            devices.entry(fsdev).or_default().push(device);
+        }
+    }
+    let mut ids = HashSet::new();
     let mut found = Vec::new();
-    for (index, fsdev) in model.fsdevs.iter().enumerate() {
+    for fsdev in &model.fsdevs {
+        let is_first = fsdev.id.as_ref().is_none_or(|id| ids.insert(id));
         if !is_proxy(fsdev) {
             continue;
         }
         let mut base = describe::fsdev(args, fsdev);
-        if fsdev.id.is_some() && model.fsdevs.iter().take(index).any(|other| other.id == fsdev.id) {
+        if !is_first {
             base.share.notes.push(Note::Refused("another fsdev has the same id".into()));
         }
-        let devices: Vec<_> = model.devices.iter().filter(|device| belongs(device, fsdev)).collect();
+        // Two spellings of one variable are taken for one value.
+        let own = fsdev.id.as_ref().and_then(|id| devices.get(id)).map_or(&[][..], Vec::as_slice);
         if fsdev.is_virtfs() {
             found.push(describe::with_virtfs_device(base.clone(), fsdev));
-        } else if devices.is_empty() {
+        } else if own.is_empty() {
             base.share.notes.push(Note::NoDevice);
             found.push(base.clone());
         }
-        found.extend(devices.into_iter().map(|device| describe::with_device(args, base.clone(), device)));
+        found.extend(own.iter().map(|device| describe::with_device(args, base.clone(), device)));
     }
     found
 }
@@ -181,10 +191,10 @@ pub fn rewrite(
 
 /// Two shares of one guest with one tag: the guest would mount either, and `--export` could mean either.
 pub fn refuse_twins<'a>(shares: impl IntoIterator<Item = &'a Share>) -> Result<(), Refusal> {
-    let shares: Vec<_> = shares.into_iter().collect();
-    for (index, share) in shares.iter().enumerate() {
+    let mut tags = HashSet::new();
+    for share in shares {
         let Some(tag) = &share.mount_tag else { continue };
-        if shares.iter().take(index).any(|other| other.mount_tag.as_ref() == Some(tag)) {
+        if !tags.insert(tag) {
             return Err(Refusal::at(
                 share.place.line,
                 format!("two shares have the tag {}", escape(tag)),

@@ -118,7 +118,7 @@ fn refuse_rivals(share: &Share, joined: Joined) -> Result<(), Refusal> {
 fn refuse_ambiguous(name: &[u8], shares: &[Share]) -> Result<(), Refusal> {
     let mut meant = shares.iter().filter(|share| share.is_called(name));
     let Some(first) = meant.next() else {
-        let known: Vec<_> = shares.iter().map(Share::title).collect();
+        let known: Vec<_> = shares.iter().take(20).map(Share::title).collect();
         eprintln!(
             "virtfs-proxy-helper: note: --export {}: no proxy share here has that tag or id (there is {})",
             escape(name),

@@ -129,12 +129,13 @@ fn respell_one(file: &[u8], word: &Word, splice: &Splice) -> Result<Edit, String
     let (Some(first), Some(last)) = (old.first(), old.last()) else {
         return insert(word, start, &splice.with);
     };
-    if old.iter().any(|c| c.splits) && splice.with.iter().any(|byte| b" \t\n*?[".contains(byte)) {
-        return Err("the shell would split the new text, for the variable stands without quotes".to_owned());
-    }
     let used = !old.iter().all(|c| c.via.is_some()) || covers_expansions(&word.chars, start..end);
     if used && !covers_expansions(&word.chars, start..end) {
         return Err("a variable holds only a part of it".to_owned());
+    }
+    // Where the text goes into the variable's own definition; at its place in the word it gets escapes.
+    if !used && old.iter().any(|c| c.splits) && splice.with.iter().any(|byte| b" \t\n*?[".contains(byte)) {
+        return Err("the shell would split the new text, for the variable stands without quotes".to_owned());
     }
     let (from, from_spelt) = edge(first, used);
     let (to, to_spelt) = edge(last, used);
@@ -256,12 +257,14 @@ mod tests {
     #[test]
     fn a_whole_expansion_is_replaced_where_it_is_used() {
         let file = b"S=/a;socket=$S";
+        let splits = |c: Char| Char { splits: true, ..c };
         let via = Via { start: 12, end: 14, spelt: Spelt::ShellBare, several: false };
         let mut chars = verbatim(file, 5..12, Spelt::ShellBare);
-        chars
-            .extend(verbatim(file, 2..4, Spelt::ShellBare).into_iter().map(|c| Char { via: Some(via), ..c }));
+        chars.extend(
+            verbatim(file, 2..4, Spelt::ShellBare).into_iter().map(|c| splits(Char { via: Some(via), ..c })),
+        );
         let word = Word { chars, span: 5..14 };
-        let edit = respell_one(file, &word, &Splice { range: 0..9, with: b"path=/b".to_vec() }).unwrap();
-        assert_eq!((edit.span, edit.with), (5..14, b"path=/b".to_vec()));
+        let edit = respell_one(file, &word, &Splice { range: 0..9, with: b"path=/b c".to_vec() }).unwrap();
+        assert_eq!((edit.span, edit.with), (5..14, br"path=/b\ c".to_vec()));
     }
 }

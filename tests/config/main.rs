@@ -1,7 +1,10 @@
 //! `migrate config`, as people run it.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed expectation is the report")]
+
 mod golden;
 mod in_place;
+mod qemu;
 mod usage;
 
 use std::ffi::OsStr;

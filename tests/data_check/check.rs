@@ -265,10 +265,13 @@ fn a_read_only_filesystem_is_found_and_support_is_deduced() {
 #[test]
 fn room_is_counted_in_inodes_too() {
     let stage = Stage::new();
-    let setup =
-        "mount -t tmpfs -o size=1m,nr_inodes=40 none \"$0\"; for i in $(seq 30); do : >\"$0/$i\"; done";
-    assert_eq!(stage.check_after(setup, &[ME]).findings(), vec![]);
-    let report = stage.check_after(setup, &[ME, MAPPED_FILE]);
+    let check = |inodes: u32| {
+        let fill = "for i in $(seq 30); do : >\"$0/$i\"; done";
+        let setup = format!("mount -t tmpfs -o size=1m,nr_inodes={inodes} none \"$0\"; {fill}");
+        stage.check_after(&setup, &[ME, MAPPED_FILE])
+    };
+    assert_eq!(check(400).findings(), vec![]);
+    let report = check(40);
     report.says("not-enough-space", &stage.export, "takes 32 inodes", 3);
 }
 

@@ -59,8 +59,9 @@ impl Machine {
                 format!("    <channel type='file'>\n      <source path='{path}'/>\n      <target type='virtio' name='{name}'/>\n    </channel>\n")
             })
             .concat();
-        let arguments: String =
-            arguments.iter().map(|value| format!("    <qemu:arg value='{value}'/>\n")).collect();
+        let arguments: String = arguments
+            .iter()
+            .fold(String::new(), |text, value| text + "    <qemu:arg value='" + value + "'/>\n");
         let text = format!(
             "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\n  <name>vm</name>\n  \
              <memory unit='MiB'>512</memory>\n  <vcpu>1</vcpu>\n  <os>\n    <type arch='x86_64' \

@@ -55,10 +55,15 @@ impl Instance {
         self.folder.path().join("run/libvirt-sock")
     }
 
+    /// How others reach it.
+    pub fn uri(&self) -> String {
+        format!("qemu+unix:///system?socket={}", self.socket().display())
+    }
+
     /// Runs virsh.
     pub fn try_virsh(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
         let mut command = Command::new("virsh");
-        command.args(["-q", "-c", &format!("qemu+unix:///system?socket={}", self.socket().display())]);
+        command.args(["-q", "-c", &self.uri()]);
         command.args(args).stdin(Stdio::null()).output().expect("virsh")
     }
 

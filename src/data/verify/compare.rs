@@ -51,7 +51,9 @@ impl Comparison<'_> {
             problems.push((&finding::ENTRY_DIFFERS, other));
         }
         if let Some(owner) = self.owner {
-            problems.extend(unusable(owner, pin.inode()).map(|why| (&finding::ENTRY_UNUSABLE, why)));
+            // What refused changes before refuses them still.
+            let flags = (record.immutable, record.append_only);
+            problems.extend(unusable(owner, pin.inode(), flags).map(|why| (&finding::ENTRY_UNUSABLE, why)));
         }
         problems
     }
@@ -150,8 +152,8 @@ fn time(time: Time) -> String {
     format!("{}.{:09}", time.seconds, time.nanoseconds)
 }
 
-/// Why QEMU's user can't use an inode. An owner's rights are the mode's first three bits whatever ACL there is.
-fn unusable(owner: &Owner, inode: &Inode) -> Option<String> {
+/// Why QEMU's user can't use an inode that was, or was not, immutable and append-only. An owner's rights are the mode's first three bits whatever ACL there is.
+fn unusable(owner: &Owner, inode: &Inode, flags: (bool, bool)) -> Option<String> {
     if !matches!(inode.kind(), Some(entry::Kind::File | entry::Kind::Directory)) {
         let name = inode.kind().map_or("something unknown", entry::Kind::name);
         return Some(format!("on disk it is a {name}, which no mapped model can use"));
@@ -168,8 +170,8 @@ fn unusable(owner: &Owner, inode: &Inode) -> Option<String> {
             inode.permissions()
         ));
     }
-    if inode.immutable || inode.append_only {
-        return Some("on disk it is immutable or append-only".into());
+    if (inode.immutable, inode.append_only) != flags {
+        return Some("on disk it is immutable or append-only and was not, or is not and was".into());
     }
     None
 }

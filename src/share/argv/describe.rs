@@ -27,12 +27,6 @@ pub(super) fn is_proxy(fsdev: &Fsdev) -> bool {
     }
 }
 
-/// Whether a device is the guest's side of an fsdev.
-pub(super) fn belongs(device: &GuestDevice, fsdev: &Fsdev) -> bool {
-    // Two spellings of one variable are taken for one value.
-    device.is_9p() && fsdev.id.is_some() && device.get(b"fsdev") == fsdev.id.as_ref()
-}
-
 /// The share that an fsdev makes, without its device.
 pub(super) fn fsdev(args: &[Arg], fsdev: &Fsdev) -> ArgvShare {
     let arg = args.get(fsdev.word.value).cloned().unwrap_or_default();
@@ -45,19 +39,22 @@ pub(super) fn fsdev(args: &[Arg], fsdev: &Fsdev) -> ArgvShare {
     }
     known(fsdev.get(b"fsdriver"), &mut notes, Note::Unknown);
     let transport = transport(fsdev, &mut notes);
-    let readonly = match known(fsdev.get(b"readonly"), &mut notes, Note::Unknown) {
-        Some(text) => boolean(&text).unwrap_or_else(|| {
-            notes.push(Note::Refused(format!("readonly={} is neither on nor off", escape(&text))));
-            false
-        }),
-        None => false,
-    };
+    let readonly = known(fsdev.get(b"readonly"), &mut notes, Note::Unknown);
+    for value in
+        fsdev.all(b"readonly").iter().filter(|value| !value.unknown && boolean(&value.bytes).is_none())
+    {
+        notes.push(Note::Refused(format!("readonly={} is neither on nor off", escape(&value.bytes))));
+    }
+    let readonly = readonly.and_then(|text| boolean(&text)).unwrap_or(false);
     let writeout = known(fsdev.get(b"writeout"), &mut notes, Note::Unknown);
     for key in fsdev.keys() {
         let of_virtfs = fsdev.is_virtfs() && key == b"mount_tag";
         if !of_virtfs && !PARAMETERS.contains(&key) {
             notes.push(Note::Refused(format!("the proxy driver has no parameter {}", escape(key))));
         }
+    }
+    if fsdev.sets.iter().any(|set| set.key == b"id") {
+        notes.push(Note::Refused("-set can't change its id".into()));
     }
     let mut words = vec![fsdev.word];
     words.extend(fsdev.sets.iter().map(|set| set.word));
@@ -136,23 +133,26 @@ fn transport(fsdev: &Fsdev, notes: &mut Vec<Note>) -> Transport {
             if socket.is_some() { "both a socket and a sock_fd" } else { "neither a socket nor a sock_fd" };
         notes.push(Note::Refused(format!("it has {said}")));
     }
+    for value in
+        fsdev.all(b"sock_fd").iter().filter(|value| !value.unknown && descriptor(&value.bytes).is_none())
+    {
+        notes.push(Note::Refused(format!("sock_fd={} is no descriptor", escape(&value.bytes))));
+    }
     match (socket, fd) {
         (Some(socket), _) => match known(Some(socket.clone()), notes, Note::Unknown) {
             Some(path) => Transport::Socket(OsString::from_vec(path).into()),
             None => Transport::Unknown(socket.bytes),
         },
         (None, Some(fd)) => match known(Some(fd.clone()), notes, Note::Unknown) {
-            Some(text) => number(&text).and_then(|fd| i32::try_from(fd).ok()).map_or_else(
-                || {
-                    notes.push(Note::Refused(format!("sock_fd={} is no descriptor", escape(&text))));
-                    Transport::Unknown(text.clone())
-                },
-                Transport::Fd,
-            ),
+            Some(text) => descriptor(&text).map_or_else(|| Transport::Unknown(text.clone()), Transport::Fd),
             None => Transport::Unknown(fd.bytes),
         },
         (None, None) => Transport::Unknown(Vec::new()),
     }
+}
+
+fn descriptor(text: &[u8]) -> Option<i32> {
+    number(text).and_then(|fd| i32::try_from(fd).ok())
 }
 
 fn checked_tag(tag: Option<Vec<u8>>, notes: &mut Vec<Note>) -> Option<Vec<u8>> {

@@ -7,7 +7,7 @@ use super::scan::{Kind, Word, scan};
 use crate::share::qemu_opts::{self, Opt};
 
 /// A value, and whether all of it is statically known.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Value {
     pub bytes: Vec<u8>,
     pub unknown: bool,
@@ -107,6 +107,14 @@ impl Fsdev {
         }
         let opt = qemu_opts::last(&self.opts, key)?;
         Some(Value { bytes: opt.value.clone(), unknown: opt.unknown })
+    }
+
+    /// Every value that it says of a key: QEMU looks at those that don't count, too.
+    pub(super) fn all(&self, key: &[u8]) -> Vec<Value> {
+        let opts = self.opts.iter().filter(|opt| opt.key == key);
+        let values = opts.map(|opt| Value { bytes: opt.value.clone(), unknown: opt.unknown });
+        let sets = self.sets.iter().filter(|set| set.key == key).map(|set| set.value.clone());
+        values.chain(sets).collect()
     }
 
     /// Every key that it says.

@@ -104,7 +104,7 @@ impl Filesystem {
         ];
         lines.extend(inner.into_iter().flatten().map(|tag| format!("{unit}{tag}")));
         lines.push("</filesystem>".to_owned());
-        lines.iter().map(|line| format!("{indent}{line}{newline}")).collect()
+        lines.iter().fold(String::new(), |text, line| text + indent + line + newline)
     }
 
     fn start_tag(&self) -> String {
@@ -312,6 +312,8 @@ pub fn attribute(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt as _;
+
     use super::*;
     use crate::share::local::Multidevs;
     use crate::share::{ExportPath, Place, Transport};
@@ -419,7 +421,6 @@ mod tests {
         let options = Options { security_model: SecurityModel::MappedFile, ..Options::default() };
         let plain = share(device("virtio-9p-pci", None, None, &[]));
         assert!(libvirt_filesystem(&plain, Path::new("/x"), &options).is_err());
-        use std::os::unix::ffi::OsStrExt as _;
         let strange = Path::new(std::ffi::OsStr::from_bytes(b"/x\xff"));
         assert!(libvirt_filesystem(&plain, strange, &Options::default()).is_err());
     }

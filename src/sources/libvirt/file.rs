@@ -21,6 +21,11 @@ const COOKIE_AT: usize = 16 + 4 * 4;
 /// More than any domain has, and a bound to the memory that a hostile file takes.
 const MOST_NODES: u32 = 1 << 20;
 
+/// More attributes than any element has, and more namespaces than any file. The XML library takes time by the square
+/// of the first, and memory by the square of the second.
+const MOST_ATTRIBUTES: usize = 256;
+const MOST_NAMESPACES: usize = 4096;
+
 /// How far into a file the look goes that tells what it is.
 const FIRST_BYTES: usize = 64 * 1024;
 
@@ -55,6 +60,8 @@ pub(super) struct File<'a> {
     base: usize,
     /// The room that a saved image has for its XML.
     saved: Option<Saved>,
+    /// Where in the text its lines end.
+    line_ends: Vec<usize>,
 }
 
 /// A saved image's room: XML, a NUL, perhaps a cookie and a NUL, and NULs to its end.
@@ -70,8 +77,7 @@ impl<'a> File<'a> {
             return Self::open_saved(bytes);
         }
         let base = if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-        let text = utf8(bytes.get(base..).unwrap_or_default())?;
-        Ok(Self { bytes, text, base, saved: None })
+        Self::with_text(bytes, base..bytes.len(), None)
     }
 
     fn open_saved(bytes: &'a [u8]) -> Result<Self, Unreadable> {
@@ -81,8 +87,15 @@ impl<'a> File<'a> {
         let (Some(end), Some(cookie)) = (end, number(COOKIE_AT)) else { return Err(truncated()) };
         let room = bytes.get(HEADER..end).ok_or_else(truncated)?;
         let length = room.iter().position(|&byte| byte == 0).ok_or_else(truncated)?;
-        let text = utf8(room.get(..length).unwrap_or_default())?;
-        Ok(Self { bytes, text, base: HEADER, saved: Some(Saved { room: HEADER..end, cookie }) })
+        Self::with_text(bytes, HEADER..HEADER + length, Some(Saved { room: HEADER..end, cookie }))
+    }
+
+    fn with_text(bytes: &'a [u8], range: Range<usize>, saved: Option<Saved>) -> Result<Self, Unreadable> {
+        let base = range.start;
+        let text = utf8(bytes.get(range).unwrap_or_default())?;
+        refuse_excess(text)?;
+        let line_ends = memchr::memchr_iter(b'\n', text.as_bytes()).collect();
+        Ok(Self { bytes, text, base, saved, line_ends })
     }
 
     /// The XML's nodes, with document types and entities refused.
@@ -117,8 +130,8 @@ impl<'a> File<'a> {
 
     /// The line of a place in the text, from 1.
     pub(super) fn line(&self, at: usize) -> u64 {
-        let before = self.text.as_bytes().get(..at).unwrap_or_default();
-        before.iter().fold(1, |line, &byte| line + u64::from(byte == b'\n'))
+        // A number of lines fits.
+        1 + self.line_ends.partition_point(|&end| end < at) as u64
     }
 
     /// Makes the edits, which are the file's, fit what is around the XML.
@@ -152,6 +165,48 @@ impl<'a> File<'a> {
         }
         Ok(())
     }
+}
+
+/// Stops at what no configuration has, and what would take long to parse.
+fn refuse_excess(text: &str) -> Result<(), Unreadable> {
+    let excess =
+        |what| Err(Unreadable { line: None, reason: format!("it has too many {what} to be libvirt's") });
+    if memchr::memmem::find_iter(text.as_bytes(), b"xmlns").nth(MOST_NAMESPACES).is_some() {
+        return excess("namespaces");
+    }
+    if has_crowded_tag(text.as_bytes()) { excess("attributes") } else { Ok(()) }
+}
+
+/// Whether a start tag has more than [`MOST_ATTRIBUTES`]. What is no well-formed XML may be called either.
+fn has_crowded_tag(text: &[u8]) -> bool {
+    let mut at = 0;
+    while let Some(open) = text.get(at..).and_then(|rest| memchr::memchr(b'<', rest)) {
+        at += open + 1;
+        let tag = text.get(at..).unwrap_or_default();
+        let skipped = [(&b"!--"[..], &b"-->"[..]), (b"![CDATA[", b"]]>")];
+        if let Some((_, end)) = skipped.iter().find(|(start, _)| tag.starts_with(start)) {
+            at += memchr::memmem::find(tag, end).unwrap_or(tag.len());
+            continue;
+        }
+        let mut quote = None;
+        let mut values = 0;
+        for &byte in tag {
+            at += 1;
+            match quote {
+                Some(open) if open == byte => {
+                    quote = None;
+                    values += 1;
+                }
+                None if byte == b'\'' || byte == b'"' => quote = Some(byte),
+                None if byte == b'>' => break,
+                _ => {}
+            }
+        }
+        if values > MOST_ATTRIBUTES {
+            return true;
+        }
+    }
+    false
 }
 
 fn signed(length: usize) -> i64 {

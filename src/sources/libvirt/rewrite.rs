@@ -81,12 +81,12 @@ fn plan<'a>(
             match Filesystem::of(&settled, &export, &how.local) {
                 Ok(filesystem) => {
                     if let Some(note) = note {
-                        findings.push(about(domain, found, &finding::SLOT_MAY_CHANGE, note));
+                        findings.push(about(domain, found, &finding::SLOT_MAY_CHANGE, &note));
                     }
                     Way::Native(Box::new(filesystem))
                 }
                 Err(Unsayable(reason)) => {
-                    findings.push(about(domain, found, &finding::KEPT_AS_ARGUMENT, reason));
+                    findings.push(about(domain, found, &finding::KEPT_AS_ARGUMENT, &reason));
                     Way::InPlace
                 }
             }
@@ -102,7 +102,7 @@ fn keep_together(moves: &mut [Move], domain: &Domain, findings: &mut Vec<Finding
         moves.iter().filter(|step| matches!(step.way, Way::InPlace)).map(|step| step.found.fsdev).collect();
     for step in moves {
         if matches!(step.way, Way::Native(_)) && staying.contains(&step.found.fsdev) {
-            let reason = "another device needs its fsdev to stay".to_owned();
+            let reason = "another device needs its fsdev to stay";
             findings.push(about(domain, step.found, &finding::KEPT_AS_ARGUMENT, reason));
             step.way = Way::InPlace;
         }
@@ -233,7 +233,7 @@ fn placed(domain: &Domain, share: &Share) -> Share {
     share
 }
 
-fn about(domain: &Domain, found: &ArgvShare, kind: &'static Kind, reason: String) -> Finding {
+fn about(domain: &Domain, found: &ArgvShare, kind: &'static Kind, reason: &str) -> Finding {
     let share = placed(domain, &found.share);
     Finding { kind, message: format!("{}: {reason}", share.title()), place: share.place, remedy: None }
 }
