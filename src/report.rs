@@ -1,7 +1,7 @@
 //! What people should know: findings, documents, and the three ways to print them.
 //!
 //! A verb fills a document (a serializable struct, made of [`rows`]), says in [`Text`] how it reads on a terminal,
-//! and hands it to [`print`]. Its exit status is [`Counts::outcome`] or its own, the same in every format.
+//! and hands it to [`print()`]. Its exit status is [`Counts::outcome`] or its own, the same in every format.
 
 pub mod audit;
 pub mod check;
