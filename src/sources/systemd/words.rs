@@ -188,7 +188,7 @@ impl Unit {
         {
             if let Some(value) = self.variables.get(name).filter(|_| !self.doubtful) {
                 let via = via_of(&word.chars, true);
-                let through = value.iter().map(|c| Char { via, splits: true, ..*c }).collect();
+                let through = value.iter().map(|c| Char { splits: true, ..c.through(via) }).collect();
                 return split(&through);
             }
             let chars = word.chars.iter().map(|c| Char { known: false, ..*c }).collect();
@@ -211,7 +211,7 @@ impl Unit {
                     match self.variables.get(name).filter(|_| !self.doubtful) {
                         Some(value) => {
                             let via = via_of(spelling, false);
-                            chars.extend(value.iter().map(|c| Char { via, ..*c }));
+                            chars.extend(value.iter().map(|c| c.through(via)));
                         }
                         None => chars.extend(spelling.iter().map(|c| Char { known: false, ..*c })),
                     }
@@ -235,10 +235,10 @@ impl Unit {
     }
 }
 
-fn via_of(spelling: &[Char], several: bool) -> Option<Via> {
+fn via_of(spelling: &[Char], several: bool) -> Via {
     let place = span(spelling);
     let spelt = spelling.first().map_or(Spelt::UnitBare, |c| c.spelt);
-    Some(Via { start: offset(place.start), end: offset(place.end), spelt, several })
+    Via { start: offset(place.start), end: offset(place.end), spelt, several }
 }
 
 fn is_name(name: &[u8]) -> bool {
