@@ -207,27 +207,16 @@ pub struct Command {
     pub guest: Option<Vec<u8>>,
 }
 
-/// A document inside a document: a script in a string, a file that a heredoc writes.
+/// A document inside a document: a script in a string, a file that a heredoc writes. What no format recognises is a
+/// shell's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Embedded {
     /// Its text.
     pub chars: Chars,
     /// The name of the file that it becomes, where that is known.
     pub name: Option<PathBuf>,
-    /// What it is if nothing else recognises it.
-    pub fallback: Fallback,
     /// The guest's name, where the surroundings say it.
     pub guest: Option<Vec<u8>>,
-}
-
-/// What an embedded document is if nothing recognises it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Fallback {
-    /// A shell's: the argument of `sh -c`.
-    #[default]
-    Shell,
-    /// Nothing of ours.
-    Nothing,
 }
 
 /// What a lexer found in a file.

@@ -38,6 +38,8 @@ pub enum Spelt {
     YamlDouble,
     /// YAML's `|` and `>`.
     YamlBlock,
+    /// A string literal of some programming language: only what means itself in all of them.
+    Literal,
     /// Something that this program can't spell.
     Fixed,
 }
@@ -79,6 +81,7 @@ impl Spelt {
     fn takes(self, byte: u8) -> bool {
         match self {
             Self::Fixed => false,
+            Self::Literal => is_plain_in_shell(byte) && byte != b'%' || byte == b' ',
             Self::YamlDouble | Self::Verbatim | Self::Heredoc => byte != 0,
             Self::YamlFlow => byte >= b' ' && byte != 0x7f && !b",[]{}".contains(&byte),
             Self::ShellSingle | Self::ShellDouble | Self::YamlBlock => byte != 0 && byte != b'\r',
@@ -90,13 +93,15 @@ impl Spelt {
         match (self, byte) {
             (Self::ShellBare, _) if !is_plain_in_shell(byte) => out.extend([b'\\', byte]),
             (Self::ShellSingle, b'\'') => out.extend(br"'\''"),
-            (Self::ShellDouble, b'"' | b'\\' | b'$' | b'`')
-            | (Self::Heredoc, b'\\' | b'$' | b'`')
-            | (Self::ShellAnsi, b'\'' | b'\\')
-            | (Self::UnitBare, b'\\')
-            | (Self::UnitSingle, b'\'' | b'\\')
-            | (Self::UnitDouble, b'"' | b'\\')
-            | (Self::YamlDouble, b'"' | b'\\') => out.extend([b'\\', byte]),
+            (Self::ShellDouble | Self::Heredoc, b'\\' | b'$' | b'`')
+            | (Self::ShellDouble | Self::UnitDouble | Self::YamlDouble, b'"')
+            | (Self::ShellAnsi | Self::UnitSingle, b'\'')
+            | (
+                Self::ShellAnsi | Self::UnitBare | Self::UnitSingle | Self::UnitDouble | Self::YamlDouble,
+                b'\\',
+            ) => {
+                out.extend([b'\\', byte]);
+            }
             (Self::UnitBare, b' ' | b'"' | b'\'' | b';') => out.extend(format!("\\x{byte:02x}").bytes()),
             (Self::UnitBare | Self::UnitSingle | Self::UnitDouble, b'%' | b'$') => out.extend([byte, byte]),
             (Self::YamlSingle, b'\'') => out.extend(b"''"),
@@ -146,7 +151,13 @@ fn whole_at(level: usize, chars: &[Char], range: Range<usize>, with: &[u8]) -> R
         };
         via.several || chars.iter().enumerate().any(|(at, other)| same(other) && !range.contains(&at))
     };
-    if old.iter().any(torn) {
+    // What one piece of the file spells goes as a whole, too.
+    let joined = |a: Option<usize>, b: usize| {
+        let place = |at: usize| chars.get(at).map(|c| c.place(level).0);
+        a.is_some_and(|a| place(a).is_some() && place(a) == place(b))
+    };
+    let cut = joined(range.start.checked_sub(1), range.start) || joined(range.end.checked_sub(1), range.end);
+    if cut || old.iter().any(torn) {
         return Err("a variable holds only a part of it".to_owned());
     }
     // Where the text goes into the variable's own definition; at its place in the word it gets escapes.
