@@ -388,10 +388,7 @@ fn known(lexer: &Lexer, name: &[u8]) -> bool {
 fn expand(lexer: &mut Lexer, builder: &mut Builder, name: &[u8], at: usize, quoted: bool, list: bool) {
     let spelt = if quoted { Spelt::ShellDouble } else { Spelt::ShellBare };
     let via = Via { start: offset(at), end: offset(lexer.at), spelt, several: false };
-    let through = |mut c: Char, several: bool| {
-        c.via = Some(Via { several, ..via });
-        c
-    };
+    let through = |c: Char, several: bool| c.through(Via { several, ..via });
     let next = lexer.peek(0);
     let ends = next.is_none_or(|byte| b" \t\r\n;&|()<>".contains(&byte));
     let alone = builder.chars.is_empty() && ends && !quoted;
@@ -446,7 +443,7 @@ pub fn expand_heredoc(lexer: &mut Lexer, range: Range<usize>) -> Chars {
                 let variable = lexer.env.get(&name).filter(|variable| lexer.afford(variable));
                 match variable {
                     Some(Variable { value: Value::Scalar(value), maybe: false }) => {
-                        chars.extend(value.into_iter().map(|c| Char { via: Some(via), ..c }));
+                        chars.extend(value.into_iter().map(|c| c.through(via)));
                     }
                     _ if end - at == 1 => chars.extend(verbatim(lexer.file, at..end, Spelt::Heredoc)),
                     _ => chars.extend(unknown(lexer.file, at..end, Spelt::Heredoc)),
