@@ -26,7 +26,12 @@ pub struct Char {
     pub end: u32,
     /// The expansion that it came through. Its own place is then the variable's assignment.
     pub via: Option<Via>,
+    /// The expansions inside that one, outer ones first: the variable was made of others.
+    pub inner: [Option<Via>; 3],
 }
+
+/// How many levels of expansions a [`Char`] knows, its own place included.
+pub const LEVELS: usize = 5;
 
 /// An expansion: where the variable is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +58,30 @@ impl Char {
     /// A known byte that the file spells at `range`.
     pub fn new(byte: u8, range: Range<usize>, spelt: Spelt) -> Self {
         let (start, end) = (offset(range.start), offset(range.end));
-        Self { byte, known: true, splits: false, spelt, start, end, via: None }
+        Self { byte, known: true, splits: false, spelt, start, end, via: None, inner: [None; 3] }
+    }
+
+    /// The same byte, come through one more expansion.
+    pub fn through(self, via: Via) -> Self {
+        let [first, second, _] = self.inner;
+        Self { via: Some(via), inner: [self.via, first, second], ..self }
+    }
+
+    /// Where it stands and how it is spelt there: at level 0 at its outermost expansion, at each further level one
+    /// deeper, and once there is none, in the file's own text.
+    pub fn place(&self, level: usize) -> (Range<usize>, Spelt) {
+        match self.expansion(level) {
+            Some(via) => (via.start as usize..via.end as usize, via.spelt),
+            None => (self.range(), self.spelt),
+        }
+    }
+
+    /// Its expansion at a level.
+    pub fn expansion(&self, level: usize) -> Option<Via> {
+        match level.checked_sub(1) {
+            None => self.via,
+            Some(index) => self.inner.get(index).copied().flatten(),
+        }
     }
 
     /// The bytes of the file that spell it.
@@ -179,27 +207,16 @@ pub struct Command {
     pub guest: Option<Vec<u8>>,
 }
 
-/// A document inside a document: a script in a string, a file that a heredoc writes.
+/// A document inside a document: a script in a string, a file that a heredoc writes. What no format recognises is a
+/// shell's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Embedded {
     /// Its text.
     pub chars: Chars,
     /// The name of the file that it becomes, where that is known.
     pub name: Option<PathBuf>,
-    /// What it is if nothing else recognises it.
-    pub fallback: Fallback,
     /// The guest's name, where the surroundings say it.
     pub guest: Option<Vec<u8>>,
-}
-
-/// What an embedded document is if nothing recognises it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Fallback {
-    /// A shell's: the argument of `sh -c`.
-    #[default]
-    Shell,
-    /// Nothing of ours.
-    Nothing,
 }
 
 /// What a lexer found in a file.

@@ -4,6 +4,7 @@ mod env;
 mod lexer;
 mod word;
 
+use super::chars::Lexed;
 use super::{Document, Format, Reading, Unreadable, commands};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 
@@ -49,7 +50,7 @@ impl Format for Shell {
         if !commands::is_candidate(document.bytes) {
             return Ok(Reading::default());
         }
-        commands::read(document, &lexer::lex(document.bytes)?)
+        Ok(commands::read(document, &lexer::lex(document.bytes)?))
     }
 
     fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
@@ -59,6 +60,11 @@ impl Format for Shell {
         let lexed = lexer::lex(document.bytes).map_err(Unreadable::refusal)?;
         commands::rewrite(document, &lexed, how)
     }
+}
+
+/// Lexes text that is nearly a shell's.
+pub fn lex_text(text: &[u8]) -> Result<Lexed, Unreadable> {
+    lexer::lex(text)
 }
 
 /// Whether the first line calls a shell.

@@ -8,8 +8,11 @@ use std::ops::Range;
 use super::env::{Block, Env, Value};
 use super::word::{self, Fields};
 use crate::sources::Unreadable;
-use crate::sources::chars::{Char, Command, Embedded, Fallback, Lexed, Lines, Word, verbatim};
+use crate::sources::chars::{Char, Command, Embedded, Lexed, Lines, Word, verbatim};
 use crate::sources::spelling::Spelt;
+
+/// More than any script has that a person wrote, in bytes.
+const MAX_SCRIPT: usize = 4 << 20;
 
 /// How deep substitutions may nest.
 const MAX_DEPTH: usize = 32;
@@ -67,6 +70,9 @@ struct Simple {
 
 /// Lexes a script.
 pub fn lex(file: &[u8]) -> Result<Lexed, Unreadable> {
+    if file.len() > MAX_SCRIPT {
+        return Err(Unreadable { line: None, reason: "it is a script of more than 4 MiB".to_owned() });
+    }
     let first = Lexer::new(file, Env::default()).run()?;
     let mut lexer = Lexer::new(file, Env::with_constants_of(first.env)).run()?;
     lexer.out.commands.append(&mut lexer.env.leftovers());
@@ -172,11 +178,11 @@ impl<'a> Lexer<'a> {
                 b'\n' => {
                     self.finish(simple, false);
                     self.at += 1;
-                    self.heredoc_bodies()?;
+                    self.heredoc_bodies();
                     return Ok(());
                 }
                 b';' | b'&' | b'|' if !self.next_is(b"&>") => {
-                    let conditional = self.operator(simple)?;
+                    let conditional = self.operator(simple);
                     self.skip_blanks();
                     if !conditional {
                         return Ok(());
@@ -239,7 +245,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// `;`, `;;`, `&`, `&&`, `|`, `||`. Says whether what follows depends on what came before.
-    fn operator(&mut self, simple: Simple) -> Result<bool, Unreadable> {
+    fn operator(&mut self, simple: Simple) -> bool {
         let both = self.next_is(b"&&") || self.next_is(b"||");
         let pipe = self.peek(0) == Some(b'|') && !both;
         self.finish(simple, pipe);
@@ -249,18 +255,18 @@ impl<'a> Lexer<'a> {
             }
             self.env.branch();
             self.pattern = self.env.block() == Some(Block::Case);
-            return Ok(false);
+            return false;
         }
         self.at += if both || self.next_is(b"|&") { 2 } else { 1 };
         if both {
             self.skip_blanks();
             while self.peek(0) == Some(b'\n') {
                 self.at += 1;
-                self.heredoc_bodies()?;
+                self.heredoc_bodies();
                 self.skip_blanks();
             }
         }
-        Ok(both)
+        both
     }
 
     /// `(( … ))`, which has no words of ours. Says whether it was one.
@@ -540,7 +546,7 @@ impl<'a> Lexer<'a> {
         Ok(())
     }
 
-    fn heredoc_bodies(&mut self) -> Result<(), Unreadable> {
+    fn heredoc_bodies(&mut self) {
         for heredoc in std::mem::take(&mut self.heredocs) {
             let mut chars = Vec::new();
             let mut gap: Option<usize> = None;
@@ -568,12 +574,10 @@ impl<'a> Lexer<'a> {
                 self.out.embedded.push(Embedded {
                     chars,
                     name: heredoc.name.map(|name| crate::sources::path_of(&name)),
-                    fallback: Fallback::Shell,
                     guest: None,
                 });
             }
         }
-        Ok(())
     }
 
     fn heredoc_line(&mut self, range: Range<usize>, quoted: bool) -> Vec<Char> {
@@ -610,9 +614,12 @@ impl<'a> Lexer<'a> {
         {
             return;
         }
+        if !words.iter().any(|word| word.contains(b"proxy")) {
+            return;
+        }
         for word in words.iter().filter(|word| word.has_blank()) {
-            let fallback = Fallback::Shell;
-            self.out.embedded.push(Embedded { chars: word.chars.clone(), name: None, fallback, guest: None });
+            let chars = word.chars.get(setting(&word.bytes())..).unwrap_or_default().to_vec();
+            self.out.embedded.push(Embedded { chars, name: None, guest: None });
         }
         self.out.commands.push(Command { words, guest: None });
     }
@@ -636,6 +643,16 @@ impl<'a> Lexer<'a> {
         {
             self.env.doubt_all();
         }
+    }
+}
+
+/// How long the name is in front of options that one word holds: `NAME=-fsdev …`, `--qemu-commandline=-fsdev …`.
+fn setting(word: &[u8]) -> usize {
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    let length = word.iter().take_while(|byte| is_name(byte)).count();
+    match word.get(length..) {
+        Some([b'=', b'-', ..]) => length + 1,
+        _ => 0,
     }
 }
 
