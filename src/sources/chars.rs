@@ -24,9 +24,13 @@ pub struct Char {
     pub start: u32,
     /// …to.
     pub end: u32,
-    /// The expansion that it came through. Its own place is then the variable's assignment.
-    pub via: Option<Via>,
+    /// The expansions that it came through, the last one first. Its own place is then the first variable's
+    /// assignment.
+    pub via: [Option<Via>; MOST_EXPANSIONS],
 }
+
+/// How many expansions of one byte are kept track of.
+const MOST_EXPANSIONS: usize = 3;
 
 /// An expansion: where the variable is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +57,26 @@ impl Char {
     /// A known byte that the file spells at `range`.
     pub fn new(byte: u8, range: Range<usize>, spelt: Spelt) -> Self {
         let (start, end) = (offset(range.start), offset(range.end));
-        Self { byte, known: true, splits: false, spelt, start, end, via: None }
+        Self { byte, known: true, splits: false, spelt, start, end, via: [None; MOST_EXPANSIONS] }
+    }
+
+    /// The byte after one more expansion.
+    pub fn through(self, via: Via) -> Self {
+        let [first, second, _] = self.via;
+        Self { via: [Some(via), first, second], ..self }
+    }
+
+    /// The last expansion that it came through.
+    pub fn last_via(&self) -> Option<Via> {
+        self.via[0]
+    }
+
+    /// Where it is spelt, and how, `depth` expansions back from the command; and the expansion that stands there.
+    pub fn place(&self, depth: usize) -> (Range<usize>, Spelt, Option<Via>) {
+        match self.via.get(depth).copied().flatten() {
+            Some(via) => (via.start as usize..via.end as usize, via.spelt, Some(via)),
+            None => (self.range(), self.spelt, None),
+        }
     }
 
     /// The bytes of the file that spell it.
@@ -85,11 +108,8 @@ pub fn bytes(chars: &[Char]) -> Vec<u8> {
 /// The bytes of the file that spell `chars`, from the first to the last; where they are used, for those that came
 /// through a variable together with others that did not.
 pub fn span(chars: &[Char]) -> Range<usize> {
-    let direct = chars.iter().any(|c| c.via.is_none());
-    let place = |c: &Char| match c.via {
-        Some(via) if direct => via.start as usize..via.end as usize,
-        _ => c.range(),
-    };
+    let direct = chars.iter().any(|c| c.last_via().is_none());
+    let place = |c: &Char| if direct { c.place(0).0 } else { c.range() };
     let start = chars.iter().map(|c| place(c).start).min().unwrap_or(0);
     let end = chars.iter().map(|c| place(c).end).max().unwrap_or(0);
     start..end
@@ -189,6 +209,17 @@ pub struct Embedded {
     pub name: Option<PathBuf>,
     /// The guest's name, where the surroundings say it.
     pub guest: Option<Vec<u8>>,
+}
+
+impl Embedded {
+    /// A text that may be a script, or options behind a name: `NAME=-fsdev …`, `--qemu-commandline=-fsdev …`.
+    pub fn script(chars: &[Char]) -> Self {
+        let is_name = |c: &&Char| c.byte.is_ascii_alphanumeric() || matches!(c.byte, b'_' | b'-' | b'.');
+        let length = chars.iter().take_while(is_name).count();
+        let behind: Vec<u8> = chars.iter().skip(length).take(2).map(|c| c.byte).collect();
+        let start = if behind == b"=-" { length + 1 } else { 0 };
+        Self { chars: chars.get(start..).unwrap_or_default().to_vec(), ..Self::default() }
+    }
 }
 
 /// What a lexer found in a file.

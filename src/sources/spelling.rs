@@ -129,21 +129,23 @@ fn respell_one(file: &[u8], word: &Word, splice: &Splice) -> Result<Edit, String
     let (Some(first), Some(last)) = (old.first(), old.last()) else {
         return insert(word, start, &splice.with);
     };
-    let used = !old.iter().all(|c| c.via.is_some()) || covers_expansions(&word.chars, start..end);
-    if used && !covers_expansions(&word.chars, start..end) {
-        return Err("a variable holds only a part of it".to_owned());
-    }
-    // Where the text goes into the variable's own definition; at its place in the word it gets escapes.
-    if !used && old.iter().any(|c| c.splits) && splice.with.iter().any(|byte| b" \t\n*?[".contains(byte)) {
+    let depth = depth(&word.chars, start..end)?;
+    // In a variable's own assignment no escape keeps a blank in its word.
+    if depth > 0 && old.iter().any(|c| c.splits) && splice.with.iter().any(|byte| b" \t\n*?[".contains(byte))
+    {
         return Err("the shell would split the new text, for the variable stands without quotes".to_owned());
     }
-    let (from, from_spelt) = edge(first, used);
-    let (to, to_spelt) = edge(last, used);
-    if from.start > to.end {
+    let (from, from_spelt, _) = first.place(depth);
+    let (to, to_spelt, _) = last.place(depth);
+    let at = |c: &Char| c.place(depth).0;
+    let out_of_order = |pair: &[Char]| matches!(pair, [a, b] if at(a).end > at(b).start && at(a) != at(b));
+    if old.windows(2).any(out_of_order) {
         return Err("its parts stand in another order in the file".to_owned());
     }
-    if !used && old.windows(2).any(|pair| matches!(pair, [a, b] if a.end > b.start)) {
-        return Err("its parts stand in another order in the file".to_owned());
+    // Several bytes with one place are one to the file: all of them change, or none.
+    let before = start.checked_sub(1).and_then(|at| word.chars.get(at));
+    if before.is_some_and(|c| at(c) == from) || word.chars.get(end).is_some_and(|c| at(c) == to) {
+        return Err("the file spells only a part of it here".to_owned());
     }
     let mut with = newline_as_file(file, old, from_spelt.spell(&splice.with)?, from_spelt);
     let mut span = from.start..to.end;
@@ -152,9 +154,9 @@ fn respell_one(file: &[u8], word: &Word, splice: &Splice) -> Result<Edit, String
             return Err("its quotes are beyond this program".to_owned());
         };
         with.extend(close.bytes());
-        let next = word.chars.get(end).map(|c| edge(c, used && c.via.is_some()).0.start);
-        let gap = file.get(span.end..next.unwrap_or(word.span.end)).unwrap_or_default();
-        if !closes.is_empty() && gap.starts_with(closes.as_bytes()) {
+        let gap = file.get(span.end..).unwrap_or_default();
+        let quote_ends = word.chars.get(end).is_none_or(|c| c.place(depth).1 != to_spelt);
+        if !closes.is_empty() && quote_ends && gap.starts_with(closes.as_bytes()) {
             span.end += closes.len();
         } else {
             with.extend(open.bytes());
@@ -163,44 +165,45 @@ fn respell_one(file: &[u8], word: &Word, splice: &Splice) -> Result<Edit, String
     Ok(Edit { span, with })
 }
 
-/// Where `c` is spelt: at its expansion if `used`, else itself.
-fn edge(c: &Char, used: bool) -> (Range<usize>, Spelt) {
-    match c.via {
-        Some(via) if used => (via.start as usize..via.end as usize, via.spelt),
-        _ => (c.range(), c.spelt),
-    }
-}
-
-/// Whether every expansion that `range` touches lies inside it as a whole, and makes no other word.
-fn covers_expansions(chars: &[Char], range: Range<usize>) -> bool {
-    let touched = |c: &Char| c.via.map(|via| (via.start, via.end));
+/// How many expansions back from the command the text stands that spells `range` as a whole: 0 in the command itself,
+/// 1 in the assignment of the variable that it uses, and so on.
+fn depth(chars: &[Char], range: Range<usize>) -> Result<usize, String> {
     let inside = chars.get(range.clone()).unwrap_or_default();
-    inside.iter().filter_map(|c| c.via).all(|via| {
-        !via.several
-            && chars
-                .iter()
-                .enumerate()
-                .filter(|(_, c)| touched(c) == Some((via.start, via.end)))
-                .all(|(at, _)| range.contains(&at))
-    })
+    for depth in 0..=inside.first().map_or(0, |c| c.via.len()) {
+        let whole = inside.iter().all(|c| {
+            let Some(via) = c.via.get(depth).copied().flatten() else { return true };
+            let parts =
+                chars.iter().enumerate().filter(|(_, other)| other.via.get(..=depth) == c.via.get(..=depth));
+            !via.several && parts.into_iter().all(|(at, _)| range.contains(&at))
+        });
+        if whole {
+            return Ok(depth);
+        }
+        let first = inside.first().and_then(|c| c.via.get(..=depth));
+        if inside.iter().any(|c| c.via.get(..=depth) != first) {
+            break;
+        }
+    }
+    Err("a variable holds only a part of it".to_owned())
 }
 
 /// New text before the byte `at` of `word`.
 fn insert(word: &Word, at: usize, with: &[u8]) -> Result<Edit, String> {
     let before = at.checked_sub(1).and_then(|at| word.chars.get(at));
     let after = word.chars.get(at);
-    // The end of an expansion is no place of its own: the text after it is.
-    let ends = |c: &Char, d: &Char| c.via != d.via && d.via.is_none();
-    let (at, spelt) = match (before, after) {
-        (Some(c), Some(d)) if c.via.is_some() && ends(c, d) => (d.start as usize, d.spelt),
-        (Some(c), None) if c.via.is_some_and(|via| !via.several) => {
-            let (range, spelt) = edge(c, true);
-            (range.end, spelt)
+    let Some(c) = before.or(after) else { return Err("it is empty".to_owned()) };
+    // Inside an expansion it is the variable's own text that grows.
+    let inside = |depth: usize| match c.via.get(depth).copied().flatten() {
+        Some(via) => {
+            let goes_on =
+                before.is_some() && after.is_some_and(|d| d.via.get(..=depth) == c.via.get(..=depth));
+            via.several || goes_on || before.is_none()
         }
-        (Some(c), _) => (c.end as usize, c.spelt),
-        (None, Some(c)) => (c.start as usize, c.spelt),
-        (None, None) => return Err("it is empty".to_owned()),
+        None => false,
     };
+    let depth = (0..c.via.len()).find(|depth| !inside(*depth)).unwrap_or(c.via.len());
+    let (range, spelt, _) = c.place(depth);
+    let at = if before.is_some() { range.end } else { range.start };
     Ok(Edit { span: at..at, with: spelt.spell(with)? })
 }
 
@@ -260,9 +263,7 @@ mod tests {
         let splits = |c: Char| Char { splits: true, ..c };
         let via = Via { start: 12, end: 14, spelt: Spelt::ShellBare, several: false };
         let mut chars = verbatim(file, 5..12, Spelt::ShellBare);
-        chars.extend(
-            verbatim(file, 2..4, Spelt::ShellBare).into_iter().map(|c| splits(Char { via: Some(via), ..c })),
-        );
+        chars.extend(verbatim(file, 2..4, Spelt::ShellBare).into_iter().map(|c| splits(c.through(via))));
         let word = Word { chars, span: 5..14 };
         let edit = respell_one(file, &word, &Splice { range: 0..9, with: b"path=/b c".to_vec() }).unwrap();
         assert_eq!((edit.span, edit.with), (5..14, br"path=/b\ c".to_vec()));
