@@ -21,7 +21,7 @@ use super::Document;
 use crate::cli::AuditArgs;
 use crate::exit::Outcome;
 use crate::report::audit::AuditDocument;
-use crate::report::{exit_zero, print, print_schema};
+use crate::report::{self, exit_zero, print_schema};
 use host::Host;
 use judge::Judge;
 use processes::Processes;
@@ -36,7 +36,7 @@ pub fn run(args: &AuditArgs) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Clean);
     }
     let document = audit(args)?;
-    print(&document, args.format)?;
+    report::put(args.output.as_deref(), |out| report::write(&document, args.format, out))?;
     Ok(exit_zero(document.outcome(), args.exit_zero))
 }
 

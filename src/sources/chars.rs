@@ -24,13 +24,14 @@ pub struct Char {
     pub start: u32,
     /// …to.
     pub end: u32,
-    /// The expansions that it came through, the last one first. Its own place is then the first variable's
-    /// assignment.
-    pub via: [Option<Via>; MOST_EXPANSIONS],
+    /// The expansion that it came through. Its own place is then the variable's assignment.
+    pub via: Option<Via>,
+    /// The expansions inside that one, outer ones first: the variable was made of others.
+    pub inner: [Option<Via>; 3],
 }
 
-/// How many expansions of one byte are kept track of.
-const MOST_EXPANSIONS: usize = 3;
+/// How many levels of expansions a [`Char`] knows, its own place included.
+pub const LEVELS: usize = 5;
 
 /// An expansion: where the variable is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,25 +58,29 @@ impl Char {
     /// A known byte that the file spells at `range`.
     pub fn new(byte: u8, range: Range<usize>, spelt: Spelt) -> Self {
         let (start, end) = (offset(range.start), offset(range.end));
-        Self { byte, known: true, splits: false, spelt, start, end, via: [None; MOST_EXPANSIONS] }
+        Self { byte, known: true, splits: false, spelt, start, end, via: None, inner: [None; 3] }
     }
 
-    /// The byte after one more expansion.
+    /// The same byte, come through one more expansion.
     pub fn through(self, via: Via) -> Self {
-        let [first, second, _] = self.via;
-        Self { via: [Some(via), first, second], ..self }
+        let [first, second, _] = self.inner;
+        Self { via: Some(via), inner: [self.via, first, second], ..self }
     }
 
-    /// The last expansion that it came through.
-    pub fn last_via(&self) -> Option<Via> {
-        self.via[0]
+    /// Where it stands and how it is spelt there: at level 0 at its outermost expansion, at each further level one
+    /// deeper, and once there is none, in the file's own text.
+    pub fn place(&self, level: usize) -> (Range<usize>, Spelt) {
+        match self.expansion(level) {
+            Some(via) => (via.start as usize..via.end as usize, via.spelt),
+            None => (self.range(), self.spelt),
+        }
     }
 
-    /// Where it is spelt, and how, `depth` expansions back from the command; and the expansion that stands there.
-    pub fn place(&self, depth: usize) -> (Range<usize>, Spelt, Option<Via>) {
-        match self.via.get(depth).copied().flatten() {
-            Some(via) => (via.start as usize..via.end as usize, via.spelt, Some(via)),
-            None => (self.range(), self.spelt, None),
+    /// Its expansion at a level.
+    pub fn expansion(&self, level: usize) -> Option<Via> {
+        match level.checked_sub(1) {
+            None => self.via,
+            Some(index) => self.inner.get(index).copied().flatten(),
         }
     }
 
@@ -108,7 +113,7 @@ pub fn bytes(chars: &[Char]) -> Vec<u8> {
 /// The bytes of the file that spell `chars`, from the first to the last; where they are used, for those that came
 /// through a variable together with others that did not.
 pub fn span(chars: &[Char]) -> Range<usize> {
-    let direct = chars.iter().any(|c| c.last_via().is_none());
+    let direct = chars.iter().any(|c| c.via.is_none());
     let place = |c: &Char| if direct { c.place(0).0 } else { c.range() };
     let start = chars.iter().map(|c| place(c).start).min().unwrap_or(0);
     let end = chars.iter().map(|c| place(c).end).max().unwrap_or(0);

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::chars::{Char, Word};
+use super::chars::{Char, LEVELS, Word};
 use crate::share::argv::Splice;
 use crate::share::rewrite::Edit;
 
@@ -127,36 +127,77 @@ fn respell_one(file: &[u8], word: &Word, splice: &Splice) -> Result<Edit, String
         return Err("it changed meanwhile".to_owned());
     };
     let (Some(first), Some(last)) = (old.first(), old.last()) else {
-        return insert(word, start, &splice.with);
+        return insert(file, word, start, &splice.with);
     };
-    let depth = depth(&word.chars, start..end)?;
-    // In a variable's own assignment no escape keeps a blank in its word.
-    if depth > 0 && old.iter().any(|c| c.splits) && splice.with.iter().any(|byte| b" \t\n*?[".contains(byte))
-    {
+    // The outermost place that holds all of it and nothing else: where a variable is used, else where it is set.
+    let mut refusal = String::new();
+    for level in 0..LEVELS {
+        if let Err(reason) = whole_at(level, &word.chars, start..end, &splice.with) {
+            refusal = reason;
+            continue;
+        }
+        return replace(file, word, splice, level, (first, last));
+    }
+    Err(refusal)
+}
+
+/// Whether the text `range` of `chars`, at one level, is spelt in one piece that holds nothing else.
+fn whole_at(level: usize, chars: &[Char], range: Range<usize>, with: &[u8]) -> Result<(), String> {
+    let old = chars.get(range.clone()).unwrap_or_default();
+    let torn = |c: &Char| {
+        let Some(via) = c.expansion(level) else { return false };
+        let same = |other: &Char| {
+            other.expansion(level).is_some_and(|other| (other.start, other.end) == (via.start, via.end))
+        };
+        via.several || chars.iter().enumerate().any(|(at, other)| same(other) && !range.contains(&at))
+    };
+    // What one piece of the file spells goes as a whole, too.
+    let joined = |a: Option<usize>, b: usize| {
+        let place = |at: usize| chars.get(at).map(|c| c.place(level).0);
+        a.is_some_and(|a| place(a).is_some() && place(a) == place(b))
+    };
+    let cut = joined(range.start.checked_sub(1), range.start) || joined(range.end.checked_sub(1), range.end);
+    if cut || old.iter().any(torn) {
+        return Err("a variable holds only a part of it".to_owned());
+    }
+    // Where the text goes into the variable's own definition; at its place in the word it gets escapes.
+    if level > 0 && old.iter().any(|c| c.splits) && with.iter().any(|byte| b" \t\n*?[".contains(byte)) {
         return Err("the shell would split the new text, for the variable stands without quotes".to_owned());
     }
-    let (from, from_spelt, _) = first.place(depth);
-    let (to, to_spelt, _) = last.place(depth);
-    let at = |c: &Char| c.place(depth).0;
-    let out_of_order = |pair: &[Char]| matches!(pair, [a, b] if at(a).end > at(b).start && at(a) != at(b));
-    if old.windows(2).any(out_of_order) {
+    let disorder = |pair: &[Char]| match pair {
+        [a, b] => {
+            let (a, b) = (a.place(level).0, b.place(level).0);
+            a != b && a.end > b.start
+        }
+        _ => false,
+    };
+    if old.windows(2).any(disorder) {
         return Err("its parts stand in another order in the file".to_owned());
     }
-    // Several bytes with one place are one to the file: all of them change, or none.
-    let before = start.checked_sub(1).and_then(|at| word.chars.get(at));
-    if before.is_some_and(|c| at(c) == from) || word.chars.get(end).is_some_and(|c| at(c) == to) {
-        return Err("the file spells only a part of it here".to_owned());
-    }
-    let mut with = newline_as_file(file, old, from_spelt.spell(&splice.with)?, from_spelt);
+    Ok(())
+}
+
+/// The edit at a level at which the text is whole.
+fn replace(
+    file: &[u8],
+    word: &Word,
+    splice: &Splice,
+    level: usize,
+    (first, last): (&Char, &Char),
+) -> Result<Edit, String> {
+    let end = splice.range.end;
+    let (from, from_spelt) = first.place(level);
+    let (to, to_spelt) = last.place(level);
+    let mut with = newline_as_file(file, &word.chars, from_spelt.spell(&splice.with)?, from_spelt);
     let mut span = from.start..to.end;
     if from_spelt != to_spelt {
         let (Some((_, close)), Some((open, closes))) = (from_spelt.quotes(), to_spelt.quotes()) else {
             return Err("its quotes are beyond this program".to_owned());
         };
         with.extend(close.bytes());
-        let gap = file.get(span.end..).unwrap_or_default();
-        let quote_ends = word.chars.get(end).is_none_or(|c| c.place(depth).1 != to_spelt);
-        if !closes.is_empty() && quote_ends && gap.starts_with(closes.as_bytes()) {
+        let next = word.chars.get(end).map(|c| c.place(level).0.start);
+        let gap = file.get(span.end..next.unwrap_or(word.span.end)).unwrap_or_default();
+        if !closes.is_empty() && gap.starts_with(closes.as_bytes()) {
             span.end += closes.len();
         } else {
             with.extend(open.bytes());
@@ -165,51 +206,32 @@ fn respell_one(file: &[u8], word: &Word, splice: &Splice) -> Result<Edit, String
     Ok(Edit { span, with })
 }
 
-/// How many expansions back from the command the text stands that spells `range` as a whole: 0 in the command itself,
-/// 1 in the assignment of the variable that it uses, and so on.
-fn depth(chars: &[Char], range: Range<usize>) -> Result<usize, String> {
-    let inside = chars.get(range.clone()).unwrap_or_default();
-    for depth in 0..=inside.first().map_or(0, |c| c.via.len()) {
-        let whole = inside.iter().all(|c| {
-            let Some(via) = c.via.get(depth).copied().flatten() else { return true };
-            let parts =
-                chars.iter().enumerate().filter(|(_, other)| other.via.get(..=depth) == c.via.get(..=depth));
-            !via.several && parts.into_iter().all(|(at, _)| range.contains(&at))
-        });
-        if whole {
-            return Ok(depth);
-        }
-        let first = inside.first().and_then(|c| c.via.get(..=depth));
-        if inside.iter().any(|c| c.via.get(..=depth) != first) {
-            break;
-        }
-    }
-    Err("a variable holds only a part of it".to_owned())
-}
-
 /// New text before the byte `at` of `word`.
-fn insert(word: &Word, at: usize, with: &[u8]) -> Result<Edit, String> {
+fn insert(file: &[u8], word: &Word, at: usize, with: &[u8]) -> Result<Edit, String> {
     let before = at.checked_sub(1).and_then(|at| word.chars.get(at));
     let after = word.chars.get(at);
-    let Some(c) = before.or(after) else { return Err("it is empty".to_owned()) };
-    // Inside an expansion it is the variable's own text that grows.
-    let inside = |depth: usize| match c.via.get(depth).copied().flatten() {
-        Some(via) => {
-            let goes_on =
-                before.is_some() && after.is_some_and(|d| d.via.get(..=depth) == c.via.get(..=depth));
-            via.several || goes_on || before.is_none()
+    // The end of an expansion is no place of its own: the text after it is.
+    let ends = |c: &Char, d: &Char| c.via != d.via && d.via.is_none();
+    let (at, spelt) = match (before, after) {
+        // Inside a variable that is made of others, the text would go into one of those.
+        (Some(c), _) if c.inner.iter().any(Option::is_some) => {
+            return Err("a variable holds only a part of it".to_owned());
         }
-        None => false,
+        (Some(c), Some(d)) if c.via.is_some() && ends(c, d) => (d.start as usize, d.spelt),
+        (Some(c), None) if c.via.is_some_and(|via| !via.several) => {
+            let (range, spelt) = c.place(0);
+            (range.end, spelt)
+        }
+        (Some(c), _) => (c.end as usize, c.spelt),
+        (None, Some(c)) => (c.start as usize, c.spelt),
+        (None, None) => return Err("it is empty".to_owned()),
     };
-    let depth = (0..c.via.len()).find(|depth| !inside(*depth)).unwrap_or(c.via.len());
-    let (range, spelt, _) = c.place(depth);
-    let at = if before.is_some() { range.end } else { range.start };
-    Ok(Edit { span: at..at, with: spelt.spell(with)? })
+    Ok(Edit { span: at..at, with: newline_as_file(file, &word.chars, spelt.spell(with)?, spelt) })
 }
 
 /// Gives the new lines of a block the indentation of the old ones.
-fn newline_as_file(file: &[u8], old: &[Char], with: Vec<u8>, spelt: Spelt) -> Vec<u8> {
-    let newline = old.iter().find(|c| c.byte == b'\n' && c.end - c.start > 1);
+fn newline_as_file(file: &[u8], text: &[Char], with: Vec<u8>, spelt: Spelt) -> Vec<u8> {
+    let newline = text.iter().find(|c| c.byte == b'\n' && c.end - c.start > 1);
     match newline.and_then(|c| file.get(c.range())) {
         Some(indented)
             if spelt == Spelt::YamlBlock || spelt == Spelt::Verbatim || spelt == Spelt::Heredoc =>
@@ -263,7 +285,9 @@ mod tests {
         let splits = |c: Char| Char { splits: true, ..c };
         let via = Via { start: 12, end: 14, spelt: Spelt::ShellBare, several: false };
         let mut chars = verbatim(file, 5..12, Spelt::ShellBare);
-        chars.extend(verbatim(file, 2..4, Spelt::ShellBare).into_iter().map(|c| splits(c.through(via))));
+        chars.extend(
+            verbatim(file, 2..4, Spelt::ShellBare).into_iter().map(|c| splits(Char { via: Some(via), ..c })),
+        );
         let word = Word { chars, span: 5..14 };
         let edit = respell_one(file, &word, &Splice { range: 0..9, with: b"path=/b c".to_vec() }).unwrap();
         assert_eq!((edit.span, edit.with), (5..14, br"path=/b\ c".to_vec()));
