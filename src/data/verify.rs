@@ -18,10 +18,12 @@ use super::form::Form;
 use super::journal::{self, Journal, Listing, NameSum, Record, Stage};
 use super::owner::Owner;
 use super::pin::Pin;
+use super::survey::Group;
 use super::tree::{Directory, Tree};
 use super::walk;
 use crate::cli::VerifyArgs;
 use crate::exit::Outcome;
+use crate::report::check::counted;
 use crate::report::finding::{self, Finding, Kind};
 use crate::report::verify::VerifyDocument;
 use crate::report::{self, Counts, FindingRow, SCHEMA, rows};
@@ -115,6 +117,8 @@ struct Found {
     /// How many there are in all, those not told included.
     count: u64,
     entries: u64,
+    /// Entries that were read since, and are not different for that.
+    read: Group,
     /// Directories whose names are others than they were, by their ids.
     renamed: HashMap<u64, Arc<Directory>>,
 }
@@ -235,6 +239,10 @@ impl Verifier<'_> {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         found.entries += entries;
         for (name, path, kind, message) in problems {
+            if *kind == finding::ENTRY_READ {
+                found.read.add(|| path);
+                continue;
+            }
             let entry = (listing.id, name);
             found.add(Difference { path, entry, offset, kind, message });
         }
@@ -287,13 +295,15 @@ impl Verifier<'_> {
         found.differences.sort_by(|a, b| a.path.cmp(&b.path).then(a.message.cmp(&b.message)));
         let mut findings: Vec<_> = self.about_all()?.iter().map(FindingRow::from).collect();
         findings.extend(found.differences.iter().map(|difference| {
-            let path = if difference.path.is_empty() {
-                self.export.to_path_buf()
-            } else {
-                self.export.join(OsStr::from_bytes(&difference.path))
-            };
-            FindingRow::from(&at(difference.kind, path, difference.message.clone()))
+            FindingRow::from(&at(difference.kind, self.path(&difference.path), difference.message.clone()))
         }));
+        if let Some(first) = &found.read.first {
+            let message = match found.read.count {
+                1 => "it was read since".into(),
+                count => format!("it was read since (and {})", counted(count - 1, "more entry")),
+            };
+            findings.push(FindingRow::from(&at(&finding::ENTRY_READ, self.path(first), message)));
+        }
         Ok(VerifyDocument {
             schema: SCHEMA,
             export: rows::path(self.export),
@@ -305,6 +315,11 @@ impl Verifier<'_> {
             summary: Counts::of(&findings),
             findings,
         })
+    }
+
+    /// The whole path of an entry, from its path in the export.
+    fn path(&self, entry: &[u8]) -> PathBuf {
+        if entry.is_empty() { self.export.to_path_buf() } else { self.export.join(OsStr::from_bytes(entry)) }
     }
 
     /// What is to be said about the whole export.

@@ -186,6 +186,9 @@ kinds! {
     /// An entry that was not recorded.
     ENTRY_NEW: "entry-new", Warning,
         "nothing, if the guest or somebody else made it since";
+    /// An entry that somebody has read, which its time of access tells.
+    ENTRY_READ: "entry-read", Info,
+        "nothing: reading changes no more than this time";
     /// QEMU's user can't use an entry.
     ENTRY_UNUSABLE: "entry-unusable", Error,
         "run `migrate convert --apply` again, or take the conversion back";
