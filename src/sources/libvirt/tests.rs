@@ -1,5 +1,6 @@
 //! Properties of reading and rewriting domain XML, however it is laid out.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
@@ -117,12 +118,13 @@ fn text(layout: &Layout, content: &Content) -> String {
     let mut after = layout.after.iter().cycle();
     for value in arguments(content).concat() {
         let end = if layout.long_tags { format!("></{prefix}arg>") } else { "/>".to_owned() };
-        out += &format!("{}<{prefix}arg value={quote}{value}{quote}{end}", unit.repeat(2));
-        out += &match after.next() {
-            Some(0) => String::new(),
-            Some(1) => format!(" <!-- kept -->{newline}"),
-            _ => (*newline).to_owned(),
-        };
+        let _ = write!(out, "{}<{prefix}arg value={quote}{value}{quote}{end}", unit.repeat(2));
+        if let Some(1) = after.next() {
+            out += " <!-- kept -->";
+            out += newline;
+        } else if after.next() != Some(&0) {
+            out += newline;
+        }
     }
     out + &line(1, &format!("</{prefix}commandline>")) + &line(0, "</domain>")
 }
