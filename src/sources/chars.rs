@@ -114,10 +114,7 @@ pub fn bytes(chars: &[Char]) -> Vec<u8> {
 /// through a variable together with others that did not.
 pub fn span(chars: &[Char]) -> Range<usize> {
     let direct = chars.iter().any(|c| c.via.is_none());
-    let place = |c: &Char| match c.via {
-        Some(via) if direct => via.start as usize..via.end as usize,
-        _ => c.range(),
-    };
+    let place = |c: &Char| if direct { c.place(0).0 } else { c.range() };
     let start = chars.iter().map(|c| place(c).start).min().unwrap_or(0);
     let end = chars.iter().map(|c| place(c).end).max().unwrap_or(0);
     start..end
@@ -217,6 +214,17 @@ pub struct Embedded {
     pub name: Option<PathBuf>,
     /// The guest's name, where the surroundings say it.
     pub guest: Option<Vec<u8>>,
+}
+
+impl Embedded {
+    /// A text that may be a script, or options behind a name: `NAME=-fsdev …`, `--qemu-commandline=-fsdev …`.
+    pub fn script(chars: &[Char]) -> Self {
+        let is_name = |c: &&Char| c.byte.is_ascii_alphanumeric() || matches!(c.byte, b'_' | b'-' | b'.');
+        let length = chars.iter().take_while(is_name).count();
+        let behind: Vec<u8> = chars.iter().skip(length).take(2).map(|c| c.byte).collect();
+        let start = if behind == b"=-" { length + 1 } else { 0 };
+        Self { chars: chars.get(start..).unwrap_or_default().to_vec(), ..Self::default() }
+    }
 }
 
 /// What a lexer found in a file.

@@ -127,7 +127,7 @@ fn respell_one(file: &[u8], word: &Word, splice: &Splice) -> Result<Edit, String
         return Err("it changed meanwhile".to_owned());
     };
     let (Some(first), Some(last)) = (old.first(), old.last()) else {
-        return insert(word, start, &splice.with);
+        return insert(file, word, start, &splice.with);
     };
     // The outermost place that holds all of it and nothing else: where a variable is used, else where it is set.
     let mut refusal = String::new();
@@ -185,11 +185,10 @@ fn replace(
     level: usize,
     (first, last): (&Char, &Char),
 ) -> Result<Edit, String> {
-    let Range { start, end } = splice.range.clone();
-    let old = word.chars.get(start..end).unwrap_or_default();
+    let end = splice.range.end;
     let (from, from_spelt) = first.place(level);
     let (to, to_spelt) = last.place(level);
-    let mut with = newline_as_file(file, old, from_spelt.spell(&splice.with)?, from_spelt);
+    let mut with = newline_as_file(file, &word.chars, from_spelt.spell(&splice.with)?, from_spelt);
     let mut span = from.start..to.end;
     if from_spelt != to_spelt {
         let (Some((_, close)), Some((open, closes))) = (from_spelt.quotes(), to_spelt.quotes()) else {
@@ -208,7 +207,7 @@ fn replace(
 }
 
 /// New text before the byte `at` of `word`.
-fn insert(word: &Word, at: usize, with: &[u8]) -> Result<Edit, String> {
+fn insert(file: &[u8], word: &Word, at: usize, with: &[u8]) -> Result<Edit, String> {
     let before = at.checked_sub(1).and_then(|at| word.chars.get(at));
     let after = word.chars.get(at);
     // The end of an expansion is no place of its own: the text after it is.
@@ -227,12 +226,12 @@ fn insert(word: &Word, at: usize, with: &[u8]) -> Result<Edit, String> {
         (None, Some(c)) => (c.start as usize, c.spelt),
         (None, None) => return Err("it is empty".to_owned()),
     };
-    Ok(Edit { span: at..at, with: spelt.spell(with)? })
+    Ok(Edit { span: at..at, with: newline_as_file(file, &word.chars, spelt.spell(with)?, spelt) })
 }
 
 /// Gives the new lines of a block the indentation of the old ones.
-fn newline_as_file(file: &[u8], old: &[Char], with: Vec<u8>, spelt: Spelt) -> Vec<u8> {
-    let newline = old.iter().find(|c| c.byte == b'\n' && c.end - c.start > 1);
+fn newline_as_file(file: &[u8], text: &[Char], with: Vec<u8>, spelt: Spelt) -> Vec<u8> {
+    let newline = text.iter().find(|c| c.byte == b'\n' && c.end - c.start > 1);
     match newline.and_then(|c| file.get(c.range())) {
         Some(indented)
             if spelt == Spelt::YamlBlock || spelt == Spelt::Verbatim || spelt == Spelt::Heredoc =>
