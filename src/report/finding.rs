@@ -62,6 +62,9 @@ kinds! {
     /// A share that stays an argument of QEMU's in a libvirt domain.
     KEPT_AS_ARGUMENT: "kept-as-argument", Info,
         "it works; AppArmor and SELinux must be told of the directory by hand";
+    /// A libvirt domain as it is while it runs.
+    LIVE_DUMP: "live-dump", Warning,
+        "rewrite the guest's lasting configuration: `virsh dumpxml --inactive --security-info`";
     /// A device without an address whose slot another program chooses from now on.
     SLOT_MAY_CHANGE: "slot-may-change", Info,
         "nothing, as long as the guest mounts by tag";
