@@ -43,6 +43,7 @@ pub fn run() -> ExitCode {
         }
     };
     match cli.command {
+        Some(cli::Command::Healthcheck(args)) => helper::health::run(args),
         Some(cli::Command::Migrate(command)) => migrate::run(command.verb),
         None => helper::run(cli.helper),
     }

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::sources::{Beside, Unreadable};
 use anyhow::Context;
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
@@ -17,6 +18,9 @@ use nix::sys::statfs::{FsType, fstatfs};
 
 /// The longest file that is read, in bytes. Configuration is far smaller.
 pub const MAX_FILE: u64 = 16 << 20;
+
+/// How much of a longer file is read, to tell what it is.
+const BEGINNING: u64 = 1 << 20;
 
 /// How often a look-up is tried again that renames elsewhere disturbed.
 const RETRIES: usize = 16;
@@ -64,6 +68,9 @@ pub enum Kind {
     /// A FIFO, socket or device: never opened.
     Special,
 }
+
+/// An entry of a folder, and what it is where the listing says so.
+pub type Entry = (PathBuf, Option<Kind>);
 
 /// A file's content.
 #[derive(Debug)]
@@ -147,7 +154,7 @@ impl Host {
         let Some(file) = self.open(path)? else { return Ok(Content::Special) };
         let expected = file.metadata()?.len();
         if expected > MAX_FILE {
-            return Ok(Content::TooLong(read_up_to(&file, 4096, 4096)?));
+            return Ok(Content::TooLong(read_up_to(&file, BEGINNING, BEGINNING)?));
         }
         let bytes = read_up_to(&file, MAX_FILE + 1, expected + 1)?;
         Ok(if bytes.len() as u64 > MAX_FILE { Content::TooLong(bytes) } else { Content::Whole(bytes) })
@@ -162,7 +169,7 @@ impl Host {
     }
 
     /// A folder's entries, by name. `Ok(None)`: the kernel shows itself there.
-    pub fn list(&self, path: &Path) -> io::Result<Option<Vec<(PathBuf, Option<Kind>)>>> {
+    pub fn list(&self, path: &Path) -> io::Result<Option<Vec<Entry>>> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
         let fd = self.open_how(path, flags)?;
         if is_pseudo(fd.as_fd()) {
@@ -178,7 +185,7 @@ impl Host {
         Ok(entries.into_iter().map(|(path, _)| path).collect())
     }
 
-    fn entries(fd: OwnedFd, path: &Path) -> io::Result<Vec<(PathBuf, Option<Kind>)>> {
+    fn entries(fd: OwnedFd, path: &Path) -> io::Result<Vec<Entry>> {
         let mut dir = Dir::from_fd(fd)?;
         let mut entries = Vec::new();
         for entry in dir.iter() {
@@ -228,6 +235,22 @@ impl Host {
         let folder = self.open_how(path.parent().unwrap_or(path), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
         let name = path.file_name().unwrap_or_default();
         Ok(nix::fcntl::openat(&folder, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?.into())
+    }
+}
+
+impl Beside for Host {
+    fn file(&self, path: &Path) -> Result<Option<Vec<u8>>, Unreadable> {
+        match self.read(path, false) {
+            Ok(Content::Whole(bytes)) => Ok(Some(bytes)),
+            Ok(_) => Err(Unreadable { line: None, reason: "not a small regular file".to_owned() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Unreadable { line: None, reason: why(&error) }),
+        }
+    }
+
+    fn files(&self, folder: &Path) -> Vec<PathBuf> {
+        let entries = self.list(folder).ok().flatten().unwrap_or_default();
+        entries.into_iter().map(|(path, _)| path).collect()
     }
 }
 

@@ -43,6 +43,7 @@ fn rewritten(script: &str) -> Result<String, String> {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn shares_are_found_where_scripts_hide_them() {
     for (name, script, expected) in [
         (
