@@ -47,9 +47,9 @@ fn audit(args: &AuditArgs) -> anyhow::Result<AuditDocument> {
     let everything = args.paths.is_empty();
     let (standard_input, named): (Vec<_>, Vec<_>) = args.paths.iter().partition(|path| is_dash(path));
     let roots = if everything { places::usual(&host) } else { absolute(&host, &named)? };
+    // Who names the version needs no look at the programs.
+    let wanted = everything || args.qemu.is_none();
     let (mut scan, installed) = std::thread::scope(|scope| {
-        // Who names the version needs no look at the programs.
-        let wanted = everything || args.qemu.is_none();
         let programs = scope.spawn(|| if wanted { qemu::installed(&host, !everything) } else { Vec::new() });
         (scan::scan(&host, &roots, !everything, &progress), programs.join().unwrap_or_default())
     });
