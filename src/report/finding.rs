@@ -62,6 +62,9 @@ kinds! {
     /// A share that stays an argument of QEMU's in a libvirt domain.
     KEPT_AS_ARGUMENT: "kept-as-argument", Info,
         "it works; AppArmor and SELinux must be told of the directory by hand";
+    /// A libvirt domain as it is while it runs.
+    LIVE_DUMP: "live-dump", Warning,
+        "rewrite the guest's lasting configuration: `virsh dumpxml --inactive --security-info`";
     /// A device without an address whose slot another program chooses from now on.
     SLOT_MAY_CHANGE: "slot-may-change", Info,
         "nothing, as long as the guest mounts by tag";
@@ -147,6 +150,9 @@ kinds! {
     /// An entry that has been mapped before.
     ALREADY_MAPPED: "already-mapped", Error,
         "an earlier conversion, or a share that was mapped before: roll it back or remove the attributes, for the guest would see them";
+    /// An export that is converted.
+    ALREADY_CONVERTED: "already-converted", Error,
+        "prove it by `migrate verify`, take it back by `migrate rollback`; if it was interrupted, the same command again goes on";
     /// An attribute that no mapped model passes.
     XATTR_LOST: "xattr-lost", Warning,
         "no mapped model passes it to the guest; a rollback brings it back; agree with --accept=xattr-lost";
