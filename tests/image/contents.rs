@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::container::{Engine, IMAGE, build, image, script, stdout_of, tools};
 
 /// The image may take this much, unpacked.
-const MOST: u64 = 4_000_000;
+const MOST: u64 = 4 << 20;
 
 fn inspect(engine: &Engine) -> Value {
     let all: Value = serde_json::from_str(&engine.run(["image", "inspect", IMAGE])).unwrap();
