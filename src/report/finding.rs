@@ -62,6 +62,9 @@ kinds! {
     /// A share that stays an argument of QEMU's in a libvirt domain.
     KEPT_AS_ARGUMENT: "kept-as-argument", Info,
         "it works; AppArmor and SELinux must be told of the directory by hand";
+    /// A libvirt domain as it is while it runs.
+    LIVE_DUMP: "live-dump", Warning,
+        "rewrite the guest's lasting configuration: `virsh dumpxml --inactive --security-info`";
     /// A device without an address whose slot another program chooses from now on.
     SLOT_MAY_CHANGE: "slot-may-change", Info,
         "nothing, as long as the guest mounts by tag";
@@ -186,6 +189,9 @@ kinds! {
     /// An entry that was not recorded.
     ENTRY_NEW: "entry-new", Warning,
         "nothing, if the guest or somebody else made it since";
+    /// An entry that somebody has read, which its time of access tells.
+    ENTRY_READ: "entry-read", Info,
+        "nothing: reading changes no more than this time";
     /// QEMU's user can't use an entry.
     ENTRY_UNUSABLE: "entry-unusable", Error,
         "run `migrate convert --apply` again, or take the conversion back";

@@ -4,7 +4,7 @@
 mod avocado;
 mod literals;
 
-use super::chars::{Embedded, Lexed, verbatim};
+use super::chars::{Command, Embedded, Lexed, Word, verbatim};
 use super::spelling::Spelt;
 use super::{Document, Format, Reading, Unreadable, commands};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
@@ -104,8 +104,21 @@ fn lex(document: &Document) -> Lexed {
     if interpreted || name == "Vagrantfile" || LITERALS.contains(&extension(&name)) {
         return literals::lex(document.bytes);
     }
+    if let Some(words) = bare_arguments(document.bytes) {
+        return Lexed { commands: vec![Command { words, guest: None }], embedded: Vec::new() };
+    }
     // Nearly a shell's, as a whole or line by line.
     shell::lex_text(document.bytes).unwrap_or_else(|_| by_lines(document.bytes))
+}
+
+/// A file of nothing but arguments, on as many lines as it pleases.
+fn bare_arguments(file: &[u8]) -> Option<Vec<Word>> {
+    let mut lines = file.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let first = lines.find(|line| !line.is_empty() && !line.starts_with(b"#"))?;
+    if !first.starts_with(b"-") || first.starts_with(b"---") || first.starts_with(b"- ") {
+        return None;
+    }
+    super::proxmox::words(file, 0..file.len()).ok()
 }
 
 /// Each line that could hold something, with its continuations, as a shell's.

@@ -122,3 +122,6 @@ fn generated_finding(domain: &Domain, place: Place) -> Finding {
 fn place(document: &Document, domain: &Domain, found: &ArgvShare) -> Place {
     Place { file: document.path.map(Path::to_owned), guest: domain.name.clone(), ..found.share.place.clone() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,7 +93,7 @@ fn lex(document: &Document) -> Result<Lexed, Unreadable> {
 }
 
 /// Takes a line apart the way Perl's shellwords does: quotes and backslashes, no variables.
-fn words(file: &[u8], range: std::ops::Range<usize>) -> Result<Vec<Word>, Unreadable> {
+pub fn words(file: &[u8], range: std::ops::Range<usize>) -> Result<Vec<Word>, Unreadable> {
     let mut words = Vec::new();
     let mut chars: Chars = Vec::new();
     let mut start: Option<usize> = None;

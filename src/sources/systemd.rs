@@ -67,10 +67,10 @@ fn is_unit(name: &str) -> bool {
 /// Whether the text is a unit's, whatever it is called.
 fn has_sections(text: &[u8]) -> bool {
     let start = text.get(..text.len().min(4096)).unwrap_or_default();
-    start
-        .split(|byte| *byte == b'\n')
-        .map(<[u8]>::trim_ascii)
-        .any(|line| matches!(line, b"[Service]" | b"[Container]" | b"[Socket]"))
+    let mut lines = start.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
+    let said = |line: &&[u8]| !line.is_empty() && !matches!(line.first(), Some(b'#' | b';'));
+    lines.clone().find(said).is_some_and(|line| line.starts_with(b"["))
+        && lines.any(|line| matches!(line, b"[Service]" | b"[Container]" | b"[Socket]"))
 }
 
 fn read(document: &Document, beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {

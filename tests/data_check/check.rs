@@ -405,3 +405,39 @@ fn the_text_is_as_agreed() {
     }
     assert_eq!(text, fs::read_to_string(golden).unwrap());
 }
+
+/// MIGRATION.md has a table of what check and verify say: each row is a finding that exists, of that severity.
+#[test]
+fn the_documented_findings_are_those_that_there_are() {
+    use virtfs_proxy_helper::report::finding::{KINDS, Severity};
+    let page = include_str!("../../MIGRATION.md");
+    let section = page.split_once("## What `check` and `verify` say").unwrap().1;
+    let section = section.split_once("\n## ").unwrap().0;
+    let mut documented = Vec::new();
+    for line in section.lines().filter(|line| line.starts_with("| `")) {
+        let mut cells = line.split(" | ");
+        let id = cells.next().unwrap().trim_start_matches("| ").trim_matches('`');
+        let severity = match cells.next().unwrap() {
+            "error" => Severity::Error,
+            "warning" => Severity::Warning,
+            "info" => Severity::Info,
+            other => panic!("{id}: {other}"),
+        };
+        let kind = KINDS.iter().find(|kind| kind.id == id).unwrap_or_else(|| panic!("there is no {id}"));
+        assert_eq!(kind.severity, severity, "{id}");
+        documented.push(id);
+    }
+    let source = [
+        include_str!("../../src/data/check/judgement.rs"),
+        include_str!("../../src/data/verify.rs"),
+        include_str!("../../src/data/verify/compare.rs"),
+    ]
+    .concat();
+    for kind in KINDS {
+        let name = format!("finding::{}", kind.id.replace('-', "_").to_uppercase());
+        let is_said = source.match_indices(&name).any(|(at, _)| {
+            !source[at + name.len()..].starts_with(|c: char| c.is_ascii_uppercase() || c == '_')
+        });
+        assert_eq!(documented.contains(&kind.id), is_said, "{}", kind.id);
+    }
+}

@@ -12,11 +12,11 @@ use std::time::Duration;
 use libc::{O_CREAT, O_RDWR};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 
+use crate::apart::with_private_mounts;
 use crate::process;
 use crate::program::{self, Launch, Running, wait_until};
 use crate::tree::Owned;
@@ -157,17 +157,6 @@ fn calls_that_are_interrupted_are_made_again() {
     }
 }
 
-/// Runs a test where mounts are nobody else's.
-fn apart(test: fn()) {
-    program::need_root();
-    let thread = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-        test();
-    });
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-}
-
 /// A mount that goes with its owner.
 struct Mounted(PathBuf);
 
@@ -186,7 +175,7 @@ impl Drop for Mounted {
 
 #[test]
 fn a_full_file_system_is_full_and_no_more() {
-    apart(|| {
+    with_private_mounts(|| {
         let dir = program::scratch();
         let mounted = Mounted::tmpfs(dir.path(), "size=256k,nr_inodes=40,mode=755");
         prepare(dir.path());
@@ -222,7 +211,7 @@ fn a_full_file_system_is_full_and_no_more() {
 
 #[test]
 fn a_disk_that_is_gone_gives_errors_and_no_end() {
-    apart(|| {
+    with_private_mounts(|| {
         let dir = program::scratch();
         let (disk, export) = (dir.path().join("disk"), dir.path().join("export"));
         fs::create_dir(&export).unwrap();
@@ -255,7 +244,7 @@ fn a_disk_that_is_gone_gives_errors_and_no_end() {
 
 #[test]
 fn a_quota_that_is_used_up_is_the_guests_to_know() {
-    apart(|| {
+    with_private_mounts(|| {
         let dir = program::scratch();
         let (disk, export) = (dir.path().join("disk"), dir.path().join("export"));
         fs::create_dir(&export).unwrap();
@@ -393,7 +382,7 @@ fn a_supervisor_that_can_not_fork_says_so_and_goes_on() {
 
 #[test]
 fn a_log_daemon_that_does_not_listen_keeps_nobody_waiting() {
-    apart(|| {
+    with_private_mounts(|| {
         let dir = program::scratch();
         let export = dir.path().join("export");
         fs::create_dir(&export).unwrap();

@@ -253,7 +253,7 @@ fn each_capability_is_there_for_a_reason() {
             assert_eq!(fs::metadata(export.join("theirs")).unwrap().mode() & 0o7777, 0o755);
         }),
         ("MKNOD", |_, client| {
-            client.ask(&ask::mknod(b"/null", libc::S_IFCHR | 0o600, 0x103, 0, 0)).fails(EPERM)
+            client.ask(&ask::mknod(b"/null", libc::S_IFCHR | 0o600, 0x103, 0, 0)).fails(EPERM);
         }),
     ];
     for (missing, fails) in tries {

@@ -121,13 +121,14 @@ fn known(chars: &[Char], file: &str, around: Option<&Node>) -> Chars {
             out.push(*c);
         } else if let Some(value) = variable(rest.get(..length).unwrap_or_default(), file, around) {
             let (first, last) = (spelling.first(), spelling.last());
-            let via = first.zip(last).map(|(first, last)| Via {
+            let Some((first, last)) = first.zip(last) else { break };
+            let via = Via {
                 start: offset(first.start as usize),
                 end: offset(last.end as usize),
                 spelt: first.spelt,
                 several: false,
-            });
-            out.extend(value.into_iter().map(|c| Char { via, ..c }));
+            };
+            out.extend(value.into_iter().map(|c| c.through(via)));
         } else {
             out.extend(spelling.iter().map(|c| Char { known: false, ..*c }));
         }
@@ -170,9 +171,6 @@ fn script(file: &str, node: &Node, name: Option<String>, lexed: &mut Lexed) {
     if !text.contains(|c: char| c.is_ascii_whitespace()) {
         return;
     }
-    lexed.embedded.push(Embedded {
-        chars: chars(file, node, false),
-        name: name.map(|name| path_of(name.as_bytes())),
-        guest: None,
-    });
+    let name = name.map(|name| path_of(name.as_bytes()));
+    lexed.embedded.push(Embedded { name, ..Embedded::script(&chars(file, node, false)) });
 }

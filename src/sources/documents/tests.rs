@@ -93,6 +93,12 @@ fn rewriting_touches_nothing_else() {
     assert_eq!(rewritten(folded, "/x").unwrap(), folded.replace("proxy,", "local,").replace("socket=/a", to));
     let new = rewritten(POD, "/x").unwrap();
     assert_eq!(new, POD.replace("\"proxy,", "\"local,").replace("socket=$(SOCK)", to));
+    let xml = "xml: |\n  <domain type='kvm' xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>\n    <name>x</name>\n    \
+               <q:commandline>\n      <q:arg value='-virtfs'/>\n      <q:arg \
+               value='proxy,id=f,mount_tag=t,socket=/a'/>\n    </q:commandline>\n  </domain>\n";
+    let new = rewritten(xml, "/x").unwrap();
+    assert!(new.contains("\n    <devices>\n      <filesystem "), "{new}");
+    assert!(serde_yaml::from_str::<serde_yaml::Value>(&new).is_ok(), "{new}");
     let new = rewritten("a: ['-virtfs', 'proxy,id=f,mount_tag=t,socket=/a']\n", "/it's").unwrap();
     let model = "security_model=mapped-xattr";
     assert_eq!(new, format!("a: ['-virtfs', 'local,id=f,mount_tag=t,path=/it''s,{model}']\n"));

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::sources::chars::{Chars, Command, Word, bytes, verbatim};
+use crate::sources::chars::{Char, Chars, Command, Word, bytes, verbatim};
 use crate::sources::spelling::Spelt;
 
 /// A variable's value.
@@ -168,6 +168,20 @@ impl Env {
         self.remember(name, false);
         if let Some(old) = self.now.remove(name) {
             self.keep(old.value);
+        }
+    }
+
+    /// Takes what another file set. Its text has no place in this one but the word that names the file.
+    pub fn take_from(&mut self, other: Env, named: &Word) {
+        let here = |c: &Char| Char::new(c.byte, named.span.clone(), Spelt::Fixed);
+        let moved =
+            |chars: &Chars| chars.iter().map(|c| Char { known: c.known, ..here(c) }).collect::<Chars>();
+        for (name, variable) in other.now {
+            let value = match variable.value {
+                Value::Scalar(chars) if !variable.maybe => Value::Scalar(moved(&chars)),
+                _ => Value::Unknown,
+            };
+            self.set(&name, value, false);
         }
     }
 

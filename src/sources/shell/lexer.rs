@@ -7,9 +7,9 @@ use std::ops::Range;
 
 use super::env::{Block, Env, Value};
 use super::word::{self, Fields};
-use crate::sources::Unreadable;
 use crate::sources::chars::{Char, Command, Embedded, Lexed, Lines, Word, verbatim};
 use crate::sources::spelling::Spelt;
+use crate::sources::{Beside, Unreadable, path_of};
 
 /// More than any script has that a person wrote, in bytes.
 const MAX_SCRIPT: usize = 4 << 20;
@@ -30,6 +30,7 @@ pub struct Lexer<'a> {
     pub end: usize,
     /// The variables.
     pub env: Env,
+    beside: Option<&'a dyn Beside>,
     /// How deep in substitutions it is.
     pub depth: usize,
     /// How many more bytes may come through variables: a script can multiply them without end.
@@ -68,13 +69,13 @@ struct Simple {
     conditional: bool,
 }
 
-/// Lexes a script.
-pub fn lex(file: &[u8]) -> Result<Lexed, Unreadable> {
+/// Lexes a script. What it sources is read from `beside`, where that is at hand; else it may say anything.
+pub fn lex(file: &[u8], beside: Option<&dyn Beside>) -> Result<Lexed, Unreadable> {
     if file.len() > MAX_SCRIPT {
         return Err(Unreadable { line: None, reason: "it is a script of more than 4 MiB".to_owned() });
     }
-    let first = Lexer::new(file, Env::default()).run()?;
-    let mut lexer = Lexer::new(file, Env::with_constants_of(first.env)).run()?;
+    let first = Lexer::new(file, Env::default(), beside).run()?;
+    let mut lexer = Lexer::new(file, Env::with_constants_of(first.env), beside).run()?;
     lexer.out.commands.append(&mut lexer.env.leftovers());
     Ok(lexer.out)
 }
@@ -85,12 +86,13 @@ pub fn unreadable(file: &[u8], at: usize, reason: &str) -> Unreadable {
 }
 
 impl<'a> Lexer<'a> {
-    fn new(file: &'a [u8], env: Env) -> Self {
+    fn new(file: &'a [u8], env: Env, beside: Option<&'a dyn Beside>) -> Self {
         Self {
             file,
             at: 0,
             end: file.len(),
             env,
+            beside,
             depth: 0,
             budget: MAX_EXPANDED,
             base: 0,
@@ -618,8 +620,7 @@ impl<'a> Lexer<'a> {
             return;
         }
         for word in words.iter().filter(|word| word.has_blank()) {
-            let chars = word.chars.get(setting(&word.bytes())..).unwrap_or_default().to_vec();
-            self.out.embedded.push(Embedded { chars, name: None, guest: None });
+            self.out.embedded.push(Embedded::script(&word.chars));
         }
         self.out.commands.push(Command { words, guest: None });
     }
@@ -641,18 +642,23 @@ impl<'a> Lexer<'a> {
             && let Some(file) = words.get(1)
             && overrides(file)
         {
-            self.env.doubt_all();
+            self.source(file);
         }
     }
-}
 
-/// How long the name is in front of options that one word holds: `NAME=-fsdev …`, `--qemu-commandline=-fsdev …`.
-fn setting(word: &[u8]) -> usize {
-    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-    let length = word.iter().take_while(|byte| is_name(byte)).count();
-    match word.get(length..) {
-        Some([b'=', b'-', ..]) => length + 1,
-        _ => 0,
+    /// Takes the variables of a file of settings.
+    fn source(&mut self, file: &Word) {
+        let name =
+            Some(file.bytes()).filter(|name| name.starts_with(b"/") && file.chars.iter().all(|c| c.known));
+        let read = name.zip(self.beside).map(|(name, beside)| beside.file(&path_of(&name)));
+        match read {
+            Some(Ok(Some(text))) => match Lexer::new(&text, Env::default(), None).run() {
+                Ok(other) => self.env.take_from(other.env, file),
+                Err(_) => self.env.doubt_all(),
+            },
+            Some(Ok(None)) => {}
+            _ => self.env.doubt_all(),
+        }
     }
 }
 

@@ -388,10 +388,6 @@ fn known(lexer: &Lexer, name: &[u8]) -> bool {
 fn expand(lexer: &mut Lexer, builder: &mut Builder, name: &[u8], at: usize, quoted: bool, list: bool) {
     let spelt = if quoted { Spelt::ShellDouble } else { Spelt::ShellBare };
     let via = Via { start: offset(at), end: offset(lexer.at), spelt, several: false };
-    let through = |mut c: Char, several: bool| {
-        c.via = Some(Via { several, ..via });
-        c
-    };
     let next = lexer.peek(0);
     let ends = next.is_none_or(|byte| b" \t\r\n;&|()<>".contains(&byte));
     let alone = builder.chars.is_empty() && ends && !quoted;
@@ -399,18 +395,22 @@ fn expand(lexer: &mut Lexer, builder: &mut Builder, name: &[u8], at: usize, quot
     match variable {
         Some(Variable { value: Value::Array(words), .. }) if list || !quoted => {
             builder.end_field();
-            for word in words {
-                let chars = word.chars.into_iter().map(|c| through(c, true)).collect();
-                builder.words.push(Word { chars, span: word.span });
-            }
+            // An element's own place is where the list says it.
+            builder.words.extend(words);
             builder.some = false;
         }
-        Some(Variable { value: Value::Scalar(chars), maybe }) if !maybe || alone => {
-            let chars: Chars = chars.into_iter().map(|c| through(c, false)).collect();
+        Some(Variable { value: Value::Scalar(chars), maybe }) if !maybe || (alone && is_list(&chars)) => {
+            let chars: Chars = chars.into_iter().map(|c| c.through(via)).collect();
             if quoted { builder.push_all(chars) } else { builder.push_split(chars) }
         }
         _ => builder.push_all(unknown(lexer.file, at..lexer.at, spelt)),
     }
+}
+
+/// Whether a variable holds options, not a value: what it holds is worth a look even where it isn't certain.
+fn is_list(chars: &[Char]) -> bool {
+    let first = chars.iter().find(|c| !c.byte.is_ascii_whitespace());
+    first.is_some_and(|c| c.byte == b'-') || chars.iter().any(|c| c.byte == b' ')
 }
 
 impl Lexer<'_> {
@@ -446,7 +446,7 @@ pub fn expand_heredoc(lexer: &mut Lexer, range: Range<usize>) -> Chars {
                 let variable = lexer.env.get(&name).filter(|variable| lexer.afford(variable));
                 match variable {
                     Some(Variable { value: Value::Scalar(value), maybe: false }) => {
-                        chars.extend(value.into_iter().map(|c| Char { via: Some(via), ..c }));
+                        chars.extend(value.into_iter().map(|c| c.through(via)));
                     }
                     _ if end - at == 1 => chars.extend(verbatim(lexer.file, at..end, Spelt::Heredoc)),
                     _ => chars.extend(unknown(lexer.file, at..end, Spelt::Heredoc)),

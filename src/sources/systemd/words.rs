@@ -99,8 +99,8 @@ impl Unit {
             return None;
         }
         if let Some(value) = self.variables.get(name) {
-            let via = Some(via_of(spelling, several));
-            return Some(value.iter().map(|c| Char { via, ..*c }).collect());
+            let via = via_of(spelling, several);
+            return Some(value.iter().map(|c| c.through(via)).collect());
         }
         let place = span(spelling);
         let spelt = spelling.first().map_or(Spelt::Fixed, |c| c.spelt);
