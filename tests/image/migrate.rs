@@ -2,13 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::container::{Engine, IMAGE, stdout_of};
-use crate::program::{Launch, ours};
-use crate::wire::{Client, ask};
+use crate::program::{Launch, Running, ours, wait_until};
 
 /// `podman run` as the README has it, with the image and the words after it.
 fn in_container(engine: &Engine, options: &[&str], words: &[&str]) -> Output {
@@ -31,31 +30,44 @@ fn audited(output: &Output, within: &Path) -> Value {
         let ours = |row: &&Value| row.to_string().contains(within.to_str().unwrap());
         rows.as_array().unwrap().iter().filter(ours).cloned().collect()
     };
-    serde_json::json!({"shares": mine(&document["shares"]), "helpers": mine(&document["helpers"])})
+    json!({"shares": mine(&document["shares"]), "helpers": mine(&document["helpers"])})
 }
 
 #[test]
 fn an_audit_of_the_host_from_the_container_is_the_native_one() {
     let engine = Engine::new();
-    let (export, configuration) = (engine.directory("export"), engine.directory("configuration"));
+    let export = engine.directory("export");
     let socket = engine.scratch().join("live.sock");
     let helper = Launch::new(&ours(), &export).by_socket(&socket);
-    let _client = Client::connect_soon(&socket);
-    let script = format!(
-        "#!/bin/sh\nqemu-system-x86_64 -name shop -fsdev proxy,id=fs0,socket={} -device virtio-9p-pci,fsdev=fs0,mount_tag=data\n",
-        socket.display()
-    );
-    fs::write(configuration.join("start.sh"), script).unwrap();
-    let here = configuration.to_str().unwrap();
-    let words = ["migrate", "audit", "--format", "json", here, "/proc"];
-    let alone = audited(&native(&words), engine.scratch());
-    let mut rooted = words.to_vec();
-    rooted.splice(2..2, ["--root", "/host"]);
+    wait_until("the socket", || socket.exists());
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args([
+        "-S",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-m",
+        "64",
+        "-accel",
+        "tcg",
+        "-name",
+        "shop",
+        "-fsdev",
+    ]);
+    command.arg(format!("proxy,id=fs0,socket={}", socket.display()));
+    command.args(["-device", "virtio-9p-pci,fsdev=fs0,mount_tag=data"]);
+    let qemu = Running::spawn(command.stdin(Stdio::null()));
+    // QEMU takes the name away when it has connected.
+    wait_until("QEMU's connection", || !socket.exists());
+
+    let alone = audited(&native(&["migrate", "audit", "--format", "json"]), engine.scratch());
     let options = ["--cap-drop=ALL", "--cap-add=DAC_READ_SEARCH,SYS_PTRACE", "--volume=/:/host:ro,rslave"];
-    let output = in_container(&engine, &options, &rooted);
-    assert_eq!(audited(&output, engine.scratch()), alone);
-    assert_eq!(alone["shares"][0]["export"], export.to_str().unwrap(), "{alone:#}");
-    assert!(alone["helpers"].as_array().unwrap().iter().any(|row| row["pid"] == helper.pid()), "{alone:#}");
+    let words = ["migrate", "audit", "--root", "/host", "--format", "json"];
+    assert_eq!(audited(&in_container(&engine, &options, &words), engine.scratch()), alone);
+    let share = &alone["shares"][0];
+    assert_eq!((&share["pid"], &share["guest"]), (&json!(qemu.pid()), &json!("shop")), "{alone:#}");
+    assert_eq!(share["export"], export.to_str().unwrap(), "{alone:#}");
+    assert_eq!(alone["helpers"][0]["pid"], helper.pid(), "{alone:#}");
 }
 
 /// A small tree with a little of everything, made by root.
