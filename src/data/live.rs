@@ -236,9 +236,17 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
-/// Whether a process is there and has not ended: a zombie has no command line any more.
+/// Whether a process is there, has not ended, and is no thread of the kernel's: proc_pid_stat(5).
 fn lives(pid: i32) -> bool {
-    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|command| !command.is_empty())
+    const KERNEL_THREAD: u64 = 0x0020_0000;
+    let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) else { return false };
+    // The name, in parentheses, may hold anything.
+    let after_name = stat.rsplit(|&byte| byte == b')').next().unwrap_or_default();
+    let text = String::from_utf8_lossy(after_name);
+    let mut fields = text.split_ascii_whitespace();
+    let has_ended = matches!(fields.next(), None | Some("Z" | "X"));
+    let flags: u64 = fields.nth(5).and_then(|flags| flags.parse().ok()).unwrap_or(0);
+    !has_ended && flags & KERNEL_THREAD == 0
 }
 
 /// Every process that `/proc` shows.
@@ -324,14 +332,13 @@ impl Scene {
         Ok(Self { path, location, device, own, namespace })
     }
 
-    /// What one process has to do with the export; `None` for the kernel's own threads.
+    /// What one process has to do with the export; `None` for the kernel's own threads, and for one that has ended.
     fn user(&self, pid: i32, namespaces: &mut Namespaces, unseen: &mut Unseen) -> io::Result<Option<User>> {
         let of = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
-        let command = fs::read(of("cmdline"))?;
-        if command.is_empty() {
-            // A thread of the kernel's, or a process that has ended.
+        if !lives(pid) {
             return Ok(None);
         }
+        let command = fs::read(of("cmdline"))?;
         let name = fs::read(of("comm"))?.trim_ascii_end().to_vec();
         let uid = fs::metadata(of(""))?.uid();
         let (role, named) = commands::role(&command, &name, &self.path);

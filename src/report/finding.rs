@@ -150,6 +150,9 @@ kinds! {
     /// An entry that has been mapped before.
     ALREADY_MAPPED: "already-mapped", Error,
         "an earlier conversion, or a share that was mapped before: roll it back or remove the attributes, for the guest would see them";
+    /// An export that is converted.
+    ALREADY_CONVERTED: "already-converted", Error,
+        "prove it by `migrate verify`, take it back by `migrate rollback`; if it was interrupted, the same command again goes on";
     /// An attribute that no mapped model passes.
     XATTR_LOST: "xattr-lost", Warning,
         "no mapped model passes it to the guest; a rollback brings it back; agree with --accept=xattr-lost";

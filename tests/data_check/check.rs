@@ -173,6 +173,25 @@ fn earlier_mappings_and_reserved_names_are_found() {
 }
 
 #[test]
+fn a_conversion_is_known_by_its_journal() {
+    for model in ["mapped-xattr", "mapped-file"] {
+        let stage = Stage::new();
+        stage.file("a");
+        let migrate = |words: &[&str]| {
+            let mut command = Command::new(ours());
+            command.arg("migrate").args(words).args(["--apply", "--progress=never"]).arg(&stage.export);
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+        };
+        migrate(&["convert", ME, "--security-model", model]);
+        let message = format!("it is converted, to {model}: its journal is '{}", stage.export.display());
+        stage.check(&[ME]).says("already-converted", &stage.export, &message, 3);
+        migrate(&["rollback"]);
+        assert_eq!(stage.check(&[ME]).findings(), vec![]);
+    }
+}
+
+#[test]
 fn acls_whose_owner_has_few_rights_matter_to_mapped_file() {
     let stage = Stage::new();
     stage.file("a");
@@ -429,6 +448,7 @@ fn the_documented_findings_are_those_that_there_are() {
     }
     let source = [
         include_str!("../../src/data/check/judgement.rs"),
+        include_str!("../../src/data/check/earlier.rs"),
         include_str!("../../src/data/verify.rs"),
         include_str!("../../src/data/verify/compare.rs"),
     ]

@@ -80,7 +80,8 @@ const OPEN: [(&str, &[&str]); 3] = [
 ];
 
 /// Attempts that this kernel or container may not allow anybody, so that only their end by seccomp proves something.
-const NOT_EVERYWHERE: [&str; 4] = ["bpf", "io_uring_setup", "userfaultfd", "perf_event_open"];
+const NOT_EVERYWHERE: [&str; 6] =
+    ["bpf", "io_uring_setup", "userfaultfd", "perf_event_open", "load a module", "load another kernel"];
 
 /// A host with an export, and what is to be kept from whoever breaks in.
 struct Host {
