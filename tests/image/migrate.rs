@@ -1,6 +1,5 @@
 //! `migrate` from the image on a host: what it finds and does is what the native binary finds and does.
 
-use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
