@@ -98,7 +98,7 @@ fn convert_and_rollback_through_the_container_are_the_native_ones() {
     let native_journal = engine.scratch().join("native-journal");
     let options = [
         "--cap-drop=ALL",
-        "--cap-add=CHOWN,DAC_OVERRIDE,FOWNER,FSETID,MKNOD,SETFCAP,SYS_ADMIN,SYS_PTRACE",
+        "--cap-add=CHOWN,DAC_OVERRIDE,FOWNER,FSETID,MKNOD,SETFCAP,SETGID,SETUID,SYS_PTRACE",
         "--security-opt=no-new-privileges",
         &mount,
         &journals,
