@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 
 use super::join::{self, Joined};
+use super::launcher::Launcher;
 use super::{Document, Format, Reading, recognise};
 use crate::cli::ConfigArgs;
 use crate::exit::Outcome;
@@ -36,7 +37,9 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     };
     let reading = format.read(&document).map_err(|error| input.error(error.line, &error.reason))?;
     if reading.shares.is_empty() {
-        return input.unchanged(args);
+        // Whatever asks for last recognises much, and knows little of it.
+        let guessed = format.name() == Launcher.name();
+        return if guessed { input.unrecognised(args) } else { input.unchanged(args) };
     }
     let how = how(args, &reading).map_err(|refusal| input.refused(&refusal))?;
     if let Some(form) = args.to {
