@@ -69,7 +69,7 @@ pub fn put(
     Ok(())
 }
 
-/// Prints what `write` writes, as [`print`] does.
+/// Prints what `write` writes, as [`print()`] does.
 pub fn print_with(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let written = write(&mut out).and_then(|()| out.flush());

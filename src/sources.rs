@@ -10,6 +10,8 @@ mod join;
 mod launcher;
 pub mod libvirt;
 pub mod managed;
+#[cfg(test)]
+mod properties;
 mod proxmox;
 pub mod readconfig;
 mod shell;

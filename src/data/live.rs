@@ -278,6 +278,8 @@ struct Scene {
     path: PathBuf,
     /// Where it lies.
     location: Location,
+    /// Where our own root directory lies: not always at a filesystem's root, as in a container or on a subvolume.
+    root: Option<Location>,
     /// `st_dev` of its files.
     device: u64,
     /// Our own mounts.
@@ -327,9 +329,12 @@ impl Scene {
                 "'{shown}' is on no mount that /proc/self/mountinfo tells of: run this outside the chroot"
             )
         })?;
+        let slash = Path::new("/");
+        let root = open_path(slash).and_then(mounts::mount_id).ok();
+        let root = root.and_then(|id| own.by_id(id)?.locate(slash));
         let device = pin.metadata().with_context(|| format!("asking after '{shown}'"))?.dev();
         let namespace = fs::read_link("/proc/self/ns/mnt").unwrap_or_default();
-        Ok(Self { path, location, device, own, namespace })
+        Ok(Self { path, location, root, device, own, namespace })
     }
 
     /// What one process has to do with the export; `None` for the kernel's own threads, and for one that has ended.
@@ -383,7 +388,9 @@ impl Scene {
             *to = location.as_ref().and_then(|location| self.way_to(location));
             // A helper may serve more than this export: a directory around it, and be chrooted there.
             let serves = |location: &Location| {
-                location.path != Path::new("/") && location.way_to(&self.location).is_some()
+                location.path != Path::new("/")
+                    && Some(location) != self.root.as_ref()
+                    && location.way_to(&self.location).is_some()
             };
             if name == "root" && user.role == Role::Helper && location.as_ref().is_some_and(serves) {
                 user.named = true;

@@ -143,10 +143,10 @@ kinds! {
         "what is mounted here is not converted: unmount it, or convert it by itself and run QEMU with multidevs=remap";
     /// An entry that can't be changed.
     IMMUTABLE_FILE: "immutable-file", Error,
-        "chattr -i it: neither a conversion nor QEMU can change it, and the guest never sees the flag";
+        "chattr -i it; or agree with --accept=immutable-file: the flag is lifted while it is converted and set again, and neither QEMU nor the guest can change it, as before";
     /// An entry that can only grow.
     APPEND_ONLY_FILE: "append-only-file", Error,
-        "chattr -a it: neither a conversion nor QEMU can change it, and the guest never sees the flag";
+        "chattr -a it; or agree with --accept=append-only-file: the flag is lifted while it is converted and set again";
     /// An entry that has been mapped before.
     ALREADY_MAPPED: "already-mapped", Error,
         "an earlier conversion, or a share that was mapped before: roll it back or remove the attributes, for the guest would see them";

@@ -47,7 +47,12 @@ fn audit(args: &AuditArgs) -> anyhow::Result<AuditDocument> {
     let everything = args.paths.is_empty();
     let (standard_input, named): (Vec<_>, Vec<_>) = args.paths.iter().partition(|path| is_dash(path));
     let roots = if everything { places::usual(&host) } else { absolute(&host, &named)? };
-    let mut scan = scan::scan(&host, &roots, !everything, &progress);
+    // Who names the version needs no look at the programs.
+    let wanted = everything || args.qemu.is_none();
+    let (mut scan, installed) = std::thread::scope(|scope| {
+        let programs = scope.spawn(|| if wanted { qemu::installed(&host, !everything) } else { Vec::new() });
+        (scan::scan(&host, &roots, !everything, &progress), programs.join().unwrap_or_default())
+    });
     if !standard_input.is_empty() {
         read_standard_input(&host, &mut scan)?;
     }
@@ -60,8 +65,6 @@ fn audit(args: &AuditArgs) -> anyhow::Result<AuditDocument> {
             file.reading.findings.extend(managers::look_up(&host, share));
         }
     }
-    progress.doing("looking for QEMU");
-    let installed = qemu::installed(&host, !everything);
     progress.finish();
     let processes = processes.unwrap_or_default();
     Ok(Judge::new(args.qemu.clone(), installed, everything).document(scan, processes))

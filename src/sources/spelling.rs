@@ -61,7 +61,15 @@ impl Spelt {
         if let Some(bad) = text.iter().find(|byte| !self.takes(**byte)) {
             return Err(format!("{:?} can't be spelt here", char::from(*bad)));
         }
-        let yaml = matches!(self, Self::YamlPlain | Self::YamlFlow | Self::YamlSingle | Self::YamlDouble);
+        let yaml = matches!(
+            self,
+            Self::YamlPlain | Self::YamlFlow | Self::YamlSingle | Self::YamlDouble | Self::YamlBlock
+        );
+        // Compose, Kubernetes and Ansible would fill these in.
+        let filled_in = text.contains(&b'$') || memchr::memmem::find(text, b"{{").is_some();
+        if yaml && filled_in {
+            return Err("a $ or {{ would mean something else here".to_owned());
+        }
         if yaml && std::str::from_utf8(text).is_err() {
             return Err("bytes that are not UTF-8 can't be spelt here".to_owned());
         }

@@ -140,10 +140,15 @@ impl Host {
 
     /// Opens a regular file. `Ok(None)`: it is something else.
     pub fn open(&self, path: &Path) -> io::Result<Option<File>> {
+        Ok(self.open_with_length(path)?.map(|(file, _)| file))
+    }
+
+    fn open_with_length(&self, path: &Path) -> io::Result<Option<(File, u64)>> {
         // O_NONBLOCK: what was a file a moment ago may be a FIFO now.
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let file = File::from(self.open_how(path, flags)?);
-        Ok(file.metadata()?.is_file().then_some(file))
+        let metadata = file.metadata()?;
+        Ok(metadata.is_file().then(|| (file, metadata.len())))
     }
 
     /// Reads a regular file. `known`: a folder's listing just said that it is one.
@@ -151,12 +156,11 @@ impl Host {
         if !known && self.kind(path, true)? != Kind::File {
             return Ok(Content::Special);
         }
-        let Some(file) = self.open(path)? else { return Ok(Content::Special) };
-        let expected = file.metadata()?.len();
+        let Some((file, expected)) = self.open_with_length(path)? else { return Ok(Content::Special) };
         if expected > MAX_FILE {
             return Ok(Content::TooLong(read_up_to(&file, BEGINNING, BEGINNING)?));
         }
-        let bytes = read_up_to(&file, MAX_FILE + 1, expected + 1)?;
+        let bytes = read_up_to(&file, MAX_FILE + 1, expected)?;
         Ok(if bytes.len() as u64 > MAX_FILE { Content::TooLong(bytes) } else { Content::Whole(bytes) })
     }
 
@@ -254,9 +258,23 @@ impl Beside for Host {
     }
 }
 
-fn read_up_to(file: &File, limit: u64, expected: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(usize::try_from(expected.min(limit)).unwrap_or(0));
-    file.take(limit).read_to_end(&mut bytes)?;
+/// Reads a file of which `expected` bytes are said to be there. /proc's say none, and a growing one has more.
+fn read_up_to(mut file: &File, limit: u64, expected: u64) -> io::Result<Vec<u8>> {
+    let room = usize::try_from(expected.min(limit)).unwrap_or(0);
+    let mut bytes = vec![0; room];
+    let mut filled = 0;
+    while filled < room {
+        match file.read(bytes.get_mut(filled..).unwrap_or_default()) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(filled);
+    if room == 0 {
+        file.take(limit).read_to_end(&mut bytes)?;
+    }
     Ok(bytes)
 }
 
