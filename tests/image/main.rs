@@ -6,7 +6,9 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed expectation is the report")]
 
 mod contents;
+mod fleet;
 mod manifests;
+mod migrate;
 mod pod;
 mod sidecar;
 mod users;

@@ -602,6 +602,16 @@ impl<'a> Lexer<'a> {
             heredoc.idle = ignored || (printed && target.is_none() && !piped);
         }
         for (name, value, append) in assignments {
+            // systemd's files of settings need no quotes: `OPTS=-fsdev … -device …`.
+            if let Value::Scalar(chars) = &value
+                && chars.first().is_some_and(|c| c.byte == b'-')
+                && words.iter().any(|word| word.contains(b"proxy"))
+            {
+                let option = super::env::split(chars).into_iter();
+                self.out
+                    .commands
+                    .push(Command { words: option.chain(words.iter().cloned()).collect(), guest: None });
+            }
             if words.is_empty() {
                 self.assign(&name, value, append, conditional, false);
             } else {

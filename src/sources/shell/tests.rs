@@ -84,6 +84,11 @@ fn shares_are_found_where_scripts_hide_them() {
             vec!["2: fs0 t /a"],
         ),
         (
+            "settings without quotes, as systemd reads them",
+            "OPTS=-fsdev proxy,id=fs0,socket=/a -device virtio-9p-pci,fsdev=fs0,mount_tag=t\n",
+            vec!["1: fs0 t /a"],
+        ),
+        (
             "an fsdev in a variable",
             "FS=proxy,id=fs0,socket=/a\nqemu -fsdev \"$FS\" -device virtio-9p-pci,fsdev=fs0,mount_tag=t\n",
             vec!["2: fs0 t /a"],
