@@ -308,7 +308,7 @@ impl Order<'_> {
         let progress = Progress::start(self.args.work.progress, "recording", 0);
         let mut recorded = None;
         let facts = Facts::gather_by(&self.export, Some(self.owner.clone()), |tree, attributes| {
-            let recording = Recording::new(writer, false, &progress);
+            let recording = Recording::new(writer, None, &progress);
             let links = survey::Links::default();
             let recorder =
                 || Recorder::new(&recording, Some(survey::Surveyor::new(tree, attributes, &links)));

@@ -35,6 +35,13 @@ fn each(points: &[usize], attempt: impl Fn(usize) + Sync) {
     });
 }
 
+/// Panics unless a run was killed, or came to its end just before: the order of a directory's entries is the file
+/// system's affair, and with it the number of calls varies a little.
+fn must_be_killed(run: &Run, point: usize, what: &str) {
+    let is_over = run.status == Some(0) && run.calls < point && point - run.calls < 20;
+    assert!(run.status.is_none() || is_over, "{what}: not killed but {run:?}");
+}
+
 /// How many calls a whole run of `command` makes.
 fn count(command: Command) -> usize {
     let Run { status, calls } = run(alone(command), Meddling::Count);
@@ -51,8 +58,7 @@ fn a_conversion_that_was_killed_goes_on_or_back() {
             let what = format!("{model}, killed at {point} of {calls}");
             let stage = Stage::knotted();
             let before = stage.snapshot();
-            let Run { status, .. } = run(alone(stage.convert(model)), Meddling::Kill(point));
-            assert_eq!(status, None, "{what}: not killed");
+            must_be_killed(&run(alone(stage.convert(model)), Meddling::Kill(point)), point, &what);
             // Two ways from here: back at once, or on and then back.
             if point % 2 == 0 {
                 if stage.journal().exists() {
@@ -79,8 +85,7 @@ fn a_rollback_that_was_killed_goes_on() {
             let stage = Stage::knotted();
             let before = stage.snapshot();
             success(&mut stage.convert(model));
-            let Run { status, .. } = run(alone(stage.rollback()), Meddling::Kill(point));
-            assert_eq!(status, None, "{what}: not killed");
+            must_be_killed(&run(alone(stage.rollback()), Meddling::Kill(point)), point, &what);
             success(&mut stage.rollback());
             assert_same(&before, &stage.snapshot(), &what);
             stage.verify(&what);

@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 
+use crate::data::entry::{Entry, Kind};
+use crate::data::form::{Form, Model};
+use crate::data::goal::Goal;
 use crate::data::journal::{Part, Record, Totals, Writer};
 use crate::data::passthrough;
 use crate::data::pin::Pin;
@@ -18,15 +21,15 @@ use crate::data::walk::{Trouble, Visitor};
 /// What all recorders of a walk share.
 pub(super) struct Recording<'r> {
     pub(super) writer: &'r Mutex<Writer>,
-    /// Whether these entries are met after the recording proper.
-    pub(super) late: bool,
+    /// For entries that are met after the recording proper: some of them may be converted already.
+    pub(super) late: Option<Goal>,
     pub(super) progress: &'r Progress,
     /// Directories of which some entries are still to be read, by their ids.
     suspended: Mutex<HashMap<u64, Part>>,
 }
 
 impl<'r> Recording<'r> {
-    pub(super) fn new(writer: &'r Mutex<Writer>, late: bool, progress: &'r Progress) -> Self {
+    pub(super) fn new(writer: &'r Mutex<Writer>, late: Option<Goal>, progress: &'r Progress) -> Self {
         Self { writer, late, progress, suspended: Mutex::default() }
     }
 }
@@ -53,6 +56,13 @@ impl<'r> Recorder<'r> {
         self.part.as_mut()
     }
 
+    fn look(&self, directory: &Directory, name: &CStr, pin: &Pin) -> rustix::io::Result<Record> {
+        match self.shared.late {
+            Some(goal) => current(goal, directory, name, pin),
+            None => record(pin),
+        }
+    }
+
     fn push(&mut self, directory: &Directory, name: &CStr, record: Option<&Record>) -> anyhow::Result<()> {
         let Some(part) = self.part(directory) else { return Ok(()) };
         part.push(name.to_bytes(), record);
@@ -68,8 +78,38 @@ impl<'r> Recorder<'r> {
     }
 }
 
+/// The record of an inode that somebody has changed or moved since, which may be converted, if only in part: what the
+/// guest would see of it counts.
+pub(super) fn current(
+    goal: Goal,
+    directory: &Directory,
+    name: &CStr,
+    pin: &Pin,
+) -> rustix::io::Result<Record> {
+    let mut now = record(pin)?;
+    let inode = pin.inode();
+    // A metadata file is the name's, not the inode's: of one that is not converted it says nothing.
+    if goal.model == Model::MappedFile && (inode.uid, inode.gid) != (goal.uid, goal.gid) {
+        return Ok(now);
+    }
+    let shown = Form::Mapped(goal.model).read(directory, name, pin)?;
+    let is_link = shown.kind() == Some(Kind::Symlink);
+    // What a name's metadata file says of another inode that has taken the name may not fit it.
+    let fits = shown.kind().is_some_and(|kind| Some(Goal::carrier(kind)) == inode.kind());
+    if fits && (!is_link || shown.target.as_ref().is_some_and(|target| !target.is_empty())) {
+        let real_acls = (now.entry.access_acl, now.entry.default_acl);
+        now.entry = Entry { xattrs: now.entry.xattrs, ..shown };
+        now.entry.access_acl = now.entry.access_acl.or(real_acls.0);
+        now.entry.default_acl = now.entry.default_acl.or(real_acls.1);
+        if goal.model == Model::MappedXattr {
+            now.entry.xattrs.retain(|(name, _)| !name.starts_with(b"user.virtfs."));
+        }
+    }
+    Ok(now)
+}
+
 /// The record of an inode.
-pub(super) fn record(pin: &Pin) -> rustix::io::Result<Record> {
+fn record(pin: &Pin) -> rustix::io::Result<Record> {
     Ok(Record::new(pin.inode(), passthrough::read(pin)?))
 }
 
@@ -83,15 +123,17 @@ impl Visitor for Recorder<'_> {
         self.totals.entries += 1;
         self.totals.directories += 1;
         self.shared.progress.add(1);
-        let own = record(pin)
+        let within = directory.parent().unwrap_or(directory);
+        let own = self
+            .look(within, directory.name(), pin)
             .with_context(|| format!("reading the directory '{}'", crate::text::escape(&directory.path())))?;
         let parent = directory.parent().map(|parent| parent.mark.load(Ordering::Acquire));
-        self.part = Some(Part::new(parent, directory.name().to_bytes(), own, self.shared.late));
+        self.part = Some(Part::new(parent, directory.name().to_bytes(), own, self.shared.late.is_some()));
         Ok(())
     }
 
     fn entry(&mut self, directory: &Arc<Directory>, name: &CStr, pin: Pin) -> anyhow::Result<()> {
-        match record(&pin) {
+        match self.look(directory, name, &pin) {
             Ok(record) => {
                 self.totals.entries += 1;
                 self.shared.progress.add(1);
@@ -136,5 +178,10 @@ impl Visitor for Recorder<'_> {
             self.push(directory, name, None)?;
         }
         Ok(())
+    }
+
+    fn hides(&self, directory: &Arc<Directory>, name: &CStr) -> bool {
+        // Before the conversion they are entries like all others.
+        self.shared.late.is_some_and(|goal| Form::Mapped(goal.model).hides(directory, name))
     }
 }

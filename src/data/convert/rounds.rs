@@ -12,13 +12,12 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::Converter;
-use super::record::{Recorder, Recording, record};
-use crate::data::entry::{Entry, Kind};
+use super::record::{Recorder, Recording, current};
+use crate::data::entry::Kind;
 use crate::data::flags::Lifted;
-use crate::data::form::{Form, Model};
+use crate::data::form::Model;
 use crate::data::goal::Obstacle;
 use crate::data::journal::{Journal, Listing, NameSum, Part, Record};
-use crate::data::pin::Pin;
 use crate::data::staging::{self, Place};
 use crate::data::tree::Directory;
 use crate::data::{mapped_file, walk};
@@ -151,30 +150,10 @@ impl Converter<'_> {
         if pin.inode().kind() == Some(Kind::Directory) {
             return self.adopt_directory(place, listing);
         }
-        let record = self.current(place, &pin)?;
+        let record = current(self.goal, place.directory, place.name, &pin)?;
         let mut part = Part::new(listing.parent, listing.name.to_bytes(), listing.own.clone(), true);
         part.push(place.name.to_bytes(), Some(&record));
         self.write(&mut part.more(listing.id))
-    }
-
-    /// The record of an inode that somebody has changed since, which may be converted in part: what the guest would
-    /// see of it counts.
-    fn current(&self, place: Place<'_>, pin: &Pin) -> rustix::io::Result<Record> {
-        let mut now = record(pin)?;
-        let inode = pin.inode();
-        // A metadata file is the name's, not the inode's: of one that is not converted it says nothing.
-        if self.goal.model == Model::MappedFile && (inode.uid, inode.gid) != (self.goal.uid, self.goal.gid) {
-            return Ok(now);
-        }
-        let shown = Form::Mapped(self.goal.model).read(place.directory, place.name, pin)?;
-        let is_link = shown.kind() == Some(Kind::Symlink);
-        if !is_link || shown.target.as_ref().is_some_and(|target| !target.is_empty()) {
-            now.entry = Entry { xattrs: now.entry.xattrs, ..shown };
-            if self.goal.model == Model::MappedXattr {
-                now.entry.xattrs.retain(|(name, _)| !name.starts_with(b"user.virtfs."));
-            }
-        }
-        Ok(now)
     }
 
     /// Records a directory that was not there, and all that is in it.
@@ -183,7 +162,7 @@ impl Converter<'_> {
         part.push(place.name.to_bytes(), None);
         self.write(&mut part.more(listing.id))?;
         place.directory.mark.store(listing.id, Ordering::Release);
-        let recording = Recording::new(&self.writer, true, self.progress);
+        let recording = Recording::new(&self.writer, Some(self.goal), self.progress);
         let top = place.directory.child(place.name);
         let walked = walk::from(&top, 1, || Recorder::new(&recording, None));
         walked.map(drop).map_err(|_| Obstacle::Failed(Errno::IO))
