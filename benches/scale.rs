@@ -100,7 +100,9 @@ fn print_row(label: &str, [theirs, ours]: &[Vec<f64>; 2]) {
 /// Two empty roots below `dir`.
 fn roots(dir: &Path, name: &str) -> Vec<PathBuf> {
     let roots = ["C", "ours"].map(|side| dir.join(format!("{name} {side}")));
-    roots.iter().for_each(|root| fs::create_dir(root).expect("a root"));
+    for root in &roots {
+        fs::create_dir(root).expect("a root");
+    }
     roots.into()
 }
 

@@ -4,6 +4,7 @@ mod audit;
 mod config;
 mod data;
 mod helper;
+mod report;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -12,7 +13,8 @@ pub use config::{ConfigArgs, Snippet};
 pub use data::{
     CheckArgs, ConvertArgs, ManifestArgs, ProgressMode, RollbackArgs, TreeForm, VerifyArgs, WorkArgs,
 };
-pub use helper::HelperArgs;
+pub use helper::{HealthcheckArgs, HelperArgs};
+pub use report::{By, FleetFormat, ReportArgs};
 
 /// QEMU's 9p proxy helper, and the way off the proxy backend.
 #[derive(Debug, Parser)]
@@ -21,7 +23,9 @@ pub use helper::HelperArgs;
     version,
     args_conflicts_with_subcommands = true,
     infer_long_args = true,
-    args_override_self = true
+    args_override_self = true,
+    after_help = "Each helper option can come from the environment too, by its name: VIRTFS_SOCKET is --socket. The command \
+                  line wins."
 )]
 pub struct Cli {
     /// What to do instead of serving an export.
@@ -35,6 +39,8 @@ pub struct Cli {
 /// What the program does besides serving an export.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Ask the helper of this container, or the one behind a socket, whether it serves. Takes no client's place.
+    Healthcheck(HealthcheckArgs),
     /// Move shares from the proxy backend to local + mapped: find, rewrite, convert, verify, take back.
     Migrate(MigrateArgs),
 }
@@ -64,4 +70,6 @@ pub enum MigrateVerb {
     Rollback(RollbackArgs),
     /// Describe a tree as the guest sees it: stable, sorted, diffable.
     Manifest(ManifestArgs),
+    /// Merge the audits of many hosts into one report.
+    Report(ReportArgs),
 }

@@ -13,7 +13,7 @@
 //! | [`mod@verify`] | a conversion proved against its journal |
 //! | [`live`] | who has an export open |
 //! | [`owner`] | the user that QEMU runs as |
-//! | [`manifest`], [`acl`] | a tree as text |
+//! | [`mod@manifest`], [`acl`] | a tree as text |
 
 pub mod acl;
 pub mod check;

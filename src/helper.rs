@@ -14,6 +14,7 @@
 //! | [`connection`], [`busy_poll`] | bytes ↔ requests and replies on a socket |
 //! | [`protocol`] | the wire format: table and codec |
 //! | [`operations`], [`export`], [`path`], [`identity`], [`version`] | what requests do, to which files, as whom |
+//! | [`health`] | asking a running helper how it is |
 //! | [`sys`], [`signals`], [`logging`] | the kernel's side |
 
 #[cfg(feature = "break-in")]
@@ -22,6 +23,7 @@ pub mod busy_poll;
 pub mod cleaner;
 pub mod connection;
 pub mod export;
+pub mod health;
 pub mod identity;
 pub mod landlock;
 pub mod lifeline;

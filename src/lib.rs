@@ -6,10 +6,10 @@
 //! |---|---|---|
 //! | [`helper`] | the daemon: a privileged helper that QEMU ≤ 9.1 speaks to over a unix socket | itself |
 //! | [`share`] | what a share is, QEMU's option strings, and a share's `local` equivalent | `report` |
-//! | [`sources`] | where shares hide: one reader for each configuration format, and who serves what | `share`, `report` |
+//! | [`sources`] | where shares hide: one reader for each configuration format, and who serves what | `share`, `report`; of `data`, who owns an export |
 //! | [`data`] | the export's files: their two on-disk forms and the way from one to the other | `report`, `share` |
 //! | [`report`] | what people should know: findings, documents, text | itself |
-//! | [`cli`] | the command line, declarations only | nothing |
+//! | [`cli`] | the command line, declarations only | the choices that `share` names |
 //! | [`exit`] | outcome → exit status | nothing |
 //! | [`text`] | bytes of any origin → text that is safe on a terminal | nothing |
 //!
@@ -43,6 +43,7 @@ pub fn run() -> ExitCode {
         }
     };
     match cli.command {
+        Some(cli::Command::Healthcheck(args)) => helper::health::run(args),
         Some(cli::Command::Migrate(command)) => migrate::run(command.verb),
         None => helper::run(cli.helper),
     }

@@ -13,6 +13,7 @@ pub fn run(verb: MigrateVerb) -> Outcome {
         MigrateVerb::Verify(args) => crate::data::verify(&args),
         MigrateVerb::Rollback(args) => crate::data::rollback(&args),
         MigrateVerb::Manifest(args) => crate::data::manifest(&args),
+        MigrateVerb::Report(args) => crate::report::fleet::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("virtfs-proxy-helper: {error:#}");

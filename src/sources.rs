@@ -7,8 +7,11 @@ mod config;
 mod documents;
 mod invocation;
 mod join;
+mod launcher;
 pub mod libvirt;
 pub mod managed;
+#[cfg(test)]
+mod properties;
 mod proxmox;
 pub mod readconfig;
 mod shell;
@@ -58,6 +61,15 @@ pub struct Listener {
     pub service: String,
 }
 
+/// The other files of the host that a document is of.
+pub trait Beside {
+    /// A small file's content; `Ok(None)` where there is none, `Err` where it can't be read.
+    fn file(&self, path: &Path) -> Result<Option<Vec<u8>>, Unreadable>;
+
+    /// The files of a folder, by name; none where there is no such folder.
+    fn files(&self, folder: &Path) -> Vec<PathBuf>;
+}
+
 /// Why a document can't be read. Unread is not clean.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
@@ -78,6 +90,11 @@ pub trait Format: Sync {
     /// The shares and helpers of a document.
     fn read(&self, document: &Document) -> Result<Reading, Unreadable>;
 
+    /// The same, where the files around the document can be looked at, too: a unit's drop-ins, say.
+    fn read_beside(&self, document: &Document, _beside: &dyn Beside) -> Result<Reading, Unreadable> {
+        self.read(document)
+    }
+
     /// The edits by which every proxy share of a document becomes a `local` one.
     fn rewrite(&self, _document: &Document, _how: &Rewrite) -> Result<Edits, Refusal> {
         Err(Refusal::at(
@@ -96,6 +113,7 @@ pub static FORMATS: &[&dyn Format] = &[
     &systemd::Systemd,
     &documents::Documents,
     &shell::Shell,
+    &launcher::Launcher,
 ];
 
 /// The format of a document.

@@ -41,6 +41,24 @@ pub fn escape(bytes: &[u8]) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// Text that [`escape`] has been over, on another machine perhaps: what could still harm a terminal is escaped, and the
+/// escapes that are there stay as they are.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let harms = |c: char| c != '\\' && needs_escape(c);
+    if !text.chars().any(harms) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if harms(c) {
+            push_hex(&mut out, c.encode_utf8(&mut [0; 4]).as_bytes());
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
 /// [`escape`] for a path.
 pub fn escape_path(path: &Path) -> Cow<'_, str> {
     escape(path.as_os_str().as_bytes())
@@ -140,6 +158,12 @@ mod tests {
         ] {
             assert_eq!(escape(raw), shown);
         }
+    }
+
+    #[test]
+    fn escapes_that_are_there_stay() {
+        assert_eq!(printable(r"a\\b\xff c"), r"a\\b\xff c");
+        assert_eq!(printable("a\x1b[2J\\x1b"), r"a\x1b[2J\x1b");
     }
 
     proptest! {

@@ -45,11 +45,24 @@ fn write_pages(command: &Command, folder: &Path) -> io::Result<()> {
     if command.has_subcommands() {
         page.render_subcommands_section(&mut text)?;
     }
+    if let Some(after) = command.get_after_help() {
+        notes(&after.to_string()).to_writer(&mut text)?;
+    }
     if command.get_name() == "virtfs-proxy-helper" {
         readme_sections().to_writer(&mut text)?;
         see_also().to_writer(&mut text)?;
     }
     fs::write(folder.join(page.get_filename()), text)
+}
+
+/// What `--help` ends with.
+fn notes(text: &str) -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", ["NOTES"]);
+    for line in text.lines() {
+        roff.text([roman(line)]);
+    }
+    roff
 }
 
 fn see_also() -> Roff {

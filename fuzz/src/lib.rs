@@ -3,7 +3,7 @@
 //! ```text
 //! cargo install cargo-fuzz
 //! mkdir -p fuzz/corpus/requests
-//! cargo +nightly fuzz run requests $PWD/fuzz/corpus/requests $PWD/fuzz/seeds/requests
+//! cargo +nightly fuzz run requests $PWD/fuzz/corpus/requests $PWD/fuzz/seeds/requests   # or, on stable, with -s none
 //! cargo test --manifest-path fuzz/Cargo.toml          # the seeds, and some thousand changes of each, on any toolchain
 //! ```
 //!

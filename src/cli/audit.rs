@@ -19,6 +19,9 @@ pub struct AuditArgs {
     /// How the findings are printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub format: Format,
+    /// Write it to this file instead of standard output, for a container that has no shell
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     /// Judge against this QEMU version instead of the installed one
     #[arg(long, value_name = "VERSION")]
     pub qemu: Option<Version>,

@@ -52,7 +52,7 @@ pub struct ConfigArgs {
 /// The forms in which `migrate config --to` prints shares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Snippet {
-    /// libvirt's <filesystem>
+    /// libvirt's filesystem element
     Libvirt,
     /// -fsdev and -device, for a shell
     QemuArgs,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::RangedU64ValueParser;
+use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 
 use crate::helper::Settings;
 use crate::helper::privileges::Kept;
@@ -11,63 +11,65 @@ use crate::helper::sandbox::Sandbox;
 use crate::helper::seccomp::Seccomp;
 
 /// The helper's own options: the original's, with its abbreviations, and long ones beyond it.
+///
+/// Each has a variable of the environment too, for an image that has no shell to build a command line with.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Helper options")]
 pub struct HelperArgs {
     /// Export this directory
-    #[arg(short, long, value_name = "DIR", alias = "p")]
+    #[arg(short, long, value_name = "DIR", alias = "p", env = "VIRTFS_PATH", hide_env = true)]
     pub path: Option<PathBuf>,
     /// Serve the connected socket that is open as descriptor N
-    #[arg(short, long, value_name = "N", alias = "f")]
+    #[arg(short, long, value_name = "N", alias = "f", env = "VIRTFS_FD", hide_env = true)]
     pub fd: Option<i32>,
     /// Listen on this socket; needs -u and -g
-    #[arg(short, long, value_name = "PATH", alias = "s")]
+    #[arg(short, long, value_name = "PATH", alias = "s", env = "VIRTFS_SOCKET", hide_env = true)]
     pub socket: Option<PathBuf>,
     /// Give the socket to this user, a number or a name of /etc/passwd: the one that QEMU runs as
-    #[arg(short, long, value_name = "USER", alias = "u")]
+    #[arg(short, long, value_name = "USER", alias = "u", env = "VIRTFS_UID", hide_env = true)]
     pub uid: Option<String>,
     /// Give the socket to this group, a number or a name of /etc/group
-    #[arg(short, long, value_name = "GROUP", alias = "g")]
+    #[arg(short, long, value_name = "GROUP", alias = "g", env = "VIRTFS_GID", hide_env = true)]
     pub gid: Option<String>,
     /// Stay in the foreground and log to standard error
-    #[arg(short, long, alias = "n")]
+    #[arg(short, long, alias = "n", env = "VIRTFS_NODAEMON", hide_env = true, value_parser = BoolishValueParser::new())]
     pub nodaemon: bool,
 
     /// Keep serving after a client has left; the socket comes back when QEMU removes it
-    #[arg(long)]
+    #[arg(long, env = "VIRTFS_PERSISTENT", hide_env = true, value_parser = BoolishValueParser::new())]
     pub persistent: bool,
     /// Serve up to N clients at once, each by a process of its own
-    #[arg(long, value_name = "N", default_value_t = 1,
+    #[arg(long, value_name = "N", default_value_t = 1, env = "VIRTFS_SHARED", hide_env = true,
           value_parser = RangedU64ValueParser::<u32>::new().range(1..=4096))]
     pub shared: u32,
     /// Answer EROFS to every request that would change something
-    #[arg(long)]
+    #[arg(long, env = "VIRTFS_READONLY", hide_env = true, value_parser = BoolishValueParser::new())]
     pub readonly: bool,
     /// What keeps the export apart from the rest of the host
-    #[arg(long, value_enum, value_name = "KIND", default_value_t = Sandbox::Namespace)]
+    #[arg(long, value_enum, value_name = "KIND", default_value_t = Sandbox::Namespace, env = "VIRTFS_SANDBOX", hide_env = true)]
     pub sandbox: Sandbox,
     /// What happens at a system call that no request needs
-    #[arg(long, value_enum, value_name = "ACTION", default_value_t = Seccomp::Kill)]
+    #[arg(long, value_enum, value_name = "ACTION", default_value_t = Seccomp::Kill, env = "VIRTFS_SECCOMP", hide_env = true)]
     pub seccomp: Seccomp,
     /// Capabilities to keep or drop besides the usual: +NAME or -NAME, separated by colons
     #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true,
-          allow_hyphen_values = true, value_parser = parse_modcaps)]
+          allow_hyphen_values = true, value_parser = parse_modcaps, env = "VIRTFS_MODCAPS", hide_env = true)]
     pub modcaps: Kept,
     /// Look for a busy client's next request for up to USEC microseconds before sleeping; 0 never looks
-    #[arg(long, value_name = "USEC", default_value_t = 200,
+    #[arg(long, value_name = "USEC", default_value_t = 200, env = "VIRTFS_BUSY_POLL", hide_env = true,
           value_parser = RangedU64ValueParser::<u64>::new().range(0..=10_000))]
     pub busy_poll: u64,
     /// Limit of open files
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "VIRTFS_RLIMIT_NOFILE", hide_env = true)]
     pub rlimit_nofile: Option<u64>,
     /// Write the process's id to this file
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", env = "VIRTFS_PID_FILE", hide_env = true)]
     pub pid_file: Option<PathBuf>,
     /// Log to syslog in the foreground too
-    #[arg(long)]
+    #[arg(long, env = "VIRTFS_SYSLOG", hide_env = true, value_parser = BoolishValueParser::new())]
     pub syslog: bool,
     /// Log lines of this weight and above
-    #[arg(long, value_name = "LEVEL", default_value = "info",
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "VIRTFS_LOG_LEVEL", hide_env = true,
           value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
     pub log_level: String,
 }
@@ -81,4 +83,12 @@ impl HelperArgs {
     pub fn settings(self) -> Result<Settings, String> {
         Settings::try_from(self)
     }
+}
+
+/// `healthcheck`'s arguments.
+#[derive(Debug, Args)]
+pub struct HealthcheckArgs {
+    /// The helper's socket; by default, the one that process 1 was started with, then VIRTFS_SOCKET
+    #[arg(short, long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
 }

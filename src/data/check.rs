@@ -18,10 +18,12 @@ use super::tree::Tree;
 use crate::cli::CheckArgs;
 use crate::exit::Outcome;
 use crate::report::check::{CheckDocument, EntriesRow, FilesystemRow, OwnerRow, UserRow};
+use crate::report::finding;
 use crate::report::{self, Counts, FindingRow, SCHEMA, rows};
 use crate::text;
 
 mod configuration;
+mod earlier;
 mod judgement;
 mod price;
 
@@ -33,6 +35,8 @@ pub use price::of as price;
 pub struct Facts {
     /// Where it is, free of symbolic links.
     pub export: PathBuf,
+    /// Its inode number.
+    pub root_inode: u64,
     /// What it lies on.
     pub filesystem: Filesystem,
     /// What it holds.
@@ -81,7 +85,19 @@ impl Facts {
             (Some(owner), Some(parent)) if privileged => owner.barrier_to(parent)?,
             _ => None,
         };
-        Ok(Self { export: path, filesystem, survey, live, owner, barrier, privileged, walk, per_inode })
+        let root_inode = tree.inode().identity.number;
+        Ok(Self {
+            export: path,
+            root_inode,
+            filesystem,
+            survey,
+            live,
+            owner,
+            barrier,
+            privileged,
+            walk,
+            per_inode,
+        })
     }
 
     /// The model that fits: mapped-xattr wherever the filesystem can keep it.
@@ -115,8 +131,13 @@ pub(super) fn jobs() -> usize {
 fn document(facts: &Facts, asked: Option<Model>) -> CheckDocument {
     let model = asked.unwrap_or_else(|| facts.fitting_model());
     let price = price::of(facts, model);
-    let findings: Vec<_> =
-        findings(facts, model, asked.is_some(), &price).iter().map(FindingRow::from).collect();
+    let mut findings = findings(facts, model, asked.is_some(), &price);
+    if let Some(earlier) = earlier::conversion(&facts.export, facts.root_inode) {
+        // It says where the attributes come from.
+        findings.retain(|finding| *finding.kind != finding::ALREADY_MAPPED);
+        findings.insert(0, earlier);
+    }
+    let findings: Vec<_> = findings.iter().map(FindingRow::from).collect();
     CheckDocument {
         schema: SCHEMA,
         export: rows::path(&facts.export),

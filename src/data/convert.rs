@@ -154,7 +154,7 @@ impl Order<'_> {
 
     /// Tells what would be done.
     fn show(&self) -> Result<Outcome> {
-        if self.journal.exists() {
+        if self.journal.exists() && !Journal::is_stillborn(&self.journal)? {
             let journal = Journal::open(&self.journal)?;
             match journal.stage() {
                 Stage::Recording | Stage::RolledBack => {}
@@ -215,7 +215,9 @@ impl Order<'_> {
     /// Converts.
     fn apply(&self) -> Result<Outcome> {
         let lock = lock(&self.export)?;
-        if self.journal.exists() {
+        if self.journal.exists() && Journal::is_stillborn(&self.journal)? {
+            std::fs::remove_file(&self.journal)?;
+        } else if self.journal.exists() {
             let journal = Journal::open(&self.journal)?;
             match journal.stage() {
                 Stage::Converting => return self.resume(&journal, &lock),
@@ -224,7 +226,7 @@ impl Order<'_> {
                     "a rollback of this conversion has begun: finish it by migrate rollback --apply, then convert again"
                 ),
                 // Nothing was touched yet.
-                Stage::Recording => self.start_over(&journal)?,
+                Stage::Recording => self.start_over()?,
                 Stage::RolledBack => self.move_aside()?,
             }
         }
@@ -232,17 +234,10 @@ impl Order<'_> {
     }
 
     /// Removes a journal whose recording was interrupted.
-    fn start_over(&self, journal: &Journal) -> Result<()> {
+    fn start_over(&self) -> Result<()> {
         eprintln!(
             "virtfs-proxy-helper: {} was left behind by a conversion that had changed nothing yet; starting over",
             text::escape_path(&self.journal)
-        );
-        // Cut in its middle rather than at its end, it may tell of things that were done.
-        ensure!(
-            journal.torn() < 1 << 20,
-            "{} is damaged {} bytes before its end: what it tells of may have been converted; move it away to start over",
-            text::escape_path(&self.journal),
-            journal.torn()
         );
         Ok(std::fs::remove_file(&self.journal)?)
     }
@@ -355,7 +350,7 @@ impl Order<'_> {
     /// The second half, the first time.
     fn convert(&self, tree: &Tree, begin: &Begin, mut writer: Writer, totals: Totals) -> Result<Outcome> {
         writer.recorded(totals).context("writing the journal")?;
-        self.finish(tree, begin, writer, totals)
+        self.finish(tree, begin, writer, totals, false)
     }
 
     /// Goes on where an earlier run was interrupted.
@@ -382,11 +377,18 @@ impl Order<'_> {
         refuse_live(&self.export, self.args.in_use)?;
         let tree = Tree::open(&self.export)?;
         let totals = journal.totals().unwrap_or_default();
-        self.finish(&tree, begin, journal.append()?, totals)
+        self.finish(&tree, begin, journal.append()?, totals, true)
     }
 
     /// Converts everything that is recorded.
-    fn finish(&self, tree: &Tree, begin: &Begin, writer: Writer, totals: Totals) -> Result<Outcome> {
+    fn finish(
+        &self,
+        tree: &Tree,
+        begin: &Begin,
+        writer: Writer,
+        totals: Totals,
+        resumed: bool,
+    ) -> Result<Outcome> {
         let progress = Progress::start(self.args.work.progress, "converting", totals.entries);
         let converter = Converter {
             tree,
@@ -403,12 +405,6 @@ impl Order<'_> {
         let reached = converter.convert_all()?;
         let Converter { troubles, writer, .. } = converter;
         drop(progress);
-        if reached {
-            rustix::fs::syncfs(tree.root().open()?.as_fd())
-                .context("putting the export on stable storage")?;
-            let mut writer = writer.into_inner().unwrap_or_else(PoisonError::into_inner);
-            writer.converted().context("writing the journal")?;
-        }
         troubles.write(&mut std::io::stderr().lock())?;
         let shown = text::escape_path(&self.export);
         if !reached {
@@ -418,15 +414,20 @@ impl Order<'_> {
             );
             return Ok(Outcome::Failure);
         }
-        println!("'{shown}': {} entries are converted.", totals.entries);
-        if troubles.is_empty() {
-            return Ok(Outcome::Clean);
+        // Only a run in which the export kept still proves that all is converted; what is gone stays gone.
+        let is_proof = troubles.is_empty() || resumed && troubles.is_only_vanished();
+        if !is_proof {
+            eprintln!(
+                "virtfs-proxy-helper: somebody changed '{shown}' meanwhile. What was found is converted; see that nobody \
+                 uses it, and say the same again to convert what else may be there."
+            );
+            return Ok(Outcome::Failure);
         }
-        eprintln!(
-            "virtfs-proxy-helper: somebody changed the export meanwhile. What is there now is converted; see that nobody \
-             uses it, and prove it by migrate verify."
-        );
-        Ok(Outcome::Failure)
+        rustix::fs::syncfs(tree.root().open()?.as_fd()).context("putting the export on stable storage")?;
+        let mut writer = writer.into_inner().unwrap_or_else(PoisonError::into_inner);
+        writer.converted().context("writing the journal")?;
+        println!("'{shown}': {} entries are converted.", totals.entries);
+        Ok(if troubles.is_empty() { Outcome::Clean } else { Outcome::Failure })
     }
 }
 

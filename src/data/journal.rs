@@ -1,65 +1,8 @@
 //! The journal of a conversion: the original state of every inode, on stable storage before the first one is
 //! touched.
 //!
-//! # Format 1
 //!
-//! The file starts with the 16 bytes `virtfs-journal1\n`. Frames follow, one after the other, only ever appended:
-//!
-//! | bytes | what |
-//! |---|---|
-//! | 4 | `L`, the payload's length: unsigned, little-endian |
-//! | 4 | CRC-32 (IEEE, as in zlib and PNG) of the four bytes of `L`, the kind and the payload, little-endian |
-//! | 1 | the frame's kind, an ASCII letter |
-//! | `L` | the payload |
-//!
-//! | kind | payload | written |
-//! |---|---|---|
-//! | `B` | JSON: [`Begin`] | first |
-//! | `D` | a [`Listing`]: (a part of) a directory, below | while the export is recorded; later for entries met late |
-//! | `S` | JSON: [`Totals`] | when everything is recorded and all of the above is on stable storage |
-//! | `C` | JSON: `{"at": seconds since 1970}` | when the whole export is converted, and that is on stable storage |
-//! | `R` | likewise | before a rollback touches the first inode |
-//! | `U` | likewise | when the whole export is rolled back, and that is on stable storage |
-//!
-//! Nothing of the export is touched before `S` is on stable storage. A file that ends in the middle of a frame, or in
-//! one whose checksum is wrong, was cut off by a crash: what is behind the last good frame does not count. A
-//! `D` after `S` is on stable storage before the entries in it are touched; where it tells of an entry that an
-//! earlier one told of, the later one counts.
-//!
-//! ## The payload of `D`
-//!
-//! `varint` is an unsigned LEB128 number (seven bits a byte, the lowest first, the eighth bit set on all but the
-//! last byte); `zigzag` is a signed one as the varint `2n` (n ≥ 0) or `−2n − 1` (n < 0); `bytes` is a varint length
-//! and so many bytes.
-//!
-//! | field | what |
-//! |---|---|
-//! | 1 byte | bit 0: the last (or only) part of this directory; bit 1: met late, after `S` |
-//! | varint | how many bytes before this frame the directory's first frame starts; 0: this is the first |
-//! | varint | how many bytes before this frame the parent directory's first frame starts; 0: this is the export's root |
-//! | bytes | its name in its parent; empty for the root |
-//! | record | the directory itself, below |
-//! | varint, 8 bytes | only with bit 0: how many names it has, in all its parts, and the sum modulo 2⁶⁴ of the names' 64-bit FNV-1a hashes, little-endian |
-//! | varint | how many entries follow |
-//! | entries | of each: its name (bytes), then one byte: 1 for a directory, which has a frame of its own and nothing more here; 0 for all else, followed by a record |
-//!
-//! ## A record
-//!
-//! | field | what |
-//! |---|---|
-//! | 2 bytes | the bits below, little-endian |
-//! | zigzag | inode number, minus that of the record before in this frame (0 before the first), modulo 2⁶⁴ |
-//! | varint | without bit 0: mode with type bits. With it, the mode is that of the record before |
-//! | varint, varint | without bit 1: owner, group. With it, they are those of the record before |
-//! | varint | with bit 2: number of links; otherwise 1 |
-//! | varint | with bit 3: device number (`st_rdev`); otherwise 0 |
-//! | varint | size in bytes |
-//! | zigzag, varint | modification time: seconds minus those of the record before (0 before the first), modulo 2⁶⁴; nanoseconds |
-//! | zigzag, varint | without bit 6: access time: seconds minus the modification time's, nanoseconds. With it, the two are equal |
-//! | zigzag, varint | without bit 7: change time, likewise |
-//! | 1 byte | with bit 8: inode flags. Bit 0: immutable; bit 1: append-only |
-//! | bytes | with bit 4: a symbolic link's target |
-//! | varint, … | with bit 5: how many extended attributes, of all namespaces, ACLs included; of each its name (bytes), its value (bytes) |
+#![doc = include_str!("../../docs/journal-format.md")]
 
 mod codec;
 mod reader;
@@ -75,7 +18,7 @@ use super::entry::{Entry, Inode, Time};
 use super::form::Model;
 
 pub use codec::Damaged;
-pub use reader::{Journal, Listings};
+pub use reader::{Journal, Listings, Superseded};
 pub use writer::{Part, Writer};
 
 /// What the file starts with.

@@ -103,7 +103,8 @@ impl Held {
 impl User {
     /// Whether the export's files must not change while this process runs.
     pub fn is_busy(&self) -> bool {
-        self.open.count > 0 || self.mapped.count > 0 || self.root.is_some() || self.role != Role::Other
+        let serves = self.role != Role::Other && self.named;
+        serves || self.open.count > 0 || self.mapped.count > 0 || self.root.is_some()
     }
 
     fn touches(&self) -> bool {
@@ -235,9 +236,17 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
-/// Whether a process is there and has not ended: a zombie has no command line any more.
+/// Whether a process is there, has not ended, and is no thread of the kernel's: proc_pid_stat(5).
 fn lives(pid: i32) -> bool {
-    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|command| !command.is_empty())
+    const KERNEL_THREAD: u64 = 0x0020_0000;
+    let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) else { return false };
+    // The name, in parentheses, may hold anything.
+    let after_name = stat.rsplit(|&byte| byte == b')').next().unwrap_or_default();
+    let text = String::from_utf8_lossy(after_name);
+    let mut fields = text.split_ascii_whitespace();
+    let has_ended = matches!(fields.next(), None | Some("Z" | "X"));
+    let flags: u64 = fields.nth(5).and_then(|flags| flags.parse().ok()).unwrap_or(0);
+    !has_ended && flags & KERNEL_THREAD == 0
 }
 
 /// Every process that `/proc` shows.
@@ -269,6 +278,8 @@ struct Scene {
     path: PathBuf,
     /// Where it lies.
     location: Location,
+    /// Where our own root directory lies: not always at a filesystem's root, as in a container or on a subvolume.
+    root: Option<Location>,
     /// `st_dev` of its files.
     device: u64,
     /// Our own mounts.
@@ -318,19 +329,21 @@ impl Scene {
                 "'{shown}' is on no mount that /proc/self/mountinfo tells of: run this outside the chroot"
             )
         })?;
+        let slash = Path::new("/");
+        let root = open_path(slash).and_then(mounts::mount_id).ok();
+        let root = root.and_then(|id| own.by_id(id)?.locate(slash));
         let device = pin.metadata().with_context(|| format!("asking after '{shown}'"))?.dev();
         let namespace = fs::read_link("/proc/self/ns/mnt").unwrap_or_default();
-        Ok(Self { path, location, device, own, namespace })
+        Ok(Self { path, location, root, device, own, namespace })
     }
 
-    /// What one process has to do with the export; `None` for the kernel's own threads.
+    /// What one process has to do with the export; `None` for the kernel's own threads, and for one that has ended.
     fn user(&self, pid: i32, namespaces: &mut Namespaces, unseen: &mut Unseen) -> io::Result<Option<User>> {
         let of = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
-        let command = fs::read(of("cmdline"))?;
-        if command.is_empty() {
-            // A thread of the kernel's, or a process that has ended.
+        if !lives(pid) {
             return Ok(None);
         }
+        let command = fs::read(of("cmdline"))?;
         let name = fs::read(of("comm"))?.trim_ascii_end().to_vec();
         let uid = fs::metadata(of(""))?.uid();
         let (role, named) = commands::role(&command, &name, &self.path);
@@ -375,7 +388,9 @@ impl Scene {
             *to = location.as_ref().and_then(|location| self.way_to(location));
             // A helper may serve more than this export: a directory around it, and be chrooted there.
             let serves = |location: &Location| {
-                location.path != Path::new("/") && location.way_to(&self.location).is_some()
+                location.path != Path::new("/")
+                    && Some(location) != self.root.as_ref()
+                    && location.way_to(&self.location).is_some()
             };
             if name == "root" && user.role == Role::Helper && location.as_ref().is_some_and(serves) {
                 user.named = true;

@@ -21,6 +21,7 @@ use super::tree::{Directory, Tree};
 use super::walk::{self, Trouble, Visitor};
 use crate::cli::{ManifestArgs, TreeForm};
 use crate::exit::Outcome;
+use crate::report::check::counted;
 use crate::text;
 
 /// The version of the lines: grows when a field goes or changes its meaning.
@@ -42,7 +43,10 @@ pub fn run(args: &ManifestArgs) -> anyhow::Result<Outcome> {
     });
     match result {
         Ok(0) => Ok(Outcome::Clean),
-        Ok(unread) => bail!("{unread} entries could not be read: the manifest does not tell all of the tree"),
+        Ok(unread) => bail!(
+            "{} could not be read: the manifest does not tell all of the tree",
+            counted(unread, "entry")
+        ),
         // Whoever read it has had enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Outcome::Clean),
         Err(error) => Err(error).context("cannot write the manifest"),

@@ -53,7 +53,7 @@ impl Owner {
                 .map(Some);
         }
         for name in LIBVIRT_USERS {
-            if User::from_name(name).with_context(|| format!("looking for user {name}"))?.is_some() {
+            if listed(User::from_name(name)).with_context(|| format!("looking for user {name}"))?.is_some() {
                 return Self::parse(OsStr::new(name)).map(Some);
             }
         }
@@ -130,15 +130,24 @@ impl fmt::Display for Owner {
     }
 }
 
+/// What an account database says; one that is not there, as in an image, lists nobody.
+fn listed<T>(answer: nix::Result<Option<T>>) -> nix::Result<Option<T>> {
+    match answer {
+        Err(Errno::ENOENT) => Ok(None),
+        answer => answer,
+    }
+}
+
 fn find_user(user: &str) -> anyhow::Result<(u32, Option<User>)> {
     let shown = text::escape(user.as_bytes());
     if let Ok(number) = user.parse() {
         return Ok((
             number,
-            User::from_uid(Uid::from_raw(number)).with_context(|| format!("looking for user {shown}"))?,
+            listed(User::from_uid(Uid::from_raw(number)))
+                .with_context(|| format!("looking for user {shown}"))?,
         ));
     }
-    let account = User::from_name(user)
+    let account = listed(User::from_name(user))
         .with_context(|| format!("looking for user '{shown}'"))?
         .with_context(|| format!("no user is called '{shown}'"))?;
     Ok((account.uid.as_raw(), Some(account)))
@@ -149,7 +158,7 @@ fn find_group(group: &str) -> anyhow::Result<u32> {
     if let Ok(number) = group.parse() {
         return Ok(number);
     }
-    let found = Group::from_name(group).with_context(|| format!("looking for group '{shown}'"))?;
+    let found = listed(Group::from_name(group)).with_context(|| format!("looking for group '{shown}'"))?;
     Ok(found.with_context(|| format!("no group is called '{shown}'"))?.gid.as_raw())
 }
 

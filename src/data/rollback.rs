@@ -83,6 +83,10 @@ pub fn run(args: &RollbackArgs) -> Result<Outcome> {
         text::escape_path(&path)
     );
     let guard = if args.apply { Some(lock(&export)?) } else { None };
+    if Journal::is_stillborn(&path)? {
+        println!("'{shown}': the conversion was interrupted before it began; there is nothing to do.");
+        return Ok(Outcome::Clean);
+    }
     let journal = Journal::open(&path)?;
     ensure!(
         journal.begin().root_inode == export.metadata()?.ino(),
@@ -91,7 +95,7 @@ pub fn run(args: &RollbackArgs) -> Result<Outcome> {
         journal.begin().export
     );
     match journal.stage() {
-        Stage::Recording if journal.torn() < 1 << 20 => {
+        Stage::Recording => {
             println!(
                 "'{shown}': the conversion was interrupted before it changed anything; there is nothing to do."
             );
@@ -158,7 +162,8 @@ fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) ->
         progress: &progress,
     };
     restorer.journaled()?;
-    if !restorer.troubles.is_hopeless() {
+    // Otherwise the walk would restore, without what only the journal knows, what it could not.
+    if restorer.troubles.is_empty() {
         restorer.rest()?;
     }
     let Restorer { troubles, counts, .. } = restorer;

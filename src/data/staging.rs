@@ -119,12 +119,6 @@ fn times(accessed: Time, modified: Time) -> Timestamps {
     Timestamps { last_access: time(accessed), last_modification: time(modified) }
 }
 
-/// A directory's times: of reading, and of changing.
-pub fn times_of(fd: BorrowedFd<'_>) -> Result<(Time, Time)> {
-    let inode = super::pin::stat(fd)?;
-    Ok((inode.accessed, inode.modified))
-}
-
 /// Gives a directory its times back, where they are not these already.
 pub fn restore_times(fd: BorrowedFd<'_>, accessed: Time, modified: Time) -> Result<()> {
     let inode = super::pin::stat(fd)?;

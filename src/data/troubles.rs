@@ -71,6 +71,12 @@ impl Troubles {
         sorts.vanished.count + sorts.changed.count + sorts.appeared.count == 0 && sorts.failed.is_empty()
     }
 
+    /// Whether nothing worse happened than that entries went away.
+    pub fn is_only_vanished(&self) -> bool {
+        let sorts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sorts.changed.count + sorts.appeared.count == 0 && sorts.failed.is_empty()
+    }
+
     /// Says all of it.
     pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let sorts = self.0.lock().unwrap_or_else(PoisonError::into_inner);

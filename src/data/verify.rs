@@ -8,20 +8,22 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail, ensure};
 
+use super::convert::each_listing;
 use super::entry::{self, Identity};
 use super::form::Form;
 use super::journal::{self, Journal, Listing, NameSum, Record, Stage};
 use super::owner::Owner;
 use super::pin::Pin;
+use super::survey::Group;
 use super::tree::{Directory, Tree};
 use super::walk;
 use crate::cli::VerifyArgs;
 use crate::exit::Outcome;
+use crate::report::check::counted;
 use crate::report::finding::{self, Finding, Kind};
 use crate::report::verify::VerifyDocument;
 use crate::report::{self, Counts, FindingRow, SCHEMA, rows};
@@ -30,12 +32,10 @@ use crate::text;
 
 mod compare;
 
-use compare::Comparison;
+use compare::{Comparison, Problem};
 
 /// How many differences are told one by one.
 const TOLD: usize = 10_000;
-/// How many listings wait for a worker.
-const WAITING: usize = 64;
 
 /// `migrate verify`.
 pub fn run(args: &VerifyArgs) -> anyhow::Result<Outcome> {
@@ -115,6 +115,8 @@ struct Found {
     /// How many there are in all, those not told included.
     count: u64,
     entries: u64,
+    /// Entries that were read since, and are not different for that.
+    read: Group,
     /// Directories whose names are others than they were, by their ids.
     renamed: HashMap<u64, Arc<Directory>>,
 }
@@ -131,14 +133,27 @@ struct Difference {
     message: String,
 }
 
-/// A listing on its way to a worker.
-type Task = (u64, Listing);
+/// What was found in one listing.
+#[derive(Default)]
+struct Listed {
+    entries: u64,
+    /// Names in the directory (empty: the directory itself), paths in the export, what is wrong.
+    problems: Vec<(CString, Vec<u8>, Problem)>,
+    /// The directory, where its names are others than they were.
+    renamed: Option<Arc<Directory>>,
+}
+
+impl Listed {
+    fn add(&mut self, name: &CStr, path: impl Fn() -> Vec<u8>, problems: Vec<Problem>) {
+        self.problems.extend(problems.into_iter().map(|problem| (name.to_owned(), path(), problem)));
+    }
+}
 
 impl Verifier<'_> {
     fn run(&self, jobs: usize) -> anyhow::Result<VerifyDocument> {
-        let late = self.compare_all(jobs)?;
+        self.compare_all(jobs)?;
         let mut found = std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner));
-        // What was recorded again later, counts as it was then.
+        let late = self.recorded_again()?;
         let (differences, count) = (&mut found.differences, &mut found.count);
         differences.retain(|difference| {
             let stands = late.get(&difference.entry).is_none_or(|offset| difference.offset >= *offset);
@@ -149,94 +164,76 @@ impl Verifier<'_> {
         self.document(found)
     }
 
-    /// Compares every record. Where entries were recorded late, and where that was.
-    fn compare_all(&self, jobs: usize) -> anyhow::Result<HashMap<(u64, CString), u64>> {
+    /// Entries that were recorded again later, and where: they count as they were then.
+    fn recorded_again(&self) -> anyhow::Result<HashMap<(u64, CString), u64>> {
         let mut late = HashMap::new();
-        let (sender, receiver) = sync_channel::<Task>(WAITING);
-        let receiver = Mutex::new(receiver);
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(|| self.work(&receiver))).collect();
+        if self.journal.has_late() {
             for listing in self.journal.listings()? {
                 let (offset, listing) = listing?;
-                if listing.late {
-                    let entries = listing.entries.iter().filter(|(_, record)| record.is_some());
-                    late.extend(entries.map(|(name, _)| ((listing.id, name.clone()), offset)));
-                }
-                // Nobody listens any more where a worker has failed, and it says why.
-                if sender.send((offset, listing)).is_err() {
-                    break;
-                }
+                let entries = listing.entries.into_iter().filter(|(_, record)| record.is_some());
+                late.extend(entries.filter(|_| listing.late).map(|(name, _)| ((listing.id, name), offset)));
             }
-            drop(sender);
-            workers
-                .into_iter()
-                .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        })?;
+        }
         Ok(late)
     }
 
-    /// One worker. An error does not stop it, for then nobody might take what is sent.
-    fn work(&self, tasks: &Mutex<Receiver<Task>>) -> anyhow::Result<()> {
-        let mut result = Ok(());
-        loop {
-            let task = tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok((offset, listing)) = task else { return result };
-            result = result.and_then(|()| self.listing(offset, &listing));
-        }
+    /// Compares every record.
+    fn compare_all(&self, jobs: usize) -> anyhow::Result<()> {
+        each_listing(self.journal, jobs, |offset, listing| {
+            let directory = self.journal.directory(self.tree, &listing)?;
+            let mut listed = Listed::default();
+            if !listing.is_first(offset) || self.is_there(&directory, &listing, &mut listed) {
+                self.compare_entries(&directory, &listing, &mut listed);
+            }
+            self.add(offset, &listing, listed);
+            Ok(())
+        })
     }
 
-    fn listing(&self, offset: u64, listing: &Listing) -> anyhow::Result<()> {
-        let directory = self.journal.directory(self.tree, listing)?;
-        let comparison = Comparison { form: self.form, owner: self.owner, inodes: &self.inodes };
-        let mut problems = Vec::new();
-        let mut entries = 0;
-        if listing.is_first(offset) {
-            entries += 1;
-            let result =
-                directory.pin().and_then(|pin| Ok((self.form.read_directory(&directory, &pin)?, pin)));
-            let missing = result.is_err();
-            for (kind, message) in comparison.entry(&listing.own, result) {
-                problems.push((c"".to_owned(), directory.path(), kind, message));
-            }
-            if missing {
-                // What is in it is missing with it.
-                self.add(offset, listing, entries, problems);
-                return Ok(());
-            }
-        }
+    /// Compares a directory itself. Whether it is there: else what is in it is missing with it, and is not told.
+    fn is_there(&self, directory: &Arc<Directory>, listing: &Listing, listed: &mut Listed) -> bool {
+        let read = |pin: Pin| Ok((self.form.read_directory(directory, &pin)?, pin));
+        let result = directory.pin().and_then(read);
+        let is_there = result.is_ok();
+        listed.entries += 1;
+        let problems = self.comparison().entry(&listing.own, result);
+        listed.add(c"", || directory.path(), problems);
+        is_there
+    }
+
+    /// Compares what a listing has of a directory.
+    fn compare_entries(&self, directory: &Arc<Directory>, listing: &Listing, listed: &mut Listed) {
         for (name, record) in &listing.entries {
             let Some(record) = record else { continue };
-            entries += 1;
-            let pin = pin(&directory, name, record);
-            let result = pin.and_then(|pin| Ok((self.form.read(&directory, name, &pin)?, pin)));
-            for (kind, message) in comparison.entry(record, result) {
-                problems.push((name.clone(), directory.path_of(name), kind, message));
-            }
+            let read = |pin: Pin| Ok((self.form.read(directory, name, &pin)?, pin));
+            let result = pin(directory, name, record).and_then(read);
+            listed.entries += 1;
+            let problems = self.comparison().entry(record, result);
+            listed.add(name, || directory.path_of(name), problems);
         }
-        if let Some(expected) = listing.names
-            && !listing.late
-            && self.names(&directory).is_ok_and(|names| names.1 != expected)
-        {
-            let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-            found.renamed.insert(listing.id, Arc::clone(&directory));
-        }
-        self.add(offset, listing, entries, problems);
-        Ok(())
+        let is_renamed = listing.names.is_some_and(|expected| {
+            !listing.late && self.names(directory).is_ok_and(|(_, sum)| sum != expected)
+        });
+        listed.renamed = is_renamed.then(|| Arc::clone(directory));
+    }
+
+    fn comparison(&self) -> Comparison<'_> {
+        Comparison { form: self.form, owner: self.owner, inodes: &self.inodes }
     }
 
     /// Keeps what was found in one listing.
-    fn add(
-        &self,
-        offset: u64,
-        listing: &Listing,
-        entries: u64,
-        problems: Vec<(CString, Vec<u8>, &'static Kind, String)>,
-    ) {
+    fn add(&self, offset: u64, listing: &Listing, listed: Listed) {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        found.entries += entries;
-        for (name, path, kind, message) in problems {
-            let entry = (listing.id, name);
-            found.add(Difference { path, entry, offset, kind, message });
+        found.entries += listed.entries;
+        if let Some(directory) = listed.renamed {
+            found.renamed.insert(listing.id, directory);
+        }
+        for (name, path, (kind, message)) in listed.problems {
+            if *kind == finding::ENTRY_READ {
+                found.read.add(|| path);
+            } else {
+                found.add(Difference { path, entry: (listing.id, name), offset, kind, message });
+            }
         }
     }
 
@@ -287,13 +284,15 @@ impl Verifier<'_> {
         found.differences.sort_by(|a, b| a.path.cmp(&b.path).then(a.message.cmp(&b.message)));
         let mut findings: Vec<_> = self.about_all()?.iter().map(FindingRow::from).collect();
         findings.extend(found.differences.iter().map(|difference| {
-            let path = if difference.path.is_empty() {
-                self.export.to_path_buf()
-            } else {
-                self.export.join(OsStr::from_bytes(&difference.path))
-            };
-            FindingRow::from(&at(difference.kind, path, difference.message.clone()))
+            FindingRow::from(&at(difference.kind, self.path(&difference.path), difference.message.clone()))
         }));
+        if let Some(first) = &found.read.first {
+            let message = match found.read.count {
+                1 => "it was read since".into(),
+                count => format!("it was read since (and {})", counted(count - 1, "more entry")),
+            };
+            findings.push(FindingRow::from(&at(&finding::ENTRY_READ, self.path(first), message)));
+        }
         Ok(VerifyDocument {
             schema: SCHEMA,
             export: rows::path(self.export),
@@ -305,6 +304,11 @@ impl Verifier<'_> {
             summary: Counts::of(&findings),
             findings,
         })
+    }
+
+    /// The whole path of an entry, from its path in the export.
+    fn path(&self, entry: &[u8]) -> PathBuf {
+        if entry.is_empty() { self.export.to_path_buf() } else { self.export.join(OsStr::from_bytes(entry)) }
     }
 
     /// What is to be said about the whole export.

@@ -78,8 +78,13 @@ type Attempt = fn() -> Result<(), Errno>;
 /// Every attempt: its name, and what it does.
 const ATTEMPTS: &[(&str, Attempt)] = &[
     ("read /proc", || open(c"/proc/self/status", libc::O_RDONLY).map(drop)),
+    ("open a device of the host's", || open(c"/dev/zero", libc::O_RDONLY).map(drop)),
     ("open a file outside", || open(&outside("secret"), libc::O_RDONLY).map(drop)),
     ("make a file outside", || open(&outside("made"), libc::O_WRONLY | libc::O_CREAT).map(drop)),
+    ("make a device outside", || {
+        call(libc::SYS_mknodat, &[FDCWD, at(&outside("node")), (libc::S_IFCHR | 0o600).into(), 0x105])
+            .map(drop)
+    }),
     ("look at a file outside", || {
         call(libc::SYS_newfstatat, &[FDCWD, at(&outside("secret")), room(), 0]).map(drop)
     }),
@@ -163,6 +168,12 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
     ("userfaultfd", || call(libc::SYS_userfaultfd, &[0]).map(drop)),
     ("perf_event_open", perf_event),
     ("fanotify_init", || call(libc::SYS_fanotify_init, &[0, 0]).map(drop)),
+    ("load a module", || {
+        call(libc::SYS_init_module, &[room(), 8, at(c"")]).map(drop).or_else(not_a(Errno::ENOEXEC))
+    }),
+    ("load another kernel", || {
+        call(libc::SYS_kexec_file_load, &[-1, -1, 0, 0, 0]).map(drop).or_else(not_a(Errno::EBADF))
+    }),
     ("read the kernel's log", || call(libc::SYS_syslog, &[3, room(), 100]).map(drop)),
     ("another ioctl", || {
         call(libc::SYS_ioctl, &[0, c_long::try_from(libc::FIONREAD).unwrap_or(0), room()])

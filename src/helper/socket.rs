@@ -215,21 +215,41 @@ fn take_over(path: &Path, address: &UnixAddr) -> Result<()> {
     if meta.mode() & libc::S_IFMT != libc::S_IFSOCK {
         bail!("'{shown}' exists and is not a socket; remove it, or listen elsewhere with -s");
     }
-    // Asked with a datagram socket: a stream socket that lives there answers 'wrong type', and loses no place in
-    // its queue as it would to a real connection.
-    let probe = new_socket(SockType::Datagram).context("cannot make a socket")?;
-    match connect(probe.as_raw_fd(), address) {
-        Err(Errno::ECONNREFUSED) => {
+    match probe(address) {
+        Ok(Life::Stale) => {
             log::info!("taking over the socket '{shown}': nobody listens on it any more");
             fs::remove_file(path).with_context(|| format!("cannot remove the stale socket '{shown}'"))
         }
         Err(Errno::ENOENT) => Ok(()),
-        Ok(()) | Err(Errno::EPROTOTYPE) => {
+        Ok(Life::Listening | Life::Datagram) => {
             bail!(
                 "'{shown}' is in use: another process listens on it; stop that one, or listen elsewhere with -s"
             )
         }
         Err(errno) => Err(errno).with_context(|| format!("cannot tell whether anybody listens on '{shown}'")),
+    }
+}
+
+/// Who is behind a socket's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// A stream socket that is open.
+    Listening,
+    /// A datagram socket that is open: not one of ours.
+    Datagram,
+    /// Nobody any more.
+    Stale,
+}
+
+/// Asks who is behind a socket's name, with a datagram socket: a stream socket that lives there answers 'wrong type', and
+/// loses no place in its queue as it would to a real connection.
+pub fn probe(address: &UnixAddr) -> Result<Life, Errno> {
+    let socket = new_socket(SockType::Datagram)?;
+    match connect(socket.as_raw_fd(), address) {
+        Ok(()) => Ok(Life::Datagram),
+        Err(Errno::EPROTOTYPE) => Ok(Life::Listening),
+        Err(Errno::ECONNREFUSED) => Ok(Life::Stale),
+        Err(errno) => Err(errno),
     }
 }
 

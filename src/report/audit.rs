@@ -180,10 +180,7 @@ impl AuditDocument {
 impl Text for AuditDocument {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         write_findings(&self.findings, out)?;
-        for row in &self.unread {
-            writeln!(out, "{}: unread: {}", row.file.as_deref().unwrap_or("standard input"), row.reason)?;
-        }
-        if !(self.findings.is_empty() && self.unread.is_empty()) {
+        if !self.findings.is_empty() {
             writeln!(out)?;
         }
         for qemu in &self.installed_qemu {

@@ -62,6 +62,9 @@ kinds! {
     /// A share that stays an argument of QEMU's in a libvirt domain.
     KEPT_AS_ARGUMENT: "kept-as-argument", Info,
         "it works; AppArmor and SELinux must be told of the directory by hand";
+    /// A libvirt domain as it is while it runs.
+    LIVE_DUMP: "live-dump", Warning,
+        "rewrite the guest's lasting configuration: `virsh dumpxml --inactive --security-info`";
     /// A device without an address whose slot another program chooses from now on.
     SLOT_MAY_CHANGE: "slot-may-change", Info,
         "nothing, as long as the guest mounts by tag";
@@ -140,13 +143,16 @@ kinds! {
         "what is mounted here is not converted: unmount it, or convert it by itself and run QEMU with multidevs=remap";
     /// An entry that can't be changed.
     IMMUTABLE_FILE: "immutable-file", Error,
-        "chattr -i it: neither a conversion nor QEMU can change it, and the guest never sees the flag";
+        "chattr -i it; or agree with --accept=immutable-file: the flag is lifted while it is converted and set again, and neither QEMU nor the guest can change it, as before";
     /// An entry that can only grow.
     APPEND_ONLY_FILE: "append-only-file", Error,
-        "chattr -a it: neither a conversion nor QEMU can change it, and the guest never sees the flag";
+        "chattr -a it; or agree with --accept=append-only-file: the flag is lifted while it is converted and set again";
     /// An entry that has been mapped before.
     ALREADY_MAPPED: "already-mapped", Error,
         "an earlier conversion, or a share that was mapped before: roll it back or remove the attributes, for the guest would see them";
+    /// An export that is converted.
+    ALREADY_CONVERTED: "already-converted", Error,
+        "prove it by `migrate verify`, take it back by `migrate rollback`; if it was interrupted, the same command again goes on";
     /// An attribute that no mapped model passes.
     XATTR_LOST: "xattr-lost", Warning,
         "no mapped model passes it to the guest; a rollback brings it back; agree with --accept=xattr-lost";
@@ -186,6 +192,9 @@ kinds! {
     /// An entry that was not recorded.
     ENTRY_NEW: "entry-new", Warning,
         "nothing, if the guest or somebody else made it since";
+    /// An entry that somebody has read, which its time of access tells.
+    ENTRY_READ: "entry-read", Info,
+        "nothing: reading changes no more than this time";
     /// QEMU's user can't use an entry.
     ENTRY_UNUSABLE: "entry-unusable", Error,
         "run `migrate convert --apply` again, or take the conversion back";

@@ -21,7 +21,7 @@ use super::Document;
 use crate::cli::AuditArgs;
 use crate::exit::Outcome;
 use crate::report::audit::AuditDocument;
-use crate::report::{exit_zero, print, print_schema};
+use crate::report::{self, exit_zero, print_schema};
 use host::Host;
 use judge::Judge;
 use processes::Processes;
@@ -36,7 +36,7 @@ pub fn run(args: &AuditArgs) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Clean);
     }
     let document = audit(args)?;
-    print(&document, args.format)?;
+    report::put(args.output.as_deref(), |out| report::write(&document, args.format, out))?;
     Ok(exit_zero(document.outcome(), args.exit_zero))
 }
 
@@ -47,9 +47,14 @@ fn audit(args: &AuditArgs) -> anyhow::Result<AuditDocument> {
     let everything = args.paths.is_empty();
     let (standard_input, named): (Vec<_>, Vec<_>) = args.paths.iter().partition(|path| is_dash(path));
     let roots = if everything { places::usual(&host) } else { absolute(&host, &named)? };
-    let mut scan = scan::scan(&host, &roots, !everything, &progress);
+    // Who names the version needs no look at the programs.
+    let wanted = everything || args.qemu.is_none();
+    let (mut scan, installed) = std::thread::scope(|scope| {
+        let programs = scope.spawn(|| if wanted { qemu::installed(&host, !everything) } else { Vec::new() });
+        (scan::scan(&host, &roots, !everything, &progress), programs.join().unwrap_or_default())
+    });
     if !standard_input.is_empty() {
-        read_standard_input(&mut scan)?;
+        read_standard_input(&host, &mut scan)?;
     }
     let processes = everything.then(|| {
         progress.doing("looking at processes");
@@ -60,8 +65,6 @@ fn audit(args: &AuditArgs) -> anyhow::Result<AuditDocument> {
             file.reading.findings.extend(managers::look_up(&host, share));
         }
     }
-    progress.doing("looking for QEMU");
-    let installed = qemu::installed(&host, !everything);
     progress.finish();
     let processes = processes.unwrap_or_default();
     Ok(Judge::new(args.qemu.clone(), installed, everything).document(scan, processes))
@@ -104,7 +107,7 @@ fn absolute(host: &Host, paths: &[&PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-fn read_standard_input(scan: &mut Scan) -> anyhow::Result<()> {
+fn read_standard_input(host: &Host, scan: &mut Scan) -> anyhow::Result<()> {
     let mut bytes = Vec::new();
     let limit = host::MAX_FILE + 1;
     std::io::stdin().take(limit).read_to_end(&mut bytes).context("cannot read standard input")?;
@@ -112,7 +115,7 @@ fn read_standard_input(scan: &mut Scan) -> anyhow::Result<()> {
         let reason = format!("it is longer than {} MiB", host::MAX_FILE >> 20);
         scan.unread.push((None, None, reason));
     } else {
-        scan.document(&Document { path: None, bytes: &bytes });
+        scan.document(host, &Document { path: None, bytes: &bytes });
     }
     Ok(())
 }

@@ -26,7 +26,12 @@ pub struct Char {
     pub end: u32,
     /// The expansion that it came through. Its own place is then the variable's assignment.
     pub via: Option<Via>,
+    /// The expansions inside that one, outer ones first: the variable was made of others.
+    pub inner: [Option<Via>; 3],
 }
+
+/// How many levels of expansions a [`Char`] knows, its own place included.
+pub const LEVELS: usize = 5;
 
 /// An expansion: where the variable is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +58,30 @@ impl Char {
     /// A known byte that the file spells at `range`.
     pub fn new(byte: u8, range: Range<usize>, spelt: Spelt) -> Self {
         let (start, end) = (offset(range.start), offset(range.end));
-        Self { byte, known: true, splits: false, spelt, start, end, via: None }
+        Self { byte, known: true, splits: false, spelt, start, end, via: None, inner: [None; 3] }
+    }
+
+    /// The same byte, come through one more expansion.
+    pub fn through(self, via: Via) -> Self {
+        let [first, second, _] = self.inner;
+        Self { via: Some(via), inner: [self.via, first, second], ..self }
+    }
+
+    /// Where it stands and how it is spelt there: at level 0 at its outermost expansion, at each further level one
+    /// deeper, and once there is none, in the file's own text.
+    pub fn place(&self, level: usize) -> (Range<usize>, Spelt) {
+        match self.expansion(level) {
+            Some(via) => (via.start as usize..via.end as usize, via.spelt),
+            None => (self.range(), self.spelt),
+        }
+    }
+
+    /// Its expansion at a level.
+    pub fn expansion(&self, level: usize) -> Option<Via> {
+        match level.checked_sub(1) {
+            None => self.via,
+            Some(index) => self.inner.get(index).copied().flatten(),
+        }
     }
 
     /// The bytes of the file that spell it.
@@ -86,10 +114,7 @@ pub fn bytes(chars: &[Char]) -> Vec<u8> {
 /// through a variable together with others that did not.
 pub fn span(chars: &[Char]) -> Range<usize> {
     let direct = chars.iter().any(|c| c.via.is_none());
-    let place = |c: &Char| match c.via {
-        Some(via) if direct => via.start as usize..via.end as usize,
-        _ => c.range(),
-    };
+    let place = |c: &Char| if direct { c.place(0).0 } else { c.range() };
     let start = chars.iter().map(|c| place(c).start).min().unwrap_or(0);
     let end = chars.iter().map(|c| place(c).end).max().unwrap_or(0);
     start..end
@@ -179,27 +204,27 @@ pub struct Command {
     pub guest: Option<Vec<u8>>,
 }
 
-/// A document inside a document: a script in a string, a file that a heredoc writes.
+/// A document inside a document: a script in a string, a file that a heredoc writes. What no format recognises is a
+/// shell's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Embedded {
     /// Its text.
     pub chars: Chars,
     /// The name of the file that it becomes, where that is known.
     pub name: Option<PathBuf>,
-    /// What it is if nothing else recognises it.
-    pub fallback: Fallback,
     /// The guest's name, where the surroundings say it.
     pub guest: Option<Vec<u8>>,
 }
 
-/// What an embedded document is if nothing recognises it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Fallback {
-    /// A shell's: the argument of `sh -c`.
-    #[default]
-    Shell,
-    /// Nothing of ours.
-    Nothing,
+impl Embedded {
+    /// A text that may be a script, or options behind a name: `NAME=-fsdev …`, `--qemu-commandline=-fsdev …`.
+    pub fn script(chars: &[Char]) -> Self {
+        let is_name = |c: &&Char| c.byte.is_ascii_alphanumeric() || matches!(c.byte, b'_' | b'-' | b'.');
+        let length = chars.iter().take_while(is_name).count();
+        let behind: Vec<u8> = chars.iter().skip(length).take(2).map(|c| c.byte).collect();
+        let start = if behind == b"=-" { length + 1 } else { 0 };
+        Self { chars: chars.get(start..).unwrap_or_default().to_vec(), ..Self::default() }
+    }
 }
 
 /// What a lexer found in a file.

@@ -4,10 +4,10 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use super::chars::{Command, Embedded, Fallback, Lexed, Lines, Word, span};
+use super::chars::{Command, Embedded, Lexed, Lines, Word, span};
 use super::invocation::{self, Invocation, Text};
 use super::spelling::respell;
-use super::{Document, Format, Reading, Unreadable};
+use super::{Document, Format, Reading};
 use crate::share::argv::{self, Arg, ArgvShare, Splice};
 use crate::share::rewrite::{Edit, Edits, Moved, Refusal, Rewrite};
 use crate::share::{ExportFrom, ExportPath, Note, Place, Share, Transport};
@@ -28,7 +28,7 @@ pub fn is_candidate(bytes: &[u8]) -> bool {
 }
 
 /// The shares and helpers in what a lexer found in `document`.
-pub fn read(document: &Document, lexed: &Lexed) -> Result<Reading, Unreadable> {
+pub fn read(document: &Document, lexed: &Lexed) -> Reading {
     let lines = Lines::new(document.bytes);
     let mut reading = Reading::default();
     let invocations = helpers(document, lexed, &lines, &mut reading);
@@ -42,16 +42,15 @@ pub fn read(document: &Document, lexed: &Lexed) -> Result<Reading, Unreadable> {
         }
     }
     for embedded in candidates(lexed) {
-        if let Some((format, bytes)) = inside(embedded) {
-            let inner = Document { path: embedded.name.as_deref(), bytes: &bytes };
-            // A text that only looks like a document of that format is no reason to give up the file.
-            if let Some(Ok(inner)) = deeper(|| format.read(&inner)) {
-                reading.take(inner, document, embedded, &lines);
-            }
+        let (format, bytes) = inside(embedded);
+        let inner = Document { path: embedded.name.as_deref(), bytes: &bytes };
+        // A text that only looks like a document of that format is no reason to give up the file.
+        if let Some(Ok(inner)) = deeper(|| format.read(&inner)) {
+            reading.take(inner, document, embedded, &lines);
         }
     }
     reading.deduplicate();
-    Ok(reading)
+    reading
 }
 
 /// The edits by which every share in `document` becomes a `local` one.
@@ -78,29 +77,37 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
         }
     }
     for embedded in candidates(lexed) {
-        if let Some((format, bytes)) = inside(embedded) {
-            let inner = Document { path: embedded.name.as_deref(), bytes: &bytes };
-            if !deeper(|| format.read(&inner))
-                .is_some_and(|read| read.is_ok_and(|read| !read.shares.is_empty()))
-            {
-                continue;
-            }
-            if let Some(edits) = deeper(|| format.rewrite(&inner, how)) {
-                let word = Word { chars: embedded.chars.clone(), span: span(&embedded.chars) };
-                let edits = edits
-                    .map_err(|refusal| Refusal { line: Some(lines.line(word.span.start)), ..refusal })?;
-                for edit in edits.edits {
-                    let splice = Splice { range: edit.span, with: edit.with };
-                    let outer = respell(document.bytes, &word, &[splice]);
-                    all.edits.extend(outer.map_err(|why| refusal(&lines, &word, &why))?);
-                }
-                all.moved.extend(edits.moved);
-                all.findings.extend(edits.findings);
-            }
-        }
+        rewrite_embedded(document, embedded, how, &lines, &mut all)?;
     }
     settle(&mut all, &lines)?;
     Ok(all)
+}
+
+/// Rewrites a document in the document, and spells its new text the way its place asks for.
+fn rewrite_embedded(
+    document: &Document,
+    embedded: &Embedded,
+    how: &Rewrite,
+    lines: &Lines,
+    all: &mut Edits,
+) -> Result<(), Refusal> {
+    let (format, bytes) = inside(embedded);
+    let inner = Document { path: embedded.name.as_deref(), bytes: &bytes };
+    let holds_shares = |read: Result<Reading, _>| read.is_ok_and(|read| !read.shares.is_empty());
+    if !deeper(|| format.read(&inner)).is_some_and(holds_shares) {
+        return Ok(());
+    }
+    let Some(edits) = deeper(|| format.rewrite(&inner, how)) else { return Ok(()) };
+    let word = Word { chars: embedded.chars.clone(), span: span(&embedded.chars) };
+    let edits = edits.map_err(|refusal| Refusal { line: Some(lines.line(word.span.start)), ..refusal })?;
+    for edit in edits.edits {
+        let splice = Splice { range: edit.span, with: edit.with };
+        let outer = respell(document.bytes, &word, &[splice]);
+        all.edits.extend(outer.map_err(|why| refusal(lines, &word, &why))?);
+    }
+    all.moved.extend(edits.moved);
+    all.findings.extend(edits.findings);
+    Ok(())
 }
 
 fn refusal(lines: &Lines, word: &Word, why: &str) -> Refusal {
@@ -243,14 +250,11 @@ fn candidates(lexed: &Lexed) -> impl Iterator<Item = &Embedded> {
 }
 
 /// The format of an embedded document, and its text.
-fn inside(embedded: &Embedded) -> Option<(&'static dyn Format, Vec<u8>)> {
+fn inside(embedded: &Embedded) -> (&'static dyn Format, Vec<u8>) {
     let bytes: Vec<u8> = embedded.chars.iter().map(|c| c.byte).collect();
     let document = Document { path: embedded.name.as_deref(), bytes: &bytes };
-    let format = super::recognise(&document).or(match embedded.fallback {
-        Fallback::Shell => Some(&super::shell::Shell as &dyn Format),
-        Fallback::Nothing => None,
-    })?;
-    Some((format, bytes))
+    let format = super::recognise(&document).unwrap_or(&super::shell::Shell);
+    (format, bytes)
 }
 
 thread_local! {

@@ -21,6 +21,9 @@ pub struct Documents;
 const KEYS: &[&[u8]] =
     &[b"apiVersion:", b"services:", b"kind:", b"version:", b"hosts:", b"- hosts:", b"- name:"];
 
+/// More than any configuration has, in bytes: a tree takes many times as much.
+const MAX_DOCUMENT: usize = 4 << 20;
+
 impl Format for Documents {
     fn name(&self) -> &'static str {
         "yaml"
@@ -41,7 +44,7 @@ impl Format for Documents {
         if !is_candidate(document.bytes) {
             return Ok(Reading::default());
         }
-        read(document, &lex(document.bytes)?)
+        Ok(read(document, &lex(document.bytes)?))
     }
 
     fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
@@ -70,6 +73,9 @@ fn looks_like_one(text: &[u8]) -> bool {
 
 /// The commands of a document.
 fn lex(bytes: &[u8]) -> Result<Lexed, Unreadable> {
+    if bytes.len() > MAX_DOCUMENT {
+        return Err(Unreadable { line: None, reason: "it is a document of more than 4 MiB".to_owned() });
+    }
     let text = std::str::from_utf8(bytes).map_err(|error| Unreadable {
         line: Some(super::chars::Lines::new(bytes).line(error.valid_up_to())),
         reason: "it is not UTF-8".to_owned(),

@@ -168,7 +168,7 @@ impl Invocation {
         let template = self.socket.as_ref().zip(self.path.as_ref());
         let template = template.filter(|(socket, _)| socket.all_known().is_none());
         Helper {
-            export: path(&self.path).map(tidy),
+            export: path(&self.path).as_deref().map(tidy),
             socket: path(&self.socket),
             fd: fd.and_then(|fd| std::str::from_utf8(fd).ok()?.trim().parse().ok()),
             uid: self.uid.as_ref().map(|uid| uid.bytes.clone()),
@@ -180,7 +180,7 @@ impl Invocation {
 }
 
 /// A directory without the slashes at its end.
-fn tidy(path: PathBuf) -> PathBuf {
+fn tidy(path: &Path) -> PathBuf {
     let bytes = path.as_os_str().as_bytes();
     let length = bytes.iter().rposition(|byte| *byte != b'/').map_or(1.min(bytes.len()), |at| at + 1);
     bytes.get(..length).map_or_else(PathBuf::new, path_of)

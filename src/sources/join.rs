@@ -35,6 +35,11 @@ pub fn join(share: &mut Share, helpers: &[Helper], listeners: &[Listener]) -> Jo
     if claims.iter().any(|(_, from)| matches!(from, ExportFrom::Process(_))) {
         claims.retain(|(_, from)| matches!(from, ExportFrom::Process(_)));
     }
+    // What a drop-in says stands for what its unit says.
+    let overridden: Vec<_> = claims.iter().filter_map(|(_, from)| drop_in_of(from)).collect();
+    claims.retain(|(_, from)| {
+        drop_in_of(from).is_some() || !unit_in(from).is_some_and(|u| overridden.contains(&u))
+    });
     let mut paths: Vec<_> = claims.iter().map(|(path, _)| path.clone()).collect();
     paths.sort();
     paths.dedup();
@@ -46,6 +51,21 @@ pub fn join(share: &mut Share, helpers: &[Helper], listeners: &[Listener]) -> Jo
         (0, _) | (_, None) => Joined::Unknown,
         _ => Joined::Ambiguous(paths),
     }
+}
+
+/// The unit that a claim's file describes.
+fn unit_in(from: &ExportFrom) -> Option<String> {
+    match from {
+        ExportFrom::Helper(place) => unit_of(place.file.as_deref()?),
+        _ => None,
+    }
+}
+
+/// The unit whose drop-in a claim's file is.
+fn drop_in_of(from: &ExportFrom) -> Option<String> {
+    let ExportFrom::Helper(place) = from else { return None };
+    let folder = place.file.as_deref()?.parent()?.file_name()?.to_str()?;
+    folder.strip_suffix(".d").and_then(|_| unit_in(from))
 }
 
 /// What `helper` serves on `socket`, if it does.

@@ -10,6 +10,7 @@
 mod address;
 mod arguments;
 mod file;
+mod glance;
 mod layout;
 mod rewrite;
 mod spelling;
@@ -40,6 +41,9 @@ impl Format for Libvirt {
 
     fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
         let file = File::open(document.bytes)?;
+        if glance::holds_nothing(file.text.as_bytes()) {
+            return Ok(Reading::default());
+        }
         let xml = file.parse()?;
         let mut reading = Reading::default();
         for domain in arguments::domains(&file, &xml) {
@@ -118,3 +122,6 @@ fn generated_finding(domain: &Domain, place: Place) -> Finding {
 fn place(document: &Document, domain: &Domain, found: &ArgvShare) -> Place {
     Place { file: document.path.map(Path::to_owned), guest: domain.name.clone(), ..found.share.place.clone() }
 }
+
+#[cfg(test)]
+mod tests;

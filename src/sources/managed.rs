@@ -96,13 +96,16 @@ impl Managed {
 
     /// What to do instead of an edit.
     pub fn remedy(&self) -> String {
-        let upgrade = match self.manager {
+        let way_out = match self.manager {
             Manager::Lxd => "upgrade LXD (6.7 and later use virtiofs alone)",
-            Manager::Incus => "upgrade Incus (6.9, 6.0.4 and later don't use the proxy)",
+            Manager::Incus => {
+                "upgrade Incus (6.9, 6.0.4 and later don't use the proxy), or move the device to virtiofs \
+                 (io.bus=virtiofs)"
+            }
         };
         let project = self.project.as_ref().map(|project| format!("--project {} ", escape(project)));
         format!(
-            "{upgrade}, or move the device to virtiofs (io.bus=virtiofs); `{} {}config device show {}` tells its source",
+            "{way_out}; `{} {}config device show {}` tells its source",
             self.manager.command(),
             project.unwrap_or_default(),
             self.instance_name(),

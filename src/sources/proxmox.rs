@@ -54,7 +54,7 @@ impl Format for Proxmox {
         if !commands::is_candidate(document.bytes) {
             return Ok(Reading::default());
         }
-        commands::read(document, &lex(document)?)
+        Ok(commands::read(document, &lex(document)?))
     }
 
     fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
@@ -79,8 +79,8 @@ fn lex(document: &Document) -> Result<Lexed, Unreadable> {
     let number = number.filter(|stem| stem.bytes().all(|byte| byte.is_ascii_digit()));
     let mut name: Option<Vec<u8>> = number.map(|number| number.as_bytes().to_vec());
     // The name may stand behind the arguments.
-    let named = lines(file).take_while(|(_, line)| !line.starts_with(b"["));
-    if let Some(value) = named.filter_map(|(_, line)| line.strip_prefix(b"name:")).next() {
+    let mut named = lines(file).take_while(|(_, line)| !line.starts_with(b"["));
+    if let Some(value) = named.find_map(|(_, line)| line.strip_prefix(b"name:")) {
         name = Some(value.trim_ascii().to_vec());
     }
     for (start, line) in lines(file) {
@@ -93,7 +93,7 @@ fn lex(document: &Document) -> Result<Lexed, Unreadable> {
 }
 
 /// Takes a line apart the way Perl's shellwords does: quotes and backslashes, no variables.
-fn words(file: &[u8], range: std::ops::Range<usize>) -> Result<Vec<Word>, Unreadable> {
+pub fn words(file: &[u8], range: std::ops::Range<usize>) -> Result<Vec<Word>, Unreadable> {
     let mut words = Vec::new();
     let mut chars: Chars = Vec::new();
     let mut start: Option<usize> = None;

@@ -4,7 +4,8 @@ mod env;
 mod lexer;
 mod word;
 
-use super::{Document, Format, Reading, Unreadable, commands};
+use super::chars::Lexed;
+use super::{Beside, Document, Format, Reading, Unreadable, commands};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 
 /// Shell scripts.
@@ -46,19 +47,32 @@ impl Format for Shell {
     }
 
     fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
-        if !commands::is_candidate(document.bytes) {
-            return Ok(Reading::default());
-        }
-        commands::read(document, &lexer::lex(document.bytes)?)
+        read(document, None)
+    }
+
+    fn read_beside(&self, document: &Document, beside: &dyn Beside) -> Result<Reading, Unreadable> {
+        read(document, Some(beside))
     }
 
     fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
         if !commands::is_candidate(document.bytes) {
             return Ok(Edits::default());
         }
-        let lexed = lexer::lex(document.bytes).map_err(Unreadable::refusal)?;
+        let lexed = lexer::lex(document.bytes, None).map_err(Unreadable::refusal)?;
         commands::rewrite(document, &lexed, how)
     }
+}
+
+fn read(document: &Document, beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {
+    if !commands::is_candidate(document.bytes) {
+        return Ok(Reading::default());
+    }
+    Ok(commands::read(document, &lexer::lex(document.bytes, beside)?))
+}
+
+/// Lexes text that is nearly a shell's.
+pub fn lex_text(text: &[u8]) -> Result<Lexed, Unreadable> {
+    lexer::lex(text, None)
 }
 
 /// Whether the first line calls a shell.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::chars::{Char, Word};
+use super::chars::{Char, LEVELS, Word};
 use crate::share::argv::Splice;
 use crate::share::rewrite::Edit;
 
@@ -38,6 +38,8 @@ pub enum Spelt {
     YamlDouble,
     /// YAML's `|` and `>`.
     YamlBlock,
+    /// A string literal of some programming language: only what means itself in all of them.
+    Literal,
     /// Something that this program can't spell.
     Fixed,
 }
@@ -59,7 +61,15 @@ impl Spelt {
         if let Some(bad) = text.iter().find(|byte| !self.takes(**byte)) {
             return Err(format!("{:?} can't be spelt here", char::from(*bad)));
         }
-        let yaml = matches!(self, Self::YamlPlain | Self::YamlFlow | Self::YamlSingle | Self::YamlDouble);
+        let yaml = matches!(
+            self,
+            Self::YamlPlain | Self::YamlFlow | Self::YamlSingle | Self::YamlDouble | Self::YamlBlock
+        );
+        // Compose, Kubernetes and Ansible would fill these in.
+        let filled_in = text.contains(&b'$') || memchr::memmem::find(text, b"{{").is_some();
+        if yaml && filled_in {
+            return Err("a $ or {{ would mean something else here".to_owned());
+        }
         if yaml && std::str::from_utf8(text).is_err() {
             return Err("bytes that are not UTF-8 can't be spelt here".to_owned());
         }
@@ -79,6 +89,7 @@ impl Spelt {
     fn takes(self, byte: u8) -> bool {
         match self {
             Self::Fixed => false,
+            Self::Literal => is_plain_in_shell(byte) && byte != b'%' || byte == b' ',
             Self::YamlDouble | Self::Verbatim | Self::Heredoc => byte != 0,
             Self::YamlFlow => byte >= b' ' && byte != 0x7f && !b",[]{}".contains(&byte),
             Self::ShellSingle | Self::ShellDouble | Self::YamlBlock => byte != 0 && byte != b'\r',
@@ -90,13 +101,15 @@ impl Spelt {
         match (self, byte) {
             (Self::ShellBare, _) if !is_plain_in_shell(byte) => out.extend([b'\\', byte]),
             (Self::ShellSingle, b'\'') => out.extend(br"'\''"),
-            (Self::ShellDouble, b'"' | b'\\' | b'$' | b'`')
-            | (Self::Heredoc, b'\\' | b'$' | b'`')
-            | (Self::ShellAnsi, b'\'' | b'\\')
-            | (Self::UnitBare, b'\\')
-            | (Self::UnitSingle, b'\'' | b'\\')
-            | (Self::UnitDouble, b'"' | b'\\')
-            | (Self::YamlDouble, b'"' | b'\\') => out.extend([b'\\', byte]),
+            (Self::ShellDouble | Self::Heredoc, b'\\' | b'$' | b'`')
+            | (Self::ShellDouble | Self::UnitDouble | Self::YamlDouble, b'"')
+            | (Self::ShellAnsi | Self::UnitSingle, b'\'')
+            | (
+                Self::ShellAnsi | Self::UnitBare | Self::UnitSingle | Self::UnitDouble | Self::YamlDouble,
+                b'\\',
+            ) => {
+                out.extend([b'\\', byte]);
+            }
             (Self::UnitBare, b' ' | b'"' | b'\'' | b';') => out.extend(format!("\\x{byte:02x}").bytes()),
             (Self::UnitBare | Self::UnitSingle | Self::UnitDouble, b'%' | b'$') => out.extend([byte, byte]),
             (Self::YamlSingle, b'\'') => out.extend(b"''"),
@@ -122,32 +135,75 @@ fn respell_one(file: &[u8], word: &Word, splice: &Splice) -> Result<Edit, String
         return Err("it changed meanwhile".to_owned());
     };
     let (Some(first), Some(last)) = (old.first(), old.last()) else {
-        return insert(word, start, &splice.with);
+        return insert(file, word, start, &splice.with);
     };
-    let used = !old.iter().all(|c| c.via.is_some()) || covers_expansions(&word.chars, start..end);
-    if used && !covers_expansions(&word.chars, start..end) {
+    // The outermost place that holds all of it and nothing else: where a variable is used, else where it is set.
+    let mut refusal = String::new();
+    for level in 0..LEVELS {
+        if let Err(reason) = whole_at(level, &word.chars, start..end, &splice.with) {
+            refusal = reason;
+            continue;
+        }
+        return replace(file, word, splice, level, (first, last));
+    }
+    Err(refusal)
+}
+
+/// Whether the text `range` of `chars`, at one level, is spelt in one piece that holds nothing else.
+fn whole_at(level: usize, chars: &[Char], range: Range<usize>, with: &[u8]) -> Result<(), String> {
+    let old = chars.get(range.clone()).unwrap_or_default();
+    let torn = |c: &Char| {
+        let Some(via) = c.expansion(level) else { return false };
+        let same = |other: &Char| {
+            other.expansion(level).is_some_and(|other| (other.start, other.end) == (via.start, via.end))
+        };
+        via.several || chars.iter().enumerate().any(|(at, other)| same(other) && !range.contains(&at))
+    };
+    // What one piece of the file spells goes as a whole, too.
+    let joined = |a: Option<usize>, b: usize| {
+        let place = |at: usize| chars.get(at).map(|c| c.place(level).0);
+        a.is_some_and(|a| place(a).is_some() && place(a) == place(b))
+    };
+    let cut = joined(range.start.checked_sub(1), range.start) || joined(range.end.checked_sub(1), range.end);
+    if cut || old.iter().any(torn) {
         return Err("a variable holds only a part of it".to_owned());
     }
     // Where the text goes into the variable's own definition; at its place in the word it gets escapes.
-    if !used && old.iter().any(|c| c.splits) && splice.with.iter().any(|byte| b" \t\n*?[".contains(byte)) {
+    if level > 0 && old.iter().any(|c| c.splits) && with.iter().any(|byte| b" \t\n*?[".contains(byte)) {
         return Err("the shell would split the new text, for the variable stands without quotes".to_owned());
     }
-    let (from, from_spelt) = edge(first, used);
-    let (to, to_spelt) = edge(last, used);
-    if from.start > to.end {
+    let disorder = |pair: &[Char]| match pair {
+        [a, b] => {
+            let (a, b) = (a.place(level).0, b.place(level).0);
+            a != b && a.end > b.start
+        }
+        _ => false,
+    };
+    if old.windows(2).any(disorder) {
         return Err("its parts stand in another order in the file".to_owned());
     }
-    if !used && old.windows(2).any(|pair| matches!(pair, [a, b] if a.end > b.start)) {
-        return Err("its parts stand in another order in the file".to_owned());
-    }
-    let mut with = newline_as_file(file, old, from_spelt.spell(&splice.with)?, from_spelt);
+    Ok(())
+}
+
+/// The edit at a level at which the text is whole.
+fn replace(
+    file: &[u8],
+    word: &Word,
+    splice: &Splice,
+    level: usize,
+    (first, last): (&Char, &Char),
+) -> Result<Edit, String> {
+    let end = splice.range.end;
+    let (from, from_spelt) = first.place(level);
+    let (to, to_spelt) = last.place(level);
+    let mut with = newline_as_file(file, &word.chars, from_spelt.spell(&splice.with)?, from_spelt);
     let mut span = from.start..to.end;
     if from_spelt != to_spelt {
         let (Some((_, close)), Some((open, closes))) = (from_spelt.quotes(), to_spelt.quotes()) else {
             return Err("its quotes are beyond this program".to_owned());
         };
         with.extend(close.bytes());
-        let next = word.chars.get(end).map(|c| edge(c, used && c.via.is_some()).0.start);
+        let next = word.chars.get(end).map(|c| c.place(level).0.start);
         let gap = file.get(span.end..next.unwrap_or(word.span.end)).unwrap_or_default();
         if !closes.is_empty() && gap.starts_with(closes.as_bytes()) {
             span.end += closes.len();
@@ -158,50 +214,32 @@ fn respell_one(file: &[u8], word: &Word, splice: &Splice) -> Result<Edit, String
     Ok(Edit { span, with })
 }
 
-/// Where `c` is spelt: at its expansion if `used`, else itself.
-fn edge(c: &Char, used: bool) -> (Range<usize>, Spelt) {
-    match c.via {
-        Some(via) if used => (via.start as usize..via.end as usize, via.spelt),
-        _ => (c.range(), c.spelt),
-    }
-}
-
-/// Whether every expansion that `range` touches lies inside it as a whole, and makes no other word.
-fn covers_expansions(chars: &[Char], range: Range<usize>) -> bool {
-    let touched = |c: &Char| c.via.map(|via| (via.start, via.end));
-    let inside = chars.get(range.clone()).unwrap_or_default();
-    inside.iter().filter_map(|c| c.via).all(|via| {
-        !via.several
-            && chars
-                .iter()
-                .enumerate()
-                .filter(|(_, c)| touched(c) == Some((via.start, via.end)))
-                .all(|(at, _)| range.contains(&at))
-    })
-}
-
 /// New text before the byte `at` of `word`.
-fn insert(word: &Word, at: usize, with: &[u8]) -> Result<Edit, String> {
+fn insert(file: &[u8], word: &Word, at: usize, with: &[u8]) -> Result<Edit, String> {
     let before = at.checked_sub(1).and_then(|at| word.chars.get(at));
     let after = word.chars.get(at);
     // The end of an expansion is no place of its own: the text after it is.
     let ends = |c: &Char, d: &Char| c.via != d.via && d.via.is_none();
     let (at, spelt) = match (before, after) {
+        // Inside a variable that is made of others, the text would go into one of those.
+        (Some(c), _) if c.inner.iter().any(Option::is_some) => {
+            return Err("a variable holds only a part of it".to_owned());
+        }
         (Some(c), Some(d)) if c.via.is_some() && ends(c, d) => (d.start as usize, d.spelt),
         (Some(c), None) if c.via.is_some_and(|via| !via.several) => {
-            let (range, spelt) = edge(c, true);
+            let (range, spelt) = c.place(0);
             (range.end, spelt)
         }
         (Some(c), _) => (c.end as usize, c.spelt),
         (None, Some(c)) => (c.start as usize, c.spelt),
         (None, None) => return Err("it is empty".to_owned()),
     };
-    Ok(Edit { span: at..at, with: spelt.spell(with)? })
+    Ok(Edit { span: at..at, with: newline_as_file(file, &word.chars, spelt.spell(with)?, spelt) })
 }
 
 /// Gives the new lines of a block the indentation of the old ones.
-fn newline_as_file(file: &[u8], old: &[Char], with: Vec<u8>, spelt: Spelt) -> Vec<u8> {
-    let newline = old.iter().find(|c| c.byte == b'\n' && c.end - c.start > 1);
+fn newline_as_file(file: &[u8], text: &[Char], with: Vec<u8>, spelt: Spelt) -> Vec<u8> {
+    let newline = text.iter().find(|c| c.byte == b'\n' && c.end - c.start > 1);
     match newline.and_then(|c| file.get(c.range())) {
         Some(indented)
             if spelt == Spelt::YamlBlock || spelt == Spelt::Verbatim || spelt == Spelt::Heredoc =>

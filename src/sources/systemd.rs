@@ -1,10 +1,11 @@
 //! systemd units, their drop-ins, and podman's quadlets.
 
 mod lines;
+mod surroundings;
 mod words;
 
-use super::chars::{Chars, Command, Embedded, Fallback, Lexed, Word, bytes};
-use super::{Document, Format, Listener, Reading, Unreadable, commands, path_of};
+use super::chars::{Chars, Command, Embedded, Lexed, Word, bytes};
+use super::{Beside, Document, Format, Listener, Reading, Unreadable, commands, path_of};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use lines::Entry;
 use words::Unit;
@@ -43,20 +44,18 @@ impl Format for Systemd {
     }
 
     fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
-        let entries = lines::entries(document.bytes);
-        let mut reading = Reading::default();
-        if commands::is_candidate(document.bytes) {
-            reading = commands::read(document, &lex(document, &entries)?)?;
-        }
-        reading.listeners = listeners(document, &entries);
-        Ok(reading)
+        read(document, None)
+    }
+
+    fn read_beside(&self, document: &Document, beside: &dyn Beside) -> Result<Reading, Unreadable> {
+        read(document, Some(beside))
     }
 
     fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
         if !commands::is_candidate(document.bytes) {
             return Ok(Edits::default());
         }
-        let lexed = lex(document, &lines::entries(document.bytes)).map_err(Unreadable::refusal)?;
+        let lexed = lex(document, &lines::entries(document.bytes), None).map_err(Unreadable::refusal)?;
         commands::rewrite(document, &lexed, how)
     }
 }
@@ -68,20 +67,32 @@ fn is_unit(name: &str) -> bool {
 /// Whether the text is a unit's, whatever it is called.
 fn has_sections(text: &[u8]) -> bool {
     let start = text.get(..text.len().min(4096)).unwrap_or_default();
-    start
-        .split(|byte| *byte == b'\n')
-        .map(<[u8]>::trim_ascii)
-        .any(|line| matches!(line, b"[Service]" | b"[Container]" | b"[Socket]"))
+    let mut lines = start.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
+    let said = |line: &&[u8]| !line.is_empty() && !matches!(line.first(), Some(b'#' | b';'));
+    lines.clone().find(said).is_some_and(|line| line.starts_with(b"["))
+        && lines.any(|line| matches!(line, b"[Service]" | b"[Container]" | b"[Socket]"))
+}
+
+fn read(document: &Document, beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {
+    let entries = lines::entries(document.bytes);
+    let mut reading = Reading::default();
+    if commands::is_candidate(document.bytes) {
+        reading = commands::read(document, &lex(document, &entries, beside)?);
+    }
+    reading.listeners = listeners(document, &entries);
+    Ok(reading)
 }
 
 /// The commands of a unit.
-fn lex(document: &Document, entries: &[Entry]) -> Result<Lexed, Unreadable> {
+fn lex(document: &Document, entries: &[Entry], beside: Option<&dyn Beside>) -> Result<Lexed, Unreadable> {
     let mut unit = Unit::new(document.path);
     for entry in entries.iter().filter(|entry| entry.key == b"Environment") {
         unit.environment(document.bytes, &entry.value)?;
     }
-    if entries.iter().any(|entry| entry.key == b"EnvironmentFile") {
-        unit.doubt_environment();
+    match beside.zip(document.path) {
+        Some((beside, path)) => surroundings::look(&mut unit, path, entries, beside),
+        None if entries.iter().any(|entry| entry.key == b"EnvironmentFile") => unit.doubt_environment(),
+        None => {}
     }
     let mut all: Vec<(&[u8], Vec<Word>)> = Vec::new();
     for entry in entries.iter().filter(|entry| COMMANDS.iter().any(|name| name.as_bytes() == entry.key)) {
@@ -108,7 +119,7 @@ fn lex(document: &Document, entries: &[Entry]) -> Result<Lexed, Unreadable> {
 }
 
 fn embedded(chars: Chars) -> Embedded {
-    Embedded { chars, name: None, fallback: Fallback::Shell, guest: None }
+    Embedded { chars, name: None, guest: None }
 }
 
 /// The sockets that a socket unit listens on.

@@ -106,7 +106,7 @@ fn lines_that_speak_of_no_share_stay() {
         let Ok(after) = fs::read(case.expected()) else { continue };
         let before = fs::read(&case.input).expect("the input");
         let speaks = |line: &&[u8]| {
-            [&b"arg value"[..], b"commandline", b"<devices", b"fsdriver", b"socket", b"sock_fd"]
+            [&b"arg value"[..], b"commandline", b"<devices", b"fsdriver", b"socket", b"sock_fd", b"proxy,"]
                 .iter()
                 .any(|word| line.windows(word.len()).any(|window| window == *word))
         };

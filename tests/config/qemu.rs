@@ -156,11 +156,11 @@ fn qemus_parser_sees_the_same_shares() {
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(config, rng);
     let mut rewritten = 0;
-    for _ in 0..250 {
+    for _ in 0..150 {
         let values = arguments().new_tree(&mut runner).expect("arguments").current();
         rewritten += usize::from(agree(&values));
     }
-    assert!(rewritten > 40, "only {rewritten} of them were shares to rewrite");
+    assert!(rewritten > 25, "only {rewritten} of them were shares to rewrite");
 }
 
 /// The peculiar spellings, one by one.

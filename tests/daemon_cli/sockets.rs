@@ -109,9 +109,11 @@ fn after_a_kill_the_next_helper_starts_as_if_nothing_had_been() {
     let place = Place::new();
     for options in [&["--persistent"][..], &[]] {
         let mut helper = for_1234(&place, &[], options);
-        wait_until("the socket", || connect_as(&place.socket(), 1234, 567).is_ok());
+        Client::connect_soon(&place.socket()).ask(&ask::lstat(b"/file")).ok();
         helper.signal(Signal::SIGKILL);
         helper.wait();
+        // What it had forked off ends, too.
+        wait_until("nobody to listen", || UnixStream::connect(place.socket()).is_err());
     }
     let mut helper = Launch::new(&program::ours(), &place.export()).by_socket(&place.socket());
     Client::connect_soon(&place.socket()).ask(&ask::lstat(b"/file")).ok();

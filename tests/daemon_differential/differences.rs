@@ -163,7 +163,7 @@ fn a_final_symlink_is_not_followed() {
 #[test]
 fn an_attribute_too_long_for_the_wire_is_too_big() {
     // The kernel takes values of 65536 bytes, and tmpfs keeps them.
-    crate::mounts::with_private_mounts(|| {
+    crate::apart::with_private_mounts(|| {
         let dir = program::scratch();
         let tree = Owned::below(dir.path());
         crate::mounts::mount_tmpfs(&tree, "mnt", "mode=755");

@@ -18,6 +18,8 @@ mod removing;
 mod stage;
 mod xattrs;
 
+#[path = "../support/apart.rs"]
+mod apart;
 #[path = "../support/dice.rs"]
 mod dice;
 #[path = "../support/program.rs"]

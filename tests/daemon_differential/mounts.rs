@@ -2,26 +2,14 @@
 
 use nix::errno::Errno::{EBUSY, ENOENT, ENOSPC, ENOTDIR, ENOTTY, EROFS, EXDEV};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 
+use crate::apart::with_private_mounts;
 use crate::creating::zoo;
 use crate::stage::{OK, acts};
 use crate::tree::Owned;
 use crate::wire::ask;
 
 const NONE: Option<&str> = None;
-
-/// Runs `test` on a thread with mounts of its own, which nobody else sees.
-pub fn with_private_mounts(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace: these tests need CAP_SYS_ADMIN");
-        mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).expect("private mounts");
-        test();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
 
 pub fn mount_tmpfs(tree: &Owned<'_>, name: &str, options: &str) {
     tree.dir(name, 0o755, 0, 0);

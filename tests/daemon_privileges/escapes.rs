@@ -14,6 +14,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tempfile::TempDir;
 
+use crate::apart::Stopper;
 use crate::program::{self, Running};
 use crate::tree::{self, Owned};
 use crate::wire::{Answer, Client, PATIENCE, Request, ask};
@@ -167,15 +168,6 @@ fn while_swapping(left: &Path, right: &Path, attack: impl FnOnce()) {
         attack();
         drop(stopper);
     });
-}
-
-/// Stops the other thread even when the test panics.
-struct Stopper<'a>(&'a AtomicBool);
-
-impl Drop for Stopper<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Asks over and over until at least `least` requests have been made and `enough` is content with what was seen.

@@ -7,6 +7,8 @@ mod escapes;
 mod missing;
 mod standing;
 
+#[path = "../support/apart.rs"]
+mod apart;
 #[path = "../support/namespace.rs"]
 mod namespace;
 #[path = "../support/process.rs"]

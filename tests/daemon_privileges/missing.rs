@@ -79,6 +79,35 @@ fn in_a_user_namespace_that_has_no_name_for_root_files_are_made_as_its_first_use
     }
 }
 
+#[test]
+fn in_a_user_namespace_without_a_pid_namespace_every_client_is_served() {
+    // Who can't come back to its own PID namespace must not leave it: its first worker's end would be the end of all.
+    let dir = export_of(0);
+    let socket = dir.path().join("socket");
+    for (wrapper, apart) in [
+        (&["unshare", "--user", "--map-root-user"][..], false),
+        (&["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"], true),
+    ] {
+        let launch = ours(dir.path(), "namespace").under(wrapper).option("--persistent").option("--shared=2");
+        let running = launch.by_socket(&socket);
+        let supervisor = || if apart { process::children(running.pid())[0] } else { running.pid() };
+        for _ in 0..4 {
+            let (mut one, mut other) = (Client::connect_soon(&socket), Client::connect_soon(&socket));
+            one.ask(&ask::lstat(b"/file")).ok();
+            other.ask(&ask::lstat(b"/file")).ok();
+            let own = fs::read_link(process::of(supervisor(), "ns/pid")).unwrap();
+            let workers = process::children(supervisor());
+            assert_eq!(workers.len(), 2, "{wrapper:?}: {}", running.log());
+            for worker in workers {
+                let its = fs::read_link(process::of(worker, "ns/pid")).unwrap();
+                assert_eq!(its != own, apart, "{wrapper:?}: {}", running.log());
+            }
+            drop((one, other));
+            program::wait_until("the workers' end", || process::children(supervisor()).is_empty());
+        }
+    }
+}
+
 /// Ours without one capability.
 fn without(capability: &str, root: &Path) -> (Running, Client) {
     let launch = Launch::new(&program::ours(), root);

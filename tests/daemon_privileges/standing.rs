@@ -6,8 +6,8 @@ use std::path::Path;
 
 use libc::{O_CREAT, O_RDWR};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 
+use crate::apart::with_private_mounts;
 use crate::process::{self, capabilities, status};
 use crate::program::{self, Running};
 use crate::tree::Owned;
@@ -114,9 +114,7 @@ fn behind_a_namespace_the_export_is_all_there_is() {
     let export = dir.path().join("export");
     fs::create_dir(&export).unwrap();
     Owned::below(&export).dir("below", 0o755, 0, 0).file("file", b"", 0o644, 0, 0);
-    let thread = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    with_private_mounts(move || {
         mount(Some("tmpfs"), &export.join("below"), Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
             .unwrap();
         fs::write(export.join("below/mounted"), b"").unwrap();
@@ -148,9 +146,6 @@ fn behind_a_namespace_the_export_is_all_there_is() {
         });
         umount2(&export.join("below"), MntFlags::MNT_DETACH).unwrap();
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 #[test]

@@ -124,20 +124,20 @@ fn a_plain_export_is_ready() {
 
 #[test]
 fn an_open_file_and_a_working_directory_are_told_apart() {
-    let stage = Stage::new();
-    let file = stage.file("file");
-    let open = stage.check_after("exec 5<\"$0/file\"", &[ME]);
-    // The check itself inherits the descriptor; a sleeping child of the shell's has it too.
-    assert_eq!(open.findings(), vec![], "our own descriptors do not count");
-    let child = stage.check_after(
-        "exec 5<\"$0/file\"; setpriv --pdeathsig KILL sleep 100 >/dev/null 2>&1 & exec 5<&-",
-        &[ME],
-    );
-    child.says("live-export", &stage.export, "has 'file' open", 3);
-    let cwd =
-        stage.check_after("cd \"$0\"; setpriv --pdeathsig KILL sleep 100 >/dev/null 2>&1 & cd /", &[ME]);
+    // Each on an export of its own: the process of the last case may still be about to end.
+    let checked = |setup: &str| {
+        let stage = Stage::new();
+        stage.file("file");
+        let report = stage.check_after(setup, &[ME]);
+        (stage, report)
+    };
+    let (_, own) = checked("exec 5<\"$0/file\"");
+    assert_eq!(own.findings(), vec![], "our own descriptors do not count");
+    let (stage, open) =
+        checked("exec 5<\"$0/file\"; setpriv --pdeathsig KILL sleep 100 >/dev/null 2>&1 & exec 5<&-");
+    open.says("live-export", &stage.export, "has 'file' open", 3);
+    let (stage, cwd) = checked("cd \"$0\"; setpriv --pdeathsig KILL sleep 100 >/dev/null 2>&1 & cd /");
     cwd.says("export-in-use", &stage.export, "works in the export itself", 3);
-    assert!(file.exists());
 }
 
 #[test]
@@ -170,6 +170,25 @@ fn earlier_mappings_and_reserved_names_are_found() {
     stage.file("a/.virtfs_metadata");
     assert_eq!(stage.check(&[ME]).findings(), vec![], "mapped-xattr has no reserved names");
     stage.check(&[ME, MAPPED_FILE]).says("reserved-name", &stage.export.join("a/.virtfs_metadata"), "", 3);
+}
+
+#[test]
+fn a_conversion_is_known_by_its_journal() {
+    for model in ["mapped-xattr", "mapped-file"] {
+        let stage = Stage::new();
+        stage.file("a");
+        let migrate = |words: &[&str]| {
+            let mut command = Command::new(ours());
+            command.arg("migrate").args(words).args(["--apply", "--progress=never"]).arg(&stage.export);
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+        };
+        migrate(&["convert", ME, "--security-model", model]);
+        let message = format!("it is converted, to {model}: its journal is '{}", stage.export.display());
+        stage.check(&[ME]).says("already-converted", &stage.export, &message, 3);
+        migrate(&["rollback"]);
+        assert_eq!(stage.check(&[ME]).findings(), vec![]);
+    }
 }
 
 #[test]
@@ -265,10 +284,13 @@ fn a_read_only_filesystem_is_found_and_support_is_deduced() {
 #[test]
 fn room_is_counted_in_inodes_too() {
     let stage = Stage::new();
-    let setup =
-        "mount -t tmpfs -o size=1m,nr_inodes=40 none \"$0\"; for i in $(seq 30); do : >\"$0/$i\"; done";
-    assert_eq!(stage.check_after(setup, &[ME]).findings(), vec![]);
-    let report = stage.check_after(setup, &[ME, MAPPED_FILE]);
+    let check = |inodes: u32| {
+        let fill = "for i in $(seq 30); do : >\"$0/$i\"; done";
+        let setup = format!("mount -t tmpfs -o size=1m,nr_inodes={inodes} none \"$0\"; {fill}");
+        stage.check_after(&setup, &[ME, MAPPED_FILE])
+    };
+    assert_eq!(check(400).findings(), vec![]);
+    let report = check(40);
     report.says("not-enough-space", &stage.export, "takes 32 inodes", 3);
 }
 
@@ -401,4 +423,41 @@ fn the_text_is_as_agreed() {
         fs::write(&golden, &text).unwrap();
     }
     assert_eq!(text, fs::read_to_string(golden).unwrap());
+}
+
+/// MIGRATION.md has a table of what check and verify say: each row is a finding that exists, of that severity.
+#[test]
+fn the_documented_findings_are_those_that_there_are() {
+    use virtfs_proxy_helper::report::finding::{KINDS, Severity};
+    let page = include_str!("../../MIGRATION.md");
+    let section = page.split_once("## What `check` and `verify` say").unwrap().1;
+    let section = section.split_once("\n## ").unwrap().0;
+    let mut documented = Vec::new();
+    for line in section.lines().filter(|line| line.starts_with("| `")) {
+        let mut cells = line.split(" | ");
+        let id = cells.next().unwrap().trim_start_matches("| ").trim_matches('`');
+        let severity = match cells.next().unwrap() {
+            "error" => Severity::Error,
+            "warning" => Severity::Warning,
+            "info" => Severity::Info,
+            other => panic!("{id}: {other}"),
+        };
+        let kind = KINDS.iter().find(|kind| kind.id == id).unwrap_or_else(|| panic!("there is no {id}"));
+        assert_eq!(kind.severity, severity, "{id}");
+        documented.push(id);
+    }
+    let source = [
+        include_str!("../../src/data/check/judgement.rs"),
+        include_str!("../../src/data/check/earlier.rs"),
+        include_str!("../../src/data/verify.rs"),
+        include_str!("../../src/data/verify/compare.rs"),
+    ]
+    .concat();
+    for kind in KINDS {
+        let name = format!("finding::{}", kind.id.replace('-', "_").to_uppercase());
+        let is_said = source.match_indices(&name).any(|(at, _)| {
+            !source[at + name.len()..].starts_with(|c: char| c.is_ascii_uppercase() || c == '_')
+        });
+        assert_eq!(documented.contains(&kind.id), is_said, "{}", kind.id);
+    }
 }

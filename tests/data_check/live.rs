@@ -147,6 +147,16 @@ fn names_that_would_break_a_line_are_found_and_printed_safely() {
 }
 
 #[test]
+fn a_process_can_not_hide_behind_an_odd_name() {
+    let (_scratch, export) = export();
+    let script = format!("printf 'a) Z \\377' >/proc/self/comm; exec 5<\"$1\"; {WAIT}");
+    let actor = Actor::near(&script, &[&export.join("sub/file")]);
+    let live = look(&export).unwrap();
+    let user = of(&live, actor.pid());
+    assert_eq!((user.name.as_slice(), user.open.count), (&b"a) Z \xff"[..], 1));
+}
+
+#[test]
 fn helpers_that_serve_it_are_found_behind_every_wall() {
     let (scratch, export) = export();
     for (number, launch) in [

@@ -9,4 +9,5 @@ mod wire;
 
 mod check;
 mod live;
+mod manifest;
 mod verify;

@@ -224,6 +224,16 @@ fn settle_folders(stage: &Stage) {
 }
 
 #[test]
+fn reading_is_told_and_is_no_difference() {
+    let stage = Stage::settled("mapped-xattr");
+    stage.tool(&["touch", "-a", "%dir/file"]);
+    stage.tool(&["touch", "-a", "%dir/sub/file"]);
+    let (findings, differences, status) = stage.verify();
+    let read = ("entry-read".into(), "dir/file".into(), "it was read since (and 1 more entry)".into());
+    assert_eq!((findings, differences, status), (vec![read], 0, 0));
+}
+
+#[test]
 fn names_of_one_file_must_stay_names_of_one_file() {
     let stage = Stage::settled("mapped-xattr");
     stage.tool(&["cp", "-a", "%dir/linked", "%dir/copy"]);

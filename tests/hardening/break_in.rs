@@ -13,9 +13,9 @@ use std::process::{Child, Command};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
+use crate::apart::with_private_mounts;
 use crate::program::{self, Launch, Running, wait_until};
 use crate::tree::Owned;
 use crate::wire::{Answer, Client, ask};
@@ -80,7 +80,8 @@ const OPEN: [(&str, &[&str]); 3] = [
 ];
 
 /// Attempts that this kernel or container may not allow anybody, so that only their end by seccomp proves something.
-const NOT_EVERYWHERE: [&str; 4] = ["bpf", "io_uring_setup", "userfaultfd", "perf_event_open"];
+const NOT_EVERYWHERE: [&str; 6] =
+    ["bpf", "io_uring_setup", "userfaultfd", "perf_event_open", "load a module", "load another kernel"];
 
 /// A host with an export, and what is to be kept from whoever breaks in.
 struct Host {
@@ -283,12 +284,7 @@ fn table(rows: &[(String, Vec<Outcome>)]) -> String {
 #[test]
 fn every_attempt_to_break_out_fails_or_is_the_workers_end() {
     program::need_root();
-    let thread = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-        break_in()
-    });
-    let rows = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let rows = with_private_mounts(break_in);
     let table = table(&rows);
     println!("{table}");
     for (name, outcomes) in &rows {

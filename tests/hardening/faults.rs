@@ -12,11 +12,11 @@ use std::time::Duration;
 use libc::{O_CREAT, O_RDWR};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 
+use crate::apart::with_private_mounts;
 use crate::process;
 use crate::program::{self, Launch, Running, wait_until};
 use crate::tree::Owned;
@@ -79,7 +79,10 @@ fn all_is_well(client: &mut Client, when: &str) {
 }
 
 /// strace, letting system calls of a live process fail.
-struct Injector(Child);
+struct Injector {
+    strace: Child,
+    pid: u32,
+}
 
 impl Injector {
     /// What `inject` says (strace(1), "Tampering") happens to the process from now on. The call that takes the place of one
@@ -89,16 +92,20 @@ impl Injector {
         command.args(["-q", "-o", "/dev/null", "-e", "trace=all", "-e"]);
         command.arg(format!("inject={inject}:syscall=getpid"));
         let child = command.args(["-p", &pid.to_string()]).stdin(Stdio::null()).spawn();
-        let child = child.expect("strace is missing: install it");
+        let strace = child.expect("strace is missing: install it");
         wait_until("strace", || process::status(pid, "TracerPid") != "0");
-        Self(child)
+        Self { strace, pid }
     }
 }
 
 impl Drop for Injector {
+    /// Lets the process go once it sleeps: in the middle of a call that is to fail it would see the other call's result.
     fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM);
-        let _ = self.0.wait();
+        if !std::thread::panicking() {
+            wait_until("a process at rest", || process::status(self.pid, "State").starts_with('S'));
+        }
+        let _ = kill(Pid::from_raw(self.strace.id().cast_signed()), Signal::SIGTERM);
+        let _ = self.strace.wait();
     }
 }
 
@@ -141,21 +148,13 @@ fn calls_that_are_interrupted_are_made_again() {
         let (running, mut client) = ours(dir.path()).option("--busy-poll=0").by_fd();
         client.ask(&ask::lstat(b"/")).ok();
         let injector = Injector::attach(running.pid(), &format!("{calls}:error=EINTR:when=1+2"));
-        all_is_well(&mut client, calls);
+        for request in each() {
+            let answer = client.ask(&request);
+            assert!(answer.is_success(), "{calls}: {request:?}: {answer:?}: {}", running.log());
+        }
         drop(injector);
         all_is_well(&mut client, calls);
     }
-}
-
-/// Runs a test where mounts are nobody else's.
-fn apart(test: fn()) {
-    program::need_root();
-    let thread = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-        test();
-    });
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
 /// A mount that goes with its owner.
@@ -176,7 +175,7 @@ impl Drop for Mounted {
 
 #[test]
 fn a_full_file_system_is_full_and_no_more() {
-    apart(|| {
+    with_private_mounts(|| {
         let dir = program::scratch();
         let mounted = Mounted::tmpfs(dir.path(), "size=256k,nr_inodes=40,mode=755");
         prepare(dir.path());
@@ -212,7 +211,7 @@ fn a_full_file_system_is_full_and_no_more() {
 
 #[test]
 fn a_disk_that_is_gone_gives_errors_and_no_end() {
-    apart(|| {
+    with_private_mounts(|| {
         let dir = program::scratch();
         let (disk, export) = (dir.path().join("disk"), dir.path().join("export"));
         fs::create_dir(&export).unwrap();
@@ -239,6 +238,48 @@ fn a_disk_that_is_gone_gives_errors_and_no_end() {
         assert!(errors.count() > 0, "no read from the disk failed");
         client.ask(&ask::lstat(b"/1/file")).ok();
         assert!(running.is_alive());
+        drop((client, running, mounted));
+    });
+}
+
+#[test]
+fn a_quota_that_is_used_up_is_the_guests_to_know() {
+    with_private_mounts(|| {
+        let dir = program::scratch();
+        let (disk, export) = (dir.path().join("disk"), dir.path().join("export"));
+        fs::create_dir(&export).unwrap();
+        fs::File::create(&disk).unwrap().set_len(200 << 20).unwrap();
+        run("mkfs.btrfs", &[&"-q", &disk]);
+        run("mount", &[&"-o", &"loop", &disk, &export]);
+        let mounted = Mounted(export.clone());
+        prepare(&export);
+        run("btrfs", &[&"quota", &"enable", &export]);
+        run("btrfs", &[&"qgroup", &"limit", &"256K", &export]);
+        let (running, mut client) = ours(&export).by_fd();
+        let file = client.ask(&ask::create(b"/big", O_CREAT | O_RDWR, 0o644, 1000, 1000)).fd();
+        let error = fs::File::from(file).write_all(&vec![1; 1 << 20]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EDQUOT));
+        for request in [
+            ask::symlink(&[b'x'; 3000], b"/new", 1000, 1000),
+            ask::setxattr(b"/file", b"user.b", &[7; 1000], 0),
+        ] {
+            client.ask(&request).fails(Errno::EDQUOT);
+        }
+        for request in each() {
+            let answer = client.ask(&request);
+            let told = matches!(
+                answer.errno(),
+                Some(Errno::EDQUOT | Errno::ENOENT | Errno::ENODATA | Errno::EEXIST)
+            );
+            assert!(answer.is_success() || told, "{request:?}: {answer:?}: {}", running.log());
+        }
+        client.ask(&ask::remove(b"/big")).ok();
+        run("btrfs", &[&"qgroup", &"limit", &"none", &export]);
+        for name in [b"/made".as_slice(), b"/moved", b"/node", b"/dir", b"/symlink", b"/hard"] {
+            let _ = client.ask(&ask::remove(name));
+        }
+        client.ask(&ask::setxattr(b"/file", b"user.b", b"1", 0)).ok();
+        all_is_well(&mut client, "after the quota was lifted");
         drop((client, running, mounted));
     });
 }
@@ -341,7 +382,7 @@ fn a_supervisor_that_can_not_fork_says_so_and_goes_on() {
 
 #[test]
 fn a_log_daemon_that_does_not_listen_keeps_nobody_waiting() {
-    apart(|| {
+    with_private_mounts(|| {
         let dir = program::scratch();
         let export = dir.path().join("export");
         fs::create_dir(&export).unwrap();

@@ -9,6 +9,8 @@ mod faults;
 mod neighbour;
 mod soak;
 
+#[path = "../support/apart.rs"]
+mod apart;
 #[path = "../support/dice.rs"]
 mod dice;
 #[path = "../support/process.rs"]

@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 
+use crate::apart::{Stopper, with_private_mounts};
 use crate::dice::Dice;
 use crate::process;
 use crate::program::{self, Launch};
@@ -192,15 +192,6 @@ impl Neighbour<'_> {
     }
 }
 
-/// Says stop, even where the thread that holds it panics.
-struct Stopper<'a>(&'a AtomicBool);
-
-impl Drop for Stopper<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// How long, and from which seed: another one for each long session.
 fn plan() -> (Duration, u64) {
     match std::env::var("VIRTFS_TEST_SECONDS") {
@@ -287,13 +278,8 @@ fn session(sandbox: &str, dir: &Path) {
 fn apart(sandbox: &'static str) {
     let dir = program::scratch();
     let path = dir.path().to_owned();
-    let thread = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-        session(sandbox, &path);
-    });
     // The mounts go with the thread, and the scratch directory after them.
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    with_private_mounts(move || session(sandbox, &path));
 }
 
 #[test]

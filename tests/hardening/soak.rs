@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::apart::Stopper;
 use crate::dice::Dice;
 use crate::process;
 use crate::program::{self, Launch, Running, wait_until};
@@ -118,15 +119,6 @@ impl<'s> Player<'s> {
     fn again(&mut self) {
         self.asked.clear();
         self.client = Client::connect_soon(self.socket);
-    }
-}
-
-/// Says stop, even where the thread that holds it panics.
-struct Stopper<'a>(&'a AtomicBool);
-
-impl Drop for Stopper<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -59,8 +59,9 @@ impl Machine {
                 format!("    <channel type='file'>\n      <source path='{path}'/>\n      <target type='virtio' name='{name}'/>\n    </channel>\n")
             })
             .concat();
-        let arguments: String =
-            arguments.iter().map(|value| format!("    <qemu:arg value='{value}'/>\n")).collect();
+        let arguments: String = arguments
+            .iter()
+            .fold(String::new(), |text, value| text + "    <qemu:arg value='" + value + "'/>\n");
         let text = format!(
             "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\n  <name>vm</name>\n  \
              <memory unit='MiB'>512</memory>\n  <vcpu>1</vcpu>\n  <os>\n    <type arch='x86_64' \
@@ -102,10 +103,10 @@ fn fsdev(socket: &Path, id: &str, more: &str) -> String {
 
 #[test]
 fn a_guest_sees_the_same_share_in_the_same_slot() {
+    let libvirt = Instance::start();
     for (machine, addresses) in
         [("pc", ["bus=pci.0,addr=0x1d", "addr=1e.0"]), ("q35", ["bus=pcie.0,addr=0x12", "addr=13"])]
     {
-        let libvirt = Instance::start();
         let guest = Machine::new(&libvirt.scratch().join("guest"), SCRIPT);
         let export = scratch();
         fs::write(export.path().join("hello"), "hello\n").expect("a file");
@@ -182,7 +183,7 @@ fn a_saved_image_is_restored_without_the_proxy() {
     let expected = format!("local,id=fs0,path={},security_model=mapped-xattr", export.path().display());
     assert!(dumped.contains(&expected), "{dumped}");
     libvirt.virsh(["restore".as_ref(), image.as_os_str()]);
-    wait_until("the guest's end", || !libvirt.try_virsh(["domstate", "vm"]).status.success());
+    libvirt.wait_for_end("vm");
     let said = |name: &str| fs::read_to_string(guest.folder.join(name)).unwrap_or_default();
     assert_eq!(said("out"), "hello\n", "{}\n{}", said("err"), said("console"));
 }

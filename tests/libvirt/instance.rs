@@ -12,7 +12,7 @@ use tempfile::TempDir;
 const INSTANCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/libvirt/instance");
 
 /// How long anything of libvirt's may take, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A running libvirtd; it ends with its owner, and its guests with it.
 pub struct Instance {
@@ -55,10 +55,15 @@ impl Instance {
         self.folder.path().join("run/libvirt-sock")
     }
 
+    /// How others reach it.
+    pub fn uri(&self) -> String {
+        format!("qemu+unix:///system?socket={}", self.socket().display())
+    }
+
     /// Runs virsh.
     pub fn try_virsh(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
         let mut command = Command::new("virsh");
-        command.args(["-q", "-c", &format!("qemu+unix:///system?socket={}", self.socket().display())]);
+        command.args(["-q", "-c", &self.uri()]);
         command.args(args).stdin(Stdio::null()).output().expect("virsh")
     }
 
@@ -88,6 +93,16 @@ impl Instance {
                 return;
             }
             assert!(start.elapsed() < PATIENCE, "{domain} is {} instead of {state}", now.trim());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until a domain without a lasting configuration is no more.
+    #[track_caller]
+    pub fn wait_for_end(&self, domain: &str) {
+        let start = Instant::now();
+        while self.try_virsh(["domstate", domain]).status.success() {
+            assert!(start.elapsed() < PATIENCE, "{domain} does not end");
             std::thread::sleep(Duration::from_millis(50));
         }
     }

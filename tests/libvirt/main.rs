@@ -6,6 +6,7 @@
 
 mod guests;
 mod instance;
+mod journey;
 mod schema;
 
 #[path = "../support/program.rs"]

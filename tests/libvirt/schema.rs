@@ -7,7 +7,7 @@ use std::process::Command;
 
 use virtfs_proxy_helper::share::argv::{self, Arg};
 use virtfs_proxy_helper::share::local::{bus_number, pci_slot};
-use virtfs_proxy_helper::share::{Device, Share, qemu_opts};
+use virtfs_proxy_helper::share::{Share, qemu_opts};
 use virtfs_proxy_helper::sources::{Document, Format as _, libvirt::Libvirt};
 
 use crate::instance::Instance;
@@ -82,6 +82,9 @@ struct Native {
     fsdev: Vec<qemu_opts::Opt>,
 }
 
+/// Finds a property's value.
+type Lookup = Box<dyn Fn(&str) -> Option<String>>;
+
 fn devices(native: &[String]) -> Vec<Native> {
     let after = |option: &'static str| {
         native.windows(2).filter(move |pair| pair[0] == option).map(|pair| pair[1].clone())
@@ -93,7 +96,7 @@ fn devices(native: &[String]) -> Vec<Native> {
     };
     let mut found = Vec::new();
     for value in after("-device").chain(after("-virtfs")) {
-        let get: Box<dyn Fn(&str) -> Option<String>> = if value.starts_with('{') {
+        let get: Lookup = if value.starts_with('{') {
             let json: serde_json::Value = serde_json::from_str(&value).expect("JSON of libvirt's");
             Box::new(move |key| json.get(key).map(|value| value.as_str().expect("text").to_owned()))
         } else {
@@ -126,7 +129,7 @@ fn check_share(name: &str, share: &Share, native: &Native) {
     let readonly = get("readonly").and_then(|value| qemu_opts::boolean(value.as_bytes())).unwrap_or(false);
     assert_eq!(readonly, share.readonly, "{name}");
     assert_eq!(get("writeout").is_some(), share.writeout, "{name}");
-    let device = share.device.clone().unwrap_or_else(Device::default);
+    let device = share.device.clone().unwrap_or_default();
     if let Some(addr) = &device.addr {
         assert_eq!(pci_slot(native.addr.as_bytes()), pci_slot(addr), "{name}: {}", native.addr);
         let bus = device.bus.as_deref().map_or(Some(0), bus_number);

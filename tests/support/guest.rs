@@ -153,6 +153,11 @@ pub struct Booted {
 }
 
 impl Booted {
+    /// The id of `tests/guest/run`, which QEMU runs below.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether the guest still runs.
     pub fn is_alive(&mut self) -> bool {
         self.child.try_wait().expect("the guest's state").is_none()

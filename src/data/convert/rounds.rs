@@ -51,6 +51,7 @@ impl Converter<'_> {
             self.writer.lock().unwrap_or_else(PoisonError::into_inner).sync()?;
             from = end;
         }
+        // It keeps changing: somebody is at work in it.
         Ok(false)
     }
 
@@ -61,24 +62,41 @@ impl Converter<'_> {
     /// Converts what the listings from `offset` on tell of.
     fn convert_from(&self, offset: u64) -> Result<()> {
         let journal = Journal::open(self.journal)?;
-        each_listing(&journal, self.jobs, |at, listing| {
-            if at < offset || self.troubles.is_hopeless() {
+        let superseded = journal.superseded()?;
+        each_listing(&journal, self.jobs, |at, mut listing| {
+            if at < offset || self.troubles.is_hopeless() || superseded.is_over(at, &listing) {
                 return Ok(());
             }
+            superseded.prune(at, &mut listing);
             let directory = journal.directory(self.tree, &listing)?;
-            self.listing(&directory, at, &listing);
+            match self.listing(&directory, at, &listing) {
+                Ok(()) => {}
+                Err(Obstacle::Changed) => {
+                    let parent = listing.parent.map(|parent| journal.listing_at(parent)).transpose()?;
+                    self.adopt_other(&directory, parent.as_ref());
+                }
+                Err(obstacle) => self.troubles.add(directory.path(), obstacle),
+            }
             Ok(())
         })
     }
 
-    /// Converts (a part of) a directory.
-    fn listing(&self, directory: &Arc<Directory>, at: u64, listing: &Listing) {
-        if let Err(obstacle) = self.try_listing(directory, at, listing) {
+    /// Records what has taken the place of a recorded directory; `parent` is the listing of the directory it is in.
+    fn adopt_other(&self, directory: &Arc<Directory>, parent: Option<&Listing>) {
+        let adopted = match parent {
+            None => Err(Obstacle::Changed),
+            Some(parent) => staging::at_own_place(directory, |place| {
+                self.adopt(place, parent);
+                Ok(())
+            }),
+        };
+        if let Err(obstacle) = adopted {
             self.troubles.add(directory.path(), obstacle);
         }
     }
 
-    fn try_listing(&self, directory: &Arc<Directory>, at: u64, listing: &Listing) -> Result<(), Obstacle> {
+    /// Converts (a part of) a directory.
+    fn listing(&self, directory: &Arc<Directory>, at: u64, listing: &Listing) -> Result<(), Obstacle> {
         let own = &listing.own;
         let pin = directory.pin()?;
         if pin.inode().identity.number != own.number {
@@ -143,8 +161,14 @@ impl Converter<'_> {
     /// see of it counts.
     fn current(&self, place: Place<'_>, pin: &Pin) -> rustix::io::Result<Record> {
         let mut now = record(pin)?;
+        let inode = pin.inode();
+        // A metadata file is the name's, not the inode's: of one that is not converted it says nothing.
+        if self.goal.model == Model::MappedFile && (inode.uid, inode.gid) != (self.goal.uid, self.goal.gid) {
+            return Ok(now);
+        }
         let shown = Form::Mapped(self.goal.model).read(place.directory, place.name, pin)?;
-        if shown.kind() != Some(Kind::Symlink) || shown.target.is_some() {
+        let is_link = shown.kind() == Some(Kind::Symlink);
+        if !is_link || shown.target.as_ref().is_some_and(|target| !target.is_empty()) {
             now.entry = Entry { xattrs: now.entry.xattrs, ..shown };
             if self.goal.model == Model::MappedXattr {
                 now.entry.xattrs.retain(|(name, _)| !name.starts_with(b"user.virtfs."));

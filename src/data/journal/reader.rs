@@ -19,6 +19,9 @@ use crate::text;
 /// How many directories are remembered by their ids.
 const REMEMBERED: usize = 4096;
 
+/// More than the payload of any frame takes that says how far a conversion got.
+const LONGEST_NOTE: u32 = 4096;
+
 /// How much of a listing is read for its place: more than flags, two numbers and a name take.
 const PLACE: usize = 512;
 
@@ -41,6 +44,28 @@ pub struct Journal {
     /// Whether any listing is late.
     late: bool,
     known: Mutex<HashMap<u64, Arc<Directory>>>,
+}
+
+/// Entries that are told of more than once: the last time counts.
+#[derive(Debug, Default)]
+pub struct Superseded(HashMap<(u64, CString), u64>);
+
+impl Superseded {
+    /// Whether a listing at `at` tells of nothing any more: its directory has been told of anew.
+    pub fn is_over(&self, at: u64, listing: &Listing) -> bool {
+        let Some(parent) = listing.parent else { return false };
+        !self.0.is_empty() && self.0.get(&(parent, listing.name.clone())).is_some_and(|last| *last > at)
+    }
+
+    /// Removes from a listing at `at` what a later one tells of.
+    pub fn prune(&self, at: u64, listing: &mut Listing) {
+        if !self.0.is_empty() {
+            let id = listing.id;
+            listing
+                .entries
+                .retain(|(name, _)| self.0.get(&(id, name.clone())).is_none_or(|last| *last <= at));
+        }
+    }
 }
 
 /// One frame.
@@ -69,7 +94,7 @@ impl Journal {
         );
         let mut frames = Frames::new(file.try_clone()?, length)?;
         let Some(first) = frames.next()? else {
-            bail!("it was cut off before its first record; nothing was done")
+            bail!("it is damaged at byte {}, its first record", frames.offset)
         };
         ensure!(first.kind == Kind::Begin, "its first record does not say what was begun");
         let begin = json(&first)?;
@@ -98,6 +123,11 @@ impl Journal {
             };
         }
         let good = frames.offset;
+        // A crash leaves nothing whole behind what it tore: something damaged the file later.
+        ensure!(
+            !frames.has_more()?,
+            "it is damaged at byte {good}, and what follows can't be relied on: restore it from a backup"
+        );
         let known = Mutex::default();
         Ok(Self {
             path: path.into(),
@@ -112,6 +142,21 @@ impl Journal {
             late,
             known,
         })
+    }
+
+    /// Whether a file is what a crash leaves of a journal that was just being made: nothing was done yet.
+    pub fn is_stillborn(path: &Path) -> Result<bool> {
+        let mut bytes = Vec::new();
+        let length = File::open(path)?.take(1 << 16).read_to_end(&mut bytes)? as u64;
+        if length <= MAGIC.len() as u64 {
+            return Ok(MAGIC.starts_with(&bytes) || bytes.iter().all(|&byte| byte == 0));
+        }
+        let is_ours = bytes.starts_with(MAGIC) || bytes.iter().all(|&byte| byte == 0);
+        if !is_ours || length >= 1 << 16 {
+            return Ok(false);
+        }
+        let mut frames = Frames::new(File::open(path)?, length)?;
+        Ok(frames.next()?.is_none() && !frames.has_more()?)
     }
 
     /// Where it is.
@@ -174,6 +219,32 @@ impl Journal {
         // A descriptor of its own, for a copy would share the position.
         let file = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.file)))?;
         Ok(Listings(Frames::new(file, self.good)?))
+    }
+
+    /// Which entries (by the directory's id and their names) are told of more than once, and where last.
+    pub fn superseded(&self) -> Result<Superseded> {
+        let mut last = HashMap::new();
+        if self.late {
+            for listing in self.listings()? {
+                let (at, listing) = listing?;
+                if listing.late {
+                    last.extend(listing.entries.into_iter().map(|(name, _)| ((listing.id, name), at)));
+                }
+            }
+        }
+        Ok(Superseded(last))
+    }
+
+    /// The listing whose frame starts at `offset`.
+    pub fn listing_at(&self, offset: u64) -> Result<Listing> {
+        let mut head = [0; HEAD];
+        self.file.read_exact_at(&mut head, offset)?;
+        let [l0, l1, l2, l3, ..] = head;
+        let length = u32::from_le_bytes([l0, l1, l2, l3]);
+        ensure!(u64::from(length) <= self.good, "byte {offset} does not start a record");
+        let mut payload = vec![0; length as usize];
+        self.file.read_exact_at(&mut payload, offset + HEAD as u64)?;
+        decode(offset, &payload).with_context(|| format!("the listing at byte {offset}"))
     }
 
     /// The directory of `tree` that a listing tells of.
@@ -259,11 +330,7 @@ impl Frames {
         }
         let mut payload = vec![0; length as usize];
         self.file.read_exact(&mut payload)?;
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&length.to_le_bytes());
-        crc.update(&[kind]);
-        crc.update(&payload);
-        if crc.finalize() != u32::from_le_bytes([c0, c1, c2, c3]) {
+        if checksum(length, kind, &payload) != u32::from_le_bytes([c0, c1, c2, c3]) {
             return Ok(None);
         }
         let offset = self.offset;
@@ -273,6 +340,38 @@ impl Frames {
         self.offset += HEAD as u64 + u64::from(length);
         Ok(Some(Frame { offset, kind, payload }))
     }
+}
+
+impl Frames {
+    /// Whether behind what is no frame a later one follows that says how far the conversion got.
+    fn has_more(&mut self) -> Result<bool> {
+        if self.offset == self.end {
+            return Ok(false);
+        }
+        self.file.seek(SeekFrom::Start(self.offset))?;
+        let mut rest = Vec::new();
+        self.file.read_to_end(&mut rest)?;
+        let notes = [Kind::Recorded, Kind::Converted, Kind::RollbackBegun, Kind::RolledBack].map(Kind::byte);
+        Ok(rest.windows(HEAD).enumerate().any(|(at, head)| {
+            let &[l0, l1, l2, l3, c0, c1, c2, c3, kind] = head else { return false };
+            let length = u32::from_le_bytes([l0, l1, l2, l3]);
+            let payload = at + HEAD..at + HEAD + length as usize;
+            notes.contains(&kind)
+                && length < LONGEST_NOTE
+                && rest.get(payload).is_some_and(|payload| {
+                    checksum(length, kind, payload) == u32::from_le_bytes([c0, c1, c2, c3])
+                })
+        }))
+    }
+}
+
+/// A frame's checksum.
+fn checksum(length: u32, kind: u8, payload: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&length.to_le_bytes());
+    crc.update(&[kind]);
+    crc.update(payload);
+    crc.finalize()
 }
 
 /// Every listing of a journal. Each comes with the offset of its frame.

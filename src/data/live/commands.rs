@@ -20,7 +20,7 @@ pub fn role(command: &[u8], name: &[u8], export: &Path) -> (Role, bool) {
         .collect();
     let program = words.first().and_then(|word| Path::new(word).file_name()).unwrap_or_default().as_bytes();
     let called = |prefix: &str| program.starts_with(prefix.as_bytes()) || name.starts_with(prefix.as_bytes());
-    if called("virtfs-proxy-he") {
+    if called("virtfs-proxy-he") && !migrates(&words) {
         let overlaps = |path: PathBuf| overlap(&resolved(&path), export);
         (Role::Helper, served(&words).is_some_and(overlaps))
     } else if called("qemu-system") || called("qemu-kvm") || program == b"kvm" || name == b"kvm" {
@@ -29,6 +29,11 @@ pub fn role(command: &[u8], name: &[u8], export: &Path) -> (Role, bool) {
     } else {
         (Role::Other, false)
     }
+}
+
+/// Whether a helper's program is at work on a migration instead.
+fn migrates(words: &[&OsStr]) -> bool {
+    Cli::try_parse_from(words).is_ok_and(|cli| cli.command.is_some())
 }
 
 /// What a helper's command line says it exports.
@@ -98,6 +103,7 @@ mod tests {
             ("qemu-system-x86_64 -fsdev proxy,id=f,socket=/run/s", (Role::Qemu, false)),
             ("qemu-system-x86_64 -chardev pipe,id=c,mypath=/srv/x", (Role::Qemu, false)),
             ("/usr/bin/kvm -fsdev local,path=/srv/x", (Role::Qemu, true)),
+            ("virtfs-proxy-helper migrate manifest /srv/x", (Role::Other, false)),
             ("less /srv/x/file", (Role::Other, false)),
         ] {
             let words = command.replace(' ', "\0") + "\0";

@@ -1,6 +1,5 @@
 //! The entries that the journal tells of, at their places.
 
-use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -23,34 +22,21 @@ use crate::data::tree::Directory;
 impl Restorer<'_> {
     /// Restores what is where it was recorded.
     pub(super) fn journaled(&self) -> Result<()> {
-        let superseded = self.superseded()?;
+        let superseded = self.journal.superseded()?;
         each_listing(self.journal, self.jobs, |at, mut listing| {
             if self.troubles.is_hopeless() {
                 return Ok(());
             }
-            if !listing.late && !superseded.is_empty() {
-                listing.entries.retain(|(name, _)| !superseded.contains(&(listing.id, name.clone())));
+            if superseded.is_over(at, &listing) {
+                return Ok(());
             }
+            superseded.prune(at, &mut listing);
             let directory = self.journal.directory(self.tree, &listing)?;
             if let Err(obstacle) = self.listing(&directory, at, &listing) {
                 self.troubles.add(directory.path(), obstacle);
             }
             Ok(())
         })
-    }
-
-    /// Entries of which a later listing tells otherwise.
-    fn superseded(&self) -> Result<HashSet<(u64, std::ffi::CString)>> {
-        let mut found = HashSet::new();
-        if self.journal.has_late() {
-            for listing in self.journal.listings()? {
-                let (_, listing) = listing?;
-                if listing.late {
-                    found.extend(listing.entries.into_iter().map(|(name, _)| (listing.id, name)));
-                }
-            }
-        }
-        Ok(found)
     }
 
     /// Restores (a part of) a directory.

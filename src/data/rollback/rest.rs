@@ -1,7 +1,7 @@
 //! Everything else that carries what a guest sees: what it made or moved since; and what QEMU keeps for itself.
 
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -11,9 +11,10 @@ use rustix::io::Errno;
 
 use super::Restorer;
 use crate::data::entry::Kind;
+use crate::data::flags::Lifted;
 use crate::data::form::Model;
 use crate::data::goal::Obstacle;
-use crate::data::pin::Pin;
+use crate::data::pin::{self, Pin};
 use crate::data::staging::{self, Place};
 use crate::data::tree::Directory;
 use crate::data::walk::{self, Trouble, Visitor};
@@ -40,10 +41,10 @@ impl Restorer<'_> {
             let strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
             strays.get(&pin.inode().identity.number).cloned()
         };
-        let before = staging::times_of(place.fd)?;
-        self.restore(place, pin, &entry, record.as_ref())?;
         if entry.kind().is_some_and(Kind::is_replaced) {
-            staging::restore_times(place.fd, before.0, before.1)?;
+            changing(place.fd, || self.restore(place, pin, &entry, record.as_ref()).map(|()| true))?;
+        } else {
+            self.restore(place, pin, &entry, record.as_ref())?;
         }
         self.counts.unrecorded.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -67,19 +68,31 @@ impl Restorer<'_> {
 /// Removes a directory's metadata files and their directory.
 fn clear(directory: &Arc<Directory>) -> Result<(), Obstacle> {
     let fd = directory.open()?;
-    let before = staging::times_of(fd.as_fd())?;
-    let mut touched = mapped_file::remove_metadata_directory(directory)?;
-    if directory.is_root() {
-        match rustix::fs::unlinkat(&fd, mapped_file::METADATA_ROOT, AtFlags::empty()) {
-            Ok(()) => touched = true,
-            Err(Errno::NOENT) => {}
-            Err(error) => return Err(error.into()),
+    changing(fd.as_fd(), || {
+        let touched = mapped_file::remove_metadata_directory(directory)?;
+        if !directory.is_root() {
+            return Ok(touched);
         }
+        match rustix::fs::unlinkat(&fd, mapped_file::METADATA_ROOT, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(touched),
+            Err(error) => Err(error.into()),
+        }
+    })
+}
+
+/// Does something to the names in a directory, of which nothing is seen afterwards: its flags are lifted meanwhile, and
+/// where `work` says that it did something, its times are given back.
+fn changing(
+    directory: BorrowedFd<'_>,
+    work: impl FnOnce() -> Result<bool, Obstacle>,
+) -> Result<(), Obstacle> {
+    let before = pin::stat(directory)?;
+    let lifted = Lifted::of(directory, before.immutable, before.append_only)?;
+    if work()? {
+        staging::restore_times(directory, before.accessed, before.modified)?;
     }
-    if touched {
-        staging::restore_times(fd.as_fd(), before.0, before.1)?;
-    }
-    Ok(())
+    lifted.map_or(Ok(()), |lifted| Ok(lifted.restore()?))
 }
 
 /// One worker of a walk over all that is left.
@@ -101,9 +114,10 @@ impl Rest<'_> {
     fn restore_entry(&self, directory: &Arc<Directory>, name: &CStr, pin: &Pin) -> Result<(), Obstacle> {
         let fd = directory.open()?;
         if self.restorer.staging.made(name) {
-            let before = staging::times_of(fd.as_fd())?;
-            rustix::fs::unlinkat(&fd, name, AtFlags::empty())?;
-            return Ok(staging::restore_times(fd.as_fd(), before.0, before.1)?);
+            return changing(fd.as_fd(), || {
+                rustix::fs::unlinkat(&fd, name, AtFlags::empty())?;
+                Ok(true)
+            });
         }
         self.restorer.unrecorded(Place { directory, fd: fd.as_fd(), name }, pin)
     }

@@ -102,7 +102,10 @@ impl Restorer<'_> {
         record: Option<&Record>,
     ) -> Result<()> {
         let carrier = pin.inode();
-        let is_linked = carrier.links > 1 || record.is_some_and(|record| record.entry.links > 1);
+        // The last of a carrier's names has none beside it: its others have been replaced already.
+        let is_linked = carrier.links > 1
+            || record.is_some_and(|record| record.entry.links > 1)
+            || self.carriers.lock().get(carrier.identity.number).is_some();
         if !is_linked {
             self.staging.replace(place, carrier.identity.number, |name| make(place, name, entry, record))?;
             return self.forget_special(place);

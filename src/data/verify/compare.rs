@@ -47,11 +47,16 @@ impl Comparison<'_> {
             .into_iter()
             .map(|message| (&finding::ENTRY_DIFFERS, message))
             .collect();
+        if entry.accessed > record.entry.accessed {
+            problems.push((&finding::ENTRY_READ, "it was read since".into()));
+        }
         if let Some(other) = self.other_inode(record, pin.inode()) {
             problems.push((&finding::ENTRY_DIFFERS, other));
         }
         if let Some(owner) = self.owner {
-            problems.extend(unusable(owner, pin.inode()).map(|why| (&finding::ENTRY_UNUSABLE, why)));
+            // What refused changes before refuses them still.
+            let flags = (record.immutable, record.append_only);
+            problems.extend(unusable(owner, pin.inode(), flags).map(|why| (&finding::ENTRY_UNUSABLE, why)));
         }
         problems
     }
@@ -110,7 +115,9 @@ fn differences(expected: &Entry, found: &Entry) -> Vec<String> {
         field("its number of links", expected.links.to_string(), found.links.to_string());
     }
     field("its time of modification", time(expected.modified), time(found.modified));
-    field("its time of access", time(expected.accessed), time(found.accessed));
+    // Reading moves it forward, and nothing else does: that is told apart.
+    let accessed = found.accessed.min(expected.accessed);
+    field("its time of access", time(expected.accessed), time(accessed));
     attributes(&expected.xattrs, &found.xattrs, &mut out);
     out
 }
@@ -150,8 +157,8 @@ fn time(time: Time) -> String {
     format!("{}.{:09}", time.seconds, time.nanoseconds)
 }
 
-/// Why QEMU's user can't use an inode. An owner's rights are the mode's first three bits whatever ACL there is.
-fn unusable(owner: &Owner, inode: &Inode) -> Option<String> {
+/// Why QEMU's user can't use an inode that was, or was not, immutable and append-only. An owner's rights are the mode's first three bits whatever ACL there is.
+fn unusable(owner: &Owner, inode: &Inode, flags: (bool, bool)) -> Option<String> {
     if !matches!(inode.kind(), Some(entry::Kind::File | entry::Kind::Directory)) {
         let name = inode.kind().map_or("something unknown", entry::Kind::name);
         return Some(format!("on disk it is a {name}, which no mapped model can use"));
@@ -168,8 +175,8 @@ fn unusable(owner: &Owner, inode: &Inode) -> Option<String> {
             inode.permissions()
         ));
     }
-    if inode.immutable || inode.append_only {
-        return Some("on disk it is immutable or append-only".into());
+    if (inode.immutable, inode.append_only) != flags {
+        return Some("on disk it is immutable or append-only and was not, or is not and was".into());
     }
     None
 }
@@ -218,6 +225,7 @@ mod tests {
                 |entry| entry.accessed.seconds = 0,
                 &["its time of access is 0.000000005 instead of 1.000000005"],
             ),
+            (|entry| entry.accessed.seconds = 2, &[]),
             (|entry| entry.xattrs[0].1 = b"x".to_vec(), &["its attribute user.a has another value"]),
             (
                 |entry| entry.xattrs[1].0 = b"user.\xff".to_vec(),

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::sources::{Beside, Unreadable};
 use anyhow::Context;
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
@@ -17,6 +18,9 @@ use nix::sys::statfs::{FsType, fstatfs};
 
 /// The longest file that is read, in bytes. Configuration is far smaller.
 pub const MAX_FILE: u64 = 16 << 20;
+
+/// How much of a longer file is read, to tell what it is.
+const BEGINNING: u64 = 1 << 20;
 
 /// How often a look-up is tried again that renames elsewhere disturbed.
 const RETRIES: usize = 16;
@@ -64,6 +68,9 @@ pub enum Kind {
     /// A FIFO, socket or device: never opened.
     Special,
 }
+
+/// An entry of a folder, and what it is where the listing says so.
+pub type Entry = (PathBuf, Option<Kind>);
 
 /// A file's content.
 #[derive(Debug)]
@@ -133,10 +140,15 @@ impl Host {
 
     /// Opens a regular file. `Ok(None)`: it is something else.
     pub fn open(&self, path: &Path) -> io::Result<Option<File>> {
+        Ok(self.open_with_length(path)?.map(|(file, _)| file))
+    }
+
+    fn open_with_length(&self, path: &Path) -> io::Result<Option<(File, u64)>> {
         // O_NONBLOCK: what was a file a moment ago may be a FIFO now.
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let file = File::from(self.open_how(path, flags)?);
-        Ok(file.metadata()?.is_file().then_some(file))
+        let metadata = file.metadata()?;
+        Ok(metadata.is_file().then(|| (file, metadata.len())))
     }
 
     /// Reads a regular file. `known`: a folder's listing just said that it is one.
@@ -144,12 +156,11 @@ impl Host {
         if !known && self.kind(path, true)? != Kind::File {
             return Ok(Content::Special);
         }
-        let Some(file) = self.open(path)? else { return Ok(Content::Special) };
-        let expected = file.metadata()?.len();
+        let Some((file, expected)) = self.open_with_length(path)? else { return Ok(Content::Special) };
         if expected > MAX_FILE {
-            return Ok(Content::TooLong(read_up_to(&file, 4096, 4096)?));
+            return Ok(Content::TooLong(read_up_to(&file, BEGINNING, BEGINNING)?));
         }
-        let bytes = read_up_to(&file, MAX_FILE + 1, expected + 1)?;
+        let bytes = read_up_to(&file, MAX_FILE + 1, expected)?;
         Ok(if bytes.len() as u64 > MAX_FILE { Content::TooLong(bytes) } else { Content::Whole(bytes) })
     }
 
@@ -162,7 +173,7 @@ impl Host {
     }
 
     /// A folder's entries, by name. `Ok(None)`: the kernel shows itself there.
-    pub fn list(&self, path: &Path) -> io::Result<Option<Vec<(PathBuf, Option<Kind>)>>> {
+    pub fn list(&self, path: &Path) -> io::Result<Option<Vec<Entry>>> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
         let fd = self.open_how(path, flags)?;
         if is_pseudo(fd.as_fd()) {
@@ -178,7 +189,7 @@ impl Host {
         Ok(entries.into_iter().map(|(path, _)| path).collect())
     }
 
-    fn entries(fd: OwnedFd, path: &Path) -> io::Result<Vec<(PathBuf, Option<Kind>)>> {
+    fn entries(fd: OwnedFd, path: &Path) -> io::Result<Vec<Entry>> {
         let mut dir = Dir::from_fd(fd)?;
         let mut entries = Vec::new();
         for entry in dir.iter() {
@@ -231,9 +242,39 @@ impl Host {
     }
 }
 
-fn read_up_to(file: &File, limit: u64, expected: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(usize::try_from(expected.min(limit)).unwrap_or(0));
-    file.take(limit).read_to_end(&mut bytes)?;
+impl Beside for Host {
+    fn file(&self, path: &Path) -> Result<Option<Vec<u8>>, Unreadable> {
+        match self.read(path, false) {
+            Ok(Content::Whole(bytes)) => Ok(Some(bytes)),
+            Ok(_) => Err(Unreadable { line: None, reason: "not a small regular file".to_owned() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Unreadable { line: None, reason: why(&error) }),
+        }
+    }
+
+    fn files(&self, folder: &Path) -> Vec<PathBuf> {
+        let entries = self.list(folder).ok().flatten().unwrap_or_default();
+        entries.into_iter().map(|(path, _)| path).collect()
+    }
+}
+
+/// Reads a file of which `expected` bytes are said to be there. /proc's say none, and a growing one has more.
+fn read_up_to(mut file: &File, limit: u64, expected: u64) -> io::Result<Vec<u8>> {
+    let room = usize::try_from(expected.min(limit)).unwrap_or(0);
+    let mut bytes = vec![0; room];
+    let mut filled = 0;
+    while filled < room {
+        match file.read(bytes.get_mut(filled..).unwrap_or_default()) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(filled);
+    if room == 0 {
+        file.take(limit).read_to_end(&mut bytes)?;
+    }
     Ok(bytes)
 }
 

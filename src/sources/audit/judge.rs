@@ -70,7 +70,7 @@ impl Judge {
             self.helper(&mut document, helper);
         }
         for (file, line, reason) in scan.unread.into_iter().chain(processes.unread) {
-            unread(&mut document, file, line, reason);
+            unread(&mut document, file, line, &reason);
         }
         if self.everything {
             self.backends(&mut document);
@@ -234,10 +234,10 @@ fn note_others(row: &mut ShareRow, share: &Share, findings: &[Finding]) {
     }
 }
 
-fn unread(document: &mut AuditDocument, file: Option<PathBuf>, line: Option<u64>, reason: String) {
+fn unread(document: &mut AuditDocument, file: Option<PathBuf>, line: Option<u64>, reason: &str) {
     let place = Place { file, line, ..Place::default() };
     document.findings.push(row_of(&finding::UNREAD, &place, format!("not read: {reason}"), None));
-    let reason = line.map_or(reason.clone(), |line| format!("line {line}: {reason}"));
+    let reason = line.map_or_else(|| reason.to_owned(), |line| format!("line {line}: {reason}"));
     document.unread.push(UnreadRow { file: place.file.as_deref().map(path), reason });
 }
 

@@ -125,7 +125,7 @@ pub fn look(host: &Host) -> (Processes, Live<'_>) {
     let entries = match host.list_proc(Path::new("/proc")) {
         Ok(entries) => entries,
         Err(error) => {
-            if !(error.kind() == io::ErrorKind::NotFound) {
+            if error.kind() != io::ErrorKind::NotFound {
                 found.unread.push((Some("/proc".into()), None, why(&error)));
             }
             return (found, live);

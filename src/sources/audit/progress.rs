@@ -29,7 +29,7 @@ impl Progress {
     /// So many files are done.
     pub fn looked_at(&self, files: u64) {
         // The bar takes a lock; not for every file.
-        if files % 64 == 0 {
+        if files.is_multiple_of(64) {
             self.bar.set_position(files);
         }
     }

@@ -107,7 +107,11 @@ impl Scan {
 
     fn file(&mut self, host: &Host, path: &Path, listed: bool) {
         match host.read(path, listed) {
-            Ok(Content::Whole(bytes)) => self.document(&Document { path: Some(path), bytes: &bytes }),
+            Ok(Content::Whole(bytes)) => self.document(host, &Document { path: Some(path), bytes: &bytes }),
+            // A saved guest: its configuration comes first, its memory is of no interest.
+            Ok(Content::TooLong(start)) if start.starts_with(b"LibvirtQemud") => {
+                self.document(host, &Document { path: Some(path), bytes: &start });
+            }
             Ok(Content::TooLong(start)) => {
                 if recognise(&Document { path: Some(path), bytes: &start }).is_some() {
                     let limit = super::host::MAX_FILE >> 20;
@@ -125,12 +129,12 @@ impl Scan {
     }
 
     /// Reads a document.
-    pub fn document(&mut self, document: &Document) {
+    pub fn document(&mut self, host: &Host, document: &Document) {
         let Some(format) = recognise(document) else {
             self.skipped += 1;
             return;
         };
-        match format.read(document) {
+        match format.read_beside(document, host) {
             Ok(reading) => {
                 self.looked_at += 1;
                 if !(reading.shares.is_empty()

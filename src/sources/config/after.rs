@@ -83,7 +83,12 @@ impl Told<'_> {
         let exports: BTreeSet<&Path> = self.moved().map(|moved| moved.export.as_path()).collect();
         let owner = if by_libvirt { Owner::of_libvirt().ok().flatten() } else { None };
         let argument = owner.as_ref().map_or_else(|| "USER".to_owned(), Owner::argument);
-        let model = self.how.local.security_model.name();
+        let mut model = self.how.local.security_model.name().to_owned();
+        for (option, mode) in [("fmode", self.how.local.fmode), ("dmode", self.how.local.dmode)] {
+            if let Some(mode) = mode {
+                let _ = write!(model, " --{option} {mode:04o}");
+            }
+        }
         let mut convert = "Convert its files, first without --apply to see what would happen:".to_owned();
         for export in exports {
             let _ = write!(

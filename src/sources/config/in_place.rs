@@ -77,8 +77,13 @@ pub(super) fn replace(path: &Path, before: &Stamp, old: &[u8], new: &[u8]) -> an
     };
     // What is renamed away is no temporary file any more.
     let _ = fresh.keep();
-    File::open(folder).and_then(|folder| folder.sync_all()).context("making the change last")?;
-    Ok(kept)
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        // Not every file system can: Proxmox's own, say.
+        Err(error) if !matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+            Err(error).context("making the change last")
+        }
+        _ => Ok(kept),
+    }
 }
 
 /// Whether the file at `path` is not the one that was read.
@@ -165,4 +170,55 @@ fn copy_attributes(from: &Path, to: &File) -> rustix::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Change = fn(&Path);
+
+    fn names_in(folder: &Path) -> Vec<OsString> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_that_changed_meanwhile_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vm.xml");
+        fs::write(&file, "old").unwrap();
+        let before = Stamp::of(&File::open(&file).unwrap()).unwrap();
+        let changes: [Change; 3] = [
+            |file| fs::write(file, "new").unwrap(),
+            // Another file of the same content, as an editor leaves it.
+            |file| {
+                fs::write(file.with_extension("tmp"), "old").unwrap();
+                fs::rename(file.with_extension("tmp"), file).unwrap();
+            },
+            |file| fs::write(file, "old and longer").unwrap(),
+        ];
+        for change in changes {
+            change(&file);
+            let content = fs::read(&file).unwrap();
+            let error = replace(&file, &before, b"old", b"rewritten").unwrap_err();
+            assert!(error.to_string().contains("changed meanwhile"), "{error}");
+            assert_eq!(fs::read(&file).unwrap(), content);
+            assert_eq!(names_in(folder.path()), ["vm.xml"]);
+        }
+    }
+
+    #[test]
+    fn the_old_file_is_kept_where_two_files_cannot_change_places() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vm.xml");
+        fs::write(&file, "old").unwrap();
+        fs::write(folder.path().join("vm.xml.orig"), "older").unwrap();
+        let kept = keep_link(&file, folder.path(), OsStr::new("vm.xml")).unwrap();
+        assert_eq!(kept, folder.path().join("vm.xml.orig.2"));
+        assert_eq!(fs::read(kept).unwrap(), b"old");
+        assert_eq!(fs::read(folder.path().join("vm.xml.orig")).unwrap(), b"older");
+    }
 }

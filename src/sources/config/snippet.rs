@@ -1,5 +1,6 @@
 //! `--to`: the shares of a file in another form.
 
+use super::super::managed::Managed;
 use crate::cli::Snippet;
 use crate::share::local::{Unsayable, libvirt_filesystem, qemu_args, readconfig};
 use crate::share::rewrite::{Refusal, Rewrite};
@@ -11,6 +12,9 @@ pub(super) fn print(form: Snippet, shares: &[Share], how: &Rewrite) -> Result<Ve
     let mut out = Vec::new();
     for share in shares {
         refuse_unknown(share)?;
+        if let Some(managed) = Managed::of(&share.fsdev, share.place.file.as_deref()) {
+            return Err(Refusal::at(share.place.line, managed.message(), managed.remedy()));
+        }
         let export = how.export_of(share)?;
         let unsayable =
             |Unsayable(reason)| Refusal::at(share.place.line, reason, "print it with another --to");

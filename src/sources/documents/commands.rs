@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::scalars::chars;
 use super::tree::{Node, Value};
-use crate::sources::chars::{Char, Chars, Command, Embedded, Fallback, Lexed, Via, Word, offset};
+use crate::sources::chars::{Char, Chars, Command, Embedded, Lexed, Via, Word, offset};
 use crate::sources::path_of;
 use crate::sources::spelling::Spelt;
 
@@ -90,7 +90,7 @@ fn words(file: &str, node: &Rc<Node>, around: Option<&Node>) -> Vec<Word> {
     while let Some((node, flow)) = waiting.pop() {
         match &node.value {
             Value::Scalar(..) => {
-                let chars = known(chars(file, &node, flow), file, around);
+                let chars = known(&chars(file, &node, flow), file, around);
                 let word = Word { chars, span: node.span.clone() };
                 if alone { out.extend(split(&word)) } else { out.push(word) }
             }
@@ -109,7 +109,7 @@ fn words(file: &str, node: &Rc<Node>, around: Option<&Node>) -> Vec<Word> {
 }
 
 /// Marks what other programs fill in, and puts in what the container's own environment says.
-fn known(chars: Chars, file: &str, around: Option<&Node>) -> Chars {
+fn known(chars: &[Char], file: &str, around: Option<&Node>) -> Chars {
     let mut out: Chars = Vec::with_capacity(chars.len());
     let bytes: Vec<u8> = chars.iter().map(|c| c.byte).collect();
     let mut at = 0;
@@ -121,13 +121,14 @@ fn known(chars: Chars, file: &str, around: Option<&Node>) -> Chars {
             out.push(*c);
         } else if let Some(value) = variable(rest.get(..length).unwrap_or_default(), file, around) {
             let (first, last) = (spelling.first(), spelling.last());
-            let via = first.zip(last).map(|(first, last)| Via {
+            let Some((first, last)) = first.zip(last) else { break };
+            let via = Via {
                 start: offset(first.start as usize),
                 end: offset(last.end as usize),
                 spelt: first.spelt,
                 several: false,
-            });
-            out.extend(value.into_iter().map(|c| Char { via, ..c }));
+            };
+            out.extend(value.into_iter().map(|c| c.through(via)));
         } else {
             out.extend(spelling.iter().map(|c| Char { known: false, ..*c }));
         }
@@ -170,10 +171,6 @@ fn script(file: &str, node: &Node, name: Option<String>, lexed: &mut Lexed) {
     if !text.contains(|c: char| c.is_ascii_whitespace()) {
         return;
     }
-    lexed.embedded.push(Embedded {
-        chars: chars(file, node, false),
-        name: name.map(|name| path_of(name.as_bytes())),
-        fallback: Fallback::Shell,
-        guest: None,
-    });
+    let name = name.map(|name| path_of(name.as_bytes()));
+    lexed.embedded.push(Embedded { name, ..Embedded::script(&chars(file, node, false)) });
 }

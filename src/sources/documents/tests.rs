@@ -93,6 +93,12 @@ fn rewriting_touches_nothing_else() {
     assert_eq!(rewritten(folded, "/x").unwrap(), folded.replace("proxy,", "local,").replace("socket=/a", to));
     let new = rewritten(POD, "/x").unwrap();
     assert_eq!(new, POD.replace("\"proxy,", "\"local,").replace("socket=$(SOCK)", to));
+    let xml = "xml: |\n  <domain type='kvm' xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>\n    <name>x</name>\n    \
+               <q:commandline>\n      <q:arg value='-virtfs'/>\n      <q:arg \
+               value='proxy,id=f,mount_tag=t,socket=/a'/>\n    </q:commandline>\n  </domain>\n";
+    let new = rewritten(xml, "/x").unwrap();
+    assert!(new.contains("\n    <devices>\n      <filesystem "), "{new}");
+    assert!(serde_yaml::from_str::<serde_yaml::Value>(&new).is_ok(), "{new}");
     let new = rewritten("a: ['-virtfs', 'proxy,id=f,mount_tag=t,socket=/a']\n", "/it's").unwrap();
     let model = "security_model=mapped-xattr";
     assert_eq!(new, format!("a: ['-virtfs', 'local,id=f,mount_tag=t,path=/it''s,{model}']\n"));
@@ -109,7 +115,8 @@ fn what_is_no_yaml_is_unreadable() {
     }
     let mut bomb = String::from("a0: &a0 [proxy]\n");
     for level in 1..30 {
-        bomb.push_str(&format!("a{level}: &a{level} [{}]\n", format!("*a{},", level - 1).repeat(9)));
+        let before = format!("*a{},", level - 1).repeat(9);
+        bomb.extend([&format!("a{level}: &a{level} ["), before.as_str(), "]\n"]);
     }
     let document = Document { path: Some(Path::new("/x.yaml")), bytes: bomb.as_bytes() };
     let started = std::time::Instant::now();

@@ -41,14 +41,6 @@ pub(super) struct Domain<'a, 'input> {
 /// The domains of a file, none inside another.
 pub(super) fn domains<'a, 'input>(file: &File, xml: &'a Xml<'input>) -> Vec<Domain<'a, 'input>> {
     let root = xml.root_element();
-    let holder = match root.tag_name().name() {
-        _ if file.is_saved_image() => Holder::SavedImage,
-        "domain" => Holder::Domain,
-        "domstatus" => Holder::Status,
-        "domainsnapshot" => Holder::Snapshot,
-        "domaincheckpoint" => Holder::Checkpoint,
-        _ => Holder::Other,
-    };
     let mut found = Vec::new();
     let mut inside = 0;
     for node in root.descendants() {
@@ -56,10 +48,25 @@ pub(super) fn domains<'a, 'input>(file: &File, xml: &'a Xml<'input>) -> Vec<Doma
         let is_domain = node.is_element() && matches!(node.tag_name().name(), "domain" | "inactiveDomain");
         if is_domain && node.range().start >= inside {
             inside = node.range().end;
-            found.push(Domain::of(file, node, holder));
+            found.push(Domain::of(file, node, holder(file, node)));
         }
     }
     found
+}
+
+/// What holds a domain: the innermost element around it that says so.
+fn holder(file: &File, domain: Node) -> Holder {
+    if file.is_saved_image() {
+        return Holder::SavedImage;
+    }
+    let around = domain.ancestors().skip(1).find_map(|node| match node.tag_name().name() {
+        "domstatus" => Some(Holder::Status),
+        "domainsnapshot" => Some(Holder::Snapshot),
+        "domaincheckpoint" => Some(Holder::Checkpoint),
+        _ => None,
+    });
+    let alone = domain.parent_element().is_none();
+    around.unwrap_or(if alone { Holder::Domain } else { Holder::Other })
 }
 
 impl<'a, 'input> Domain<'a, 'input> {

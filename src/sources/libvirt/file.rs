@@ -197,10 +197,9 @@ fn has_crowded_tag(text: &[u8]) -> bool {
                     quote = None;
                     values += 1;
                 }
-                Some(_) => {}
                 None if byte == b'\'' || byte == b'"' => quote = Some(byte),
                 None if byte == b'>' => break,
-                None => {}
+                _ => {}
             }
         }
         if values > MOST_ATTRIBUTES {

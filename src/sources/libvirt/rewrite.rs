@@ -40,6 +40,9 @@ pub(super) fn domain(
 ) -> Result<Edits, Refusal> {
     let mut edits = Edits::default();
     let mut moves = plan(domain, shares, how, &mut edits.findings)?;
+    if domain.holder == Holder::Domain && domain.node.attribute("id").is_some() {
+        edits.findings.extend(shares.first().map(|first| live_dump(domain, first)));
+    }
     // This says as well what QEMU would refuse, for all of them.
     let pairs: Vec<_> = moves.iter().map(|step| (step.found, step.export.as_path())).collect();
     let in_place = argv::rewrite(&domain.args, &pairs, &how.local)?;
@@ -103,6 +106,9 @@ fn keep_together(moves: &mut [Move], domain: &Domain, findings: &mut Vec<Finding
     for step in moves {
         if matches!(step.way, Way::Native(_)) && staying.contains(&step.found.fsdev) {
             let reason = "another device needs its fsdev to stay";
+            let line = step.found.share.place.line;
+            findings
+                .retain(|finding| finding.kind != &finding::SLOT_MAY_CHANGE || finding.place.line != line);
             findings.push(about(domain, step.found, &finding::KEPT_AS_ARGUMENT, reason));
             step.way = Way::InPlace;
         }
@@ -236,4 +242,11 @@ fn placed(domain: &Domain, share: &Share) -> Share {
 fn about(domain: &Domain, found: &ArgvShare, kind: &'static Kind, reason: &str) -> Finding {
     let share = placed(domain, &found.share);
     Finding { kind, message: format!("{}: {reason}", share.title()), place: share.place, remedy: None }
+}
+
+/// What libvirt adds to a running guest's XML does not last, and its secrets are left out.
+fn live_dump(domain: &Domain, first: &ArgvShare) -> Finding {
+    let reason = "the file is the XML of the running guest, not its lasting configuration: take `virsh dumpxml \
+                  --inactive --security-info`";
+    about(domain, first, &finding::LIVE_DUMP, reason)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::sources::chars::{Chars, Command, Word, bytes, verbatim};
+use crate::sources::chars::{Char, Chars, Command, Word, bytes, verbatim};
 use crate::sources::spelling::Spelt;
 
 /// A variable's value.
@@ -14,6 +14,20 @@ pub enum Value {
     Array(Vec<Word>),
     /// Set in a way that this program does not follow.
     Unknown,
+}
+
+/// More than any variable of a launcher holds, in bytes.
+const MAX_VALUE: usize = 64 << 10;
+
+impl Value {
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Scalar(chars) => chars.len(),
+            Self::Array(words) => words.iter().map(|word| word.chars.len() + 1).sum(),
+            Self::Unknown => 0,
+        }
+    }
 }
 
 /// A variable.
@@ -60,8 +74,8 @@ struct Frame {
 pub struct Env {
     now: HashMap<Vec<u8>, Variable>,
     frames: Vec<Frame>,
-    /// How often each variable is set, and its value where it is set at the top.
-    counts: HashMap<Vec<u8>, (usize, Option<Variable>)>,
+    /// How often each variable is set, and whether the last time was at the top.
+    counts: HashMap<Vec<u8>, (usize, bool)>,
     /// What an earlier pass knows to be set once and for all.
     constants: HashMap<Vec<u8>, Variable>,
     /// Values that were replaced by others: their words may still be of interest.
@@ -71,9 +85,10 @@ pub struct Env {
 impl Env {
     /// An environment that knows the variables which `first`, of an earlier pass, set exactly once and at the top.
     pub fn with_constants_of(first: Env) -> Self {
-        let once = first.counts.into_iter().filter(|(_, (times, _))| *times == 1);
-        let constants = once.filter_map(|(name, (_, variable))| Some((name, variable?))).collect();
-        Self { constants, ..Self::default() }
+        let Self { now, counts, .. } = first;
+        let once = |name: &Vec<u8>| counts.get(name) == Some(&(1, true));
+        let constants = now.into_iter().filter(|(name, _)| once(name));
+        Self { constants: constants.collect(), ..Self::default() }
     }
 
     /// The variable's state here.
@@ -91,6 +106,7 @@ impl Env {
 
     /// Sets a variable.
     pub fn set(&mut self, name: &[u8], value: Value, local: bool) {
+        let value = if value.len() > MAX_VALUE { Value::Unknown } else { value };
         self.count(name, &value);
         self.remember(name, local);
         let new = Variable { value, maybe: false };
@@ -142,6 +158,7 @@ impl Env {
             }
             (_, new) => new,
         };
+        let value = if value.len() > MAX_VALUE { Value::Unknown } else { value };
         self.now.insert(name.to_vec(), Variable { value, maybe: was_maybe || maybe });
     }
 
@@ -151,6 +168,20 @@ impl Env {
         self.remember(name, false);
         if let Some(old) = self.now.remove(name) {
             self.keep(old.value);
+        }
+    }
+
+    /// Takes what another file set. Its text has no place in this one but the word that names the file.
+    pub fn take_from(&mut self, other: Env, named: &Word) {
+        let here = |c: &Char| Char::new(c.byte, named.span.clone(), Spelt::Fixed);
+        let moved =
+            |chars: &Chars| chars.iter().map(|c| Char { known: c.known, ..here(c) }).collect::<Chars>();
+        for (name, variable) in other.now {
+            let value = match variable.value {
+                Value::Scalar(chars) if !variable.maybe => Value::Scalar(moved(&chars)),
+                _ => Value::Unknown,
+            };
+            self.set(&name, value, false);
         }
     }
 
@@ -260,7 +291,7 @@ impl Env {
         let top = self.frames.iter().all(|frame| frame.block == Block::Group);
         let entry = self.counts.entry(name.to_vec()).or_default();
         entry.0 += 1;
-        entry.1 = (top && *value != Value::Unknown).then(|| Variable { value: value.clone(), maybe: false });
+        entry.1 = top && *value != Value::Unknown;
     }
 
     fn remember(&mut self, name: &[u8], local: bool) {

@@ -7,9 +7,12 @@ use std::ops::Range;
 
 use super::env::{Block, Env, Value};
 use super::word::{self, Fields};
-use crate::sources::Unreadable;
-use crate::sources::chars::{Char, Command, Embedded, Fallback, Lexed, Lines, Word, verbatim};
+use crate::sources::chars::{Char, Command, Embedded, Lexed, Lines, Word, verbatim};
 use crate::sources::spelling::Spelt;
+use crate::sources::{Beside, Unreadable, path_of};
+
+/// More than any script has that a person wrote, in bytes.
+const MAX_SCRIPT: usize = 4 << 20;
 
 /// How deep substitutions may nest.
 const MAX_DEPTH: usize = 32;
@@ -27,6 +30,7 @@ pub struct Lexer<'a> {
     pub end: usize,
     /// The variables.
     pub env: Env,
+    beside: Option<&'a dyn Beside>,
     /// How deep in substitutions it is.
     pub depth: usize,
     /// How many more bytes may come through variables: a script can multiply them without end.
@@ -65,10 +69,13 @@ struct Simple {
     conditional: bool,
 }
 
-/// Lexes a script.
-pub fn lex(file: &[u8]) -> Result<Lexed, Unreadable> {
-    let first = Lexer::new(file, Env::default()).run()?;
-    let mut lexer = Lexer::new(file, Env::with_constants_of(first.env)).run()?;
+/// Lexes a script. What it sources is read from `beside`, where that is at hand; else it may say anything.
+pub fn lex(file: &[u8], beside: Option<&dyn Beside>) -> Result<Lexed, Unreadable> {
+    if file.len() > MAX_SCRIPT {
+        return Err(Unreadable { line: None, reason: "it is a script of more than 4 MiB".to_owned() });
+    }
+    let first = Lexer::new(file, Env::default(), beside).run()?;
+    let mut lexer = Lexer::new(file, Env::with_constants_of(first.env), beside).run()?;
     lexer.out.commands.append(&mut lexer.env.leftovers());
     Ok(lexer.out)
 }
@@ -79,12 +86,13 @@ pub fn unreadable(file: &[u8], at: usize, reason: &str) -> Unreadable {
 }
 
 impl<'a> Lexer<'a> {
-    fn new(file: &'a [u8], env: Env) -> Self {
+    fn new(file: &'a [u8], env: Env, beside: Option<&'a dyn Beside>) -> Self {
         Self {
             file,
             at: 0,
             end: file.len(),
             env,
+            beside,
             depth: 0,
             budget: MAX_EXPANDED,
             base: 0,
@@ -172,11 +180,11 @@ impl<'a> Lexer<'a> {
                 b'\n' => {
                     self.finish(simple, false);
                     self.at += 1;
-                    self.heredoc_bodies()?;
+                    self.heredoc_bodies();
                     return Ok(());
                 }
                 b';' | b'&' | b'|' if !self.next_is(b"&>") => {
-                    let conditional = self.operator(simple)?;
+                    let conditional = self.operator(simple);
                     self.skip_blanks();
                     if !conditional {
                         return Ok(());
@@ -239,7 +247,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// `;`, `;;`, `&`, `&&`, `|`, `||`. Says whether what follows depends on what came before.
-    fn operator(&mut self, simple: Simple) -> Result<bool, Unreadable> {
+    fn operator(&mut self, simple: Simple) -> bool {
         let both = self.next_is(b"&&") || self.next_is(b"||");
         let pipe = self.peek(0) == Some(b'|') && !both;
         self.finish(simple, pipe);
@@ -249,18 +257,18 @@ impl<'a> Lexer<'a> {
             }
             self.env.branch();
             self.pattern = self.env.block() == Some(Block::Case);
-            return Ok(false);
+            return false;
         }
         self.at += if both || self.next_is(b"|&") { 2 } else { 1 };
         if both {
             self.skip_blanks();
             while self.peek(0) == Some(b'\n') {
                 self.at += 1;
-                self.heredoc_bodies()?;
+                self.heredoc_bodies();
                 self.skip_blanks();
             }
         }
-        Ok(both)
+        both
     }
 
     /// `(( … ))`, which has no words of ours. Says whether it was one.
@@ -540,7 +548,7 @@ impl<'a> Lexer<'a> {
         Ok(())
     }
 
-    fn heredoc_bodies(&mut self) -> Result<(), Unreadable> {
+    fn heredoc_bodies(&mut self) {
         for heredoc in std::mem::take(&mut self.heredocs) {
             let mut chars = Vec::new();
             let mut gap: Option<usize> = None;
@@ -568,12 +576,10 @@ impl<'a> Lexer<'a> {
                 self.out.embedded.push(Embedded {
                     chars,
                     name: heredoc.name.map(|name| crate::sources::path_of(&name)),
-                    fallback: Fallback::Shell,
                     guest: None,
                 });
             }
         }
-        Ok(())
     }
 
     fn heredoc_line(&mut self, range: Range<usize>, quoted: bool) -> Vec<Char> {
@@ -596,6 +602,16 @@ impl<'a> Lexer<'a> {
             heredoc.idle = ignored || (printed && target.is_none() && !piped);
         }
         for (name, value, append) in assignments {
+            // systemd's files of settings need no quotes: `OPTS=-fsdev … -device …`.
+            if let Value::Scalar(chars) = &value
+                && chars.first().is_some_and(|c| c.byte == b'-')
+                && words.iter().any(|word| word.contains(b"proxy"))
+            {
+                let option = super::env::split(chars).into_iter();
+                self.out
+                    .commands
+                    .push(Command { words: option.chain(words.iter().cloned()).collect(), guest: None });
+            }
             if words.is_empty() {
                 self.assign(&name, value, append, conditional, false);
             } else {
@@ -610,9 +626,11 @@ impl<'a> Lexer<'a> {
         {
             return;
         }
+        if !words.iter().any(|word| word.contains(b"proxy")) {
+            return;
+        }
         for word in words.iter().filter(|word| word.has_blank()) {
-            let fallback = Fallback::Shell;
-            self.out.embedded.push(Embedded { chars: word.chars.clone(), name: None, fallback, guest: None });
+            self.out.embedded.push(Embedded::script(&word.chars));
         }
         self.out.commands.push(Command { words, guest: None });
     }
@@ -634,7 +652,22 @@ impl<'a> Lexer<'a> {
             && let Some(file) = words.get(1)
             && overrides(file)
         {
-            self.env.doubt_all();
+            self.source(file);
+        }
+    }
+
+    /// Takes the variables of a file of settings.
+    fn source(&mut self, file: &Word) {
+        let name =
+            Some(file.bytes()).filter(|name| name.starts_with(b"/") && file.chars.iter().all(|c| c.known));
+        let read = name.zip(self.beside).map(|(name, beside)| beside.file(&path_of(&name)));
+        match read {
+            Some(Ok(Some(text))) => match Lexer::new(&text, Env::default(), None).run() {
+                Ok(other) => self.env.take_from(other.env, file),
+                Err(_) => self.env.doubt_all(),
+            },
+            Some(Ok(None)) => {}
+            _ => self.env.doubt_all(),
         }
     }
 }

@@ -43,6 +43,7 @@ fn rewritten(script: &str) -> Result<String, String> {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn shares_are_found_where_scripts_hide_them() {
     for (name, script, expected) in [
         (
@@ -81,6 +82,11 @@ fn shares_are_found_where_scripts_hide_them() {
             "settings for another script",
             "# comment -fsdev proxy,id=no,socket=/no\nQEMU_OPTS=\"-fsdev proxy,id=fs0,socket=/a -device virtio-9p-pci,fsdev=fs0,mount_tag=t\"\n",
             vec!["2: fs0 t /a"],
+        ),
+        (
+            "settings without quotes, as systemd reads them",
+            "OPTS=-fsdev proxy,id=fs0,socket=/a -device virtio-9p-pci,fsdev=fs0,mount_tag=t\n",
+            vec!["1: fs0 t /a"],
         ),
         (
             "an fsdev in a variable",

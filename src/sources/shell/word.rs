@@ -5,8 +5,11 @@ use std::ops::Range;
 use super::env::{Value, Variable, split};
 use super::lexer::{Lexer, unreadable};
 use crate::sources::Unreadable;
-use crate::sources::chars::{Char, Chars, Embedded, Fallback, Via, Word, offset, unknown, verbatim};
+use crate::sources::chars::{Char, Chars, Embedded, Via, Word, offset, unknown, verbatim};
 use crate::sources::spelling::Spelt;
+
+/// More than any word of a script has, in bytes.
+const MAX_WORD: usize = 1 << 20;
 
 /// What a word makes: one field as a rule, several or none by expansions.
 #[derive(Debug, Default)]
@@ -40,6 +43,9 @@ fn read_as(lexer: &mut Lexer, splits: bool) -> Result<Fields, Unreadable> {
     let mut builder = Builder { words: Vec::new(), chars: Vec::new(), some: false, start: lexer.at, splits };
     while let Some(byte) = lexer.peek(0) {
         let at = lexer.at;
+        if at - builder.start > MAX_WORD {
+            return Err(unreadable(lexer.file, builder.start, "a word is longer than 1 MiB"));
+        }
         match byte {
             b'<' | b'>' if lexer.peek(1) == Some(b'(') => {
                 lexer.at += 2;
@@ -226,12 +232,11 @@ fn dollar(lexer: &mut Lexer, builder: &mut Builder, quoted: bool) -> Result<(), 
         Some(b'(') => {
             let rest = lexer.file.get(at..lexer.end).unwrap_or_default();
             let arithmetic = rest.starts_with(b"$((").then(|| memchr::memmem::find(rest, b"))")).flatten();
-            match arithmetic {
-                Some(length) => lexer.at += length + 2,
-                None => {
-                    lexer.at += 2;
-                    lexer.substitution()?;
-                }
+            if let Some(length) = arithmetic {
+                lexer.at += length + 2;
+            } else {
+                lexer.at += 2;
+                lexer.substitution()?;
             }
             builder.push_all(unknown(lexer.file, at..lexer.at, spelt));
         }
@@ -344,7 +349,7 @@ fn braces(lexer: &mut Lexer, builder: &mut Builder, quoted: bool) -> Result<(), 
         _ => {
             if memchr::memmem::find(operand, b"proxy").is_some() {
                 let chars = verbatim(lexer.file, operand_at..close, spelt);
-                lexer.embed(Embedded { chars, name: None, fallback: Fallback::Shell, guest: None });
+                lexer.embed(Embedded { chars, name: None, guest: None });
             }
             builder.push_all(unknown(lexer.file, at..close + 1, spelt));
         }
@@ -383,10 +388,6 @@ fn known(lexer: &Lexer, name: &[u8]) -> bool {
 fn expand(lexer: &mut Lexer, builder: &mut Builder, name: &[u8], at: usize, quoted: bool, list: bool) {
     let spelt = if quoted { Spelt::ShellDouble } else { Spelt::ShellBare };
     let via = Via { start: offset(at), end: offset(lexer.at), spelt, several: false };
-    let through = |mut c: Char, several: bool| {
-        c.via = Some(Via { several, ..via });
-        c
-    };
     let next = lexer.peek(0);
     let ends = next.is_none_or(|byte| b" \t\r\n;&|()<>".contains(&byte));
     let alone = builder.chars.is_empty() && ends && !quoted;
@@ -394,29 +395,28 @@ fn expand(lexer: &mut Lexer, builder: &mut Builder, name: &[u8], at: usize, quot
     match variable {
         Some(Variable { value: Value::Array(words), .. }) if list || !quoted => {
             builder.end_field();
-            for word in words {
-                let chars = word.chars.into_iter().map(|c| through(c, true)).collect();
-                builder.words.push(Word { chars, span: word.span });
-            }
+            // An element's own place is where the list says it.
+            builder.words.extend(words);
             builder.some = false;
         }
-        Some(Variable { value: Value::Scalar(chars), maybe }) if !maybe || alone => {
-            let chars: Chars = chars.into_iter().map(|c| through(c, false)).collect();
+        Some(Variable { value: Value::Scalar(chars), maybe }) if !maybe || (alone && is_list(&chars)) => {
+            let chars: Chars = chars.into_iter().map(|c| c.through(via)).collect();
             if quoted { builder.push_all(chars) } else { builder.push_split(chars) }
         }
         _ => builder.push_all(unknown(lexer.file, at..lexer.at, spelt)),
     }
 }
 
+/// Whether a variable holds options, not a value: what it holds is worth a look even where it isn't certain.
+fn is_list(chars: &[Char]) -> bool {
+    let first = chars.iter().find(|c| !c.byte.is_ascii_whitespace());
+    first.is_some_and(|c| c.byte == b'-') || chars.iter().any(|c| c.byte == b' ')
+}
+
 impl Lexer<'_> {
     /// Whether a variable's text still fits into what may come through variables.
     fn afford(&mut self, variable: &Variable) -> bool {
-        let length = match &variable.value {
-            Value::Scalar(chars) => chars.len(),
-            Value::Array(words) => words.iter().map(|word| word.chars.len() + 1).sum(),
-            Value::Unknown => 0,
-        };
-        let left = self.budget.checked_sub(length);
+        let left = self.budget.checked_sub(variable.value.len());
         self.budget = left.unwrap_or(self.budget);
         left.is_some()
     }
@@ -446,7 +446,7 @@ pub fn expand_heredoc(lexer: &mut Lexer, range: Range<usize>) -> Chars {
                 let variable = lexer.env.get(&name).filter(|variable| lexer.afford(variable));
                 match variable {
                     Some(Variable { value: Value::Scalar(value), maybe: false }) => {
-                        chars.extend(value.into_iter().map(|c| Char { via: Some(via), ..c }));
+                        chars.extend(value.into_iter().map(|c| c.through(via)));
                     }
                     _ if end - at == 1 => chars.extend(verbatim(lexer.file, at..end, Spelt::Heredoc)),
                     _ => chars.extend(unknown(lexer.file, at..end, Spelt::Heredoc)),

@@ -41,14 +41,14 @@ pub fn entries(file: &[u8]) -> Vec<Entry> {
             }
         }
         if !continues {
-            entries.extend(entry(std::mem::take(&mut logical)));
+            entries.extend(entry(&std::mem::take(&mut logical)));
         }
     }
-    entries.extend(entry(logical));
+    entries.extend(entry(&logical));
     entries
 }
 
-fn entry(line: Chars) -> Option<Entry> {
+fn entry(line: &[Char]) -> Option<Entry> {
     let equals = line.iter().position(|c| c.byte == b'=')?;
     let key: Vec<u8> = line.get(..equals)?.iter().map(|c| c.byte).collect();
     let key = key.trim_ascii().to_vec();

@@ -21,6 +21,8 @@ pub struct Unit {
     /// Whether it belongs to the system's manager, whose folders are known.
     system: bool,
     variables: HashMap<Vec<u8>, Chars>,
+    /// What other files set: text without a place in this one.
+    foreign: HashMap<Vec<u8>, Vec<u8>>,
     /// Whether another file may set variables, too.
     doubtful: bool,
 }
@@ -43,12 +45,13 @@ impl Unit {
             name: name.as_bytes().to_vec(),
             system: !text.contains("/user/"),
             variables: HashMap::new(),
+            foreign: HashMap::new(),
             doubtful: false,
         }
     }
 
     /// Takes an `Environment=`.
-    pub fn environment(&mut self, file: &[u8], value: &Chars) -> Result<(), Unreadable> {
+    pub fn environment(&mut self, file: &[u8], value: &[Char]) -> Result<(), Unreadable> {
         if value.iter().all(|c| c.byte.is_ascii_whitespace()) {
             self.variables.clear();
         }
@@ -58,6 +61,51 @@ impl Unit {
             self.variables.insert(name, word.chars.into_iter().skip(equals + 1).collect());
         }
         Ok(())
+    }
+
+    /// Takes an `Environment=` of another file of the unit's.
+    pub fn foreign_environment(&mut self, file: &[u8], value: &[Char]) {
+        for word in self.words(file, value).unwrap_or_default() {
+            let text = word.bytes();
+            if let Some(equals) = text.iter().position(|byte| *byte == b'=') {
+                let (name, value) = text.split_at(equals);
+                self.foreign(name, value.get(1..).unwrap_or_default());
+            }
+        }
+    }
+
+    /// Takes a variable that another file sets.
+    pub fn foreign(&mut self, name: &[u8], value: &[u8]) {
+        self.variables.remove(name);
+        self.foreign.insert(name.to_vec(), value.to_vec());
+    }
+
+    /// A file's name with its specifiers resolved.
+    pub fn resolved(&self, name: &[u8]) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        let mut bytes = name.iter();
+        while let Some(byte) = bytes.next() {
+            match byte {
+                b'%' => out.extend(self.specifier(*bytes.next()?)?),
+                _ => out.push(*byte),
+            }
+        }
+        Some(out)
+    }
+
+    /// The value of a variable, for an expansion that the file spells `spelling`.
+    fn value(&self, name: &[u8], spelling: &[Char], several: bool) -> Option<Chars> {
+        if self.doubtful {
+            return None;
+        }
+        if let Some(value) = self.variables.get(name) {
+            let via = via_of(spelling, several);
+            return Some(value.iter().map(|c| c.through(via)).collect());
+        }
+        let place = span(spelling);
+        let spelt = spelling.first().map_or(Spelt::Fixed, |c| c.spelt);
+        let value = self.foreign.get(name)?;
+        Some(value.iter().map(|byte| Char::new(*byte, place.clone(), spelt)).collect())
     }
 
     /// Another file may say otherwise.
@@ -71,7 +119,7 @@ impl Unit {
     }
 
     /// The words of a command line, variables put in.
-    pub fn command_words(&self, file: &[u8], value: &Chars) -> Result<Vec<Word>, Unreadable> {
+    pub fn command_words(&self, file: &[u8], value: &[Char]) -> Result<Vec<Word>, Unreadable> {
         let mut words = self.words(file, value)?;
         if let Some(first) = words.first_mut() {
             let prefixes = first.chars.iter().take_while(|c| PREFIXES.contains(&c.byte)).count();
@@ -85,7 +133,7 @@ impl Unit {
     }
 
     /// Takes a value apart; escapes and specifiers are resolved.
-    fn words(&self, file: &[u8], value: &Chars) -> Result<Vec<Word>, Unreadable> {
+    fn words(&self, file: &[u8], value: &[Char]) -> Result<Vec<Word>, Unreadable> {
         let mut words = Vec::new();
         let mut at = 0;
         loop {
@@ -99,7 +147,7 @@ impl Unit {
         }
     }
 
-    fn word(&self, file: &[u8], value: &Chars, at: &mut usize) -> Result<Word, Unreadable> {
+    fn word(&self, file: &[u8], value: &[Char], at: &mut usize) -> Result<Word, Unreadable> {
         let mut chars = Vec::new();
         let mut quote: Option<(u8, usize)> = None;
         let start = *at;
@@ -186,10 +234,16 @@ impl Unit {
         if let [b'$', name @ ..] = bytes.as_slice()
             && is_name(name)
         {
-            if let Some(value) = self.variables.get(name).filter(|_| !self.doubtful) {
-                let via = via_of(&word.chars, true);
-                let through = value.iter().map(|c| Char { via, splits: true, ..*c }).collect();
-                return split(&through);
+            if let Some(mut value) = self.value(name, &word.chars, true) {
+                for c in &mut value {
+                    c.splits = true;
+                }
+                // A list of another file's is read there.
+                let list =
+                    self.foreign.contains_key(name) && value.iter().any(|c| c.byte.is_ascii_whitespace());
+                if !list {
+                    return split(&value);
+                }
             }
             let chars = word.chars.iter().map(|c| Char { known: false, ..*c }).collect();
             return vec![Word { chars, span: word.span }];
@@ -208,11 +262,8 @@ impl Unit {
                     let length = rest.iter().position(|byte| *byte == b'}').map_or(rest.len(), |end| end + 1);
                     let spelling = word.chars.get(at..at + length).unwrap_or_default();
                     let name = rest.get(2..length.saturating_sub(1)).unwrap_or_default();
-                    match self.variables.get(name).filter(|_| !self.doubtful) {
-                        Some(value) => {
-                            let via = via_of(spelling, false);
-                            chars.extend(value.iter().map(|c| Char { via, ..*c }));
-                        }
+                    match self.value(name, spelling, false) {
+                        Some(value) => chars.extend(value),
                         None => chars.extend(spelling.iter().map(|c| Char { known: false, ..*c })),
                     }
                     at += length;
@@ -235,10 +286,10 @@ impl Unit {
     }
 }
 
-fn via_of(spelling: &[Char], several: bool) -> Option<Via> {
+fn via_of(spelling: &[Char], several: bool) -> Via {
     let place = span(spelling);
     let spelt = spelling.first().map_or(Spelt::UnitBare, |c| c.spelt);
-    Some(Via { start: offset(place.start), end: offset(place.end), spelt, several })
+    Via { start: offset(place.start), end: offset(place.end), spelt, several }
 }
 
 fn is_name(name: &[u8]) -> bool {
@@ -253,7 +304,7 @@ fn spelt(quote: Option<(u8, usize)>) -> Spelt {
     }
 }
 
-fn split(chars: &Chars) -> Vec<Word> {
+fn split(chars: &[Char]) -> Vec<Word> {
     chars
         .split(|c| c.byte.is_ascii_whitespace())
         .filter(|word| !word.is_empty())

@@ -1,0 +1,340 @@
+//! What a conversion costs: ours, and what people would do by hand.
+//!
+//! `cargo bench --bench convert` makes a tree for every contender in every round and prints a Markdown table of microseconds
+//! per entry: elapsed, and of processors (which tells more on a busy machine), peak memory, the journal's bytes per entry, and
+//! the medians' ratio to the bare minimum. The contenders of the conversion:
+//!
+//! - `convert`: ours, with one worker and with all processors
+//! - `bare minimum`: open, stat, listxattr, three setxattrs, chown, chmod, close of every entry in a loop; no record of anything
+//! - `Python with a record`: the same as ours by os.setxattr: everything recorded and on stable storage first
+//! - `Python`: without a record
+//! - `shell`: find, getfattr, setfattr --restore, and chown and chmod by xargs; with a record
+//!
+//! Options (after `--`): `--entries N`, `--rounds N`, `--dir DIR` (where the trees are made),
+//! `--program FILE` (instead of the one that cargo has built).
+
+#![allow(clippy::expect_used, reason = "a benchmark that cannot go on says where and stops")]
+#![allow(clippy::cast_precision_loss, reason = "numbers of entries are small")]
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use clap::Parser;
+use measure::median;
+use rustix::fs::{Dir, FileType, Gid, Mode, OFlags, Uid, XattrFlags};
+
+#[path = "../tests/support/measure.rs"]
+mod measure;
+
+/// Measures what a conversion costs.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Entries of the tree
+    #[arg(long, default_value_t = 100_000)]
+    entries: usize,
+    /// Rounds that are measured
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Make the trees below this directory
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// The program to measure, instead of the one that cargo has just built
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_virtfs-proxy-helper"))]
+    program: PathBuf,
+    /// Convert this tree with the bare minimum of system calls, and do nothing else
+    #[arg(long, hide = true)]
+    bare: Option<PathBuf>,
+    /// Given by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// Files of each directory.
+const FILES: usize = 20;
+/// QEMU's user.
+const OWNER: u32 = 64055;
+
+/// The same as a conversion, recorded first.
+const PYTHON: &str = r#"
+import json, os, struct, sys
+root, record = sys.argv[1], sys.argv[2] == "record"
+def look(path):
+    st = os.lstat(path)
+    attributes = {name: os.getxattr(path, name, follow_symlinks=False).hex()
+                  for name in os.listxattr(path, follow_symlinks=False)}
+    return [path, st.st_ino, st.st_mode, st.st_uid, st.st_gid, st.st_nlink, st.st_size, st.st_rdev,
+            st.st_mtime_ns, st.st_atime_ns, st.st_ctime_ns, attributes]
+def convert(path, mode, uid, gid):
+    if mode & 0o170000 == 0o120000:
+        target, staged = os.readlink(path), path + ".staged"
+        with open(staged, "w") as file:
+            file.write(target)
+        convert_file(staged, mode, uid, gid)
+        os.rename(staged, path)
+    else:
+        convert_file(path, mode, uid, gid)
+def convert_file(path, mode, uid, gid):
+    os.setxattr(path, "user.virtfs.uid", struct.pack("<I", uid))
+    os.setxattr(path, "user.virtfs.gid", struct.pack("<I", gid))
+    os.setxattr(path, "user.virtfs.mode", struct.pack("<I", mode))
+    os.chown(path, 64055, 64055)
+    os.chmod(path, 0o700 if mode & 0o170000 == 0o40000 else 0o600)
+def every():
+    for directory, _, files in os.walk(root):
+        yield directory
+        for name in files:
+            yield directory + "/" + name
+if record:
+    with open(root + ".record", "w") as journal:
+        for path in every():
+            journal.write(json.dumps(look(path)) + "\n")
+        journal.flush()
+        os.fsync(journal.fileno())
+    with open(root + ".record") as journal:
+        for line in journal:
+            path, inode, mode, uid, gid = json.loads(line)[:5]
+            assert os.lstat(path).st_ino == inode
+            convert(path, mode, uid, gid)
+else:
+    for path in list(every()):
+        _, _, mode, uid, gid = look(path)[:5]
+        convert(path, mode, uid, gid)
+os.sync()
+"#;
+
+/// The same by programs that take many files at once; symbolic links are left as they are.
+const SHELL: &str = r##"
+set -e
+cd "$1"
+find . -printf '%i %m %U %G %n %s %T@ %A@ %C@ %l %P\0' >"$1.record"
+getfattr -R -P -h -d -m - . >>"$1.record"
+sync "$1.record"
+find . ! -type l -printf '%y %m %U %G %p\n' | awk '
+    function le(n) { return sprintf("0x%02x%02x%02x%02x", n % 256, int(n / 256) % 256, int(n / 65536) % 256, int(n / 16777216)) }
+    function octal(s,  n, i) { for (i = 1; i <= length(s); i++) n = n * 8 + substr(s, i, 1); return n }
+    {
+        mode = octal($2) + ($1 == "d" ? 16384 : 32768)
+        printf "# file: %s\nuser.virtfs.uid=%s\nuser.virtfs.gid=%s\nuser.virtfs.mode=%s\n\n", $5, le($3), le($4), le(mode)
+    }' | setfattr --restore=-
+find . ! -type l -print0 | xargs -0 chown 64055:64055
+find . -type f -print0 | xargs -0 chmod 600
+find . -type d -print0 | xargs -0 chmod 700
+sync -f .
+"##;
+
+/// What a check is compared to: all that it looks at, by find and getfattr.
+const FIND: &str = "cd \"$1\" && find . -printf '%i %m %U %G %n %s %T@ %y\\n' >/dev/null && getfattr -R -P -h -m - . >/dev/null";
+
+/// What one run took.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    seconds: f64,
+    processor: f64,
+    /// KiB.
+    memory: i64,
+    /// Bytes.
+    journal: u64,
+}
+
+fn main() {
+    let options = Options::parse();
+    if let Some(tree) = &options.bare {
+        return bare(tree);
+    }
+    assert!(rustix::process::geteuid().is_root(), "a conversion changes owners: run this as root");
+    let scratch = match &options.dir {
+        Some(folder) => tempfile::tempdir_in(folder),
+        None => tempfile::tempdir(),
+    };
+    let scratch = scratch.expect("a scratch directory");
+    let tree = scratch.path().join("tree");
+    let mut rows: Vec<(String, Vec<Cost>)> = Vec::new();
+    for _ in 0..options.rounds {
+        round(&options.program, &tree, options.entries, &mut |name, cost| match rows
+            .iter_mut()
+            .find(|(row, _)| row == name)
+        {
+            Some((_, costs)) => costs.push(cost),
+            None => rows.push((name.into(), vec![cost])),
+        });
+    }
+    print(&rows, options.entries);
+}
+
+/// Runs every contender once.
+fn round(program: &Path, tree: &Path, entries: usize, note: &mut dyn FnMut(&str, Cost)) {
+    let script = |text: &str, name: &str| {
+        let mut command = Command::new(name);
+        command.args(["-c", text]).args(if name == "sh" { vec!["sh"] } else { vec![] }).arg(tree);
+        command
+    };
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    for jobs in [1, jobs] {
+        plant(tree, entries);
+        if jobs == 1 {
+            note("check by find and getfattr", measure(script(FIND, "sh"), tree));
+        } else {
+            note("check", measure(ours(program, "check", tree, jobs), tree));
+        }
+        note(&format!("convert, {jobs} workers"), measure(ours(program, "convert", tree, jobs), tree));
+        note(&format!("verify, {jobs} workers"), measure(ours(program, "verify", tree, jobs), tree));
+        note(&format!("rollback, {jobs} workers"), measure(ours(program, "rollback", tree, jobs), tree));
+        clear(tree);
+    }
+    let mut itself = Command::new(std::env::current_exe().expect("this program"));
+    itself.arg("--bare").arg(tree);
+    let (mut recorded, mut python) = (script(PYTHON, "python3"), script(PYTHON, "python3"));
+    recorded.arg("record");
+    python.arg("no");
+    for (name, command) in [
+        ("bare minimum", itself),
+        ("Python with a record", recorded),
+        ("Python", python),
+        ("shell", script(SHELL, "sh")),
+    ] {
+        plant(tree, entries);
+        note(name, measure(command, tree));
+        clear(tree);
+    }
+}
+
+fn ours(program: &Path, verb: &str, tree: &Path, jobs: usize) -> Command {
+    let mut command = Command::new(program);
+    command.args(["migrate", verb]).arg(tree);
+    match verb {
+        "convert" => {
+            command.args(["--apply", "--progress=never", "--accept=owner-kept-out", "--owner=64055:64055"])
+        }
+        "rollback" => command.args(["--apply", "--progress=never"]),
+        _ => command.arg("--exit-zero"),
+    };
+    command.arg(format!("--jobs={jobs}"));
+    command
+}
+
+/// A tree like those that people share: twenty files to a directory, every twentieth a symbolic link, some owners.
+fn plant(tree: &Path, entries: usize) {
+    fs::create_dir(tree).expect("the tree");
+    let folders = entries / (FILES + 1);
+    for number in 0..folders {
+        let folder = tree.join(format!("{}/{}/{number}", number % 17, number / 17 % 41));
+        fs::create_dir_all(&folder).expect("a directory");
+        for file in 1..FILES {
+            fs::write(folder.join(format!("document-{file}.txt")), "").expect("a file");
+        }
+        symlink("document-1.txt", folder.join("latest")).expect("a symbolic link");
+        let owner = u32::try_from(1000 + number % 7).expect("an owner");
+        std::os::unix::fs::chown(folder.join("document-2.txt"), Some(owner), Some(owner)).expect("an owner");
+    }
+    let root = File::open(tree).expect("the tree");
+    rustix::fs::syncfs(&root).expect("the tree on stable storage");
+}
+
+fn clear(tree: &Path) {
+    fs::remove_dir_all(tree).expect("the tree removed");
+    for entry in fs::read_dir(tree.parent().expect("a folder")).expect("the folder") {
+        fs::remove_file(entry.expect("an entry").path()).expect("a journal removed");
+    }
+}
+
+/// Runs a command to its end.
+fn measure(mut command: Command, tree: &Path) -> Cost {
+    let start = Instant::now();
+    #[allow(clippy::zombie_processes, reason = "it is waited for below, where what it took is told")]
+    let child = command.stdout(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
+    let pid = libc::pid_t::try_from(child.id()).expect("a process's number");
+    // SAFETY: the kernel writes to `status` and `usage`, which has room for it, and of which every bit pattern is valid.
+    let (waited, usage) = unsafe {
+        let waited = libc::wait4(pid, &raw mut status, 0, usage.as_mut_ptr());
+        (waited, usage.assume_init())
+    };
+    let seconds = start.elapsed().as_secs_f64();
+    assert!(waited == pid && status == 0, "{command:?} ended with {status}");
+    let of = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    let journal = tree.with_file_name("tree.virtfs-journal").metadata().map_or(0, |file| file.len());
+    Cost { seconds, processor: of(usage.ru_utime) + of(usage.ru_stime), memory: usage.ru_maxrss, journal }
+}
+
+fn print(rows: &[(String, Vec<Cost>)], entries: usize) {
+    let of = |name: &str, value: fn(&Cost) -> f64| {
+        rows.iter()
+            .find(|(row, _)| row == name)
+            .map_or(f64::NAN, |(_, costs)| median(costs.iter().map(value)))
+    };
+    let base = of("bare minimum", |cost| cost.seconds);
+    println!("{entries} entries, medians\n");
+    println!("| | µs per entry | ratio | processors' µs | peak MiB | journal bytes per entry |");
+    println!("|---|---:|---:|---:|---:|---:|");
+    for (name, costs) in rows {
+        let middle = |value: fn(&Cost) -> f64| median(costs.iter().map(value));
+        println!(
+            "| {name} | {:.2} | {:.2} | {:.2} | {:.1} | {:.1} |",
+            middle(|cost| cost.seconds) * 1e6 / entries as f64,
+            middle(|cost| cost.seconds) / base,
+            middle(|cost| cost.processor) * 1e6 / entries as f64,
+            middle(|cost| cost.memory as f64) / 1024.0,
+            middle(|cost| cost.journal as f64) / entries as f64,
+        );
+    }
+}
+
+/// Converts a tree with the fewest system calls, and no care.
+fn bare(tree: &Path) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(tree, flags, Mode::empty()).expect("the tree");
+    bare_directory(root);
+    rustix::fs::sync();
+}
+
+fn bare_directory(directory: OwnedFd) {
+    bare_inode(&directory, 0o700, None);
+    let entries = Dir::new(directory).expect("a directory's entries");
+    let mut entries = entries;
+    let mut below = Vec::new();
+    while let Some(entry) = entries.next() {
+        let entry = entry.expect("an entry");
+        let (name, fd) = (entry.file_name(), entries.fd().expect("a directory"));
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match entry.file_type() {
+            _ if matches!(name.to_bytes(), b"." | b"..") => {}
+            FileType::Directory => {
+                below.push(rustix::fs::openat(fd, name, flags, Mode::empty()).expect("a directory"))
+            }
+            FileType::Symlink => {
+                let told =
+                    rustix::fs::statat(fd, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).expect("a link");
+                let target = rustix::fs::readlinkat(fd, name, Vec::new()).expect("a target");
+                let create = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                let file =
+                    rustix::fs::openat(fd, c".staged", create, Mode::RUSR | Mode::WUSR).expect("a file");
+                rustix::io::write(&file, target.to_bytes()).expect("a target written");
+                bare_inode(&file, 0o600, Some(told.st_mode));
+                rustix::fs::renameat(fd, c".staged", fd, name).expect("a link replaced");
+            }
+            _ => {
+                bare_inode(&rustix::fs::openat(fd, name, flags, Mode::empty()).expect("a file"), 0o600, None)
+            }
+        }
+    }
+    below.into_iter().for_each(bare_directory);
+}
+
+fn bare_inode(fd: impl AsFd, becomes: u32, shown: Option<u32>) {
+    let told = rustix::fs::fstat(&fd).expect("an inode");
+    let mut names = [0; 512];
+    rustix::fs::flistxattr(&fd, &mut names[..]).expect("attributes");
+    let mode = shown.unwrap_or(told.st_mode);
+    for (name, value) in
+        [(c"user.virtfs.uid", told.st_uid), (c"user.virtfs.gid", told.st_gid), (c"user.virtfs.mode", mode)]
+    {
+        rustix::fs::fsetxattr(&fd, name, &value.to_le_bytes(), XattrFlags::empty())
+            .expect("an attribute set");
+    }
+    rustix::fs::fchown(&fd, Some(Uid::from_raw(OWNER)), Some(Gid::from_raw(OWNER))).expect("an owner");
+    rustix::fs::fchmod(&fd, Mode::from_raw_mode(becomes)).expect("a mode");
+}

@@ -1,0 +1,323 @@
+//! Reading the hosts' audits, and the inventory.
+//!
+//! They come from other machines: bounded in size, of regular files only, and never believed to be complete or clean.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+
+use super::{FindingCount, FleetDocument, FleetShare, HostRow, HostStatus, ShareStatus, count};
+use crate::report::SCHEMA;
+use crate::report::finding::Severity;
+use crate::text::{escape_os, escape_path, printable};
+
+/// A document of more bytes than this is refused.
+const MOST: u64 = 64 << 20;
+/// The endings of a report's name.
+const ENDINGS: [&str; 3] = ["json", "yaml", "yml"];
+
+/// What the admin knows of the hosts.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inventory {
+    /// The hosts that there should be.
+    hosts: BTreeMap<String, Option<Known>>,
+}
+
+/// What the admin knows of one host.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Known {
+    /// Who looks after it.
+    owner: Option<String>,
+    /// Anything else.
+    #[serde(alias = "note")]
+    notes: Option<String>,
+    /// The name of its report's file, where that is not the host's.
+    report: Option<String>,
+}
+
+/// One host's document, as far as it is of interest here. What is missing is unknown, so that other tools' documents will
+/// do too.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Audit {
+    schema: Option<u32>,
+    /// Why there is no audit: what a collector writes in place of one.
+    error: Option<String>,
+    target_qemu: Option<String>,
+    shares: Vec<Share>,
+    helpers: Vec<IgnoredAny>,
+    findings: Vec<Finding>,
+    unread: Vec<IgnoredAny>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Share {
+    file: Option<String>,
+    line: Option<u64>,
+    kind: Option<String>,
+    guest: Option<String>,
+    fsdev: Option<String>,
+    mount_tag: Option<String>,
+    socket: Option<String>,
+    readonly: Option<bool>,
+    export: Option<String>,
+    resolved: Option<bool>,
+    rewritable: Option<bool>,
+    notes: Vec<String>,
+    pid: Option<i64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Finding {
+    id: String,
+    severity: Severity,
+}
+
+/// Reads an inventory.
+pub fn inventory(path: &Path) -> Result<Inventory> {
+    let shown = escape_path(path);
+    let bytes = contents(path).with_context(|| format!("cannot read the inventory '{shown}'"))?;
+    let read: Inventory = serde_yaml::from_slice(&bytes).with_context(|| {
+        format!("'{shown}' is no inventory; it reads hosts: {{NAME: {{owner: …, notes: …, report: FILE}}}}")
+    })?;
+    Ok(read)
+}
+
+/// Reads and merges the documents at `paths`. A document that can't be read is a failed host; a path that isn't there is an
+/// error.
+pub fn fleet(paths: &[PathBuf], inventory: &Inventory) -> Result<FleetDocument> {
+    let renamed: BTreeMap<&str, &str> = inventory
+        .hosts
+        .iter()
+        .filter_map(|(host, known)| Some((known.as_ref()?.report.as_deref()?, host.as_str())))
+        .collect();
+    let mut fleet = Merging::default();
+    for file in documents(paths)? {
+        let name = file.file_name().map(escape_os).unwrap_or_default().into_owned();
+        let host =
+            renamed.get(name.as_str()).map_or_else(|| host_of(&file), |host| printable(host).into_owned());
+        fleet.add(host, &file, inventory)?;
+    }
+    for (host, known) in &inventory.hosts {
+        fleet.expect(printable(host).into_owned(), known.as_ref());
+    }
+    Ok(fleet.into_document())
+}
+
+/// The files that the paths name: themselves, or the reports in a directory, in order.
+fn documents(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in paths {
+        let shown = escape_path(path);
+        let meta = fs::metadata(path).with_context(|| format!("cannot read '{shown}'"))?;
+        if !meta.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let entries = fs::read_dir(path).with_context(|| format!("cannot read the directory '{shown}'"))?;
+        let mut inside = Vec::new();
+        for entry in entries {
+            let file = entry.with_context(|| format!("cannot read the directory '{shown}'"))?.path();
+            if file
+                .extension()
+                .and_then(|ending| ending.to_str())
+                .is_some_and(|ending| ENDINGS.contains(&ending))
+            {
+                inside.push(file);
+            }
+        }
+        if inside.is_empty() {
+            bail!("'{shown}' holds no report: none of its files ends in .json, .yaml or .yml");
+        }
+        inside.sort();
+        files.extend(inside);
+    }
+    Ok(files)
+}
+
+/// The host that a report's name says.
+fn host_of(file: &Path) -> String {
+    let known = file.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known));
+    let name = if known { file.file_stem() } else { file.file_name() };
+    name.map(|name| escape_os(name).into_owned()).unwrap_or_default()
+}
+
+/// A file's bytes; regular files of a bounded size alone.
+fn contents(path: &Path) -> Result<Vec<u8>> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        bail!("it is not a regular file");
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(meta.len().min(MOST)).unwrap_or(0));
+    file.take(MOST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST {
+        bail!("it is larger than {} MiB", MOST >> 20);
+    }
+    Ok(bytes)
+}
+
+/// Reads one document: JSON where it begins so, YAML otherwise.
+fn parse<D: DeserializeOwned>(bytes: &[u8]) -> Result<D> {
+    match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        None => bail!("it is empty: the audit said nothing"),
+        Some(b'{') => Ok(serde_json::from_slice(bytes)?),
+        Some(_) => Ok(serde_yaml::from_slice(bytes)?),
+    }
+}
+
+fn audit(path: &Path) -> Result<Audit> {
+    let audit: Audit = parse(&contents(path)?)?;
+    match (audit.schema, &audit.error) {
+        (_, Some(error)) => bail!("{error}"),
+        (Some(schema), None) if schema > SCHEMA => {
+            bail!("its schema is {schema}, and this program knows {SCHEMA}: use a newer one for the report")
+        }
+        (None, None) => bail!("it is no audit: it says no 'schema'"),
+        (Some(_), None) => Ok(audit),
+    }
+}
+
+/// The fleet so far.
+#[derive(Default)]
+struct Merging {
+    document: FleetDocument,
+    names: BTreeMap<String, PathBuf>,
+    findings: BTreeMap<String, (Severity, u64, u64)>,
+}
+
+impl Merging {
+    /// Adds one host's report.
+    fn add(&mut self, host: String, file: &Path, inventory: &Inventory) -> Result<()> {
+        if let Some(other) = self.names.insert(host.clone(), file.to_owned()) {
+            bail!(
+                "two reports for the host '{host}': '{}' and '{}'; give one a name of its own, or leave it out",
+                escape_path(&other),
+                escape_path(file)
+            );
+        }
+        let known = inventory.hosts.get(&host).and_then(Option::as_ref);
+        let row = HostRow { report: Some(escape_path(file).into_owned()), ..named(host, known) };
+        match audit(file) {
+            Ok(audit) => self.audited(row, audit),
+            Err(error) => {
+                let reason = printable(&format!("{error:#}")).into_owned();
+                self.document.hosts.push(HostRow { reason: Some(reason), ..row });
+            }
+        }
+        Ok(())
+    }
+
+    fn audited(&mut self, row: HostRow, audit: Audit) {
+        let target_qemu = audit.target_qemu.map(clean);
+        let severity = |wanted| count(audit.findings.iter().filter(|finding| finding.severity == wanted));
+        let status = if !audit.shares.is_empty() || !audit.helpers.is_empty() {
+            HostStatus::Proxy
+        } else if !audit.unread.is_empty() {
+            HostStatus::Unread
+        } else {
+            HostStatus::Clean
+        };
+        let row = HostRow {
+            status,
+            shares: count(audit.shares.iter()),
+            helpers: count(audit.helpers.iter()),
+            errors: severity(Severity::Error),
+            warnings: severity(Severity::Warning),
+            unread: count(audit.unread.iter()),
+            target_qemu,
+            ..row
+        };
+        self.count_findings(audit.findings);
+        self.document.shares.extend(audit.shares.into_iter().map(|share| share.of(&row)));
+        self.document.hosts.push(row);
+    }
+
+    fn count_findings(&mut self, findings: Vec<Finding>) {
+        let mut here = BTreeSet::new();
+        for finding in findings {
+            let id = clean(finding.id);
+            let entry = self.findings.entry(id.clone()).or_insert((finding.severity, 0, 0));
+            entry.0 = entry.0.max(finding.severity);
+            entry.1 += 1;
+            entry.2 += u64::from(here.insert(id));
+        }
+    }
+
+    /// Adds a host of the inventory's, where no report was.
+    fn expect(&mut self, host: String, known: Option<&Known>) {
+        if !self.names.contains_key(&host) {
+            let reason = Some("there is no report of it".to_owned());
+            self.document.hosts.push(HostRow { reason, ..named(host, known) });
+        }
+    }
+
+    fn into_document(self) -> FleetDocument {
+        let mut findings: Vec<_> = self
+            .findings
+            .into_iter()
+            .map(|(id, (severity, count, hosts))| FindingCount { id, severity, count, hosts })
+            .collect();
+        findings
+            .sort_by(|a, b| (b.severity, b.count).cmp(&(a.severity, a.count)).then_with(|| a.id.cmp(&b.id)));
+        FleetDocument { findings, ..self.document }
+    }
+}
+
+/// A host with what the inventory knows of it.
+fn named(host: String, known: Option<&Known>) -> HostRow {
+    let text = |field: fn(&Known) -> &Option<String>| known.and_then(|known| field(known).clone()).map(clean);
+    HostRow {
+        owner: text(|known| &known.owner),
+        notes: text(|known| &known.notes),
+        host,
+        ..HostRow::default()
+    }
+}
+
+impl Share {
+    fn of(self, host: &HostRow) -> FleetShare {
+        let resolved = self.resolved.unwrap_or(self.export.is_some());
+        let status = match (self.rewritable.unwrap_or(false), resolved) {
+            (false, _) => ShareStatus::ByHand,
+            (true, false) => ShareStatus::ExportUnknown,
+            (true, true) => ShareStatus::Ready,
+        };
+        FleetShare {
+            host: host.host.clone(),
+            owner: host.owner.clone(),
+            status,
+            change: None,
+            guest: self.guest.map(clean),
+            mount_tag: self.mount_tag.map(clean),
+            fsdev: self.fsdev.map(clean),
+            export: self.export.map(clean),
+            socket: self.socket.map(clean),
+            readonly: self.readonly.unwrap_or(false),
+            running: self.pid.is_some()
+                || self.file.as_deref().is_some_and(|file| file.starts_with("/proc/")),
+            file: self.file.map(clean),
+            line: self.line,
+            kind: self.kind.map(clean).unwrap_or_default(),
+            target_qemu: host.target_qemu.clone(),
+            notes: self.notes.into_iter().map(clean).collect(),
+        }
+    }
+}
+
+/// Text of another machine's, safe to print.
+fn clean(text: String) -> String {
+    match printable(&text) {
+        std::borrow::Cow::Borrowed(_) => text,
+        std::borrow::Cow::Owned(safe) => safe,
+    }
+}

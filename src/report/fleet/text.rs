@@ -1,0 +1,79 @@
+//! A fleet's report for a terminal.
+
+use std::io::{self, Write};
+
+use super::{FleetDocument, FleetShare, HostRow, HostStatus, plural};
+use crate::cli::By;
+
+/// Writes it: the shares by what they are put together by, the hosts that want a look, the counts.
+pub fn write(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io::Result<()> {
+    for (key, shares) in fleet.groups(by) {
+        let about = match by {
+            By::Host => fleet.hosts.iter().find(|host| host.host == key).map(about).unwrap_or_default(),
+            _ => String::new(),
+        };
+        writeln!(out, "{key}{about}: {}", plural(super::count(shares.iter()), "share"))?;
+        for share in shares {
+            writeln!(out, "    {}", line(share, by))?;
+        }
+    }
+    let without_shares = |host: &&HostRow| host.shares == 0 && host.status != HostStatus::Clean;
+    for host in fleet.hosts.iter().filter(without_shares) {
+        write!(out, "{}{}: {}", host.host, about(host), host.status.word())?;
+        match (&host.reason, host.status) {
+            (Some(reason), _) => writeln!(out, ": {reason}")?,
+            (None, HostStatus::Proxy) => writeln!(out, ": {}, no share", plural(host.helpers, "helper"))?,
+            (None, _) => writeln!(out, ": {} not read", plural(host.unread, "file"))?,
+        }
+    }
+    counts(fleet, out)
+}
+
+/// ` (owner; notes)`, where the inventory says so.
+fn about(host: &HostRow) -> String {
+    let said: Vec<_> = [&host.owner, &host.notes].into_iter().flatten().map(String::as_str).collect();
+    if said.is_empty() { String::new() } else { format!(" ({})", said.join("; ")) }
+}
+
+fn line(share: &FleetShare, by: By) -> String {
+    let change = share.change.map_or(String::new(), |change| format!("[{}] ", change.word()));
+    let host = if by == By::Host { String::new() } else { format!("{}: ", share.host) };
+    let guest = match &share.guest {
+        Some(guest) if by != By::Guest => format!("guest {guest}, "),
+        _ => String::new(),
+    };
+    let export = share.export.as_deref().unwrap_or("export unknown");
+    let (name, place, status) = (share.name(), share.place(), share.status.word());
+    format!("{change}{host}{guest}share '{name}', {export} ({place}; {status})")
+}
+
+fn counts(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
+    let all = &fleet.summary;
+    if all.hosts > 0 {
+        writeln!(out)?;
+    }
+    if let Some(since) = all.since {
+        writeln!(
+            out,
+            "since then: {} new, {} unchanged, {} gone, {} unknown",
+            since.new, since.unchanged, since.gone, since.unknown
+        )?;
+    }
+    writeln!(
+        out,
+        "{}: {} ready, {} with an unknown export, {} by hand",
+        plural(all.shares, "proxy share"),
+        all.ready,
+        all.export_unknown,
+        all.by_hand
+    )?;
+    writeln!(
+        out,
+        "{}: {} with proxy setups, {} not fully read, {} failed, {} clean",
+        plural(all.hosts, "host"),
+        all.proxy,
+        all.unread,
+        all.failed,
+        all.clean
+    )
+}

@@ -1,0 +1,151 @@
+//! Launchers in other languages, and settings that are nearly a shell's: Python, Nix, Ruby (Vagrant), HCL (packer),
+//! makefiles, desktop entries, avocado-vt's and Yocto's configurations. What asks for last.
+
+mod avocado;
+mod literals;
+
+use super::chars::{Command, Embedded, Lexed, Word, verbatim};
+use super::spelling::Spelt;
+use super::{Document, Format, Reading, Unreadable, commands};
+use crate::share::rewrite::{Edits, Refusal, Rewrite};
+use crate::sources::shell;
+
+/// Launchers in other languages.
+pub struct Launcher;
+
+/// Files for people, not for machines.
+const PROSE: &[&str] = &[
+    "md", "markdown", "txt", "text", "rst", "log", "html", "htm", "adoc", "tex", "texi", "org", "csv", "eml",
+    "mbox", "diff", "patch", "orig", "rej", "po", "pot", "1", "5", "7", "8", "c", "h", "rs", "go", "java",
+];
+
+/// Languages whose arguments are string literals.
+const LITERALS: &[&str] = &[
+    "py",
+    "rb",
+    "nix",
+    "hcl",
+    "tf",
+    "pl",
+    "lua",
+    "js",
+    "ts",
+    "mjs",
+    "toml",
+    "jsonnet",
+    "libsonnet",
+    "star",
+    "bzl",
+    "exs",
+];
+
+/// What no file of ours lacks.
+const MARKS: &[&[u8]] =
+    &[b"-fsdev", b"-virtfs", b"fsdriver", b"virtfs-proxy-helper", b"fs_driver", b"proxy,"];
+
+impl Format for Launcher {
+    fn name(&self) -> &'static str {
+        "launcher"
+    }
+
+    fn recognises(&self, document: &Document) -> bool {
+        let bytes = document.bytes;
+        commands::is_candidate(bytes)
+            && !is_prose(document)
+            && !bytes.iter().take(4096).any(|byte| *byte == 0)
+            && MARKS.iter().any(|mark| memchr::memmem::find(bytes, mark).is_some())
+    }
+
+    fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
+        let mut reading = commands::read(document, &lex(document));
+        reading.shares.extend(avocado::shares(document));
+        Ok(reading)
+    }
+
+    fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
+        if let Some(share) = avocado::shares(document).first() {
+            return Err(Refusal::at(
+                share.place.line,
+                "avocado-vt makes the arguments from these settings",
+                "set 9p_fs_driver = local and 9p_security_model = mapped-xattr by hand",
+            ));
+        }
+        commands::rewrite(document, &lex(document), how)
+    }
+}
+
+fn extension(name: &str) -> &str {
+    name.rsplit_once('.').map(|(_, extension)| extension).unwrap_or_default()
+}
+
+fn name_of(document: &Document) -> String {
+    let name = document.path.and_then(|path| path.file_name());
+    name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn is_prose(document: &Document) -> bool {
+    let name = name_of(document);
+    let base = name.to_ascii_uppercase();
+    PROSE.contains(&extension(&name).to_ascii_lowercase().as_str())
+        || name.ends_with("_history")
+        || ["README", "CHANGELOG", "NEWS", "COPYING", "LICENSE", "NOTES", "TODO"]
+            .iter()
+            .any(|it| base.starts_with(it))
+        || name.contains(".log.")
+}
+
+fn lex(document: &Document) -> Lexed {
+    let name = name_of(document);
+    let first = document.bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let interpreted = first.starts_with(b"#!")
+        && [&b"python"[..], b"perl", b"ruby", b"node", b"lua"]
+            .iter()
+            .any(|name| memchr::memmem::find(first, name).is_some());
+    if interpreted || name == "Vagrantfile" || LITERALS.contains(&extension(&name)) {
+        return literals::lex(document.bytes);
+    }
+    if let Some(words) = bare_arguments(document.bytes) {
+        return Lexed { commands: vec![Command { words, guest: None }], embedded: Vec::new() };
+    }
+    // Nearly a shell's, as a whole or line by line.
+    shell::lex_text(document.bytes).unwrap_or_else(|_| by_lines(document.bytes))
+}
+
+/// A file of nothing but arguments, on as many lines as it pleases.
+fn bare_arguments(file: &[u8]) -> Option<Vec<Word>> {
+    let mut lines = file.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let first = lines.find(|line| !line.is_empty() && !line.starts_with(b"#"))?;
+    if !first.starts_with(b"-") || first.starts_with(b"---") || first.starts_with(b"- ") {
+        return None;
+    }
+    super::proxmox::words(file, 0..file.len()).ok()
+}
+
+/// Each line that could hold something, with its continuations, as a shell's.
+fn by_lines(file: &[u8]) -> Lexed {
+    let mut lexed = Lexed::default();
+    let mut at = 0;
+    while at < file.len() {
+        let start = at;
+        loop {
+            let rest = file.get(at..).unwrap_or_default();
+            let length = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+            let line = rest.get(..length).unwrap_or_default();
+            at += length + 1;
+            if at >= file.len() || !line.trim_ascii_end().ends_with(b"\\") {
+                break;
+            }
+        }
+        let end = at.min(file.len());
+        let text = file.get(start..end).unwrap_or_default();
+        let comment = matches!(text.trim_ascii_start().first(), Some(b'#' | b';'));
+        if commands::is_candidate(text) && !comment {
+            let chars = verbatim(file, start..end, Spelt::Verbatim);
+            lexed.embedded.push(Embedded { chars, name: None, guest: None });
+        }
+    }
+    lexed
+}
+
+#[cfg(test)]
+mod tests;

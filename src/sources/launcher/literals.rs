@@ -1,0 +1,147 @@
+//! String literals of programming languages, in the order in which they stand: an argument list, as a rule.
+
+use crate::sources::chars::{Char, Chars, Command, Embedded, Lexed, Word, unknown, verbatim};
+use crate::sources::spelling::Spelt;
+
+/// Takes the literals of a program. Those inside the same brackets make one list.
+pub fn lex(file: &[u8]) -> Lexed {
+    let mut lexed = Lexed::default();
+    let mut words: Vec<Word> = Vec::new();
+    let mut depth = 0_usize;
+    let mut at = 0;
+    while let Some(byte) = file.get(at) {
+        match byte {
+            b'#' if !matches!(file.get(at + 1), Some(b'{')) => at = line_end(file, at),
+            b'/' if file.get(at + 1) == Some(&b'/') => at = line_end(file, at),
+            b'%' if matches!(file.get(at + 1..at + 3), Some(b"w(" | b"w[" | b"w{")) => {
+                let rest = file.get(at + 3..).unwrap_or_default();
+                let length = rest.iter().position(|byte| b")]}".contains(byte)).unwrap_or(rest.len());
+                words.extend(bare_words(file, at + 3..at + 3 + length));
+                at += 3 + length + 1;
+            }
+            b'[' | b'(' => {
+                depth += 1;
+                at += 1;
+            }
+            b']' | b')' => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    finish(&mut words, &mut lexed);
+                }
+                at += 1;
+            }
+            b'\n' => {
+                if depth == 0 {
+                    finish(&mut words, &mut lexed);
+                }
+                at += 1;
+            }
+            b'"' | b'\'' => {
+                let (chars, span, end) = literal(file, at);
+                at = end;
+                let Some(chars) = chars else { continue };
+                let word = Word { chars, span };
+                if word.has_blank() && word.contains(b"proxy") {
+                    let chars = word.chars.clone();
+                    lexed.embedded.push(Embedded { chars, name: None, guest: None });
+                }
+                words.push(word);
+            }
+            _ => at += 1,
+        }
+    }
+    finish(&mut words, &mut lexed);
+    lexed
+}
+
+fn finish(words: &mut Vec<Word>, lexed: &mut Lexed) {
+    let words = std::mem::take(words);
+    if words.len() > 1 {
+        lexed.commands.push(Command { words, guest: None });
+    }
+}
+
+/// The words of Ruby's `%w( … )`.
+fn bare_words(file: &[u8], range: std::ops::Range<usize>) -> Vec<Word> {
+    verbatim(file, range, Spelt::Literal)
+        .split(|c| c.byte.is_ascii_whitespace())
+        .filter(|word| !word.is_empty())
+        .map(|word| Word::plain(word.to_vec()))
+        .collect()
+}
+
+fn line_end(file: &[u8], at: usize) -> usize {
+    let rest = file.get(at..).unwrap_or_default();
+    at + memchr::memchr(b'\n', rest).unwrap_or(rest.len())
+}
+
+/// The literal that opens at `open`: its text, its place, and where the program goes on. An apostrophe that closes
+/// nothing is no literal.
+fn literal(file: &[u8], open: usize) -> (Option<Chars>, std::ops::Range<usize>, usize) {
+    let quote = file.get(open).copied().unwrap_or_default();
+    let triple = file.get(open..open + 3).is_some_and(|three| three == [quote; 3]);
+    // Nix's ''…'' has two.
+    let nix =
+        !triple && quote == b'\'' && file.get(open + 1) == Some(&b'\'') && file.get(open + 2) == Some(&b'\n');
+    let width = if triple { 3 } else { 1 + usize::from(nix) };
+    let closing = vec![quote; width];
+    let formatted = open.checked_sub(1).and_then(|at| file.get(at)).is_some_and(|byte| b"fF".contains(byte));
+    let mut chars = Vec::new();
+    let mut at = open + width;
+    loop {
+        let rest = file.get(at..).unwrap_or_default();
+        if rest.starts_with(&closing) {
+            let end = at + width;
+            chars.extend(tail(file, end));
+            return (Some(chars), open..end, end);
+        }
+        match rest {
+            [] => return (None, open..open, open + 1),
+            [b'\n', ..] if width == 1 => return (None, open..open, open + 1),
+            [b'\\', b'\n', ..] => at += 2,
+            [b'\\', escaped, ..] => {
+                let byte = match escaped {
+                    b'n' => b'\n',
+                    b't' => b'\t',
+                    other => *other,
+                };
+                chars.push(Char::new(byte, at..at + 2, Spelt::Literal));
+                at += 2;
+            }
+            _ => {
+                let length = interpolation(rest, formatted);
+                if length > 0 {
+                    chars.extend(unknown(file, at..at + length, Spelt::Fixed));
+                } else {
+                    chars.extend(verbatim(file, at..at + 1, Spelt::Literal));
+                }
+                at += length.max(1);
+            }
+        }
+    }
+}
+
+/// How long the interpolation is that `text` starts with.
+fn interpolation(text: &[u8], formatted: bool) -> usize {
+    let braces = match text {
+        [b'$' | b'#' | b'{', b'{', ..] => 2,
+        [b'{', ..] if formatted => 1,
+        [b'{', b'}', ..] => 1,
+        [b'%', b's' | b'd', ..] => return 2,
+        _ => return 0,
+    };
+    let end = text.iter().skip(braces).position(|byte| matches!(byte, b'}' | b'\n'));
+    end.map_or(0, |end| braces + end + 1)
+}
+
+/// What is added to a literal behind it: `+ socket`, up to the end of the argument. It is not known.
+fn tail(file: &[u8], at: usize) -> Chars {
+    let rest = file.get(at..).unwrap_or_default();
+    let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    let behind = rest.get(blanks..).unwrap_or_default();
+    if !(behind.starts_with(b"+") || behind.starts_with(b"..") || behind.starts_with(b"% ")) {
+        return Vec::new();
+    }
+    let length = behind.iter().position(|byte| b",])\n".contains(byte)).unwrap_or(behind.len());
+    unknown(file, at + blanks..at + blanks + length, Spelt::Fixed)
+}

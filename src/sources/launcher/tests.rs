@@ -1,0 +1,110 @@
+//! Launchers as people write them.
+
+use std::path::Path;
+
+use super::Launcher;
+use crate::share::rewrite::{Rewrite, apply};
+use crate::share::{ExportPath, Transport};
+use crate::sources::{Document, Format};
+
+fn shown(name: &str, text: &str) -> Vec<String> {
+    let document = Document { path: Some(Path::new(name)), bytes: text.as_bytes() };
+    if !Launcher.recognises(&document) {
+        return vec!["not ours".to_owned()];
+    }
+    let reading = Launcher.read(&document).unwrap();
+    let shares = reading.shares.iter().map(|share| {
+        let transport = match &share.transport {
+            Transport::Socket(path) => path.display().to_string(),
+            Transport::Fd(fd) => fd.to_string(),
+            Transport::Unknown(text) => format!("? {}", String::from_utf8_lossy(text)),
+        };
+        let export = match &share.export {
+            ExportPath::Known { path, .. } => format!(" = {}", path.display()),
+            ExportPath::Unknown => String::new(),
+        };
+        let tag = String::from_utf8_lossy(share.mount_tag.as_deref().unwrap_or_default()).into_owned();
+        format!("{}: {tag} {transport}{export}", share.place.line.unwrap())
+    });
+    let helpers = reading.helpers.iter().map(|helper| {
+        format!("{}: helper {:?}", helper.place.line.unwrap(), helper.export.as_deref().map(Path::display))
+    });
+    shares.chain(helpers).collect()
+}
+
+#[test]
+fn shares_are_found_in_programs() {
+    for (name, text, expected) in [
+        (
+            "/run.py",
+            "#!/usr/bin/env python3\n# it's -fsdev proxy\nsubprocess.run([\n    'qemu-system-x86_64',\n    '-fsdev', \
+             'proxy,id=f,socket=/a',\n    \"-device\", \"virtio-9p-pci,fsdev=f,mount_tag=t\",\n])\n",
+            vec!["5: t /a"],
+        ),
+        (
+            "/run.py",
+            "os.system('qemu -virtfs proxy,id=f,mount_tag=t,socket=/a')\nargs += ['-virtfs', \
+             f'proxy,id=g,mount_tag=u,socket={sock}']\nrun(['-virtfs', 'proxy,id=h,mount_tag=v,socket=' + sock])\n",
+            vec!["2: u ? {sock}", "3: v ? + sock", "1: t /a"],
+        ),
+        (
+            "/vm.nix",
+            "{\n  virtualisation.qemu.options = [\n    \"-fsdev proxy,id=f,socket=/a\"\n    \"-device \
+             virtio-9p-pci,fsdev=f,mount_tag=t\"\n  ];\n}\n",
+            vec!["3:  /a"],
+        ),
+        (
+            "/Vagrantfile",
+            "Vagrant.configure(\"2\") do |c|\n  qe.extra_qemu_args = %w(-virtfs proxy,id=f,mount_tag=t,socket=/a)\nend\n",
+            vec!["2: t /a"],
+        ),
+        (
+            "/x.pkr.hcl",
+            "qemuargs = [\n  [\"-virtfs\", \"proxy,id=f,mount_tag=t,socket=${var.s}\"],\n]\n",
+            vec!["2: t ? ${var.s}"],
+        ),
+        (
+            "/Makefile",
+            "S := /run/a.sock\nrun: all\n\t$(QEMU) -m 1G \\\n\t  -virtfs proxy,id=f,mount_tag=t,socket=$(S)\n",
+            vec!["4: t ? $(S)"],
+        ),
+        (
+            "/vm.desktop",
+            "[Desktop Entry]\nExec=qemu-system-x86_64 -virtfs proxy,id=f,mount_tag=t,socket=/a %f\n",
+            vec!["2: t /a"],
+        ),
+        ("/machine.conf", "QB_OPT_APPEND = \"-virtfs proxy,id=f,mount_tag=t,socket=/a\"\n", vec!["1: t /a"]),
+        (
+            "/tests.cfg",
+            "9p_fs_driver = proxy\n9p_socket_name = /run/a.sock\n9p_export_dir = \"/srv/x\"\n",
+            vec!["1:  /run/a.sock = /srv/x"],
+        ),
+        ("/README.md", "qemu -virtfs proxy,id=f,mount_tag=t,socket=/a\n", vec!["not ours"]),
+        ("/vm.log", "qemu -virtfs proxy,id=f,mount_tag=t,socket=/a\n", vec!["not ours"]),
+        ("/.bash_history", "qemu -virtfs proxy,id=f,mount_tag=t,socket=/a\n", vec!["not ours"]),
+        ("/nginx.conf", "location / { proxy_pass http://x; }\n", vec!["not ours"]),
+        ("/build", "./configure --enable-virtfs-proxy-helper --enable-virtfs\n", vec![]),
+        (
+            "/inventory.ini",
+            "[vms]\nvm1 qemu_args='-virtfs proxy,id=f,mount_tag=t,socket=/a'\n",
+            vec!["2: t /a"],
+        ),
+    ] {
+        assert_eq!(shown(name, text), expected, "{name}");
+    }
+}
+
+#[test]
+fn plain_literals_are_rewritten() {
+    let text = "a = ['-virtfs', 'proxy,id=f,mount_tag=t,socket=/a']\n";
+    for (path, expected) in [("/x", Some("/x")), ("/it's", None)] {
+        let how = Rewrite { exports: vec![(b"f".to_vec(), path.into())], ..Rewrite::default() };
+        let document = Document { path: Some(Path::new("/x.py")), bytes: text.as_bytes() };
+        let new = Launcher.rewrite(&document, &how).ok().map(|edits| apply(text.as_bytes(), &edits.edits));
+        let expected = expected.map(|path| {
+            text.replace("proxy", "local")
+                .replace("socket=/a", &format!("path={path},security_model=mapped-xattr"))
+        });
+        assert_eq!(new.map(|new| String::from_utf8(new).unwrap()), expected);
+    }
+}

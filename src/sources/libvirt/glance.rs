@@ -1,0 +1,116 @@
+//! A glance at XML: most files hold nothing of ours, and parsing them into a tree would be most of an audit's time.
+
+/// More than any start tag of libvirt's has, in bytes.
+const MOST_ATTRIBUTES: usize = 4096;
+
+/// Whether `text` is whole and can't hold a proxy share. `false` says nothing: parse it.
+///
+/// Every proxy share spells the driver's name. It could only be hidden by a character reference or an entity, so
+/// that a text with either is parsed, as is one with a document type or a CDATA section. What could still be wrong
+/// with a text is that a part of it is missing: its elements must be closed, each by its own name.
+pub(super) fn holds_nothing(text: &[u8]) -> bool {
+    memchr::memmem::find(text, b"proxy").is_none() && is_whole(text)
+}
+
+/// Whether every element is closed, and nothing stands in the text that takes more than that to understand.
+fn is_whole(text: &[u8]) -> bool {
+    let mut open: Vec<&[u8]> = Vec::new();
+    let mut at = 0;
+    let mut roots = 0;
+    for markup in memchr::memchr2_iter(b'<', b'&', text) {
+        if markup < at {
+            continue;
+        }
+        let Some(rest) = text.get(markup..) else { return false };
+        let length = match rest {
+            [b'&', ..] => predefined(rest),
+            [b'<', b'/', tail @ ..] => open.pop().and_then(|name| end_tag(tail, name)).map(|end| end + 2),
+            [b'<', b'!', b'-', b'-', tail @ ..] => memchr::memmem::find(tail, b"-->").map(|end| end + 7),
+            [b'<', b'?', tail @ ..] => memchr::memmem::find(tail, b"?>").map(|end| end + 4),
+            [_, tail @ ..] if tail.first() != Some(&b'!') => start_tag(tail).map(|(end, name, empty)| {
+                roots += usize::from(open.is_empty());
+                if !empty {
+                    open.push(name);
+                }
+                end + 1
+            }),
+            _ => None,
+        };
+        let Some(length) = length else { return false };
+        at = markup + length;
+    }
+    open.is_empty() && roots == 1
+}
+
+/// How long the reference to a predefined entity is that `text` starts with.
+fn predefined(text: &[u8]) -> Option<usize> {
+    let names = [&b"&amp;"[..], b"&lt;", b"&gt;", b"&quot;", b"&apos;"];
+    names.iter().find(|name| text.starts_with(name)).map(|name| name.len())
+}
+
+/// The end of an end tag of the element `name`.
+fn end_tag(tail: &[u8], name: &[u8]) -> Option<usize> {
+    let behind = tail.strip_prefix(name)?;
+    let blanks = behind.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+    (behind.get(blanks) == Some(&b'>')).then_some(name.len() + blanks + 1)
+}
+
+/// The end of a start tag's name, that name, and whether the element is empty. What stands in its attributes is for the
+/// caller to go on with: an ampersand there may hide a name, and a `<` is none of XML's.
+fn start_tag(tail: &[u8]) -> Option<(usize, &[u8], bool)> {
+    let length = tail.iter().position(|byte| byte.is_ascii_whitespace() || matches!(byte, b'>' | b'/'))?;
+    let name = tail.get(..length).filter(|name| !name.is_empty())?;
+    let mut end = length;
+    loop {
+        // A `>` inside a value leaves a quote open.
+        end += memchr::memchr(b'>', tail.get(end..)?)?;
+        let attributes = tail.get(length..end)?;
+        let count = |quote: u8| attributes.iter().filter(|byte| **byte == quote).count();
+        if count(b'"') % 2 == 0 && count(b'\'') % 2 == 0 {
+            return Some((length, name, attributes.last() == Some(&b'/')));
+        }
+        if end - length > MOST_ATTRIBUTES {
+            return None;
+        }
+        end += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_files_without_the_driver_hold_nothing() {
+        for text in [
+            "<domain/>",
+            "<?xml version='1.0'?>\n<!-- a > b & c -->\n<domain a='x>y'><name>a &amp; b</name></domain>\n",
+            "<a:domain b = 'a &gt; b' ><c  /></a:domain >",
+        ] {
+            assert!(holds_nothing(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn all_else_is_parsed() {
+        for text in [
+            "",
+            "text",
+            "<domain>",
+            "<domain><name></domain>",
+            "<domain><a></b></domain>",
+            "<domain a='",
+            "<domain a='x",
+            "<domain>proxy</domain>",
+            "<domain a='pro&#120;y'/>",
+            "<domain>pro&#120;y</domain>",
+            "<domain>&other;</domain>",
+            "<!DOCTYPE x><domain/>",
+            "<domain><![CDATA[x]]></domain>",
+            "<domain/><domain/>",
+            "<!-- <domain/>",
+        ] {
+            assert!(!holds_nothing(text.as_bytes()), "{text}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Input that is meant to hurt: clear findings, no hang, bounded memory.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use crate::program::ours;
+use crate::run::{audit, domain, write};
+
+/// What an audit may take at most, in KiB: files are read up to 16 MiB, by as many readers as there are processors.
+const MOST_MEMORY: u64 = 512 << 10;
+
+#[test]
+fn each_hostile_file_is_told_and_the_rest_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    let good = domain("web", "good", "/run/a.sock");
+    write(&root.join("good.xml"), &good);
+    let mut bomb = String::from("<!DOCTYPE x [<!ENTITY a0 \"proxy\">\n");
+    for level in 1..40 {
+        let before = level - 1;
+        bomb.extend([format!("<!ENTITY a{level} \"&a{before};&a{before};\">\n")]);
+    }
+    write(&root.join("bomb.xml"), format!("{bomb}]><domain>&a39;</domain>"));
+    write(
+        &root.join("external.xml"),
+        "<!DOCTYPE x [<!ENTITY e SYSTEM \"file:///etc/passwd\">]><domain><name>&e;</name></domain>",
+    );
+    let wide: Vec<u8> = good.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    write(&root.join("wide.xml"), [&[0xff, 0xfe][..], &wide].concat());
+    write(&root.join("truncated.xml"), &good[..good.len() - 30]);
+    write(&root.join("quote.sh"), "qemu -virtfs 'proxy,id=f\n");
+    write(&root.join("broken.yaml"), "a: [proxy\nb: {\n");
+    write(&root.join("nul.sh"), "#!/bin/sh\nqemu \0 -virtfs proxy,id=n,mount_tag=nul,socket=/a\n");
+    write(&root.join("latin.xml"), b"<domain><name>caf\xe9 proxy</name></domain>");
+    symlink("loop", root.join("loop")).unwrap();
+    symlink(".", root.join("self")).unwrap();
+    mkfifo(&root.join("fifo.xml"), Mode::from_bits_truncate(0o644)).unwrap();
+    let _socket = UnixListener::bind(root.join("socket.xml")).unwrap();
+    let started = Instant::now();
+    let audit = audit([root]);
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    assert_eq!(audit.status, 3);
+    assert_eq!(audit.share("good")["guest"], "web");
+    assert_eq!(audit.share("nul")["socket"], "/a");
+    let unread = audit.unread(root);
+    for name in
+        ["bomb.xml", "external.xml", "wide.xml", "truncated.xml", "quote.sh", "broken.yaml", "latin.xml"]
+    {
+        assert!(unread.iter().any(|row| row.starts_with(&format!("{name}: "))), "{name}: {unread:#?}");
+    }
+    assert_eq!(unread.len(), 7, "{unread:#?}");
+    assert!(!audit.document.to_string().contains("root:"), "an external entity was read");
+}
+
+#[test]
+fn a_fifo_that_is_named_is_not_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    mkfifo(&fifo, Mode::from_bits_truncate(0o644)).unwrap();
+    let audit = audit([fifo, "/dev/zero".into()]);
+    assert_eq!(audit.status, 4);
+    assert_eq!(audit.list("unread").len(), 2);
+}
+
+#[test]
+fn long_lines_and_long_files_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = vec![b'x'; 100 << 20];
+    fs::write(dir.path().join("long"), [b"#!/bin/sh proxy -fsdev ", &line[..]].concat()).unwrap();
+    for name in ["long.sh", "long.xml", "long.yaml", "long.conf"] {
+        fs::hard_link(dir.path().join("long"), dir.path().join(name)).unwrap();
+    }
+    // Short enough to be read, and all of it one word.
+    let word = vec![b'x'; 15 << 20];
+    fs::write(
+        dir.path().join("word.sh"),
+        [b"#!/bin/sh\nqemu -fsdev proxy,id=f,socket=/", &word[..]].concat(),
+    )
+    .unwrap();
+    write(&dir.path().join("deep.yaml"), format!("# proxy\n{}", "[".repeat(100_000)));
+    write(&dir.path().join("deep.sh"), format!("# proxy\necho {}", "$(".repeat(100_000)));
+    write(&dir.path().join("deep.xml"), format!("<!-- proxy -->{}", "<a>".repeat(100_000)));
+    let output = Command::new("/usr/bin/time")
+        .args(["-f", "%M"])
+        .arg(ours())
+        .args(["migrate", "audit", "--format=json"])
+        .arg(dir.path())
+        .output()
+        .expect("/usr/bin/time (Debian's package time) measures the memory");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let peak: u64 = errors.lines().last().and_then(|line| line.trim().parse().ok()).expect(&errors);
+    assert!(peak < MOST_MEMORY, "{peak} KiB");
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect(&errors);
+    assert!(document["unread"].as_array().unwrap().len() >= 6, "{:#}", document["unread"]);
+}
+
+#[test]
+fn files_that_come_and_go_are_no_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().to_owned();
+    write(&root.join("stays.xml"), domain("web", "stays", "/a"));
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let busy = {
+        let (root, stop) = (root.clone(), stop.clone());
+        std::thread::spawn(move || {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for index in 0..200 {
+                    let _ = File::create(root.join(format!("{index}.xml")));
+                }
+                for index in 0..200 {
+                    let _ = fs::remove_file(root.join(format!("{index}.xml")));
+                }
+            }
+        })
+    };
+    for _ in 0..10 {
+        let audit = audit([&root]);
+        assert_eq!(audit.status, 3);
+        audit.share("stays");
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    busy.join().unwrap();
+}
+
+#[test]
+fn what_may_not_be_read_is_told() {
+    crate::program::need_root();
+    let dir = crate::program::scratch();
+    let program = crate::program::ours_for_all(dir.path());
+    let root = dir.path().join("etc");
+    write(&root.join("secret.xml"), domain("web", "t", "/a"));
+    write(&root.join("closed/x.xml"), "<domain/>");
+    let close = |path: &Path| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap();
+    };
+    close(&root.join("secret.xml"));
+    close(&root.join("closed"));
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(program)
+        .args(["migrate", "audit", "--format=json"])
+        .arg(&root)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let unread = document["unread"].as_array().unwrap();
+    assert_eq!(unread.len(), 2, "{unread:#?}");
+    assert!(unread.iter().all(|row| row["reason"].as_str().unwrap().contains("permission denied")));
+}

@@ -1,0 +1,111 @@
+//! Shares find their export paths in what starts their helpers.
+
+use crate::run::{audit, domain, write};
+
+#[test]
+fn a_socket_leads_to_the_helper_that_listens_on_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    for (name, helper, socket) in [
+        (
+            "plain.service",
+            "[Service]\nExecStart=/usr/lib/qemu/virtfs-proxy-helper -n -p /srv/plain -s /run/plain.sock -u 0 -g 0\n",
+            "/run/plain.sock",
+        ),
+        (
+            "tpl@.service",
+            "[Service]\nExecStart=/usr/lib/qemu/virtfs-proxy-helper -p /srv/%i -s /run/tpl/%i.sock -u 0 -g 0\n",
+            "/run/tpl/one.sock",
+        ),
+        (
+            "act@.service",
+            "[Service]\nStandardInput=socket\nExecStart=/usr/lib/qemu/virtfs-proxy-helper -n -f 0 -p /srv/act\n",
+            "/run/act.sock",
+        ),
+        (
+            "hook.sh",
+            "#!/bin/sh\nSOCK=/run/hook.sock\nvirtfs-proxy-helper --path /srv/hook --socket \"$SOCK\" -u qemu -g qemu\n",
+            "/run/hook.sock",
+        ),
+        (
+            "cron.cron",
+            "@reboot root virtfs-proxy-helper -p/srv/cron -s/var/run/cron.sock -u0 -g0\n",
+            "/run/cron.sock",
+        ),
+        (
+            "env.service",
+            "[Service]\nEnvironmentFile=/etc/default/env\nExecStart=/usr/lib/qemu/virtfs-proxy-helper -n -p ${EXPORT} -s ${SOCK}\n",
+            "/run/env.sock",
+        ),
+    ] {
+        let tag = name.split('.').next().unwrap().trim_end_matches('@');
+        write(&root.join("etc/units").join(name), helper);
+        write(&root.join("etc/libvirt").join(format!("{tag}.xml")), domain(tag, tag, socket));
+    }
+    write(&root.join("etc/units/act.socket"), "[Socket]\nListenStream=/run/act.sock\nAccept=yes\n");
+    write(&root.join("etc/default/env"), "EXPORT=/srv/env\nSOCK=/run/env.sock\n");
+    let audit = audit(["--root", root.to_str().unwrap(), "/etc"]);
+    for (tag, export) in [
+        ("plain", "/srv/plain"),
+        ("tpl", "/srv/one"),
+        ("act", "/srv/act"),
+        ("hook", "/srv/hook"),
+        ("cron", "/srv/cron"),
+        ("env", "/srv/env"),
+    ] {
+        let share = audit.share(tag);
+        assert_eq!(share["export"], export, "{share:#}");
+        assert_eq!(
+            (&share["resolved"], &share["export_from"]),
+            (&true.into(), &"helper".into()),
+            "{share:#}"
+        );
+    }
+}
+
+#[test]
+fn drop_ins_say_the_last_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    let unit = root.join("etc/systemd/system/virtfs.service");
+    write(
+        &unit,
+        "[Service]\nEnvironment=EXPORT=/srv/old\nExecStart=/usr/bin/virtfs-proxy-helper -n -p ${EXPORT} -s /run/a.sock\n",
+    );
+    write(
+        &root.join("etc/systemd/system/virtfs.service.d/10-export.conf"),
+        "[Service]\nEnvironment=EXPORT=/srv/new\n",
+    );
+    write(&root.join("etc/vm.xml"), domain("web", "t", "/run/a.sock"));
+    let audit = audit(["--root", root.to_str().unwrap(), "/"]);
+    assert_eq!(audit.share("t")["export"], "/srv/new", "{:#}", audit.document);
+}
+
+#[test]
+fn a_generated_file_leads_to_the_managers_own_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    let conf = "[fsdev \"lxd_data\"]\nfsdriver = \"proxy\"\nsock_fd = \"9\"\nreadonly = \"off\"\n\n\
+                [device \"dev-lxd_data-9p\"]\ndriver = \"virtio-9p-pci\"\nbus = \"qemu_pcie3\"\naddr = \"00.1\"\n\
+                mount_tag = \"lxd_data\"\nfsdev = \"lxd_data\"\n";
+    write(&root.join("var/log/lxd/work_vm1/qemu.conf"), conf);
+    write(
+        &root.join("var/lib/lxd/storage-pools/default/virtual-machines/work_vm1/backup.yaml"),
+        "instance:\n  config:\n    raw.idmap: both 1000 1000\n  expanded_devices:\n    data:\n      type: disk\n      \
+         path: /mnt\n      source: /srv/shared\n",
+    );
+    std::fs::create_dir_all(root.join("var/lib/lxd/virtual-machines")).unwrap();
+    std::os::unix::fs::symlink(
+        "/var/lib/lxd/storage-pools/default/virtual-machines/work_vm1",
+        root.join("var/lib/lxd/virtual-machines/work_vm1"),
+    )
+    .unwrap();
+    let audit = audit(["--root", root.to_str().unwrap()]);
+    let share = audit.share("lxd_data");
+    assert_eq!(share["export"], "/srv/shared", "{share:#}");
+    assert_eq!((&share["guest"], &share["export_from"]), (&"vm1".into(), &"manager".into()));
+    assert_eq!(share["rewritable"], false);
+    let notes: Vec<_> =
+        share["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect();
+    assert!(notes.contains(&"generated-file") && notes.contains(&"id-map"), "{notes:?}");
+}

@@ -1,0 +1,16 @@
+//! `migrate audit` as its users run it: its documents and exit statuses, hostile input, other hosts' file systems, and
+//! live QEMUs with their helpers.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed expectation is the report")]
+
+#[path = "../support/program.rs"]
+mod program;
+#[path = "../support/wire.rs"]
+mod wire;
+
+mod hostile;
+mod joining;
+mod live;
+mod run;
+mod statuses;
+mod whole_host;

@@ -1,0 +1,159 @@
+//! Exit statuses and documents, the same in every format.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::program::ours;
+use crate::run::{audit, domain, plain, write};
+
+const SCRIPT: &str = "qemu -name web -virtfs proxy,id=f,mount_tag=t,socket=/run/a.sock,readonly=on\n";
+
+#[test]
+fn the_status_is_the_same_in_every_format() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("found/a.sh"), SCRIPT);
+    write(&dir.path().join("found/b.xml"), "<domain>");
+    write(&dir.path().join("broken/b.xml"), "<domain>");
+    write(&dir.path().join("clean/c.xml"), "<domain/>");
+    for (name, status) in [("clean", 0), ("found", 3), ("broken", 4)] {
+        for format in ["text", "json", "yaml"] {
+            let folder = dir.path().join(name);
+            let folder = folder.to_str().unwrap();
+            let run = |more: &[&str]| plain([&["--format", format, folder][..], more].concat()).status.code();
+            assert_eq!(run(&[]), Some(status), "{name} {format}");
+            assert_eq!(run(&["--exit-zero"]), Some(0), "{name} {format}");
+        }
+    }
+}
+
+#[test]
+fn wrong_usage_and_failures_have_their_own() {
+    assert_eq!(plain(["--qemu", "new"]).status.code(), Some(2));
+    assert_eq!(plain(["--format", "xml"]).status.code(), Some(2));
+    assert_eq!(plain(["--root", "/no/such/folder"]).status.code(), Some(1));
+}
+
+#[test]
+fn json_and_yaml_say_the_same_and_fit_the_schema() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("a.sh"), SCRIPT);
+    write(&dir.path().join("b.xml"), "<domain>");
+    let folder = dir.path().to_str().unwrap();
+    let json: Value = serde_json::from_slice(&plain(["--format=json", folder]).stdout).unwrap();
+    let yaml: Value = serde_yaml::from_slice(&plain(["--format=yaml", folder]).stdout).unwrap();
+    assert_eq!(json, yaml);
+    let schema: Value = serde_json::from_slice(&plain(["--schema"]).stdout).unwrap();
+    let named: Vec<_> = schema["properties"].as_object().unwrap().keys().collect();
+    let present: Vec<_> = json.as_object().unwrap().keys().collect();
+    assert_eq!(named, present);
+    let share = schema["$defs"]["ShareRow"]["properties"].as_object().unwrap();
+    assert_eq!(
+        share.keys().collect::<Vec<_>>(),
+        json["shares"][0].as_object().unwrap().keys().collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_share_is_described_in_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.sh");
+    write(&file, SCRIPT);
+    let audit = audit([file.to_str().unwrap(), "--qemu=9.2"]);
+    let share = audit.share("t");
+    for (field, value) in [
+        ("file", Value::from(file.to_str().unwrap())),
+        ("line", Value::from(1)),
+        ("kind", Value::from("shell")),
+        ("guest", Value::from("web")),
+        ("fsdev", Value::from("f")),
+        ("socket", Value::from("/run/a.sock")),
+        ("sock_fd", Value::Null),
+        ("readonly", Value::from(true)),
+        ("writeout", Value::from(false)),
+        ("export", Value::Null),
+        ("resolved", Value::from(false)),
+        ("rewritable", Value::from(true)),
+    ] {
+        assert_eq!(share[field], value, "{field}");
+    }
+    assert_eq!(share["notes"], serde_json::json!(["export-unknown"]));
+    assert_eq!(
+        (audit.document["schema"].clone(), audit.document["target_qemu"].clone()),
+        (1.into(), "9.2".into())
+    );
+}
+
+#[test]
+fn the_target_decides_how_much_it_matters() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("a.sh"), SCRIPT);
+    for (version, severity) in [("8.0", "info"), ("8.1", "warning"), ("9.1.2", "warning"), ("9.2", "error")] {
+        let audit = audit(["--qemu", version, dir.path().to_str().unwrap()]);
+        let finding = audit.list("findings").iter().find(|finding| finding["id"] == "proxy-share").unwrap();
+        assert_eq!(finding["severity"], severity, "{version}");
+        assert_eq!(audit.status, 3, "{version}");
+    }
+}
+
+#[test]
+fn every_format_is_read_from_standard_input() {
+    for (kind, text) in [
+        ("libvirt", domain("web", "t", "/a")),
+        ("shell", format!("#!/bin/sh\n{SCRIPT}")),
+        ("systemd", format!("[Service]\nExecStart=/usr/bin/{SCRIPT}")),
+        ("proxmox", "args: -virtfs proxy,id=f,mount_tag=t,socket=/a\nname: web\nmemory: 512\n".to_owned()),
+        ("readconfig", "[fsdev \"f\"]\n  fsdriver = \"proxy\"\n  socket = \"/a\"\n[device \"d\"]\n  driver = \"virtio-9p-pci\"\n  fsdev = \"f\"\n  mount_tag = \"t\"\n".to_owned()),
+        ("yaml", "services:\n  vm:\n    command: [qemu, -virtfs, \"proxy,id=f,mount_tag=t,socket=/a\"]\n".to_owned()),
+        ("yaml", "{\"args\": [\"-virtfs\", \"proxy,id=f,mount_tag=t,socket=/a\"]}\n".to_owned()),
+    ] {
+        let mut child = Command::new(ours())
+            .args(["migrate", "audit", "--format=json", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(document["shares"][0]["kind"], kind, "{text}: {document:#}");
+        assert_eq!(document["shares"][0]["mount_tag"], "t", "{text}");
+        assert_eq!(document["shares"][0]["file"], Value::Null);
+    }
+}
+
+#[test]
+fn names_reach_no_terminal_raw() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("a\x1b[2J\n.sh"), SCRIPT);
+    for format in ["text", "json", "yaml"] {
+        let output = plain(["--format", format, dir.path().to_str().unwrap()]);
+        assert!(!output.stdout.contains(&0x1b), "{format}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains(r"x1b[2J"), "{format}");
+    }
+}
+
+#[test]
+fn prose_logs_and_other_proxies_are_no_setups() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("README.md", SCRIPT),
+        ("notes.txt", SCRIPT),
+        ("vm.log", SCRIPT),
+        (".bash_history", SCRIPT),
+        ("nginx.conf", "proxy_pass http://x;\n"),
+        ("ssh_config", "ProxyCommand nc -X connect %h %p\n"),
+        ("build.sh", "./configure --enable-virtfs --enable-virtfs-proxy-helper\n"),
+        ("dev.sh", "qemu-system-x86_64 -accel devproxy -m 1G\n"),
+        ("v86.sh", "v86-system -virtfs proxy,ws://localhost\n"),
+        ("lxd.yaml", "devices:\n  web:\n    type: proxy\n    listen: tcp:0.0.0.0:80\n"),
+        ("check.sh", "pgrep -f virtfs-proxy-helper || systemctl start virtfs-proxy-helper\n"),
+        ("comment.sh", "# qemu -virtfs proxy,id=f,mount_tag=t,socket=/a\necho hi\n"),
+    ] {
+        write(&dir.path().join(name), text);
+    }
+    let audit = audit([dir.path()]);
+    assert_eq!(audit.list("shares").len() + audit.list("helpers").len(), 0, "{:#}", audit.document);
+    assert_eq!(audit.status, 0);
+}

@@ -1,0 +1,133 @@
+//! Killed, or refused by the kernel, at any system call that changes something: nothing is lost, the same command goes
+//! on, and a rollback brings everything back.
+//!
+//! `CRASH_POINTS=all` tries every such call; otherwise so many of each sort, evenly spread.
+
+use std::process::{Command, Stdio};
+
+use crate::injector::{Meddling, Run, run};
+use crate::snapshot::assert_same;
+use crate::stage::{MODELS, Stage, success};
+
+/// How many calls of a run are tried.
+const POINTS: usize = 40;
+
+/// One worker: nothing happens in another order, and the calls of each run are the same.
+fn alone(mut command: Command) -> Command {
+    command.arg("--jobs=1").stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// Calls to try of a run that makes so many.
+fn points(calls: usize, most: usize) -> Vec<usize> {
+    let all = std::env::var_os("CRASH_POINTS").is_some_and(|value| value == "all");
+    let step = if all { 1 } else { calls.div_ceil(most).max(1) };
+    (1..=calls).step_by(step).collect()
+}
+
+/// Tries each point, on two processors.
+fn each(points: &[usize], attempt: impl Fn(usize) + Sync) {
+    let (one, other): (Vec<_>, Vec<_>) = points.iter().enumerate().partition(|(index, _)| index % 2 == 0);
+    std::thread::scope(|scope| {
+        for half in [one, other] {
+            scope.spawn(|| half.into_iter().for_each(|(_, &point)| attempt(point)));
+        }
+    });
+}
+
+/// How many calls a whole run of `command` makes.
+fn count(command: Command) -> usize {
+    let Run { status, calls } = run(alone(command), Meddling::Count);
+    assert_eq!(status, Some(0));
+    assert!(calls > 100, "only {calls} calls seen: does the injector know those that matter?");
+    calls
+}
+
+#[test]
+fn a_conversion_that_was_killed_goes_on_or_back() {
+    for model in MODELS {
+        let calls = count(Stage::knotted().convert(model));
+        each(&points(calls, POINTS), |point| {
+            let what = format!("{model}, killed at {point} of {calls}");
+            let stage = Stage::knotted();
+            let before = stage.snapshot();
+            let Run { status, .. } = run(alone(stage.convert(model)), Meddling::Kill(point));
+            assert_eq!(status, None, "{what}: not killed");
+            // Two ways from here: back at once, or on and then back.
+            if point % 2 == 0 {
+                if stage.journal().exists() {
+                    success(&mut stage.rollback());
+                }
+                assert_same(&before, &stage.snapshot(), &format!("{what}, rolled back"));
+            }
+            success(&mut stage.convert(model));
+            stage.verify(&what);
+            success(&mut stage.rollback());
+            assert_same(&before, &stage.snapshot(), &what);
+        });
+    }
+}
+
+#[test]
+fn a_rollback_that_was_killed_goes_on() {
+    for model in MODELS {
+        let stage = Stage::knotted();
+        success(&mut stage.convert(model));
+        let calls = count(stage.rollback());
+        each(&points(calls, POINTS), |point| {
+            let what = format!("{model}, rollback killed at {point} of {calls}");
+            let stage = Stage::knotted();
+            let before = stage.snapshot();
+            success(&mut stage.convert(model));
+            let Run { status, .. } = run(alone(stage.rollback()), Meddling::Kill(point));
+            assert_eq!(status, None, "{what}: not killed");
+            success(&mut stage.rollback());
+            assert_same(&before, &stage.snapshot(), &what);
+            stage.verify(&what);
+        });
+    }
+}
+
+#[test]
+fn killed_again_and_again_it_gets_there() {
+    for model in MODELS {
+        let stage = Stage::knotted();
+        let before = stage.snapshot();
+        let mut point = 7;
+        while run(alone(stage.convert(model)), Meddling::Kill(point)).status.is_none() {
+            point += 13;
+        }
+        stage.verify(model);
+        let mut point = 5;
+        while run(alone(stage.rollback()), Meddling::Kill(point)).status.is_none() {
+            point += 11;
+        }
+        assert_same(&before, &stage.snapshot(), model);
+    }
+}
+
+#[test]
+fn an_error_at_any_call_loses_nothing() {
+    for (number, error) in [libc::ENOSPC, libc::EIO, libc::EDQUOT, libc::EPERM].into_iter().enumerate() {
+        let model = MODELS[number % 2];
+        let calls = count(Stage::knotted().convert(model));
+        each(&points(calls, POINTS / 2), |point| {
+            let what = format!("{model}, error {error} at {point} of {calls}");
+            let stage = Stage::knotted();
+            let before = stage.snapshot();
+            let Run { status, .. } = run(alone(stage.convert(model)), Meddling::Fail(point, error));
+            // Where it was overcome, all is well; otherwise it is said, and the same command goes on.
+            match status {
+                Some(0) => stage.verify(&what),
+                Some(1) => {}
+                other => panic!("{what}: ended with {other:?}"),
+            }
+            success(&mut stage.convert(model));
+            stage.verify(&what);
+            let Run { status, .. } = run(alone(stage.rollback()), Meddling::Fail(point, error));
+            assert!(matches!(status, Some(0 | 1)), "{what}: the rollback ended with {status:?}");
+            success(&mut stage.rollback());
+            assert_same(&before, &stage.snapshot(), &what);
+        });
+    }
+}

@@ -1,0 +1,15 @@
+//! `migrate convert` and `migrate rollback`: exact, reversible, and safe whatever happens on the way.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed expectation is the report")]
+
+#[path = "../support/injector.rs"]
+mod injector;
+#[path = "../support/knot.rs"]
+mod knot;
+#[path = "../support/snapshot.rs"]
+mod snapshot;
+
+mod crash;
+mod racing;
+mod roundtrip;
+mod stage;

@@ -1,0 +1,12 @@
+#!/bin/sh
+cat > /tmp/q.conf <<END
+[fsdev "fs0"]
+  fsdriver = "local"
+  path = "/srv/data"
+  security_model = "mapped-xattr"
+[device]
+  driver = "virtio-9p-pci"
+  fsdev = "fs0"
+  mount_tag = "data"
+END
+qemu-system-x86_64 -readconfig /tmp/q.conf

@@ -1,0 +1,147 @@
+//! What is in the image, and that it can be built again.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::container::{Engine, IMAGE, build, image, script, stdout_of, tools};
+
+/// The image may take this much, unpacked.
+const MOST: u64 = 4 << 20;
+
+fn inspect(engine: &Engine) -> Value {
+    let all: Value = serde_json::from_str(&engine.run(["image", "inspect", IMAGE])).unwrap();
+    all[0].clone()
+}
+
+/// The names of an archive's entries.
+fn entries(archive: &Path) -> Vec<String> {
+    let output = std::process::Command::new("tar").arg("-tf").arg(archive).output().expect("tar");
+    stdout_of("tar", &output).lines().map(Into::into).collect()
+}
+
+#[test]
+fn it_is_one_small_static_file_with_the_usual_labels() {
+    let engine = Engine::new();
+    let inspected = inspect(&engine);
+    assert!(inspected["Size"].as_u64().unwrap() <= MOST, "{}", inspected["Size"]);
+    let config = &inspected["Config"];
+    assert_eq!(config["Entrypoint"], serde_json::json!(["/virtfs-proxy-helper"]));
+    assert_eq!(config["StopSignal"], "SIGTERM");
+    let revision = stdout_of(
+        "git",
+        &std::process::Command::new("git")
+            .args(["-C", env!("CARGO_MANIFEST_DIR"), "rev-parse", "HEAD"])
+            .output()
+            .unwrap(),
+    );
+    for (name, value) in [
+        ("title", "virtfs-proxy-helper"),
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("licenses", "MIT OR Apache-2.0"),
+        ("revision", revision.trim()),
+    ] {
+        let name = format!("org.opencontainers.image.{name}");
+        assert_eq!(inspected["Labels"][&name], value, "label {name}");
+        assert_eq!(inspected["Annotations"][&name], value, "annotation {name}");
+    }
+
+    engine.run(["create", "--name", "one", IMAGE]);
+    let archive = engine.scratch().join("root.tar");
+    engine.run(["export".as_ref(), "--output".as_ref(), archive.as_os_str(), "one".as_ref()]);
+    let files = entries(&archive);
+    // Mount points that the engine itself makes are empty directories.
+    let files: Vec<_> = files.iter().filter(|name| !name.ends_with('/')).collect();
+    let own: Vec<_> =
+        files.iter().filter(|name| !name.starts_with("etc/") && !name.starts_with("run/")).collect();
+    assert_eq!(own, [&"virtfs-proxy-helper"], "{files:?}");
+
+    // It needs no loader, and says which it is.
+    let said = engine.run(["run", "--rm", "--network=none", IMAGE, "--version"]);
+    assert_eq!(said.trim(), concat!("virtfs-proxy-helper ", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_same_commit_gives_the_same_digest() {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("image-again");
+    let again = build(&directory, &["--no-cache"]);
+    for name in ["id", "digest"] {
+        assert_eq!(again.value(name), image().value(name), "{name}");
+    }
+    let same = |one: &Path, other: &Path| fs::read(one).unwrap() == fs::read(other).unwrap();
+    assert!(same(&again.sbom, &image().sbom), "the bill of materials");
+    assert!(same(&again.archive, &image().archive), "the archive");
+}
+
+#[test]
+fn the_docker_format_carries_the_health_check() {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("image-docker");
+    // Everything but the last steps comes from the first build's layers.
+    image();
+    build(&directory, &["--format", "docker", "--tag", "localhost/virtfs-proxy-helper:docker"]);
+    let output = std::process::Command::new("podman")
+        .args([
+            "image",
+            "inspect",
+            "--format",
+            "{{json .HealthCheck}}",
+            "localhost/virtfs-proxy-helper:docker",
+        ])
+        .output()
+        .unwrap();
+    let check: Value = serde_json::from_str(&stdout_of("podman image inspect", &output)).unwrap();
+    assert_eq!(check["Test"], serde_json::json!(["CMD", "/virtfs-proxy-helper", "healthcheck"]));
+}
+
+#[test]
+fn the_bill_of_materials_names_what_is_locked() {
+    let document: Value = serde_json::from_slice(&fs::read(&image().sbom).unwrap()).unwrap();
+    assert_eq!(document["bomFormat"], "CycloneDX");
+    assert_eq!(document["metadata"]["component"]["name"], "virtfs-proxy-helper");
+    let lock = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).unwrap();
+    let components = document["components"].as_array().unwrap();
+    let mut names = BTreeSet::new();
+    for component in components {
+        let field = |name: &str| component[name].as_str().unwrap_or_else(|| panic!("{name} of {component}"));
+        names.insert(field("name"));
+        let entry = format!("name = \"{}\"\nversion = \"{}\"\n", field("name"), field("version"));
+        let locked = lock.find(&entry).unwrap_or_else(|| panic!("{entry} is not in Cargo.lock"));
+        let sum = component["hashes"][0]["content"].as_str().expect("a checksum");
+        assert!(lock[locked..].split("[[").next().unwrap().contains(sum), "{entry}{sum}");
+        assert!(component["licenses"][0]["expression"].is_string(), "{component}");
+    }
+    for linked in ["libc", "nix", "clap", "serde_yaml"] {
+        assert!(names.contains(linked), "{linked} is not in {names:?}");
+    }
+    for other in ["proptest", "command-fds", "serde_derive", "syn", "clap_derive"] {
+        assert!(!names.contains(other), "{other} is in {names:?}, but not in the binary");
+    }
+}
+
+#[test]
+fn the_bill_of_materials_is_cyclonedx() {
+    const CHECK: &str = "import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+sys.exit(JsonStrictValidator(SchemaVersion.V1_5).validate_str(open(sys.argv[1]).read()) or 0)";
+    let mut command = std::process::Command::new(tools().join("python3"));
+    let output = command.args(["-c", CHECK]).arg(&image().sbom).output().unwrap();
+    stdout_of("the validator", &output);
+}
+
+#[test]
+fn build_image_says_what_is_wrong() {
+    for (options, sense) in [
+        (&["--format", "tar"][..], "oci or docker"),
+        (&["--commit", "no-such-commit"], "no commit"),
+        (&["--offline", "--platform", "linux/arm64"], "this machine's platform"),
+        (&["--sbom"], "needs a value"),
+        (&["--nonsense"], "see --help"),
+    ] {
+        let output = std::process::Command::new(script("build-image")).args(options).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
+        assert!(!output.status.success() && said.contains(sense), "{options:?}: {said}");
+    }
+}

@@ -1,0 +1,143 @@
+//! What scripts/fleet ships: the playbook against real hosts, the DaemonSet and the Job as far as podman plays them.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::container::{Engine, IMAGE, script, stdout_of, tools};
+use crate::program::{ours, scratch};
+
+/// A script that starts a guest with a share over the proxy backend.
+const START: &str = "#!/bin/sh
+exec qemu-system-x86_64 -name shop -fsdev proxy,id=fs0,socket=/run/shop.sock -device virtio-9p-pci,fsdev=fs0,mount_tag=data
+";
+
+/// Two hosts that work, one that has no Python, one that is not there.
+const HOSTS: &str = "[all]
+web1 ansible_host=10.77.0.10 ansible_python_interpreter=/usr/bin/python3
+db1 ansible_host=10.77.0.11 ansible_python_interpreter=/usr/bin/python3
+broken ansible_host=10.77.0.11 ansible_python_interpreter=/no/such/python
+gone ansible_host=10.77.0.99
+[all:vars]
+ansible_user=root
+ansible_ssh_private_key_file=HERE/key
+ansible_ssh_common_args=-o ConnectTimeout=10 -o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no -o ControlMaster=no
+";
+
+fn playbook(place: &Path, options: &[&str]) -> String {
+    let _ = fs::remove_dir(place.join("root"));
+    for name in ["key", "key.pub"] {
+        let _ = fs::remove_file(place.join(name));
+    }
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/image/hosts"));
+    command.arg(place).args(["web1", "db1", "--"]).arg(tools().join("ansible-playbook"));
+    command.arg("-i").arg(place.join("hosts.ini")).arg(script("fleet/ansible/audit.yml"));
+    command.args(["-e", &format!("audit_binary={}", ours().display())]);
+    command.args(["-e", &format!("audit_reports={}", place.join("reports").display())]);
+    command.args(["-e", &format!("{{\"audit_paths\": [\"{}\"]}}", place.join("root").display())]);
+    command.args(options).env("HOME", place).env("ANSIBLE_NOCOLOR", "1").stdin(Stdio::null());
+    stdout_of("the playbook", &command.output().expect("tests/image/hosts"))
+}
+
+fn host(report: &Value, name: &str) -> Value {
+    let hosts = report["hosts"].as_array().unwrap();
+    hosts
+        .iter()
+        .find(|host| host["host"] == name)
+        .unwrap_or_else(|| panic!("no {name} in {report:#}"))
+        .clone()
+}
+
+#[test]
+fn the_playbook_audits_real_hosts_and_loses_none() {
+    let scratch = scratch();
+    let place = scratch.path();
+    for name in ["web1", "db1"] {
+        fs::create_dir(place.join(name)).unwrap();
+    }
+    fs::write(place.join("web1/start.sh"), START).unwrap();
+    fs::write(place.join("hosts.ini"), HOSTS.replace("HERE", place.to_str().unwrap())).unwrap();
+
+    // Checking first: nothing is written, here or there.
+    playbook(place, &["--check"]);
+    assert!(!place.join("reports").exists());
+
+    let said = playbook(place, &[]);
+    assert!(said.contains("1 proxy share: 0 ready, 1 with an unknown export, 0 by hand"), "{said}");
+    let reports = place.join("reports");
+    let merged =
+        Command::new(ours()).args(["migrate", "report", "--format", "json"]).arg(&reports).output().unwrap();
+    assert_eq!(merged.status.code(), Some(3));
+    let merged: Value = serde_json::from_slice(&merged.stdout).unwrap();
+    assert_eq!(host(&merged, "web1")["status"], "proxy");
+    assert_eq!(host(&merged, "db1")["status"], "clean");
+    let reason = |name: &str| host(&merged, name)["reason"].as_str().unwrap().to_owned();
+    assert!(reason("broken").contains("/no/such/python"), "{}", reason("broken"));
+    assert!(reason("gone").contains("Failed to connect"), "{}", reason("gone"));
+    let page = fs::read_to_string(reports.join("report.html")).unwrap();
+    assert!(page.contains("<td>shop</td>"), "{page}");
+    let left: Vec<_> = fs::read_dir("/tmp")
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("virtfs-audit."))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn the_manifests_are_kubernetes() {
+    let output = Command::new(tools().join("kubernetes-validate"))
+        .args(["--strict", "--kubernetes-version", "1.29"])
+        .args([script("fleet/kubernetes/daemonset.yaml"), script("fleet/kubernetes/job.yaml")])
+        .output()
+        .unwrap();
+    stdout_of("kubernetes-validate", &output);
+}
+
+/// The container of a manifest as podman runs it, on the host file system and the audits' directory given.
+fn run(engine: &Engine, container: &serde_yaml::Value, host: &Path, audits: &Path) -> String {
+    let text = |value: &serde_yaml::Value| value.as_str().expect("text").to_owned();
+    let list = |value: &serde_yaml::Value| value.as_sequence().expect("a list").clone();
+    let mut words: Vec<String> =
+        ["run", "--rm", "--read-only", "--network=host", "--pid=host", "--cap-drop=ALL"]
+            .map(Into::into)
+            .into();
+    let security = &container["securityContext"];
+    assert_eq!(list(&security["capabilities"]["drop"]), ["ALL"]);
+    words.extend(
+        list(&security["capabilities"]["add"]).iter().map(|name| format!("--cap-add={}", text(name))),
+    );
+    words.push("--security-opt=no-new-privileges".into());
+    for mount in list(&container["volumeMounts"]) {
+        let (name, path) = (text(&mount["name"]), text(&mount["mountPath"]));
+        let (from, how) = if name == "host" { (host, "ro") } else { (audits, "rw") };
+        words.push(format!("--volume={}:{path}:{how}", from.display()));
+    }
+    words.push(IMAGE.into());
+    words.extend(list(&container["args"]).iter().map(|word| text(word).replace("$(NODE)", "node7")));
+    engine.run(words)
+}
+
+#[test]
+fn the_daemonset_audits_and_the_job_merges() {
+    let engine = Engine::new();
+    let (host, audits) = (engine.directory("host"), engine.directory("audits"));
+    fs::create_dir_all(host.join("etc/systemd/system")).unwrap();
+    let unit = "[Service]\nExecStart=/usr/bin/qemu-system-x86_64 -name shop -fsdev proxy,id=fs0,socket=/run/shop.sock \
+                -device virtio-9p-pci,fsdev=fs0,mount_tag=data\n";
+    fs::write(host.join("etc/systemd/system/guest.service"), unit).unwrap();
+    let part = |name: &str| {
+        let text = fs::read_to_string(script("fleet/kubernetes").join(name)).unwrap();
+        let first = text.split("\n---\n").next().unwrap().to_owned();
+        serde_yaml::from_str::<serde_yaml::Value>(&first).unwrap()["spec"]["template"]["spec"].clone()
+    };
+    run(&engine, &part("daemonset.yaml")["initContainers"][0], &host, &audits);
+    let document: Value = serde_json::from_slice(&fs::read(audits.join("node7.json")).unwrap()).unwrap();
+    assert_eq!(document["shares"][0]["file"], "/etc/systemd/system/guest.service", "{document:#}");
+    let job = part("job.yaml");
+    run(&engine, &job["initContainers"][0], &host, &audits);
+    assert!(fs::read_to_string(audits.join("report.html")).unwrap().contains("<td>node7</td>"));
+    let said = run(&engine, &job["containers"][0], &host, &audits);
+    assert!(said.contains("node7: 1 share\n"), "{said}");
+}
