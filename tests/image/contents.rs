@@ -33,7 +33,7 @@ fn it_is_one_small_static_file_with_the_usual_labels() {
     let revision = stdout_of(
         "git",
         &std::process::Command::new("git")
-            .args(["-C", env!("CARGO_MANIFEST_DIR"), "rev-parse", "HEAD"])
+            .args(["-c", "safe.directory=*", "-C", env!("CARGO_MANIFEST_DIR"), "rev-parse", "HEAD"])
             .output()
             .unwrap(),
     );
