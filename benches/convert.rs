@@ -303,7 +303,7 @@ fn bare_directory(directory: OwnedFd) {
         match entry.file_type() {
             _ if matches!(name.to_bytes(), b"." | b"..") => {}
             FileType::Directory => {
-                below.push(rustix::fs::openat(fd, name, flags, Mode::empty()).expect("a directory"))
+                below.push(rustix::fs::openat(fd, name, flags, Mode::empty()).expect("a directory"));
             }
             FileType::Symlink => {
                 let told =
@@ -317,7 +317,8 @@ fn bare_directory(directory: OwnedFd) {
                 rustix::fs::renameat(fd, c".staged", fd, name).expect("a link replaced");
             }
             _ => {
-                bare_inode(&rustix::fs::openat(fd, name, flags, Mode::empty()).expect("a file"), 0o600, None)
+                let file = rustix::fs::openat(fd, name, flags, Mode::empty()).expect("a file");
+                bare_inode(&file, 0o600, None);
             }
         }
     }
