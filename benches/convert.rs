@@ -293,8 +293,7 @@ fn bare(tree: &Path) {
 
 fn bare_directory(directory: OwnedFd) {
     bare_inode(&directory, 0o700, None);
-    let entries = Dir::new(directory).expect("a directory's entries");
-    let mut entries = entries;
+    let mut entries = Dir::new(directory).expect("a directory's entries");
     let mut below = Vec::new();
     while let Some(entry) = entries.next() {
         let entry = entry.expect("an entry");
@@ -318,7 +317,7 @@ fn bare_directory(directory: OwnedFd) {
             }
             _ => {
                 let file = rustix::fs::openat(fd, name, flags, Mode::empty()).expect("a file");
-                bare_inode(&file, 0o600, None);
+                bare_inode(file, 0o600, None);
             }
         }
     }
