@@ -293,8 +293,7 @@ fn bare(tree: &Path) {
 
 fn bare_directory(directory: OwnedFd) {
     bare_inode(&directory, 0o700, None);
-    let entries = Dir::new(directory).expect("a directory's entries");
-    let mut entries = entries;
+    let mut entries = Dir::new(directory).expect("a directory's entries");
     let mut below = Vec::new();
     while let Some(entry) = entries.next() {
         let entry = entry.expect("an entry");
@@ -303,7 +302,7 @@ fn bare_directory(directory: OwnedFd) {
         match entry.file_type() {
             _ if matches!(name.to_bytes(), b"." | b"..") => {}
             FileType::Directory => {
-                below.push(rustix::fs::openat(fd, name, flags, Mode::empty()).expect("a directory"))
+                below.push(rustix::fs::openat(fd, name, flags, Mode::empty()).expect("a directory"));
             }
             FileType::Symlink => {
                 let told =
@@ -317,7 +316,8 @@ fn bare_directory(directory: OwnedFd) {
                 rustix::fs::renameat(fd, c".staged", fd, name).expect("a link replaced");
             }
             _ => {
-                bare_inode(&rustix::fs::openat(fd, name, flags, Mode::empty()).expect("a file"), 0o600, None)
+                let file = rustix::fs::openat(fd, name, flags, Mode::empty()).expect("a file");
+                bare_inode(file, 0o600, None);
             }
         }
     }

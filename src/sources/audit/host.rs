@@ -148,7 +148,7 @@ impl Host {
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let file = File::from(self.open_how(path, flags)?);
         let metadata = file.metadata()?;
-        Ok(metadata.is_file().then(|| (file, metadata.len())))
+        Ok(metadata.is_file().then_some((file, metadata.len())))
     }
 
     /// Reads a regular file. `known`: a folder's listing just said that it is one.

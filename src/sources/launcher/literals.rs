@@ -47,11 +47,33 @@ pub fn lex(file: &[u8]) -> Lexed {
                 }
                 words.push(word);
             }
-            _ => at += 1,
+            _ => {
+                let length = name(file, at);
+                if length > 0 && depth > 0 {
+                    words.push(Word::plain(unknown(file, at..at + length, Spelt::Fixed)));
+                }
+                at += length.max(1);
+            }
         }
     }
     finish(&mut words, &mut lexed);
+    // A list that is made in pieces: what belongs together stands apart.
+    let all = lexed.commands.iter().flat_map(|command| command.words.clone()).collect();
+    lexed.commands.push(Command { words: all, guest: None });
     lexed
+}
+
+/// How long the name is that stands at `at` as an element by itself: a variable, whose value is not known.
+fn name(file: &[u8], at: usize) -> usize {
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
+    let before = file.get(..at).unwrap_or_default().iter().rev().find(|byte| !byte.is_ascii_whitespace());
+    if !matches!(before, Some(b'[' | b'(' | b',')) {
+        return 0;
+    }
+    let rest = file.get(at..).unwrap_or_default();
+    let length = rest.iter().take_while(|byte| is_name(byte)).count();
+    let behind = rest.get(length..).unwrap_or_default().trim_ascii_start().first();
+    if matches!(behind, Some(b',' | b']' | b')')) { length } else { 0 }
 }
 
 fn finish(words: &mut Vec<Word>, lexed: &mut Lexed) {

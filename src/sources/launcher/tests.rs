@@ -26,9 +26,10 @@ fn shown(name: &str, text: &str) -> Vec<String> {
         let tag = String::from_utf8_lossy(share.mount_tag.as_deref().unwrap_or_default()).into_owned();
         format!("{}: {tag} {transport}{export}", share.place.line.unwrap())
     });
-    let helpers = reading.helpers.iter().map(|helper| {
-        format!("{}: helper {:?}", helper.place.line.unwrap(), helper.export.as_deref().map(Path::display))
-    });
+    let helpers = reading
+        .helpers
+        .iter()
+        .map(|helper| format!("{}: helper {:?}", helper.place.line.unwrap(), helper.export.as_deref()));
     shares.chain(helpers).collect()
 }
 
@@ -46,6 +47,13 @@ fn shares_are_found_in_programs() {
             "os.system('qemu -virtfs proxy,id=f,mount_tag=t,socket=/a')\nargs += ['-virtfs', \
              f'proxy,id=g,mount_tag=u,socket={sock}']\nrun(['-virtfs', 'proxy,id=h,mount_tag=v,socket=' + sock])\n",
             vec!["2: u ? {sock}", "3: v ? + sock", "1: t /a"],
+        ),
+        (
+            "/made.py",
+            "a = ['-virtfs']\na += ['-fsdev', 'proxy,id=f,socket=/a']\na += ['-device', \
+             'virtio-9p-pci,fsdev=f,mount_tag=t']\nrun(['virtfs-proxy-helper', '-p', '/srv', '-s', SOCK, '-u', \
+             '0'])\n",
+            vec!["2: t /a", "4: helper Some(\"/srv\")"],
         ),
         (
             "/vm.nix",

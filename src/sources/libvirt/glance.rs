@@ -65,7 +65,7 @@ fn start_tag(tail: &[u8]) -> Option<(usize, &[u8], bool)> {
         // A `>` inside a value leaves a quote open.
         end += memchr::memchr(b'>', tail.get(end..)?)?;
         let attributes = tail.get(length..end)?;
-        let count = |quote: u8| attributes.iter().filter(|byte| **byte == quote).count();
+        let count = |quote: u8| memchr::memchr_iter(quote, attributes).count();
         if count(b'"') % 2 == 0 && count(b'\'') % 2 == 0 {
             return Some((length, name, attributes.last() == Some(&b'/')));
         }
