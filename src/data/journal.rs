@@ -1,8 +1,7 @@
 //! The journal of a conversion: the original state of every inode, on stable storage before the first one is
 //! touched.
 //!
-//!
-#![doc = include_str!("../../docs/journal-format.md")]
+#![doc = include_str!("journal/format.md")]
 
 mod codec;
 mod reader;

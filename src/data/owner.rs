@@ -54,7 +54,9 @@ impl Owner {
         }
         for name in LIBVIRT_USERS {
             if listed(User::from_name(name)).with_context(|| format!("looking for user {name}"))?.is_some() {
-                return Self::parse(OsStr::new(name)).map(Some);
+                // Debian's has another primary group (kvm) than the one that libvirt is built to use.
+                let group = listed(Group::from_name(name)).ok().flatten().map(|_| format!("{name}:{name}"));
+                return Self::parse(OsStr::new(group.as_deref().unwrap_or(name))).map(Some);
             }
         }
         Ok(None)
