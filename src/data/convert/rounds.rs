@@ -63,12 +63,20 @@ impl Converter<'_> {
         let journal = Journal::open(self.journal)?;
         let superseded = journal.superseded()?;
         each_listing(&journal, self.jobs, |at, mut listing| {
-            if at < offset || self.troubles.is_hopeless() || superseded.is_over(at, &listing) {
+            if at < offset || self.troubles.is_hopeless() || superseded.is_over(&listing) {
                 return Ok(());
             }
             superseded.prune(at, &mut listing);
             let directory = journal.directory(self.tree, &listing)?;
             match self.listing(&directory, at, &listing) {
+                Ok(()) if listing.late => {
+                    let unlisted = listing.entries.iter().filter(|(name, record)| {
+                        record.is_none() && superseded.is_unlisted(at, listing.id, name)
+                    });
+                    for (name, _) in unlisted {
+                        self.adopt_unlisted(&directory, name, &listing);
+                    }
+                }
                 Ok(()) => {}
                 Err(Obstacle::Changed) => {
                     let parent = listing.parent.map(|parent| journal.listing_at(parent)).transpose()?;
@@ -78,6 +86,14 @@ impl Converter<'_> {
             }
             Ok(())
         })
+    }
+
+    /// Records what is now where a directory was that went away before it could be recorded.
+    fn adopt_unlisted(&self, directory: &Arc<Directory>, name: &CStr, listing: &Listing) {
+        let Ok(fd) = directory.open() else { return };
+        if directory.entry_at(fd.as_fd(), name, None).is_ok() {
+            self.adopt(Place { directory, fd: fd.as_fd(), name }, listing);
+        }
     }
 
     /// Records what has taken the place of a recorded directory; `parent` is the listing of the directory it is in.

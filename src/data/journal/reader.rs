@@ -1,6 +1,6 @@
 //! Reads a journal back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
@@ -48,22 +48,31 @@ pub struct Journal {
 
 /// Entries that are told of more than once: the last time counts.
 #[derive(Debug, Default)]
-pub struct Superseded(HashMap<(u64, CString), u64>);
+pub struct Superseded {
+    last: HashMap<(u64, CString), u64>,
+    over: HashSet<u64>,
+    /// Directories that have a late listing, by their parents' ids and their names.
+    listed: HashMap<(u64, CString), u64>,
+}
 
 impl Superseded {
-    /// Whether a listing at `at` tells of nothing any more: its directory has been told of anew.
-    pub fn is_over(&self, at: u64, listing: &Listing) -> bool {
-        let Some(parent) = listing.parent else { return false };
-        !self.0.is_empty() && self.0.get(&(parent, listing.name.clone())).is_some_and(|last| *last > at)
+    /// Whether a listing tells of nothing any more: something else has taken its directory's place, or that of one above.
+    pub fn is_over(&self, listing: &Listing) -> bool {
+        self.over.contains(&listing.id)
+    }
+
+    /// Whether the directory `name`, met late in the directory `id` by a listing at `at`, went away before it was listed.
+    pub fn is_unlisted(&self, at: u64, id: u64, name: &CString) -> bool {
+        self.listed.get(&(id, name.clone())).is_none_or(|listed| *listed < at)
     }
 
     /// Removes from a listing at `at` what a later one tells of.
     pub fn prune(&self, at: u64, listing: &mut Listing) {
-        if !self.0.is_empty() {
+        if !self.last.is_empty() {
             let id = listing.id;
             listing
                 .entries
-                .retain(|(name, _)| self.0.get(&(id, name.clone())).is_none_or(|last| *last <= at));
+                .retain(|(name, _)| self.last.get(&(id, name.clone())).is_none_or(|last| *last <= at));
         }
     }
 }
@@ -221,18 +230,33 @@ impl Journal {
         Ok(Listings(Frames::new(file, self.good)?))
     }
 
-    /// Which entries (by the directory's id and their names) are told of more than once, and where last.
+    /// Which entries (by the directory's id and their names) are told of more than once, and where last; and which
+    /// directories are therefore told of in vain.
     pub fn superseded(&self) -> Result<Superseded> {
-        let mut last = HashMap::new();
-        if self.late {
-            for listing in self.listings()? {
-                let (at, listing) = listing?;
-                if listing.late {
-                    last.extend(listing.entries.into_iter().map(|(name, _)| ((listing.id, name), at)));
-                }
+        let mut superseded = Superseded::default();
+        if !self.late {
+            return Ok(superseded);
+        }
+        for listing in self.listings()? {
+            let (at, listing) = listing?;
+            if listing.late {
+                superseded.last.extend(listing.entries.into_iter().map(|(name, _)| ((listing.id, name), at)));
             }
         }
-        Ok(Superseded(last))
+        // A directory's listings come before those of what is in it.
+        for listing in self.listings()? {
+            let (at, Listing { id, parent, name, late, .. }) = listing?;
+            let Some(parent) = parent else { continue };
+            if late {
+                superseded.listed.insert((parent, name.clone()), at);
+            }
+            if superseded.over.contains(&parent)
+                || id == at && superseded.last.get(&(parent, name)).is_some_and(|last| *last > at)
+            {
+                superseded.over.insert(id);
+            }
+        }
+        Ok(superseded)
     }
 
     /// The listing whose frame starts at `offset`.

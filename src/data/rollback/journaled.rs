@@ -27,7 +27,7 @@ impl Restorer<'_> {
             if self.troubles.is_hopeless() {
                 return Ok(());
             }
-            if superseded.is_over(at, &listing) {
+            if superseded.is_over(&listing) {
                 return Ok(());
             }
             superseded.prune(at, &mut listing);
