@@ -62,7 +62,7 @@ pub struct ConvertArgs {
     #[arg(long, value_name = "FINDING")]
     pub accept: Vec<String>,
     /// Convert while the export is in use: what is written to it meanwhile may be lost to the guest, or keep its
-    /// owner on this machine
+    /// owner on this machine. It takes a second run, best when nobody uses it, to say that all is converted
     #[arg(long)]
     pub in_use: bool,
     /// Stay on the export's file system: what is mounted in it is never touched (this is always so)

@@ -415,10 +415,15 @@ impl Order<'_> {
             return Ok(Outcome::Failure);
         }
         // Only a run in which the export kept still proves that all is converted; what is gone stays gone.
-        let is_proof = troubles.is_empty() || resumed && troubles.is_only_vanished();
+        // (Where it was said to be in use, a directory may have been carried past a single run unseen.)
+        let is_proof = if resumed {
+            troubles.is_empty() || troubles.is_only_vanished()
+        } else {
+            troubles.is_empty() && !self.args.in_use
+        };
         if !is_proof {
             eprintln!(
-                "virtfs-proxy-helper: somebody changed '{shown}' meanwhile. What was found is converted; see that nobody \
+                "virtfs-proxy-helper: somebody changed '{shown}' meanwhile, or may have. What was found is converted; see that nobody \
                  uses it, and say the same again to convert what else may be there."
             );
             return Ok(Outcome::Failure);

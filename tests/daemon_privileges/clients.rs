@@ -256,6 +256,8 @@ fn descriptors_that_nobody_takes_are_bounded_and_cost_nobody_the_connection() {
         assert!(hoarder.send(&ask::open(b"/file", libc::O_RDONLY).encode()));
     }
     works(&mut other);
+    // Each reply is four bytes: none is taken before all have come.
+    wait_until("the replies", || hoarder.waiting() == 4 * 200);
     let mut refused = 0;
     for _ in 0..200 {
         match hoarder.reply(crate::wire::Form::Fd) {

@@ -129,8 +129,10 @@ fn an_export_in_use_or_locked_is_left_alone() {
     assert_same(&before, &stage.snapshot(), "refused conversions");
     drop(lock);
     let open = fs::File::open(stage.export().join("d/caps")).unwrap();
-    success(stage.convert("mapped-xattr").arg("--in-use"));
+    let said = ended(stage.convert("mapped-xattr").arg("--in-use"), 1);
+    assert!(said.contains("say the same again"), "{said}");
     drop(open);
+    success(&mut stage.convert("mapped-xattr"));
 }
 
 #[test]

@@ -517,6 +517,11 @@ impl Client {
         }
     }
 
+    /// How many bytes have arrived and are not yet received.
+    pub fn waiting(&self) -> u64 {
+        rustix::io::ioctl_fionread(&self.stream).expect("a socket")
+    }
+
     /// Receives one reply of the form given.
     pub fn reply(&mut self, form: Form) -> Answer {
         let received = match form {
