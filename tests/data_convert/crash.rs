@@ -25,14 +25,9 @@ fn points(calls: usize, most: usize) -> Vec<usize> {
     (1..=calls).step_by(step).collect()
 }
 
-/// Tries each point, on two processors.
-fn each(points: &[usize], attempt: impl Fn(usize) + Sync) {
-    let (one, other): (Vec<_>, Vec<_>) = points.iter().enumerate().partition(|(index, _)| index % 2 == 0);
-    std::thread::scope(|scope| {
-        for half in [one, other] {
-            scope.spawn(|| half.into_iter().for_each(|(_, &point)| attempt(point)));
-        }
-    });
+/// Tries each point.
+fn each(points: &[usize], attempt: impl Fn(usize)) {
+    points.iter().for_each(|&point| attempt(point));
 }
 
 /// Panics unless a run was killed, or came to its end just before: the order of a directory's entries is the file
@@ -67,6 +62,7 @@ fn count(command: Command) -> usize {
 
 #[test]
 fn a_conversion_that_was_killed_goes_on_or_back() {
+    let _turn = crate::stage::turn();
     for model in MODELS {
         let calls = count(Stage::knotted().convert(model));
         each(&points(calls, POINTS), |point| {
@@ -91,6 +87,7 @@ fn a_conversion_that_was_killed_goes_on_or_back() {
 
 #[test]
 fn a_rollback_that_was_killed_goes_on() {
+    let _turn = crate::stage::turn();
     for model in MODELS {
         let stage = Stage::knotted();
         success(&mut stage.convert(model));
@@ -110,6 +107,7 @@ fn a_rollback_that_was_killed_goes_on() {
 
 #[test]
 fn killed_again_and_again_it_gets_there() {
+    let _turn = crate::stage::turn();
     for model in MODELS {
         let stage = Stage::knotted();
         let before = stage.snapshot();
@@ -128,6 +126,7 @@ fn killed_again_and_again_it_gets_there() {
 
 #[test]
 fn an_error_at_any_call_loses_nothing() {
+    let _turn = crate::stage::turn();
     for (number, error) in [libc::ENOSPC, libc::EIO, libc::EDQUOT, libc::EPERM].into_iter().enumerate() {
         let model = MODELS[number % 2];
         let calls = count(Stage::knotted().convert(model));

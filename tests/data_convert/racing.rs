@@ -85,6 +85,7 @@ fn fill(export: &Path) {
 
 #[test]
 fn nothing_outside_is_touched_however_the_export_changes() {
+    let _turn = crate::stage::turn();
     for (round, model) in MODELS.into_iter().cycle().take(4).enumerate() {
         let stage = Stage::new();
         fill(&stage.export());
@@ -111,6 +112,7 @@ fn nothing_outside_is_touched_however_the_export_changes() {
 
 #[test]
 fn once_all_is_quiet_the_conversion_ends_and_can_be_taken_back() {
+    let _turn = crate::stage::turn();
     for model in MODELS {
         let stage = Stage::new();
         fill(&stage.export());

@@ -23,6 +23,7 @@ fn comparable(manifest: &str, model: &str) -> String {
 
 #[test]
 fn the_guest_sees_no_difference_and_a_rollback_leaves_none() {
+    let _turn = crate::stage::turn();
     for model in MODELS {
         let stage = Stage::gnarly(model);
         let (before, shown) = (stage.snapshot(), stage.manifest("passthrough"));
@@ -38,6 +39,7 @@ fn the_guest_sees_no_difference_and_a_rollback_leaves_none() {
 
 #[test]
 fn everything_belongs_to_the_owner_with_the_modes_asked_for() {
+    let _turn = crate::stage::turn();
     for model in MODELS {
         let stage = Stage::knotted();
         success(stage.convert(model).args(["--fmode=0640", "--dmode=0750"]));
@@ -52,6 +54,7 @@ fn everything_belongs_to_the_owner_with_the_modes_asked_for() {
 
 #[test]
 fn nothing_changes_without_apply() {
+    let _turn = crate::stage::turn();
     let stage = Stage::knotted();
     let before = stage.snapshot();
     let said = success(stage.command("convert").arg(OWNER).args(knot::ACCEPT));
@@ -66,6 +69,7 @@ fn nothing_changes_without_apply() {
 
 #[test]
 fn losses_must_be_agreed_to_before_anything_changes() {
+    let _turn = crate::stage::turn();
     let stage = Stage::knotted();
     let before = stage.snapshot();
     for finding in knot::ACCEPT.iter().filter(|finding| !finding.ends_with("owner-kept-out")) {
@@ -81,6 +85,7 @@ fn losses_must_be_agreed_to_before_anything_changes() {
 
 #[test]
 fn a_second_time_there_is_nothing_to_do() {
+    let _turn = crate::stage::turn();
     let stage = Stage::knotted();
     let before = stage.snapshot();
     success(&mut stage.convert("mapped-xattr"));
@@ -102,6 +107,7 @@ fn a_second_time_there_is_nothing_to_do() {
 
 #[test]
 fn a_journal_never_lies_in_the_export_nor_over_another_file() {
+    let _turn = crate::stage::turn();
     let stage = Stage::knotted();
     let before = stage.snapshot();
     let inside = stage.export().join("d/journal");
@@ -116,6 +122,7 @@ fn a_journal_never_lies_in_the_export_nor_over_another_file() {
 
 #[test]
 fn an_export_in_use_or_locked_is_left_alone() {
+    let _turn = crate::stage::turn();
     let stage = Stage::knotted();
     let before = stage.snapshot();
     let open = fs::File::open(stage.export().join("d/caps")).unwrap();
@@ -137,6 +144,7 @@ fn an_export_in_use_or_locked_is_left_alone() {
 
 #[test]
 fn an_interrupted_conversion_goes_on_as_it_was_begun() {
+    let _turn = crate::stage::turn();
     let stage = Stage::knotted();
     let whole = run(Stage::knotted().convert("mapped-xattr"), Meddling::Count);
     assert_eq!(run(stage.convert("mapped-xattr"), Meddling::Kill(whole.calls * 3 / 4)).status, None);
@@ -167,6 +175,7 @@ fn show(model: &str, path: &Path, mode: u32, owner: u32, device: u32) {
 
 #[test]
 fn what_a_guest_made_or_changed_keeps_its_meaning() {
+    let _turn = crate::stage::turn();
     for model in MODELS {
         let stage = Stage::knotted();
         let at = |name: &str| stage.export().join(name);
@@ -218,6 +227,7 @@ fn what_a_guest_made_or_changed_keeps_its_meaning() {
 
 #[test]
 fn attributes_from_an_earlier_share_come_back_by_a_rollback() {
+    let _turn = crate::stage::turn();
     let stage = Stage::knotted();
     show("mapped-xattr", &stage.export().join("acl"), 0o100_600, 77, 0);
     let before = stage.snapshot();
@@ -231,6 +241,7 @@ fn attributes_from_an_earlier_share_come_back_by_a_rollback() {
 
 #[test]
 fn links_that_leave_the_export_must_be_agreed_to() {
+    let _turn = crate::stage::turn();
     let stage = Stage::knotted();
     fs::hard_link(stage.export().join("d/caps"), stage.folder().join("outside")).unwrap();
     let said = ended(&mut stage.convert("mapped-xattr"), 3);
@@ -240,6 +251,7 @@ fn links_that_leave_the_export_must_be_agreed_to() {
 
 #[test]
 fn a_name_that_qemu_keeps_for_itself_is_refused_under_mapped_file_alone() {
+    let _turn = crate::stage::turn();
     let stage = Stage::knotted();
     fs::create_dir(stage.export().join("d/.virtfs_metadata")).unwrap();
     let said = ended(stage.convert("mapped-file").arg("--accept=reserved-name"), 3);
@@ -250,6 +262,7 @@ fn a_name_that_qemu_keeps_for_itself_is_refused_under_mapped_file_alone() {
 
 #[test]
 fn a_damaged_journal_is_said_to_be_so() {
+    let _turn = crate::stage::turn();
     let stage = Stage::knotted();
     success(&mut stage.convert("mapped-xattr"));
     let (whole, converted) = (fs::read(stage.journal()).unwrap(), stage.snapshot());
@@ -272,6 +285,7 @@ fn a_damaged_journal_is_said_to_be_so() {
 
 #[test]
 fn special_files_are_replaced_without_being_opened() {
+    let _turn = crate::stage::turn();
     let stage = Stage::knotted();
     rustix::fs::mknodat(CWD, stage.export().join("d/blocks"), FileType::Fifo, Mode::RUSR, 0).unwrap();
     symlink("/dev/zero", stage.export().join("d/zero")).unwrap();
@@ -292,6 +306,7 @@ fn special_files_are_replaced_without_being_opened() {
 
 #[test]
 fn what_is_mounted_inside_is_left_alone() {
+    let _turn = crate::stage::turn();
     const SCRIPT: &str = r#"
         mount -t tmpfs none "$1/d/e" && echo inside >"$1/d/e/inside" && chmod 4755 "$1/d/e/inside"
         export=$1

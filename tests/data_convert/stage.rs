@@ -3,10 +3,18 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
 
 use crate::{knot, snapshot};
+
+/// One test at a time: what another one starts holds copies of this process's descriptors until it executes, and an export
+/// that was just looked at would seem to be in use.
+pub fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// QEMU's user in these tests.
 pub const OWNER: &str = "--owner=64055:64056";
