@@ -27,7 +27,9 @@ fn points(calls: usize, most: usize) -> Vec<usize> {
 
 /// Tries each point.
 fn each(points: &[usize], attempt: impl Fn(usize)) {
-    points.iter().for_each(|&point| attempt(point));
+    for &point in points {
+        attempt(point);
+    }
 }
 
 /// Panics unless a run was killed, or came to its end just before: the order of a directory's entries is the file

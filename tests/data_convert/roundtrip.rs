@@ -306,7 +306,6 @@ fn special_files_are_replaced_without_being_opened() {
 
 #[test]
 fn what_is_mounted_inside_is_left_alone() {
-    let _turn = crate::stage::turn();
     const SCRIPT: &str = r#"
         mount -t tmpfs none "$1/d/e" && echo inside >"$1/d/e/inside" && chmod 4755 "$1/d/e/inside"
         export=$1
@@ -316,6 +315,7 @@ fn what_is_mounted_inside_is_left_alone() {
         stat -c 'inside: %a %u' "$export/d/e/inside"
         exit $status
     "#;
+    let _turn = crate::stage::turn();
     let stage = Stage::knotted();
     let mounted = |extra: &[&str]| {
         let convert = stage.convert("mapped-xattr");
