@@ -101,15 +101,15 @@ impl Reach {
     /// Opens the regular file or directory that the absolute `path` leads to; through a final symbolic link too, unless
     /// `flags` say `O_NOFOLLOW`. `ENXIO` for a special file.
     pub fn open(&self, path: &CStr, flags: OFlag) -> Result<Opened, Errno> {
+        if flags.contains(OFlag::O_DIRECTORY) {
+            return self.open_directory(path, flags);
+        }
         if let Self::Rooted { nodev: true } = self {
             match open_without_waiting(path, flags) {
                 // A device, a file under a lease, or what it says: the pin finds out.
                 Err(Errno::EACCES | Errno::EAGAIN) => {}
                 result => return result,
             }
-        }
-        if flags.contains(OFlag::O_DIRECTORY) {
-            return self.open_directory(path, flags);
         }
         let pin = if flags.contains(OFlag::O_NOFOLLOW) { self.pin(path)? } else { self.pin_target(path)? };
         open_pinned(pin, flags)
