@@ -155,18 +155,6 @@ pub fn truncate(path: &CStr, size: i64) -> Result<(), Errno> {
     check(unsafe { libc::truncate(path.as_ptr(), size) }.into()).map(drop)
 }
 
-/// `fchmodat2(2)`'s number, the same on every architecture; the libc crate does not name it on all of them.
-pub const SYS_FCHMODAT2: libc::c_long = 452;
-
-/// `fchmodat2(2)` (Linux 6.6) without following a final symbolic link: that is `EOPNOTSUPP`.
-pub fn fchmodat2_nofollow(dir: BorrowedFd<'_>, path: &CStr, mode: u32) -> Result<(), Errno> {
-    // SAFETY: path is terminated; the other arguments are plain integers.
-    let result = unsafe {
-        libc::syscall(SYS_FCHMODAT2, dir.as_raw_fd(), path.as_ptr(), mode, libc::AT_SYMLINK_NOFOLLOW)
-    };
-    check(result).map(drop)
-}
-
 /// `fchmodat(2)`, which follows a final symbolic link.
 pub fn fchmodat(dir: BorrowedFd<'_>, path: &CStr, mode: u32) -> Result<(), Errno> {
     // SAFETY: path is terminated.
