@@ -22,7 +22,7 @@ use crate::cli::AuditArgs;
 use crate::exit::Outcome;
 use crate::report::audit::AuditDocument;
 use crate::report::{self, exit_zero, print_schema};
-use host::Host;
+pub(super) use host::Host;
 use judge::Judge;
 use processes::Processes;
 use progress::Progress;
