@@ -65,6 +65,15 @@ impl Share {
             || matches!(&self.transport, Transport::Socket(path) if path.as_os_str().as_bytes() == name)
     }
 
+    /// What `--export` takes for it: its tag, its id, or else its socket's path. Safe to print; `None` where it has none.
+    pub fn handle(&self) -> Option<String> {
+        match &self.transport {
+            _ if !self.name().is_empty() => Some(text::escape(self.name()).into_owned()),
+            Transport::Socket(path) => Some(text::escape_path(path).into_owned()),
+            _ => None,
+        }
+    }
+
     /// [`Share::name`], safe to print.
     pub fn title(&self) -> String {
         if self.name().is_empty() { "without a name".into() } else { text::escape(self.name()).into_owned() }

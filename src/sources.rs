@@ -2,6 +2,7 @@
 
 pub mod audit;
 mod chars;
+mod cmdline;
 mod commands;
 mod config;
 mod documents;
@@ -95,6 +96,16 @@ pub trait Format: Sync {
         self.read(document)
     }
 
+    /// The same as [`Format::rewrite`], where the files around the document can be looked at, too.
+    fn rewrite_beside(
+        &self,
+        document: &Document,
+        how: &Rewrite,
+        _beside: &dyn Beside,
+    ) -> Result<Edits, Refusal> {
+        self.rewrite(document, how)
+    }
+
     /// The edits by which every proxy share of a document becomes a `local` one.
     fn rewrite(&self, _document: &Document, _how: &Rewrite) -> Result<Edits, Refusal> {
         Err(Refusal::at(
@@ -113,12 +124,19 @@ pub static FORMATS: &[&dyn Format] = &[
     &systemd::Systemd,
     &documents::Documents,
     &shell::Shell,
+    &cmdline::Cmdline,
     &launcher::Launcher,
 ];
 
 /// The format of a document.
 pub fn recognise(document: &Document) -> Option<&'static dyn Format> {
     FORMATS.iter().copied().find(|format| format.recognises(document))
+}
+
+/// The format of a document that somebody asks about: notes and the like, which are passed over otherwise, are taken
+/// by their content.
+pub fn recognise_named(document: &Document) -> Option<&'static dyn Format> {
+    recognise(document).or_else(|| recognise(&Document { path: None, ..*document }))
 }
 
 /// Bytes as a path.

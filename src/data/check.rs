@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use caps::{CapSet, Capability};
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User};
 
@@ -79,10 +80,10 @@ impl Facts {
         let start = Instant::now();
         let survey = walk(&tree, filesystem.attributes)?;
         let walk = start.elapsed();
-        let privileged = Uid::effective().is_root();
+        let is_root = Uid::effective().is_root();
         // Only the way to the export counts: the export itself will be this user's.
         let barrier = match (&owner, path.parent()) {
-            (Some(owner), Some(parent)) if privileged => owner.barrier_to(parent)?,
+            (Some(owner), Some(parent)) if is_root => owner.barrier_to(parent)?,
             _ => None,
         };
         let root_inode = tree.inode().identity.number;
@@ -94,7 +95,7 @@ impl Facts {
             live,
             owner,
             barrier,
-            privileged,
+            privileged: is_root && sees_trusted_attributes(),
             walk,
             per_inode,
         })
@@ -121,6 +122,16 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Outcome> {
     let document = document(&facts, args.security_model);
     report::print(&document, args.format)?;
     Ok(report::exit_zero(document.outcome(), args.exit_zero))
+}
+
+/// Whether this process sees `trusted.*` attributes: by `CAP_SYS_ADMIN` of the first user namespace, xattr(7). To others
+/// they are not there.
+fn sees_trusted_attributes() -> bool {
+    // The number of the first user namespace, the same on every Linux: include/linux/proc_ns.h.
+    const FIRST_USER_NAMESPACE: &str = "user:[4026531837]";
+    let is_first =
+        std::fs::read_link("/proc/self/ns/user").is_ok_and(|name| name == Path::new(FIRST_USER_NAMESPACE));
+    is_first && caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false)
 }
 
 /// As many workers as this process may run at once.

@@ -90,7 +90,9 @@ impl Owner {
     fn acting<T: Send + 'static>(&self, ask: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
         let owner = self.clone();
         let asked = std::thread::spawn(move || owner.become_in_this_thread().map(|()| ask()));
-        asked.join().unwrap_or(Err(Errno::EIO)).with_context(|| format!("acting as {self}"))
+        asked.join().unwrap_or(Err(Errno::EIO)).with_context(|| {
+            format!("cannot act as {self}: that takes CAP_SETUID and CAP_SETGID, and an id that this user namespace has")
+        })
     }
 
     /// Gives this thread, and no other, the user's identity.

@@ -2,13 +2,15 @@
 //!
 //! A guest that walks a tree sends its next request a few microseconds after the last reply, and most of what it waits
 //! for is the scheduler waking this process up. So this process looks again for a moment before it goes to sleep, under
-//! three conditions, all of them found out as it goes:
+//! four conditions, all of them found out as it goes:
 //!
 //! - The client is busy: its last requests came within the bound of the replies before them. An idle client
 //!   costs one such moment, a slow one nothing.
 //! - The client runs on another processor. On our own it can't ask before we give way, which is what sleeping does best,
 //!   and looking would only talk the scheduler into moving it away.
 //! - There is more than one processor to run on.
+//! - Nobody else wants ours: between two looks it is offered to others, and where these keep taking it, looking only
+//!   takes their time, the guest's own not least.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,10 @@ use std::time::{Duration, Instant};
 const AGREED: u8 = 16;
 /// After so many looks at most the client of our own processor has asked: it did when we gave way to it.
 const AT_ONCE: u32 = 2;
+/// An offer of the processor that took so long was taken.
+const TAKEN: Duration = Duration::from_micros(15);
+/// What an offer that was taken adds to the count that a request takes one from, and the count at which to leave it.
+const CROWDED: (u8, u8) = (8, 32);
 /// The first and the longest pause before looking is tried again, in requests.
 const PAUSES: (u32, u32) = (1 << 10, 1 << 17);
 
@@ -30,6 +36,8 @@ pub struct BusyPoll {
     looked: u32,
     /// Requests in a row that speak for the other way of waiting.
     streak: u8,
+    /// How much others want this processor ([`CROWDED`]).
+    crowd: u8,
     /// Requests to come before looking is tried again, and how long that pause was at first.
     pause: u32,
     paused: u32,
@@ -50,6 +58,7 @@ impl BusyPoll {
             looks: false,
             looked: 0,
             streak: 0,
+            crowd: 0,
             pause: 0,
             paused: PAUSES.0 / 2,
         }
@@ -77,6 +86,7 @@ impl BusyPoll {
     /// What a gap between a reply and the next bytes says about the way to wait for the next ones.
     fn came_after(&mut self, gap: Duration) {
         let looked = std::mem::take(&mut self.looked);
+        self.crowd = self.crowd.saturating_sub(1);
         if gap >= self.bound {
             self.looks = false;
             self.streak = 0;
@@ -85,13 +95,21 @@ impl BusyPoll {
         let change = !self.looks || looked <= AT_ONCE;
         self.streak = if change { self.streak + 1 } else { 0 };
         if self.streak == AGREED {
-            self.streak = 0;
             if self.looks {
-                self.paused = (self.paused * 2).min(PAUSES.1);
-                self.pause = self.paused;
+                self.give_up();
+            } else {
+                self.streak = 0;
+                self.looks = true;
             }
-            self.looks = !self.looks;
         }
+    }
+
+    /// Looking does not pay: sleeps for a while of requests, longer each time.
+    fn give_up(&mut self) {
+        self.looks = false;
+        (self.streak, self.crowd, self.looked) = (0, 0, 0);
+        self.paused = (self.paused * 2).min(PAUSES.1);
+        self.pause = self.paused;
     }
 
     /// Whether to look before sleeping.
@@ -102,8 +120,22 @@ impl BusyPoll {
     /// Whether to look again; gives way to others first.
     pub fn again(&mut self) -> bool {
         self.looked += 1;
+        let offered = Instant::now();
         std::thread::yield_now();
-        self.replied.elapsed() < self.bound
+        let now = Instant::now();
+        self.is_ours(now - offered) && now - self.replied < self.bound
+    }
+
+    /// Whether the processor is still ours to look from, after it was offered to others for so long.
+    fn is_ours(&mut self, offered: Duration) -> bool {
+        if offered < TAKEN {
+            return true;
+        }
+        self.crowd += CROWDED.0;
+        if self.crowd >= CROWDED.1 {
+            self.give_up();
+        }
+        false
     }
 }
 
@@ -156,6 +188,25 @@ mod tests {
             requests(&mut poll, 1, SOON, 1);
         }
         assert!((16..1_000).contains(&looked), "{looked}");
+    }
+
+    #[test]
+    fn a_processor_that_others_want_is_left_to_them() {
+        // Every how many requests another process takes the processor, and whether that is too often.
+        for (every, leaves) in [(1, true), (4, true), (10, false), (1000, false)] {
+            let mut poll = BusyPoll::with(BOUND);
+            requests(&mut poll, 16, SOON, 9);
+            let mut left = false;
+            for number in 1..=500 {
+                assert!(poll.is_ours(Duration::from_micros(1)));
+                if number % every == 0 {
+                    assert!(!poll.is_ours(Duration::from_millis(1)));
+                }
+                left |= !poll.is_busy();
+                requests(&mut poll, 1, SOON, 9);
+            }
+            assert_eq!(left, leaves, "{every}");
+        }
     }
 
     #[test]

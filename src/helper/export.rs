@@ -5,9 +5,12 @@
 //! - Nothing outside the export is reached. Where the export is this process's root directory the kernel sees to
 //!   it, and each operation is the one system call on an absolute path ([`Reach::Rooted`]). Elsewhere openat2(2) resolves
 //!   the path beneath the export first ([`Reach::Beneath`]).
-//! - Special files are never opened, final symbolic links never followed. A file is *pinned* first: `O_PATH` opens
-//!   nothing, only takes hold of the inode. What was pinned is then looked at, and only a regular file or a directory is
-//!   opened, through its magic link: by then a rename can't put another file in its place.
+//! - No device is opened, no FIFO waited for, neither handed out. Where every mount is nodev the kernel keeps devices
+//!   closed, and a file is opened by its path without waiting, then looked at. Elsewhere it is *pinned* first:
+//!   `O_PATH` opens nothing, only takes hold of the inode. What was pinned is then looked at, and only a regular file or a
+//!   directory is opened, through its magic link: by then a rename can't put another file in its place.
+//!
+//! Final symbolic links are followed where the original's system call follows them; as those on the way, inside the export.
 //!
 //! Magic links are looked up from the working directory, which is a private view of `/proc/self/fd` (see
 //! [`super::sandbox`]); paths of the export are always absolute.
@@ -16,15 +19,18 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, OpenHow, ResolveFlag, fcntl, open, openat, openat2};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
-use super::sys::MagicLink;
+use super::sys::{self, MagicLink};
 
 /// How paths are kept inside the export.
 pub enum Reach {
     /// The export is this process's root directory.
-    Rooted,
+    Rooted {
+        /// Whether each mount in it is nodev, so that no path leads to an open device.
+        nodev: bool,
+    },
     /// The export is this directory, somewhere below the process's root.
     Beneath(OwnedFd),
 }
@@ -64,7 +70,7 @@ impl Reach {
         split: impl FnOnce(&'p CStr) -> Result<Split<'p>, Errno>,
     ) -> Result<At<'p>, Errno> {
         match self {
-            Self::Rooted => Ok(At { parent: None, name: path }),
+            Self::Rooted { .. } => Ok(At { parent: None, name: path }),
             Self::Beneath(root) => {
                 let Split { parent, name } = split(path)?;
                 let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -77,7 +83,7 @@ impl Reach {
     pub fn pin(&self, path: &CStr) -> Result<OwnedFd, Errno> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match self {
-            Self::Rooted => open(path, flags, Mode::empty()),
+            Self::Rooted { .. } => open(path, flags, Mode::empty()),
             Self::Beneath(root) => resolve(root, path, flags),
         }
     }
@@ -87,19 +93,36 @@ impl Reach {
     pub fn pin_target(&self, path: &CStr) -> Result<OwnedFd, Errno> {
         let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
         match self {
-            Self::Rooted => open(path, flags, Mode::empty()),
+            Self::Rooted { .. } => open(path, flags, Mode::empty()),
             Self::Beneath(root) => resolve(root, path, flags),
         }
     }
 
-    /// Opens the directory at the absolute `path`. `O_DIRECTORY` makes the kernel refuse everything else before it
-    /// is opened.
-    pub fn open_directory(&self, path: &CStr, flags: OFlag) -> Result<OwnedFd, Errno> {
-        let flags = flags | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
-        match self {
-            Self::Rooted => open(path, flags, Mode::empty()),
-            Self::Beneath(root) => resolve(root, path, flags),
+    /// Opens the regular file or directory that the absolute `path` leads to; through a final symbolic link too, unless
+    /// `flags` say `O_NOFOLLOW`. `ENXIO` for a special file.
+    pub fn open(&self, path: &CStr, flags: OFlag) -> Result<Opened, Errno> {
+        if flags.contains(OFlag::O_DIRECTORY) {
+            return self.open_directory(path, flags);
         }
+        if let Self::Rooted { nodev: true } = self {
+            match open_without_waiting(path, flags) {
+                // A device, a file under a lease, or what it says: the pin finds out.
+                Err(Errno::EACCES | Errno::EAGAIN) => {}
+                result => return result,
+            }
+        }
+        let pin = if flags.contains(OFlag::O_NOFOLLOW) { self.pin(path)? } else { self.pin_target(path)? };
+        open_pinned(pin, flags)
+    }
+
+    /// Opens a directory: `O_DIRECTORY` makes the kernel refuse everything else before it is opened.
+    fn open_directory(&self, path: &CStr, flags: OFlag) -> Result<Opened, Errno> {
+        let flags = flags | OURS;
+        let file = match self {
+            Self::Rooted { .. } => open(path, flags, Mode::empty()),
+            Self::Beneath(root) => resolve(root, path, flags),
+        }?;
+        Ok(Opened { file, kind: Kind::Directory, pin: None })
     }
 
     /// Whether that is the export itself. Only for choosing between two errors.
@@ -141,18 +164,56 @@ impl Kind {
     }
 }
 
-/// Opens a pinned regular file or directory. `ELOOP` for a symbolic link, `ENXIO` for a special file.
-pub fn open_pinned(pin: &OwnedFd, flags: OFlag) -> Result<(OwnedFd, Kind), Errno> {
-    let kind = Kind::of(&fstat(pin)?);
-    match kind {
-        Kind::File | Kind::Directory => {}
-        Kind::Symlink => return Err(Errno::ELOOP),
-        Kind::Special => return Err(Errno::ENXIO),
+/// What each open of a client's says besides.
+const OURS: OFlag = OFlag::O_CLOEXEC.union(OFlag::O_NOCTTY);
+
+/// A regular file or directory that was opened.
+pub struct Opened {
+    /// The file.
+    pub file: OwnedFd,
+    /// What it is.
+    pub kind: Kind,
+    /// What it was opened through.
+    pub pin: Option<OwnedFd>,
+}
+
+impl Opened {
+    /// Lets go of it.
+    pub fn close(self) {
+        match self.pin {
+            Some(pin) => sys::close_both(pin, self.file),
+            None => drop(self.file),
+        }
     }
+}
+
+/// The kind of what may be opened. `ELOOP` for a symbolic link, `ENXIO` for a special file.
+fn openable(stat: &FileStat) -> Result<Kind, Errno> {
+    match Kind::of(stat) {
+        Kind::Symlink => Err(Errno::ELOOP),
+        Kind::Special => Err(Errno::ENXIO),
+        kind @ (Kind::File | Kind::Directory) => Ok(kind),
+    }
+}
+
+/// Opens the regular file or directory at `path`, where no device can be opened. A FIFO opens without waiting, and is
+/// closed again.
+fn open_without_waiting(path: &CStr, flags: OFlag) -> Result<Opened, Errno> {
+    let file = open(path, flags | OURS | OFlag::O_NONBLOCK, Mode::empty())?;
+    let kind = openable(&fstat(&file)?)?;
+    if !flags.contains(OFlag::O_NONBLOCK) {
+        fcntl(&file, FcntlArg::F_SETFL(flags))?;
+    }
+    Ok(Opened { file, kind, pin: None })
+}
+
+/// Opens a pinned regular file or directory. `ELOOP` for a symbolic link, `ENXIO` for a special file.
+fn open_pinned(pin: OwnedFd, flags: OFlag) -> Result<Opened, Errno> {
+    let kind = openable(&fstat(&pin)?)?;
     // O_NOFOLLOW would refuse the magic link itself.
-    let flags = (flags - OFlag::O_NOFOLLOW) | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
-    let file = openat(AT_FDCWD, MagicLink::of(pin).name(), flags, Mode::empty())?;
-    Ok((file, kind))
+    let file =
+        openat(AT_FDCWD, MagicLink::of(&pin).name(), (flags - OFlag::O_NOFOLLOW) | OURS, Mode::empty())?;
+    Ok(Opened { file, kind, pin: Some(pin) })
 }
 
 /// Resolves `path` with `root` as its root directory, for symbolic links on the way too.

@@ -44,7 +44,7 @@ fn restrict(reach: &Reach) -> Result<(), RulesetError> {
         .create()?;
     let allowed = all & !AccessFs::Execute;
     let ruleset = match reach {
-        Reach::Rooted => match PathFd::new("/") {
+        Reach::Rooted { .. } => match PathFd::new("/") {
             Ok(root) => ruleset.add_rule(PathBeneath::new(root, allowed))?,
             // The export itself was reached a moment ago.
             Err(_) => ruleset,

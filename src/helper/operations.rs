@@ -1,14 +1,15 @@
 //! One function a request: what it does to the export, and its answer.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fstat, fstatat, mkdirat, mknodat, utimensat};
+use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fstatat, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 
-use super::export::{Kind, Reach, open_pinned};
+use super::export::{Kind, Opened, Reach};
 use super::identity::{Identity, LEAVE};
 use super::path::{NameBuffer, PathBuffer, TargetBuffer};
 use super::protocol::{
@@ -52,6 +53,7 @@ const HONOURED: OFlag = OFlag::O_ACCMODE
     .union(OFlag::O_DIRECT)
     .union(OFlag::O_LARGEFILE)
     .union(OFlag::O_DIRECTORY)
+    .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_NOATIME);
 
 /// Open flags that ask for a kind of descriptor that no request hands out.
@@ -62,6 +64,7 @@ const REFUSED: OFlag = OFlag::O_PATH.union(OFlag::O_TMPFILE.difference(OFlag::O_
 pub const CALLS: &[(&str, &[libc::c_long])] = &[
     ("beneath", &[libc::SYS_openat2, libc::SYS_close]),
     ("identity", &[libc::SYS_setfsuid, libc::SYS_setfsgid, libc::SYS_capget, libc::SYS_capset]),
+    // And one fcntl, F_SETFL.
     ("T_OPEN", &[libc::SYS_openat, libc::SYS_newfstatat, libc::SYS_fstat]),
     ("T_CREATE", &[libc::SYS_openat, libc::SYS_newfstatat, libc::SYS_fstat]),
     ("T_MKNOD", &[libc::SYS_mknodat]),
@@ -71,9 +74,9 @@ pub const CALLS: &[(&str, &[libc::c_long])] = &[
     ("T_LSTAT", &[libc::SYS_newfstatat]),
     ("T_READLINK", &[libc::SYS_readlinkat]),
     ("T_STATFS", &[libc::SYS_statfs, libc::SYS_openat, libc::SYS_fstatfs]),
-    ("T_CHMOD", &[sys::SYS_FCHMODAT2, libc::SYS_openat, libc::SYS_fstat, libc::SYS_fchmodat]),
+    ("T_CHMOD", &[libc::SYS_openat, libc::SYS_fchmodat]),
     ("T_CHOWN", &[libc::SYS_fchownat]),
-    ("T_TRUNCATE", &[libc::SYS_openat, libc::SYS_truncate, libc::SYS_fstat]),
+    ("T_TRUNCATE", &[libc::SYS_openat, libc::SYS_truncate]),
     ("T_UTIME", &[libc::SYS_utimensat]),
     ("T_RENAME", &[libc::SYS_renameat, libc::SYS_renameat2]),
     ("T_REMOVE", &[libc::SYS_unlinkat]),
@@ -198,24 +201,24 @@ impl Operations {
             Request::Remove { path } => self.remove(path).map(|()| put(reply, &DONE)),
             Request::Lgetxattr { size, path, name } => {
                 let name = self.name.set(name)?;
-                let target = XattrTarget::of(&self.reach, &mut self.first, path)?;
+                let target = Target::itself(&self.reach, &mut self.first, path)?;
                 answer_value(size, reply, |buffer| sys::getxattr(target.path(), name, buffer, target.last()))
             }
             Request::Llistxattr { size, path } => {
-                let target = XattrTarget::of(&self.reach, &mut self.first, path)?;
+                let target = Target::itself(&self.reach, &mut self.first, path)?;
                 answer_value(size, reply, |buffer| sys::listxattr(target.path(), buffer, target.last()))
             }
             Request::Lsetxattr { path, name, value, size, flags } => {
                 let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
                 let value = value.get(..size).ok_or(Errno::EINVAL)?;
                 let name = self.name.set(name)?;
-                let target = XattrTarget::of(&self.reach, &mut self.first, path)?;
+                let target = Target::itself(&self.reach, &mut self.first, path)?;
                 sys::setxattr(target.path(), name, value, flags, target.last())?;
                 Ok(put(reply, &DONE))
             }
             Request::Lremovexattr { path, name } => {
                 let name = self.name.set(name)?;
-                let target = XattrTarget::of(&self.reach, &mut self.first, path)?;
+                let target = Target::itself(&self.reach, &mut self.first, path)?;
                 sys::removexattr(target.path(), name, target.last())?;
                 Ok(put(reply, &DONE))
             }
@@ -235,20 +238,12 @@ impl Operations {
         if self.readonly && opens_for_change(flags) {
             return Err(Errno::EROFS);
         }
-        let path = self.first.set(path)?;
-        if !flags.contains(OFlag::O_DIRECTORY) {
-            let pin = self.reach.pin(path)?;
-            return open_pinned(&pin, flags).map(|(file, _)| Answer::File(file, Some(pin)));
-        }
-        match self.reach.open_directory(path, flags) {
-            // The kernel says so of a symbolic link too.
-            Err(Errno::ENOTDIR) if self.reach.is_symlink(path) => Err(Errno::ELOOP),
-            result => result.map(|directory| Answer::File(directory, None)),
-        }
+        let Opened { file, pin, .. } = self.reach.open(self.first.set(path)?, flags)?;
+        Ok(Answer::File(file, pin))
     }
 
     /// Creates a regular file. One that exists already is opened instead, as [`Self::open`] would, unless the client
-    /// asked for `O_EXCL`; without `O_CREAT` none is made.
+    /// asked for `O_EXCL`; without `O_CREAT` none is made. None is made through a symbolic link that leads nowhere: `ELOOP`.
     fn create(
         &mut self,
         path: &[u8],
@@ -275,13 +270,14 @@ impl Operations {
                         result => return result.map(|file| Answer::File(file, None)),
                     }
                 }
-                let pin = match reach.pin(path) {
+                return match reach.open(path, flags) {
+                    Err(Errno::ENOENT) if makes && reach.is_symlink(path) => Err(Errno::ELOOP),
                     Err(Errno::ENOENT) if makes => continue,
-                    result => result?,
-                };
-                return match Kind::of(&fstat(&pin)?) {
-                    Kind::Directory if makes => Err(Errno::EISDIR),
-                    _ => open_pinned(&pin, flags).map(|(file, _)| Answer::File(file, Some(pin))),
+                    Ok(opened) if makes && opened.kind == Kind::Directory => {
+                        opened.close();
+                        Err(Errno::EISDIR)
+                    }
+                    result => result.map(|Opened { file, pin, .. }| Answer::File(file, pin)),
                 };
             }
             Err(Errno::EAGAIN)
@@ -304,36 +300,23 @@ impl Operations {
     fn statfs(&mut self, path: &[u8]) -> Result<StatfsReply, Errno> {
         let path = self.first.set(path)?;
         let status = match self.reach {
-            Reach::Rooted => sys::statfs(path)?,
+            Reach::Rooted { .. } => sys::statfs(path)?,
             Reach::Beneath(_) => sys::fstatfs(self.reach.pin_target(path)?.as_fd())?,
         };
         Ok(statfs_reply(&status))
     }
 
-    /// Changes permission bits. A symbolic link has none: `ELOOP`.
+    /// Changes permission bits; a final symbolic link is followed, inside the export.
     fn chmod(&mut self, path: &[u8], mode: u32) -> Result<(), Errno> {
-        let mode = mode & 0o7777;
-        let path = self.first.set(path)?;
-        let at = self.reach.at(path)?;
-        match sys::fchmodat2_nofollow(at.dir(), at.name, mode) {
-            // The kernel is older than 6.6, a seccomp filter does not know the call, or this is a symbolic link.
-            Err(Errno::ENOSYS | Errno::EPERM | Errno::EOPNOTSUPP) => {}
-            result => return result,
-        }
-        let pin = self.reach.pin(path)?;
-        match Kind::of(&fstat(&pin)?) {
-            Kind::Symlink => Err(Errno::ELOOP),
-            _ => sys::fchmodat(nix::fcntl::AT_FDCWD, MagicLink::of(&pin).name(), mode),
-        }
+        let target = Target::behind(&self.reach, &mut self.first, path)?;
+        sys::fchmodat(nix::fcntl::AT_FDCWD, target.path(), mode & 0o7777)
     }
 
-    /// Changes a regular file's size. `truncate(2)` itself opens nothing and refuses everything else.
+    /// Changes a regular file's size; a final symbolic link is followed, inside the export. `truncate(2)` itself opens
+    /// nothing and refuses everything else.
     fn truncate(&mut self, path: &[u8], size: i64) -> Result<(), Errno> {
-        let pin = self.reach.pin(self.first.set(path)?)?;
-        match sys::truncate(MagicLink::of(&pin).name(), size) {
-            Err(Errno::EINVAL) if Kind::of(&fstat(&pin)?) == Kind::Symlink => Err(Errno::ELOOP),
-            result => result,
-        }
+        let target = Target::behind(&self.reach, &mut self.first, path)?;
+        sys::truncate(target.path(), size)
     }
 
     fn remove(&mut self, path: &[u8]) -> Result<(), Errno> {
@@ -381,35 +364,48 @@ fn answer_value(
     finish_value(reply, length).map(Answer::Bytes)
 }
 
-/// Whose extended attributes are meant.
-enum XattrTarget<'p> {
+/// The file that a system call without a directory descriptor is about.
+enum Target<'p> {
     /// A file of the export, which is this process's root directory.
-    Path(&'p std::ffi::CStr),
-    /// A pinned file: the attribute calls know no directory descriptors.
+    Path(&'p CStr),
+    /// A pinned file.
     Pinned { _held: OwnedFd, link: MagicLink },
 }
 
-impl<'p> XattrTarget<'p> {
-    fn of(reach: &Reach, buffer: &'p mut PathBuffer, path: &[u8]) -> Result<Self, Errno> {
-        let path = buffer.set(path)?;
+impl<'p> Target<'p> {
+    /// What the path names, be it a symbolic link.
+    fn itself(reach: &Reach, buffer: &'p mut PathBuffer, path: &[u8]) -> Result<Self, Errno> {
+        Self::of(reach, buffer.set(path)?, Reach::pin)
+    }
+
+    /// What the path leads to, through a final symbolic link too.
+    fn behind(reach: &Reach, buffer: &'p mut PathBuffer, path: &[u8]) -> Result<Self, Errno> {
+        Self::of(reach, buffer.set(path)?, Reach::pin_target)
+    }
+
+    fn of(
+        reach: &Reach,
+        path: &'p CStr,
+        pin: impl FnOnce(&Reach, &CStr) -> Result<OwnedFd, Errno>,
+    ) -> Result<Self, Errno> {
         match reach {
-            Reach::Rooted => Ok(Self::Path(path)),
+            Reach::Rooted { .. } => Ok(Self::Path(path)),
             Reach::Beneath(_) => {
-                let pin = reach.pin(path)?;
+                let pin = pin(reach, path)?;
                 let link = MagicLink::of(&pin);
                 Ok(Self::Pinned { _held: pin, link })
             }
         }
     }
 
-    fn path(&self) -> &std::ffi::CStr {
+    fn path(&self) -> &CStr {
         match self {
             Self::Path(path) => path,
             Self::Pinned { link, .. } => link.name(),
         }
     }
 
-    /// The magic link must be followed, a link of the export's must not.
+    /// For a call on the file itself: the magic link must be followed, a link of the export's must not.
     fn last(&self) -> Final {
         match self {
             Self::Path(_) => Final::Link,

@@ -177,13 +177,14 @@ fn enter_namespace(directory: &Directory) -> Result<Reach, NamespaceError> {
         )
     })?;
     nix::unistd::chdir("/").map_err(NamespaceError::at("chdir"))?;
-    Ok(Reach::Rooted)
+    Ok(Reach::Rooted { nodev: true })
 }
 
 fn enter_chroot(directory: &Directory) -> Result<Reach> {
     nix::unistd::fchdir(&directory.again()?).context("cannot change to the export")?;
     match nix::unistd::chroot(".") {
-        Ok(()) => Ok(Reach::Rooted),
+        // Its mounts are the host's, with devices or without.
+        Ok(()) => Ok(Reach::Rooted { nodev: false }),
         Err(Errno::EPERM) => bail!(
             "cannot chroot into '{}': CAP_SYS_CHROOT is missing. Start the helper as root, give it the capability, \
              or use --sandbox=none on files of your own",

@@ -57,15 +57,17 @@ const LOOP: &[libc::c_long] = &[
 ];
 
 /// The calls that are allowed with certain arguments only: the argument's number, and what it must be. The kernel remembers which
-/// calls are allowed whatever their arguments, and runs the filter for these alone: none of them serves a request but
-/// the ioctl.
-fn narrow() -> [(libc::c_long, u8, SeccompCmpArgLen, SeccompCmpOp, u64); 4] {
+/// calls are allowed whatever their arguments, and runs the filter for these alone: of what serves a request the
+/// ioctl and F_SETFL.
+fn narrow() -> [(libc::c_long, u8, SeccompCmpArgLen, SeccompCmpOp, u64); 5] {
     use SeccompCmpArgLen::Dword;
     use SeccompCmpOp::{Eq, MaskedEq};
     let (exec, this_process) = (libc::PROT_EXEC.unsigned_abs().into(), std::process::id().into());
     [
         // The one ioctl that T_GETVERSION makes.
         (libc::SYS_ioctl, 1, Dword, Eq, operations::VERSION_IOCTL),
+        // An open that must not wait takes that back for the client (T_OPEN, T_CREATE).
+        (libc::SYS_fcntl, 1, Dword, Eq, libc::F_SETFL.unsigned_abs().into()),
         // std looks at a descriptor before it closes it, in builds with debug assertions.
         (libc::SYS_fcntl, 1, Dword, Eq, libc::F_GETFD.unsigned_abs().into()),
         // Memory, but none to run code in: mprotect(2) is not allowed at all.
@@ -97,7 +99,7 @@ impl Filter {
         }
         for (call, argument, length, comparison, value) in narrow() {
             let condition = SeccompCondition::new(argument, length, comparison, value)?;
-            rules.insert(call, vec![SeccompRule::new(vec![condition])?]);
+            rules.entry(call).or_default().push(SeccompRule::new(vec![condition])?);
         }
         let arch = std::env::consts::ARCH
             .try_into()

@@ -155,18 +155,6 @@ pub fn truncate(path: &CStr, size: i64) -> Result<(), Errno> {
     check(unsafe { libc::truncate(path.as_ptr(), size) }.into()).map(drop)
 }
 
-/// `fchmodat2(2)`'s number, the same on every architecture; the libc crate does not name it on all of them.
-pub const SYS_FCHMODAT2: libc::c_long = 452;
-
-/// `fchmodat2(2)` (Linux 6.6) without following a final symbolic link: that is `EOPNOTSUPP`.
-pub fn fchmodat2_nofollow(dir: BorrowedFd<'_>, path: &CStr, mode: u32) -> Result<(), Errno> {
-    // SAFETY: path is terminated; the other arguments are plain integers.
-    let result = unsafe {
-        libc::syscall(SYS_FCHMODAT2, dir.as_raw_fd(), path.as_ptr(), mode, libc::AT_SYMLINK_NOFOLLOW)
-    };
-    check(result).map(drop)
-}
-
 /// `fchmodat(2)`, which follows a final symbolic link.
 pub fn fchmodat(dir: BorrowedFd<'_>, path: &CStr, mode: u32) -> Result<(), Errno> {
     // SAFETY: path is terminated.
@@ -269,9 +257,14 @@ fn id(result: libc::c_long) -> u32 {
     result as u32
 }
 
-/// Lets go of the memory that holds code and constants. What is needed again comes back from the page cache, page by
-/// page; what only starting up needed does not. Purely a matter of size: nothing fails where the kernel declines.
-pub fn forget_code() {
+/// Lets go of memory that only starting up needed: what the allocator holds unused, code and constants. What of these
+/// is needed again comes back from the page cache. Purely a matter of size: nothing fails where the kernel declines.
+pub fn slim_down() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: gives unused memory back to the kernel (malloc_trim(3)).
+    unsafe {
+        libc::malloc_trim(0);
+    }
     // SAFETY: the callback has the type that is asked for, and uses no data.
     unsafe { libc::dl_iterate_phdr(Some(forget_code_of), std::ptr::null_mut()) };
 }
@@ -290,15 +283,18 @@ unsafe extern "C" fn forget_code_of(
     };
     // SAFETY: a plain question.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(1).cast_unsigned();
-    for header in headers {
-        if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0 {
-            let start = (base + header.p_vaddr) / page * page;
-            let end = base + header.p_vaddr + header.p_memsz;
-            // SAFETY: a private mapping of a file that was never written to: reading any page of it again gives what is there
-            // now (madvise(2), MADV_DONTNEED).
-            unsafe {
-                libc::madvise(start as *mut libc::c_void, (end - start) as usize, libc::MADV_DONTNEED);
-            }
+    // The headers are constants themselves: whoever looks at them again has them back.
+    let mut segments = [(0, 0); 8];
+    let constant = headers.iter().filter(|it| it.p_type == libc::PT_LOAD && it.p_flags & libc::PF_W == 0);
+    for (segment, header) in segments.iter_mut().zip(constant) {
+        let start = (base + header.p_vaddr) / page * page;
+        *segment = (start, base + header.p_vaddr + header.p_memsz - start);
+    }
+    for (start, length) in segments.into_iter().filter(|&(_, length)| length > 0) {
+        // SAFETY: a private mapping of a file that was never written to: reading any page of it again gives what is there
+        // now (madvise(2), MADV_DONTNEED).
+        unsafe {
+            libc::madvise(start as *mut libc::c_void, length as usize, libc::MADV_DONTNEED);
         }
     }
     0

@@ -15,7 +15,7 @@ use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::fstatat;
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
 
-use super::export::{Kind, Reach, open_pinned};
+use super::export::{Kind, Reach};
 use super::sys::{self, FileHandle};
 
 /// How many devices are remembered: an export with more file systems mounted in it gets slower, not wrong.
@@ -68,15 +68,25 @@ enum Generation {
     Never,
 }
 
+impl Generation {
+    /// The number, 0 where there is none.
+    fn or_none(&self) -> u64 {
+        match *self {
+            Self::Is(version) => version,
+            Self::Never => 0,
+        }
+    }
+}
+
 impl Versions {
-    /// The generation number of the file at the absolute `path`; 0 where the file system keeps none. `ELOOP` for a
-    /// symbolic link, `ENXIO` for a special file.
+    /// The generation number of the file at the absolute `path`; 0 where the file system keeps none. `ENXIO`
+    /// for a special file; a final symbolic link is followed.
     pub fn get(&mut self, reach: &Reach, path: &CStr) -> Result<u64, Errno> {
         let at = reach.at(path)?;
         let stat = fstatat(at.dir(), at.name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
         let population = Population { device: stat.st_dev, kind: Kind::of(&stat) };
         match population.kind {
-            Kind::Symlink => return Err(Errno::ELOOP),
+            Kind::Symlink => return ask(reach, path).map(|answer| answer.or_none()),
             Kind::Special => return Err(Errno::ENXIO),
             Kind::File | Kind::Directory => {}
         }
@@ -98,14 +108,11 @@ impl Versions {
 
     /// The number that the ioctl gave; where it never gives one, 0, and that is remembered.
     fn unless_never(&mut self, population: Population, answer: &Generation) -> u64 {
-        match *answer {
-            Generation::Is(version) => version,
-            Generation::Never => {
-                self.without[self.next_without] = Some(population);
-                self.next_without = (self.next_without + 1) % REMEMBERED;
-                0
-            }
+        if matches!(answer, Generation::Never) {
+            self.without[self.next_without] = Some(population);
+            self.next_without = (self.next_without + 1) % REMEMBERED;
         }
+        answer.or_none()
     }
 
     /// Remembers where in `handle` the number stands that the ioctl gave. Where it can't be told apart from another part of the
@@ -134,17 +141,16 @@ fn word(handle: &FileHandle, offset: usize) -> Option<u32> {
 
 /// Asks the ioctl.
 fn ask(reach: &Reach, path: &CStr) -> Result<Generation, Errno> {
-    let pin = reach.pin(path)?;
     // Without O_NONBLOCK a file under a lease would keep us waiting for its holder.
-    let (file, _) = open_pinned(&pin, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
-    let version = match sys::inode_version(file.as_fd()) {
+    let opened = reach.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
+    let version = match sys::inode_version(opened.file.as_fd()) {
         Err(Errno::ENOTTY | Errno::ENOSYS | Errno::EINVAL | Errno::EOPNOTSUPP) => {
-            let fuse = fstatfs(&file).is_ok_and(|status| status.filesystem_type() == FUSE_SUPER_MAGIC);
+            let fuse = fstatfs(&opened.file).is_ok_and(|status| status.filesystem_type() == FUSE_SUPER_MAGIC);
             Ok(if fuse { Generation::Is(0) } else { Generation::Never })
         }
         result => result.map(Generation::Is),
     };
-    sys::close_both(pin, file);
+    opened.close();
     version
 }
 

@@ -62,7 +62,6 @@ pub fn confine(settings: &Settings, sandbox: Sandbox, directory: &Directory) -> 
         privileges::limit_resources(settings.rlimit_nofile)?;
     }
     let filter = Filter::prepare(settings.seccomp)?;
-    sys::forget_code();
     Ok(Confined { operations: Operations::new(reach, identity, settings.readonly), walls, filter, busy_poll })
 }
 
@@ -83,7 +82,9 @@ pub fn serve(client: Client, confined: &mut Confined) -> Outcome {
         log::error!("cannot serve a client: {error:#}");
         return Outcome::Failure;
     }
-    match Connection::new(socket, confined.busy_poll).serve(&mut confined.operations) {
+    sys::slim_down();
+    let mut connection = Connection::new(socket, confined.busy_poll);
+    match connection.serve(&mut confined.operations) {
         Ending::Left => log::info!("client left: {peer}"),
         Ending::Stopped => log::info!("stopped by a signal"),
         Ending::CutOff(bytes) => {

@@ -179,7 +179,7 @@ kinds! {
         "run this as root on the host itself to be sure that nobody uses the export";
     /// Not everything can be seen without root.
     NOT_PRIVILEGED: "not-privileged", Info,
-        "run the check as root";
+        "run it as root on the host itself, or in a container with --cap-add=SYS_ADMIN and without a user namespace";
     /// A conversion or a rollback that was interrupted.
     CONVERSION_UNFINISHED: "conversion-unfinished", Error,
         "run `migrate convert --apply` again to go on, or `migrate rollback --apply` to take it back";

@@ -21,6 +21,6 @@ pub struct Helper {
     pub gid: Option<Vec<u8>>,
     /// The running process.
     pub pid: Option<i32>,
-    /// Its socket and its directory as a template unit spells them, `%i` and all.
-    pub template: Option<(Vec<u8>, Vec<u8>)>,
+    /// Its socket, if it makes one, and its directory as a template unit spells them, `%i` and all.
+    pub template: Option<(Option<Vec<u8>>, Vec<u8>)>,
 }

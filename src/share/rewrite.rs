@@ -18,6 +18,8 @@ pub struct Rewrite {
     pub served: Vec<(PathBuf, PathBuf)>,
     /// What the `local` shares are to be like.
     pub local: Options,
+    /// Leave every share but this one as it is.
+    pub only: Option<Share>,
     /// Change libvirt's `<qemu:arg>` itself instead of saying the share in libvirt's own words.
     pub in_place_args: bool,
 }
@@ -78,6 +80,15 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 impl Rewrite {
+    /// Whether `share` is to be rewritten at all.
+    pub fn wants(&self, share: &Share) -> bool {
+        let same = |only: &Share| {
+            (&only.fsdev, &only.mount_tag, &only.transport)
+                == (&share.fsdev, &share.mount_tag, &share.transport)
+        };
+        self.only.as_ref().is_none_or(same)
+    }
+
     /// What `share` exports: what the admin says, else what its helper does.
     pub fn export_of(&self, share: &Share) -> Result<PathBuf, Refusal> {
         let given = self.exports.iter().find(|(name, _)| share.is_called(name));
@@ -99,13 +110,16 @@ impl Rewrite {
         {
             return Ok(path.clone());
         }
-        let name = escape(share.mount_tag.as_ref().unwrap_or(&share.fsdev)).into_owned();
-        Err(Refusal::at(
-            share.place.line,
-            format!("nothing here says which directory the share {name} exports"),
-            format!(
+        let remedy = match share.handle() {
+            Some(name) => format!(
                 "pass --export {name}=PATH (`migrate audit` finds it where the helper runs or has a unit)"
             ),
+            None => "change it by hand".to_owned(),
+        };
+        Err(Refusal::at(
+            share.place.line,
+            format!("nothing here says which directory the share {} exports", share.title()),
+            remedy,
         ))
     }
 }

@@ -60,7 +60,7 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
     let mut all = Edits::default();
     for found in shares(lexed, &lines) {
         let mut pairs = Vec::new();
-        for share in &found.shares {
+        for share in found.shares.iter().filter(|share| how.wants(&share.share)) {
             let mut joined = share.share.clone();
             join_within(&mut joined, &invocations);
             let export = how.export_of(&joined)?;

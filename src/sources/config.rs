@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 
+use super::audit::Host;
 use super::join::{self, Joined};
 use super::launcher::Launcher;
-use super::{Document, Format, Reading, recognise};
+use super::{Document, Format as _, Reading, Unreadable, recognise_named};
 use crate::cli::ConfigArgs;
 use crate::exit::Outcome;
 use crate::share::local::Options;
@@ -32,10 +33,16 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Usage);
     }
     let document = Document { path: input.path.as_deref(), bytes: &input.bytes };
-    let Some(format) = recognise(&document) else {
+    let Some(format) = recognise_named(&document) else {
         return input.unrecognised(args);
     };
-    let reading = format.read(&document).map_err(|error| input.error(error.line, &error.reason))?;
+    // What comes through a pipe may be another host's: the files around it are none of this machine's.
+    let host = if document.path.is_some() { Some(Host::new(None)?) } else { None };
+    let read = |document: &Document| match &host {
+        Some(host) => format.read_beside(document, host),
+        None => format.read(document),
+    };
+    let reading = read(&document).map_err(|error| input.error(error.line, &error.reason))?;
     if reading.shares.is_empty() {
         // Whatever asks for last recognises much, and knows little of it.
         let guessed = format.name() == Launcher.name();
@@ -47,17 +54,20 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
         io::stdout().write_all(&text).context("writing the shares")?;
         return Ok(Outcome::Clean);
     }
-    let edits = format.rewrite(&document, &how).map_err(|refusal| input.refused(&refusal))?;
+    let edits = match &host {
+        Some(host) => format.rewrite_beside(&document, &how, host),
+        None => format.rewrite(&document, &how),
+    };
+    let edits = edits.map_err(|refusal| input.refused(&refusal))?;
     let new = apply(&input.bytes, &edits.edits);
-    prove(format, &document, &new).map_err(|reason| input.error(None, &reason))?;
+    prove(read(&Document { bytes: &new, ..document })).map_err(|reason| input.error(None, &reason))?;
     input.deliver(args, &new)?;
     after::tell(&after::Told { document: &document, edits: &edits, how: &how, args });
     Ok(if args.check { Outcome::Findings } else { Outcome::Clean })
 }
 
 /// A rewrite that left a proxy share behind would be wrong; so would one that no reader understands.
-fn prove(format: &dyn Format, document: &Document, new: &[u8]) -> Result<(), String> {
-    let reading = format.read(&Document { bytes: new, ..*document });
+fn prove(reading: Result<Reading, Unreadable>) -> Result<(), String> {
     let left =
         reading.map_err(|error| format!("after the rewrite it could not be read any more: {error}"))?;
     match left.shares.first() {
@@ -98,6 +108,7 @@ fn how(args: &ConfigArgs, reading: &Reading) -> Result<Rewrite, Refusal> {
             dmode: args.dmode,
             multidevs: args.multidevs,
         },
+        only: None,
         in_place_args: args.in_place_args,
     })
 }

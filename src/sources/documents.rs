@@ -4,6 +4,7 @@
 //! where each scalar stands.
 
 mod commands;
+mod dialects;
 mod scalars;
 mod tree;
 
@@ -80,13 +81,25 @@ fn lex(bytes: &[u8]) -> Result<Lexed, Unreadable> {
         line: Some(super::chars::Lines::new(bytes).line(error.valid_up_to())),
         reason: "it is not UTF-8".to_owned(),
     })?;
-    check(text)?;
-    let nodes = tree::nodes(text)?;
-    let mut lexed = Lexed::default();
-    for node in &nodes {
-        commands::collect(text, node, &mut lexed);
+    let lexed = |text: &str| {
+        check(text)?;
+        let mut lexed = Lexed::default();
+        tree::nodes(text)?.iter().for_each(|node| commands::collect(text, node, &mut lexed));
+        Ok(lexed)
+    };
+    // A comment is text to YAML, and may spoil a list without a word.
+    if let Some(plain) = dialects::without_comments(text)
+        && let Ok(lexed) = lexed(&plain)
+    {
+        return Ok(lexed);
     }
-    Ok(lexed)
+    lexed(text).or_else(|error: Unreadable| {
+        // Not well-formed as it is: it may be so once another program has filled it in.
+        let plain = dialects::without_templates(text).ok_or_else(|| error.clone())?;
+        let mut lexed = lexed(&plain).map_err(|_| error)?;
+        dialects::restore(bytes, &mut lexed);
+        Ok(lexed)
+    })
 }
 
 /// Whether the document is well-formed, by serde_yaml.

@@ -90,7 +90,9 @@ pub fn find(words: &[Text]) -> Option<(usize, Invocation)> {
         rest = rest.get(1..)?;
     }
     let invocation = parse(rest);
-    let serves = invocation.path.is_some() && (invocation.socket.is_some() || invocation.fd.is_some());
+    let connects = invocation.socket.is_some() || invocation.fd.is_some();
+    // systemd may hold the socket. Then only the program's own place tells a start from a mention.
+    let serves = invocation.path.is_some() && (connects || at == 0);
     serves.then_some((at, invocation))
 }
 
@@ -165,15 +167,19 @@ impl Invocation {
             })
         };
         let fd = self.fd.as_ref().and_then(Text::all_known);
-        let template = self.socket.as_ref().zip(self.path.as_ref());
-        let template = template.filter(|(socket, _)| socket.all_known().is_none());
+        let doubtful = |text: &Text| text.all_known().is_none();
+        let template = self.path.as_ref().filter(|path| match &self.socket {
+            Some(socket) => doubtful(socket),
+            None => doubtful(path),
+        });
         Helper {
             export: path(&self.path).as_deref().map(tidy),
             socket: path(&self.socket),
             fd: fd.and_then(|fd| std::str::from_utf8(fd).ok()?.trim().parse().ok()),
             uid: self.uid.as_ref().map(|uid| uid.bytes.clone()),
             gid: self.gid.as_ref().map(|gid| gid.bytes.clone()),
-            template: template.map(|(socket, path)| (socket.bytes.clone(), path.bytes.clone())),
+            template: template
+                .map(|path| (self.socket.as_ref().map(|socket| socket.bytes.clone()), path.bytes.clone())),
             ..Helper::default()
         }
     }
@@ -203,6 +209,7 @@ mod tests {
             ("sudo virtfs-proxy-helper --nodaemon --fd 3 --path /srv/", "/srv", None, Some(3)),
             ("virtfs-proxy-helper --pa=/srv --so /run/x", "/srv", Some("/run/x"), None),
             ("start-stop-daemon --exec virtfs-proxy-helper -- -p / -s /x", "/", Some("/x"), None),
+            ("/usr/lib/qemu/virtfs-proxy-helper -n -p /srv -u 0 -g 0", "/srv", None, None),
         ] {
             let helper = helper(line).unwrap_or_else(|| panic!("{line}"));
             assert_eq!(helper.export.as_deref(), Some(Path::new(export)), "{line}");
@@ -218,6 +225,7 @@ mod tests {
             "systemctl stop virtfs-proxy-helper",
             "./configure --enable-virtfs-proxy-helper -p /x -s /y",
             "virtfs-proxy-helper migrate audit",
+            "pgrep -f virtfs-proxy-helper -p /srv",
         ] {
             assert_eq!(helper(line), None, "{line}");
         }

@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::systemd::unescape;
 use super::{Listener, path_of};
 use crate::share::helper::Helper;
 use crate::share::{ExportFrom, ExportPath, Share, Transport};
@@ -26,7 +27,9 @@ pub fn join(share: &mut Share, helpers: &[Helper], listeners: &[Listener]) -> Jo
     let Transport::Socket(socket) = &share.transport else { return Joined::Unknown };
     let socket = plain(socket);
     let mut claims: Vec<(PathBuf, ExportFrom)> = Vec::new();
-    for helper in helpers {
+    // A relative path means something only where it stands.
+    let near = |helper: &&Helper| socket.is_absolute() || helper.place.file == share.place.file;
+    for helper in helpers.iter().filter(near) {
         let from = helper.pid.map_or_else(|| ExportFrom::Helper(helper.place.clone()), ExportFrom::Process);
         if let Some(export) = claim(helper, &socket, listeners).filter(|export| export.is_absolute()) {
             claims.push((export, from));
@@ -73,15 +76,22 @@ fn claim(helper: &Helper, socket: &Path, listeners: &[Listener]) -> Option<PathB
     if helper.socket.as_deref().is_some_and(|own| plain(own) == socket) {
         return helper.export.clone();
     }
-    if let Some((own, export)) = &helper.template {
-        let instance = instance_of(own, socket.as_os_str().as_bytes())?;
-        return Some(path_of(&fill(export, instance)?));
+    let bytes = socket.as_os_str().as_bytes();
+    let of_instance = |own: &[u8], export: &[u8]| Some(path_of(&fill(export, instance_of(own, bytes)?)?));
+    match &helper.template {
+        Some((Some(own), export)) => return of_instance(own, export),
+        None if helper.socket.is_some() => return None,
+        _ => {}
     }
     // systemd holds the socket for it.
-    helper.fd?;
     let unit = unit_of(helper.place.file.as_deref()?)?;
-    let listens = |listener: &&Listener| listener.service == unit && plain(&listener.socket) == socket;
-    listeners.iter().find(listens).and_then(|_| helper.export.clone())
+    let mut own = listeners.iter().filter(|listener| listener.service == unit);
+    match &helper.template {
+        Some((_, export)) => {
+            own.find_map(|listener| of_instance(listener.socket.as_os_str().as_bytes(), export))
+        }
+        None => own.find(|own| plain(&own.socket) == socket).and_then(|_| helper.export.clone()),
+    }
 }
 
 /// The unit that a file or a drop-in of it describes, without suffix and instance.
@@ -112,9 +122,10 @@ fn fill(template: &[u8], instance: &[u8]) -> Option<Vec<u8>> {
     let mut rest = template;
     while let Some((byte, tail)) = rest.split_first() {
         match (byte, tail.first()) {
-            // %I unescapes: a `-` of the instance stands for a slash.
-            (b'%', Some(b'I')) => {
-                out.extend(instance.iter().map(|byte| if *byte == b'-' { b'/' } else { *byte }));
+            // These unescape: a `-` of the instance stands for a slash.
+            (b'%', Some(letter @ (b'I' | b'f'))) => {
+                out.extend((*letter == b'f').then_some(b'/'));
+                out.extend(unescape(instance));
             }
             (b'%', Some(b'i' | b'j')) => out.extend(instance),
             (b'%' | b'$', _) => return None,
@@ -188,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_template_unit_is_filled_in() {
-        let template = (b"/run/virtfs/%i.sock".to_vec(), b"/srv/%i/x".to_vec());
+        let template = (Some(b"/run/virtfs/%i.sock".to_vec()), b"/srv/%i/x".to_vec());
         let helper = Helper { template: Some(template), ..Helper::default() };
         let mut share = share("/run/virtfs/vm-1.sock");
         assert_eq!(join(&mut share, &[helper], &[]), Joined::Known);

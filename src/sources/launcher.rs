@@ -1,8 +1,12 @@
 //! Launchers in other languages, and settings that are nearly a shell's: Python, Nix, Ruby (Vagrant), HCL (packer),
-//! makefiles, desktop entries, avocado-vt's and Yocto's configurations. What asks for last.
+//! makefiles, Dockerfiles, desktop entries, supervisord, avocado-vt's and Yocto's configurations. What asks for last.
 
 mod avocado;
+mod image;
 mod literals;
+mod settings;
+
+use std::ops::Range;
 
 use super::chars::{Command, Embedded, Lexed, Word, verbatim};
 use super::spelling::Spelt;
@@ -104,6 +108,12 @@ fn lex(document: &Document) -> Lexed {
     if interpreted || name == "Vagrantfile" || LITERALS.contains(&extension(&name)) {
         return literals::lex(document.bytes);
     }
+    if image::is_one(&name) {
+        return image::lex(document.bytes);
+    }
+    if let Some(lexed) = settings::lex(document.bytes) {
+        return lexed;
+    }
     if let Some(words) = bare_arguments(document.bytes) {
         return Lexed { commands: vec![Command { words, guest: None }], embedded: Vec::new() };
     }
@@ -124,6 +134,18 @@ fn bare_arguments(file: &[u8]) -> Option<Vec<Word>> {
 /// Each line that could hold something, with its continuations, as a shell's.
 fn by_lines(file: &[u8]) -> Lexed {
     let mut lexed = Lexed::default();
+    for line in logical_lines(file) {
+        if commands::is_candidate(file.get(line.clone()).unwrap_or_default()) {
+            let chars = verbatim(file, line, Spelt::Verbatim);
+            lexed.embedded.push(Embedded { chars, name: None, guest: None });
+        }
+    }
+    lexed
+}
+
+/// The bytes of each line with its continuations, but for comments.
+fn logical_lines(file: &[u8]) -> Vec<Range<usize>> {
+    let mut all = Vec::new();
     let mut at = 0;
     while at < file.len() {
         let start = at;
@@ -138,13 +160,11 @@ fn by_lines(file: &[u8]) -> Lexed {
         }
         let end = at.min(file.len());
         let text = file.get(start..end).unwrap_or_default();
-        let comment = matches!(text.trim_ascii_start().first(), Some(b'#' | b';'));
-        if commands::is_candidate(text) && !comment {
-            let chars = verbatim(file, start..end, Spelt::Verbatim);
-            lexed.embedded.push(Embedded { chars, name: None, guest: None });
+        if !matches!(text.trim_ascii_start().first(), Some(b'#' | b';')) {
+            all.push(start..end);
         }
     }
-    lexed
+    all
 }
 
 #[cfg(test)]

@@ -72,7 +72,8 @@ impl Format for Libvirt {
                 let line = first.share.place.line;
                 return Err(Refusal::at(line, "libvirt writes this file itself", runtime_remedy(&domain)));
             }
-            let mut found = rewrite::domain(&file, &domain, &shares, how)?;
+            let wanted: Vec<_> = shares.into_iter().filter(|share| how.wants(&share.share)).collect();
+            let mut found = rewrite::domain(&file, &domain, &wanted, how)?;
             for moved in &mut found.moved {
                 moved.share.place.file = document.path.map(Path::to_owned);
             }

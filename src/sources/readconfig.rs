@@ -60,7 +60,7 @@ impl Format for Readconfig {
         let file = Configuration::of(document);
         let mut edits = Edits::default();
         let mut done: Vec<usize> = Vec::new();
-        for (found, section) in file.shares() {
+        for (found, section) in file.shares().into_iter().filter(|(found, _)| how.wants(&found.share)) {
             let line = found.share.place.line;
             if let Some(managed) = Managed::of(&found.share.fsdev, document.path) {
                 return Err(Refusal::at(line, managed.message(), managed.remedy()));

@@ -4,6 +4,8 @@ mod env;
 mod lexer;
 mod word;
 
+pub use env::split;
+
 use super::chars::Lexed;
 use super::{Beside, Document, Format, Reading, Unreadable, commands};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
@@ -55,12 +57,25 @@ impl Format for Shell {
     }
 
     fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
-        if !commands::is_candidate(document.bytes) {
-            return Ok(Edits::default());
-        }
-        let lexed = lexer::lex(document.bytes, None).map_err(Unreadable::refusal)?;
-        commands::rewrite(document, &lexed, how)
+        rewrite(document, how, None)
     }
+
+    fn rewrite_beside(
+        &self,
+        document: &Document,
+        how: &Rewrite,
+        beside: &dyn Beside,
+    ) -> Result<Edits, Refusal> {
+        rewrite(document, how, Some(beside))
+    }
+}
+
+fn rewrite(document: &Document, how: &Rewrite, beside: Option<&dyn Beside>) -> Result<Edits, Refusal> {
+    if !commands::is_candidate(document.bytes) {
+        return Ok(Edits::default());
+    }
+    let lexed = lexer::lex(document.bytes, beside).map_err(Unreadable::refusal)?;
+    commands::rewrite(document, &lexed, how)
 }
 
 fn read(document: &Document, beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {

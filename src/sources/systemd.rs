@@ -9,6 +9,7 @@ use super::{Beside, Document, Format, Listener, Reading, Unreadable, commands, p
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use lines::Entry;
 use words::Unit;
+pub use words::unescape;
 
 /// Units, drop-ins and quadlets.
 pub struct Systemd;
@@ -52,12 +53,25 @@ impl Format for Systemd {
     }
 
     fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
-        if !commands::is_candidate(document.bytes) {
-            return Ok(Edits::default());
-        }
-        let lexed = lex(document, &lines::entries(document.bytes), None).map_err(Unreadable::refusal)?;
-        commands::rewrite(document, &lexed, how)
+        rewrite(document, how, None)
     }
+
+    fn rewrite_beside(
+        &self,
+        document: &Document,
+        how: &Rewrite,
+        beside: &dyn Beside,
+    ) -> Result<Edits, Refusal> {
+        rewrite(document, how, Some(beside))
+    }
+}
+
+fn rewrite(document: &Document, how: &Rewrite, beside: Option<&dyn Beside>) -> Result<Edits, Refusal> {
+    if !commands::is_candidate(document.bytes) {
+        return Ok(Edits::default());
+    }
+    let lexed = lex(document, &lines::entries(document.bytes), beside).map_err(Unreadable::refusal)?;
+    commands::rewrite(document, &lexed, how)
 }
 
 fn is_unit(name: &str) -> bool {
@@ -78,6 +92,16 @@ fn read(document: &Document, beside: Option<&dyn Beside>) -> Result<Reading, Unr
     let mut reading = Reading::default();
     if commands::is_candidate(document.bytes) {
         reading = commands::read(document, &lex(document, &entries, beside)?);
+        let instances = beside.map(|beside| surroundings::instances(document.path, &entries, beside));
+        let helpers = instances.unwrap_or_default().into_iter().flat_map(|unit| {
+            let instance = Document { path: Some(&unit), ..*document };
+            let reading = lex(&instance, &entries, beside).map(|lexed| commands::read(document, &lexed));
+            reading.map(|reading| reading.helpers).unwrap_or_default()
+        });
+        let helpers: Vec<_> = helpers.filter(|helper| helper.export.is_some()).collect();
+        if !helpers.is_empty() {
+            reading.helpers = helpers;
+        }
     }
     reading.listeners = listeners(document, &entries);
     Ok(reading)
@@ -86,6 +110,9 @@ fn read(document: &Document, beside: Option<&dyn Beside>) -> Result<Reading, Unr
 /// The commands of a unit.
 fn lex(document: &Document, entries: &[Entry], beside: Option<&dyn Beside>) -> Result<Lexed, Unreadable> {
     let mut unit = Unit::new(document.path);
+    for entry in entries {
+        unit.directory(&entry.key, bytes(&entry.value).trim_ascii());
+    }
     for entry in entries.iter().filter(|entry| entry.key == b"Environment") {
         unit.environment(document.bytes, &entry.value)?;
     }
@@ -124,7 +151,8 @@ fn embedded(chars: Chars) -> Embedded {
 
 /// The sockets that a socket unit listens on.
 fn listeners(document: &Document, entries: &[Entry]) -> Vec<Listener> {
-    let value = |entry: &Entry| bytes(&entry.value).trim_ascii().to_vec();
+    let unit = Unit::new(document.path);
+    let value = |entry: &Entry| unit.resolved_in_part(bytes(&entry.value).trim_ascii());
     let Some(path) = document.path else { return Vec::new() };
     let own = super::join::unit_of(path).unwrap_or_default();
     let named = entries.iter().rfind(|entry| entry.key == b"Service").map(value);

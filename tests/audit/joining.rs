@@ -37,12 +37,35 @@ fn a_socket_leads_to_the_helper_that_listens_on_it() {
             "[Service]\nEnvironmentFile=/etc/default/env\nExecStart=/usr/lib/qemu/virtfs-proxy-helper -n -p ${EXPORT} -s ${SOCK}\n",
             "/run/env.sock",
         ),
+        (
+            "list.service",
+            "[Service]\nEnvironmentFile=/etc/default/list\nExecStart=/usr/bin/virtfs-proxy-helper -n $OPTIONS\n",
+            "/run/list.sock",
+        ),
+        (
+            "each@.service",
+            "[Service]\nEnvironmentFile=/etc/each/%i.env\nExecStart=/usr/bin/virtfs-proxy-helper -p ${EXPORT} -s /run/%i.sock\n",
+            "/run/one.sock",
+        ),
+        (
+            "own@.service",
+            "[Service]\nExecStart=/usr/bin/virtfs-proxy-helper --nodaemon --persistent --path %f --uid vm --gid vm\n",
+            "/run/own/srv-own.sock",
+        ),
+        (
+            "openrc.initd",
+            "#!/sbin/openrc-run\ncommand=/usr/bin/virtfs-proxy-helper\ncommand_args=\"-p /srv/openrc -s /run/openrc.sock\"\n",
+            "/run/openrc.sock",
+        ),
     ] {
         let tag = name.split('.').next().unwrap().trim_end_matches('@');
         write(&root.join("etc/units").join(name), helper);
         write(&root.join("etc/libvirt").join(format!("{tag}.xml")), domain(tag, tag, socket));
     }
     write(&root.join("etc/units/act.socket"), "[Socket]\nListenStream=/run/act.sock\nAccept=yes\n");
+    write(&root.join("etc/units/own@.socket"), "[Socket]\nListenStream=%t/own/%i.sock\n");
+    write(&root.join("etc/default/list"), "OPTIONS=-p /srv/list -s /run/list.sock\n");
+    write(&root.join("etc/each/one.env"), "EXPORT=/srv/each\n");
     write(&root.join("etc/default/env"), "EXPORT=/srv/env\nSOCK=/run/env.sock\n");
     let audit = audit(["--root", root.to_str().unwrap(), "/etc"]);
     for (tag, export) in [
@@ -52,6 +75,10 @@ fn a_socket_leads_to_the_helper_that_listens_on_it() {
         ("hook", "/srv/hook"),
         ("cron", "/srv/cron"),
         ("env", "/srv/env"),
+        ("list", "/srv/list"),
+        ("each", "/srv/each"),
+        ("own", "/srv/own"),
+        ("openrc", "/srv/openrc"),
     ] {
         let share = audit.share(tag);
         assert_eq!(share["export"], export, "{share:#}");

@@ -112,3 +112,43 @@ fn what_a_file_says_never_reaches_the_terminal_raw() {
     let said = text(&output.stderr);
     assert!(!said.chars().any(|c| c.is_control() && c != '\n' || c == '\u{202e}'), "{said:?}");
 }
+
+#[test]
+fn the_files_around_say_what_variables_stand_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(at("settings"), "SOCK=/run/a.sock\nEXPORT=/srv/a\n").unwrap();
+    let device = "-device virtio-9p-pci,fsdev=f,mount_tag=t";
+    for (name, text) in [
+        (
+            "vm.service",
+            format!(
+                "[Service]\nEnvironmentFile={}\nExecStartPre=/usr/bin/virtfs-proxy-helper -p ${{EXPORT}} -s ${{SOCK}}\n\
+                 ExecStart=/usr/bin/qemu -fsdev proxy,id=f,socket=${{SOCK}} {device}\n",
+                at("settings")
+            ),
+        ),
+        (
+            "vm.sh",
+            format!(
+                "#!/bin/sh\n. {}\nvirtfs-proxy-helper -p $EXPORT -s $SOCK\nqemu -fsdev proxy,id=f,socket=${{SOCK}} {device}\n",
+                at("settings")
+            ),
+        ),
+    ] {
+        fs::write(at(name), &text).unwrap();
+        let output = config([at(name)], b"");
+        let local = "local,id=f,path=/srv/a,security_model=mapped-xattr";
+        let expected = text.replace("proxy,id=f,socket=${SOCK}", local);
+        assert_eq!(self::text(&output.stdout), expected, "{}", self::text(&output.stderr));
+    }
+}
+
+#[test]
+fn notes_are_taken_by_their_content_when_they_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("vm.txt");
+    fs::write(&file, "qemu-system-x86_64 -virtfs proxy,id=f,mount_tag=t,socket=/a\n").unwrap();
+    let output = config([file.to_str().unwrap(), "--export", "t=/srv/a", "--check"], b"");
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+}

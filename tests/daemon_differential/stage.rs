@@ -109,7 +109,7 @@ impl Side {
         let flags = nix::fcntl::fcntl(fd, nix::fcntl::F_GETFL).expect("a descriptor's flags");
         let stat = rustix::fs::fstat(fd).expect("a descriptor's inode");
         let offset = rustix::fs::tell(fd).expect("a descriptor's position");
-        let host = Owned::below(&self.root).stat(path);
+        let host = Owned::below(&self.root).stat_target(path);
         let same = host.is_some_and(|host| host.st_ino == stat.st_ino);
         format!(
             "flags={:o} mode={:o} offset={offset} the-file-named={same}",
@@ -216,6 +216,12 @@ impl Stage {
     pub fn kind(&self, path: &[u8]) -> Option<u32> {
         let [reference, _] = &self.sides;
         Owned::below(&reference.root).stat(path).map(|stat| stat.st_mode & libc::S_IFMT)
+    }
+
+    /// The type of the file that a path leads to, through a final symbolic link too.
+    pub fn target_kind(&self, path: &[u8]) -> Option<u32> {
+        let [reference, _] = &self.sides;
+        Owned::below(&reference.root).stat_target(path).map(|stat| stat.st_mode & libc::S_IFMT)
     }
 
     /// How many steps have been played.

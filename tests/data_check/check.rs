@@ -350,6 +350,14 @@ fn nobody_is_told_what_nobody_can_not_see() {
 }
 
 #[test]
+fn root_of_a_container_is_told_what_it_can_not_see() {
+    let stage = Stage::new();
+    let mut command = Command::new("setpriv");
+    let report = Report::of(stage.words(command.arg("--bounding-set=-sys_admin"), &[ME]));
+    report.says("not-privileged", &stage.export, "trusted.* attributes are not seen", 0);
+}
+
+#[test]
 fn the_wrong_export_is_an_error_and_the_wrong_words_are_usage() {
     let stage = Stage::new();
     for (words, status) in [

@@ -21,6 +21,8 @@ mod guest;
 mod process;
 #[path = "../support/program.rs"]
 mod program;
+#[path = "../support/snapshot.rs"]
+mod snapshot;
 #[path = "../support/wire.rs"]
 mod wire;
 #[path = "../support/work.rs"]

@@ -73,6 +73,12 @@ impl<'a> Owned<'a> {
         rustix::fs::fstat(pin).ok()
     }
 
+    /// What stat tells to such a process: of what a final symbolic link leads to.
+    pub fn stat_target(&self, path: impl AsRef<[u8]>) -> Option<Stat> {
+        let pin = self.open(path, OFlags::PATH)?;
+        rustix::fs::fstat(pin).ok()
+    }
+
     /// Removes everything in a directory.
     pub fn empty(&self, name: impl AsRef<[u8]>) -> &Self {
         for entry in fs::read_dir(self.path(name)).expect("a directory's entries") {

@@ -194,8 +194,11 @@ impl Judge<'_> {
             self.whole(&finding::PROCESSES_UNSEEN, sentence);
         }
         if !facts.privileged {
-            let message =
-                "without root, trusted.* attributes and the way of QEMU's user to the export are not seen";
+            let message = if nix::unistd::geteuid().is_root() {
+                "without CAP_SYS_ADMIN on the host, trusted.* attributes are not seen; links and special files lose theirs by a conversion"
+            } else {
+                "without root, trusted.* attributes and the way of QEMU's user to the export are not seen"
+            };
             self.whole(&finding::NOT_PRIVILEGED, message.into());
         }
         if facts.survey.other_owners > 0 {

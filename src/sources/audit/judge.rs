@@ -113,12 +113,10 @@ impl Judge {
         row.rewritable = refusal.is_none();
         let mut about = vec![self.proxy_share(share)];
         let refusal = refusal.filter(|_| share.place.pid.is_none() || kind != PROCESS);
-        if kind == PROCESS
+        if let Some(remedy) = self::remedy(kind, share, refusal)
             && let Some(first) = about.first_mut()
         {
-            "rewrite what starts this process with `migrate config`, and convert the export's files with `migrate \
-             convert` while it is down"
-                .clone_into(&mut first.remedy);
+            remedy.clone_into(&mut first.remedy);
         }
         // A generated file has a finding of its reader's own.
         let generated = share.notes.contains(&Note::Generated);
@@ -129,11 +127,12 @@ impl Judge {
                 &finding::EXPORT_UNKNOWN,
                 share,
                 format!("nothing says which directory the share {} exports", share.title()),
-                Some(format!(
-                    "pass it: `migrate config --export {}=PATH`; the audit finds it itself where the helper runs \
-                     (as root) or a file says how it is started",
-                    share.title()
-                )),
+                share.handle().map(|name| {
+                    format!(
+                        "pass it: `migrate config --export {name}=PATH`; the audit finds it itself where the helper runs \
+                         (as root) or a file says how it is started"
+                    )
+                }),
             )),
             Joined::Ambiguous(paths) => {
                 let paths: Vec<_> = paths.iter().map(|path| escape_path(path).into_owned()).collect();
@@ -179,11 +178,12 @@ impl Judge {
             ExportPath::Known { path, .. } => format!(", exporting {}", escape_path(path)),
             ExportPath::Unknown => String::new(),
         };
+        let fsdev = Some(&share.fsdev).filter(|id| !id.is_empty());
+        let fsdev = fsdev.map(|id| format!("fsdev {}, ", escape(id))).unwrap_or_default();
         let message = format!(
-            "the share {}{} (fsdev {}, {way}{export}) uses the proxy backend, {}",
+            "the share {}{} ({fsdev}{way}{export}) uses the proxy backend, {}",
             share.title(),
             guest.unwrap_or_default(),
-            escape(&share.fsdev),
             self.verdict()
         );
         about_share(&finding::PROXY_SHARE, share, message, None)
@@ -224,6 +224,25 @@ impl Judge {
     }
 }
 
+/// What to do about a share that `migrate config` doesn't rewrite where it stands.
+fn remedy(kind: &str, share: &Share, refusal: Option<&Refusal>) -> Option<&'static str> {
+    if kind == PROCESS {
+        return Some(
+            "rewrite what starts this process with `migrate config`, and convert the export's files with `migrate \
+             convert` while it is down",
+        );
+    }
+    if share.notes.contains(&Note::Generated) {
+        return Some(
+            "change the configuration of the program that writes this file: an edit of it does not last",
+        );
+    }
+    refusal.map(|_| {
+        "move it to the local backend: change this file by hand (why, stands below), and convert the export's files \
+         with `migrate convert`"
+    })
+}
+
 /// Notes the findings of a share's reader that are about it.
 fn note_others(row: &mut ShareRow, share: &Share, findings: &[Finding]) {
     let same = |one: &Place| one.file == share.place.file && one.line == share.place.line;
@@ -245,7 +264,7 @@ fn about_note(share: &Share, note: &Note) -> FindingRow {
     let (kind, message) = match note {
         Note::NoDevice => (
             &finding::NO_DEVICE,
-            format!("no -device names the fsdev {}: the guest never sees it", escape(&share.fsdev)),
+            format!("no -device names the fsdev {}: the guest never sees it", share.title()),
         ),
         Note::Unknown(text) => (
             &finding::UNKNOWN_VALUE,

@@ -1,13 +1,21 @@
-//! Whether `migrate config` could rewrite a document, were the exported directories known: it is tried.
+//! Whether `migrate config` could rewrite a document's shares, were the exported directories known: it is tried.
 
 use std::os::unix::ffi::OsStrExt;
 
 use crate::share::rewrite::{Refusal, Rewrite};
 use crate::share::{Note, Share, Transport};
-use crate::sources::{Document, Format};
+use crate::sources::{Beside, Document, Format};
+
+/// More shares than this have a file's first refusal in common: each is one more rewrite of the file.
+const MANY: usize = 32;
 
 /// For each share, why it can't be rewritten.
-pub fn refusals(format: &dyn Format, document: &Document, shares: &[Share]) -> Vec<Option<Refusal>> {
+pub fn refusals(
+    format: &dyn Format,
+    document: &Document,
+    shares: &[Share],
+    beside: &dyn Beside,
+) -> Vec<Option<Refusal>> {
     if shares.is_empty() {
         return Vec::new();
     }
@@ -20,8 +28,18 @@ pub fn refusals(format: &dyn Format, document: &Document, shares: &[Share]) -> V
         }
         how.exports.extend(names.into_iter().map(|name| (name, "/export".into())));
     }
-    let refusal = format.rewrite(document, &how).err();
-    shares.iter().map(|share| refusal.clone().or_else(|| doubtful(share))).collect()
+    let refusal = |how: &Rewrite| format.rewrite_beside(document, how, beside).err();
+    let first = refusal(&how);
+    let each = |share: &Share| {
+        let own = match &first {
+            Some(_) if (2..=MANY).contains(&shares.len()) => {
+                refusal(&Rewrite { only: Some(share.clone()), ..how.clone() })
+            }
+            other => other.clone(),
+        };
+        own.or_else(|| doubtful(share))
+    };
+    shares.iter().map(each).collect()
 }
 
 /// A share that no rewrite would have noticed.

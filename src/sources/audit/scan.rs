@@ -9,7 +9,7 @@ use super::host::{Content, Host, has_extension, why};
 use super::progress::Progress;
 use super::walk::{Met, walk};
 use crate::share::rewrite::Refusal;
-use crate::sources::{Document, Reading, recognise};
+use crate::sources::{Document, Format, Reading, recognise, recognise_named};
 
 /// How many paths wait for a reader at most.
 const QUEUE: usize = 1024;
@@ -43,11 +43,20 @@ pub struct FileReading {
     pub refusals: Vec<Option<Refusal>>,
 }
 
+/// A file that waits for a reader.
+struct Waiting {
+    path: PathBuf,
+    /// Whether a listing said that it is a regular file.
+    listed: bool,
+    /// Whether the admin named it: then its name is no reason to pass over it.
+    named: bool,
+}
+
 /// Reads every file at and below `roots`.
 pub fn scan(host: &Host, roots: &[PathBuf], named: bool, progress: &Progress) -> Scan {
     progress.doing("reading files");
     let total = Mutex::new(Scan::default());
-    let (sender, receiver) = sync_channel::<Vec<(PathBuf, bool)>>(QUEUE / BATCH);
+    let (sender, receiver) = sync_channel::<Vec<Waiting>>(QUEUE / BATCH);
     let receiver = Mutex::new(receiver);
     let readers = std::thread::available_parallelism().map_or(1, usize::from).min(16);
     let done = AtomicU64::new(0);
@@ -56,8 +65,8 @@ pub fn scan(host: &Host, roots: &[PathBuf], named: bool, progress: &Progress) ->
             scope.spawn(|| {
                 let mut mine = Scan::default();
                 while let Some(batch) = next(&receiver) {
-                    for (path, listed) in batch {
-                        mine.file(host, &path, listed);
+                    for waiting in batch {
+                        mine.file(host, &waiting);
                         progress.looked_at(done.fetch_add(1, Ordering::Relaxed) + 1);
                     }
                 }
@@ -69,9 +78,9 @@ pub fn scan(host: &Host, roots: &[PathBuf], named: bool, progress: &Progress) ->
         let mut batch = Vec::with_capacity(BATCH);
         let mut walked = Scan::default();
         walk(host, roots, named, &mut |met| match met {
-            Met::File { path, .. } if is_no_configuration(&path) => walked.skipped += 1,
-            Met::File { path, listed } => {
-                batch.push((path, listed));
+            Met::File { path, named: false, .. } if is_no_configuration(&path) => walked.skipped += 1,
+            Met::File { path, listed, named } => {
+                batch.push(Waiting { path, listed, named });
                 if batch.len() == BATCH {
                     // The readers are gone only when they panicked, which the scope then reports.
                     let _ = sender.send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)));
@@ -92,7 +101,7 @@ pub fn scan(host: &Host, roots: &[PathBuf], named: bool, progress: &Progress) ->
     scan
 }
 
-fn next(receiver: &Mutex<Receiver<Vec<(PathBuf, bool)>>>) -> Option<Vec<(PathBuf, bool)>> {
+fn next(receiver: &Mutex<Receiver<Vec<Waiting>>>) -> Option<Vec<Waiting>> {
     receiver.lock().ok()?.recv().ok()
 }
 
@@ -105,32 +114,42 @@ impl Scan {
         self.skipped += other.skipped;
     }
 
-    fn file(&mut self, host: &Host, path: &Path, listed: bool) {
-        match host.read(path, listed) {
-            Ok(Content::Whole(bytes)) => self.document(host, &Document { path: Some(path), bytes: &bytes }),
+    fn file(&mut self, host: &Host, Waiting { path, listed, named }: &Waiting) {
+        let document = |bytes| Document { path: Some(path), bytes };
+        let recognised =
+            |document: &Document| if *named { recognise_named(document) } else { recognise(document) };
+        match host.read(path, *listed) {
+            Ok(Content::Whole(bytes)) => {
+                let document = document(&bytes);
+                self.read(host, &document, recognised(&document));
+            }
             // A saved guest: its configuration comes first, its memory is of no interest.
             Ok(Content::TooLong(start)) if start.starts_with(b"LibvirtQemud") => {
-                self.document(host, &Document { path: Some(path), bytes: &start });
+                self.document(host, &document(&start));
             }
             Ok(Content::TooLong(start)) => {
-                if recognise(&Document { path: Some(path), bytes: &start }).is_some() {
+                if recognised(&document(&start)).is_some() {
                     let limit = super::host::MAX_FILE >> 20;
-                    self.unread.push((Some(path.to_owned()), None, format!("it is longer than {limit} MiB")));
+                    self.unread.push((Some(path.clone()), None, format!("it is longer than {limit} MiB")));
                 } else {
                     self.skipped += 1;
                 }
             }
             Ok(Content::Special) => {
                 let reason = "not a regular file any more".to_owned();
-                self.unread.push((Some(path.to_owned()), None, reason));
+                self.unread.push((Some(path.clone()), None, reason));
             }
-            Err(error) => self.unread.push((Some(path.to_owned()), None, why(&error))),
+            Err(error) => self.unread.push((Some(path.clone()), None, why(&error))),
         }
     }
 
     /// Reads a document.
     pub fn document(&mut self, host: &Host, document: &Document) {
-        let Some(format) = recognise(document) else {
+        self.read(host, document, recognise(document));
+    }
+
+    fn read(&mut self, host: &Host, document: &Document, format: Option<&'static dyn Format>) {
+        let Some(format) = format else {
             self.skipped += 1;
             return;
         };
@@ -143,7 +162,7 @@ impl Scan {
                     && reading.listeners.is_empty())
                 {
                     let path = document.path.map(Into::into);
-                    let refusals = super::rewritable::refusals(format, document, &reading.shares);
+                    let refusals = super::rewritable::refusals(format, document, &reading.shares, host);
                     self.readings.push(FileReading { kind: format.name(), reading, path, refusals });
                 }
             }

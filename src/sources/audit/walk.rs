@@ -13,6 +13,8 @@ pub enum Met {
         path: PathBuf,
         /// Whether a listing said that it is a regular file.
         listed: bool,
+        /// Whether the admin named this very file.
+        named: bool,
     },
     /// Something that no configuration is: a FIFO, a device, another view of what is looked at anyway.
     Skipped(PathBuf),
@@ -25,7 +27,7 @@ pub fn walk(host: &Host, roots: &[PathBuf], named: bool, met: &mut dyn FnMut(Met
     let mut walk = Walk { host, trees: Vec::new(), links: Vec::new(), met };
     for root in roots {
         match host.kind(root, true) {
-            Ok(Kind::File) => (walk.met)(Met::File { path: root.clone(), listed: false }),
+            Ok(Kind::File) => (walk.met)(Met::File { path: root.clone(), listed: false, named }),
             Ok(Kind::Folder) => {
                 let canonical = host.canonical(root).unwrap_or_else(|_| root.clone());
                 if !walk.covers(&canonical) {
@@ -78,7 +80,7 @@ impl Walk<'_> {
                     None => self.host.kind(&path, false),
                 };
                 match kind {
-                    Ok(Kind::File) => (self.met)(Met::File { path, listed: true }),
+                    Ok(Kind::File) => (self.met)(Met::File { path, listed: true, named: false }),
                     Ok(Kind::Folder) => folders.push(path),
                     Ok(Kind::Link) => self.links.push(path),
                     Ok(Kind::Special) => (self.met)(Met::Skipped(path)),
@@ -97,7 +99,7 @@ impl Walk<'_> {
                 Ok((_, target)) if self.covers(&target) => (self.met)(Met::Skipped(link)),
                 Ok((Kind::File, target)) => {
                     self.trees.push(target);
-                    (self.met)(Met::File { path: link, listed: false });
+                    (self.met)(Met::File { path: link, listed: false, named: false });
                 }
                 // A link to a folder around this one would show all of the machine.
                 Ok((Kind::Folder, target)) if self.trees.iter().any(|tree| tree.starts_with(&target)) => {

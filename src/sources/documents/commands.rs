@@ -18,6 +18,9 @@ const PROSE: &[&str] =
 /// Keys that say where a text beside them goes.
 const NAMES: &[&str] = &["path", "dest", "destination", "filename"];
 
+/// More words than any command line has: aliases can multiply them without end.
+const MAX_WORDS: usize = 10_000;
+
 /// Takes what is in `node` and below it.
 pub fn collect(file: &str, node: &Rc<Node>, lexed: &mut Lexed) {
     let mut waiting = vec![(Rc::clone(node), None)];
@@ -88,6 +91,9 @@ fn words(file: &str, node: &Rc<Node>, around: Option<&Node>) -> Vec<Word> {
     let mut waiting = vec![(Rc::clone(node), false)];
     let alone = matches!(node.value, Value::Scalar(..));
     while let Some((node, flow)) = waiting.pop() {
+        if waiting.len() > MAX_WORDS {
+            return Vec::new();
+        }
         match &node.value {
             Value::Scalar(..) => {
                 let chars = known(&chars(file, &node, flow), file, around);
@@ -98,7 +104,9 @@ fn words(file: &str, node: &Rc<Node>, around: Option<&Node>) -> Vec<Word> {
                 let flow = file.as_bytes().get(node.span.start) == Some(&b'[');
                 waiting.extend(items.iter().rev().map(|item| (Rc::clone(item), flow)));
             }
-            Value::Alias(Some(target)) if matches!(target.value, Value::Scalar(..)) => {
+            Value::Alias(Some(target)) if out.len() < MAX_WORDS => {
+                // What holds a comma does not stand in a list of the flow style without quotes.
+                let flow = flow && target.text().is_none_or(|text| !text.contains(','));
                 waiting.push((Rc::clone(target), flow));
             }
             // A map in a list is no argument; what is in it is looked at by itself.

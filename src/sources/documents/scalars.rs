@@ -13,11 +13,11 @@ use crate::sources::spelling::Spelt;
 pub fn chars(file: &str, node: &Node, flow: bool) -> Chars {
     let Value::Scalar(value, style) = &node.value else { return Vec::new() };
     let aligned = match style {
-        ScalarStyle::Plain => align(file, value, node.span.clone(), Style::Plain(flow)),
+        ScalarStyle::Plain => align(file, value, bare(file, &node.span), Style::Plain(flow)),
         ScalarStyle::SingleQuoted => align(file, value, inside(file, &node.span, b'\''), Style::Single),
         ScalarStyle::DoubleQuoted => align(file, value, inside(file, &node.span, b'"'), Style::Double),
-        ScalarStyle::Literal => align(file, value, node.span.start..file.len(), Style::Literal),
-        ScalarStyle::Folded => align(file, value, node.span.start..file.len(), Style::Folded),
+        ScalarStyle::Literal => align(file, value, block(file, &node.span), Style::Literal),
+        ScalarStyle::Folded => align(file, value, block(file, &node.span), Style::Folded),
     };
     aligned.unwrap_or_else(|| {
         value.bytes().map(|byte| Char::new(byte, node.span.clone(), Spelt::Fixed)).collect()
@@ -43,6 +43,31 @@ impl Style {
             Self::Literal | Self::Folded => Spelt::YamlBlock,
         }
     }
+}
+
+/// What stands behind an anchor or a tag: `&name`, `!type`.
+fn bare(file: &str, span: &Range<usize>) -> Range<usize> {
+    let bytes = file.as_bytes();
+    let mut start = span.start;
+    while matches!(bytes.get(start), Some(b'&' | b'!')) {
+        let rest = bytes.get(start..span.end).unwrap_or_default();
+        let name = rest.iter().take_while(|byte| !byte.is_ascii_whitespace()).count();
+        let blank = rest.iter().skip(name).take_while(|byte| byte.is_ascii_whitespace()).count();
+        start += name + blank;
+    }
+    start..span.end.max(start)
+}
+
+/// The text of a block, behind its header where that has an anchor or a tag.
+fn block(file: &str, span: &Range<usize>) -> Range<usize> {
+    let bytes = file.as_bytes();
+    let mut start = span.start;
+    if matches!(bytes.get(start), Some(b'&' | b'!')) {
+        let rest = bytes.get(start..).unwrap_or_default();
+        start += memchr::memchr(b'\n', rest).map_or(rest.len(), |newline| newline + 1);
+        start += bytes.get(start..).unwrap_or_default().iter().take_while(|byte| **byte == b' ').count();
+    }
+    start..file.len()
 }
 
 /// What stands between the quotes.

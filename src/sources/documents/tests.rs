@@ -75,6 +75,29 @@ fn shares_are_found_in_documents() {
             "devices:\n  p:\n    type: proxy\n    connect: tcp:1\ndescription: -virtfs proxy,socket=/a\n",
             vec![],
         ),
+        (
+            "/lists.yaml",
+            "x: &fs [-fsdev, \"proxy,id=f,socket=/a\"]\ny: &dev\n- -device\n- virtio-9p-pci,fsdev=f,mount_tag=t\n\
+             args: [qemu, *fs, *dev]\n",
+            vec!["1: t /a"],
+        ),
+        (
+            "/merged.yaml",
+            "a: &a\n  command: [qemu, -fsdev, \"proxy,id=f,socket=/a\"]\nb:\n  <<: *a\n  args: [-device, \
+             \"virtio-9p-pci,fsdev=f,mount_tag=t\"]\n",
+            vec!["2: t /a"],
+        ),
+        (
+            "/commented.json",
+            "{ // the guest\n  \"args\": [\"-virtfs\", /* \" */ \"proxy,id=f,mount_tag=t,socket=/a\",]\n}\n",
+            vec!["2: t /a"],
+        ),
+        (
+            "/helm.yaml",
+            "{{- if .Values.on }}\nname: {{ .Release.Name }}\nargs:\n- -virtfs\n- proxy,id=f,mount_tag=t,socket={{ .s \
+             }}\n{{- end }}\n",
+            vec!["5: t ? {{ .s }}"],
+        ),
         ("/é.yaml", "# é\nx: [\"é\", -virtfs, \"proxy,id=f,mount_tag=t,socket=/é\"]\n", vec!["2: t /é"]),
     ] {
         assert_eq!(shown(name, text), expected, "{name}");
@@ -91,6 +114,13 @@ fn rewriting_touches_nothing_else() {
     }
     let folded = "a: >\n  date é\n\n  qemu -virtfs\n  \"proxy,id=f,mount_tag=t,socket=/a\"\n    -m 1\n\n    -x\n  -y\n";
     assert_eq!(rewritten(folded, "/x").unwrap(), folded.replace("proxy,", "local,").replace("socket=/a", to));
+    let anchors = "x: &a proxy,id=f,socket=/a\ny: &b |\n  qemu -virtfs proxy,id=f,mount_tag=t,socket=/a\nz: [qemu, \
+                   -fsdev, *a] # é\n";
+    let new = rewritten(anchors, "/x").unwrap();
+    assert_eq!(new, anchors.replace("proxy,", "local,").replace("socket=/a", to));
+    let commented = "{ \"a\": [ // é\n\"-virtfs\", \"proxy,id=f,mount_tag=t,socket=/a\" ] }\n";
+    let new = rewritten(commented, "/x").unwrap();
+    assert_eq!(new, commented.replace("proxy,", "local,").replace("socket=/a", to));
     let new = rewritten(POD, "/x").unwrap();
     assert_eq!(new, POD.replace("\"proxy,", "\"local,").replace("socket=$(SOCK)", to));
     let xml = "xml: |\n  <domain type='kvm' xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>\n    <name>x</name>\n    \

@@ -42,8 +42,15 @@ impl Node {
         }
     }
 
-    /// The value of a mapping's key.
+    /// The value of a mapping's key, or of the one that it is merged with (`<<: *other`).
     pub fn get(&self, key: &str) -> Option<&Rc<Node>> {
+        self.own(key).or_else(|| match &self.own("<<")?.value {
+            Value::Alias(Some(other)) => other.own(key),
+            _ => None,
+        })
+    }
+
+    fn own(&self, key: &str) -> Option<&Rc<Node>> {
         match &self.value {
             Value::Mapping(pairs) => {
                 pairs.iter().find(|(name, _)| name.text() == Some(key)).map(|(_, value)| value)

@@ -1,6 +1,9 @@
 //! String literals of programming languages, in the order in which they stand: an argument list, as a rule.
 
+use std::ops::Range;
+
 use crate::sources::chars::{Char, Chars, Command, Embedded, Lexed, Word, unknown, verbatim};
+use crate::sources::shell::split;
 use crate::sources::spelling::Spelt;
 
 /// Takes the literals of a program. Those inside the same brackets make one list.
@@ -18,6 +21,12 @@ pub fn lex(file: &[u8]) -> Lexed {
                 let length = rest.iter().position(|byte| b")]}".contains(byte)).unwrap_or(rest.len());
                 words.extend(bare_words(file, at + 3..at + 3 + length));
                 at += 3 + length + 1;
+            }
+            b'<' if heredoc(file, at).is_some() => {
+                let Some((body, end)) = heredoc(file, at) else { break };
+                let chars = verbatim(file, body, Spelt::Verbatim);
+                lexed.embedded.push(Embedded { chars, name: None, guest: None });
+                at = end;
             }
             b'[' | b'(' => {
                 depth += 1;
@@ -41,7 +50,7 @@ pub fn lex(file: &[u8]) -> Lexed {
                 at = end;
                 let Some(chars) = chars else { continue };
                 let word = Word { chars, span };
-                if word.has_blank() && word.contains(b"proxy") {
+                if word.has_blank() && word.contains(b"proxy") && !word.bytes().starts_with(b"-") {
                     let chars = word.chars.clone();
                     lexed.embedded.push(Embedded { chars, name: None, guest: None });
                 }
@@ -58,9 +67,34 @@ pub fn lex(file: &[u8]) -> Lexed {
     }
     finish(&mut words, &mut lexed);
     // A list that is made in pieces: what belongs together stands apart.
-    let all = lexed.commands.iter().flat_map(|command| command.words.clone()).collect();
+    let mut all: Vec<Word> = Vec::new();
+    let mut pieces = lexed.commands.iter().map(|command| &command.words).peekable();
+    let starts = |words: &[Word]| words.first().is_some_and(|word| word.bytes().starts_with(b"-"));
+    while let Some(words) = pieces.next() {
+        // An option without its value would take the next option for it.
+        let dangling = words.len() == 1 && starts(words) && pieces.peek().is_some_and(|next| starts(next));
+        if !dangling {
+            all.extend(words.iter().cloned());
+        }
+    }
     lexed.commands.push(Command { words: all, guest: None });
     lexed
+}
+
+/// The literals in a part of a file: one list.
+pub fn words(file: &[u8], range: Range<usize>) -> Vec<Word> {
+    let mut words = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        if !matches!(file.get(at), Some(b'"' | b'\'')) {
+            at += 1;
+            continue;
+        }
+        let (chars, span, end) = literal(file, at);
+        at = end;
+        words.extend(chars.map(|chars| Word { chars, span }));
+    }
+    options_apart(&words)
 }
 
 /// How long the name is that stands at `at` as an element by itself: a variable, whose value is not known.
@@ -78,13 +112,19 @@ fn name(file: &[u8], at: usize) -> usize {
 
 fn finish(words: &mut Vec<Word>, lexed: &mut Lexed) {
     let words = std::mem::take(words);
-    if words.len() > 1 {
-        lexed.commands.push(Command { words, guest: None });
+    if !words.is_empty() {
+        lexed.commands.push(Command { words: options_apart(&words), guest: None });
     }
 }
 
+/// The words of a list, in which an option may stand with its value in one literal: `"-fsdev proxy,…"`.
+fn options_apart(words: &[Word]) -> Vec<Word> {
+    let joined = |word: &Word| word.has_blank() && word.bytes().starts_with(b"-");
+    words.iter().flat_map(|word| if joined(word) { split(&word.chars) } else { vec![word.clone()] }).collect()
+}
+
 /// The words of Ruby's `%w( … )`.
-fn bare_words(file: &[u8], range: std::ops::Range<usize>) -> Vec<Word> {
+fn bare_words(file: &[u8], range: Range<usize>) -> Vec<Word> {
     verbatim(file, range, Spelt::Literal)
         .split(|c| c.byte.is_ascii_whitespace())
         .filter(|word| !word.is_empty())
@@ -97,9 +137,28 @@ fn line_end(file: &[u8], at: usize) -> usize {
     at + memchr::memchr(b'\n', rest).unwrap_or(rest.len())
 }
 
+/// The text of Ruby's, Perl's and HCL's `<<NAME`, and where it ends.
+fn heredoc(file: &[u8], at: usize) -> Option<(Range<usize>, usize)> {
+    let rest = file.get(at..)?.strip_prefix(b"<<")?;
+    let rest = rest.strip_prefix(b"-").or_else(|| rest.strip_prefix(b"~")).unwrap_or(rest);
+    let rest = rest.strip_prefix(b"'").or_else(|| rest.strip_prefix(b"\"")).unwrap_or(rest);
+    let length = rest.iter().take_while(|byte| byte.is_ascii_uppercase() || **byte == b'_').count();
+    let name = rest.get(..length).filter(|name| !name.is_empty())?;
+    let start = line_end(file, at) + 1;
+    let mut line = start;
+    while line < file.len() {
+        let end = line_end(file, line);
+        if file.get(line..end)?.trim_ascii() == name {
+            return Some((start..line, end));
+        }
+        line = end + 1;
+    }
+    None
+}
+
 /// The literal that opens at `open`: its text, its place, and where the program goes on. An apostrophe that closes
 /// nothing is no literal.
-fn literal(file: &[u8], open: usize) -> (Option<Chars>, std::ops::Range<usize>, usize) {
+fn literal(file: &[u8], open: usize) -> (Option<Chars>, Range<usize>, usize) {
     let quote = file.get(open).copied().unwrap_or_default();
     let triple = file.get(open..open + 3).is_some_and(|three| three == [quote; 3]);
     // Nix's ''…'' has two.

@@ -59,7 +59,35 @@ fn shares_are_found_in_programs() {
             "/vm.nix",
             "{\n  virtualisation.qemu.options = [\n    \"-fsdev proxy,id=f,socket=/a\"\n    \"-device \
              virtio-9p-pci,fsdev=f,mount_tag=t\"\n  ];\n}\n",
-            vec!["3:  /a"],
+            vec!["3: t /a"],
+        ),
+        (
+            "/Vagrantfile",
+            "l.qemuargs :value => '-fsdev'\nl.qemuargs :value => 'proxy,id=f,socket=/a'\nl.qemuargs :value => \
+             '-device'\nl.qemuargs :value => 'virtio-9p-pci,fsdev=f,mount_tag=t'\n",
+            vec!["2: t /a"],
+        ),
+        (
+            "/vm.tf",
+            "xml = <<-EOT\n  #!/bin/sh\n  qemu -virtfs proxy,id=f,mount_tag=t,socket=/a\n  EOT\n",
+            vec!["3: t /a"],
+        ),
+        (
+            "/Dockerfile",
+            "FROM x\n# CMD [\"qemu\"]\nENTRYPOINT [\"qemu\", \\\n  \"-fsdev\", \"proxy,id=f,socket=/a\"]\nCMD \
+             [\"-device\", \"virtio-9p-pci,fsdev=f,mount_tag=t\"]\n",
+            vec!["4: t /a"],
+        ),
+        (
+            "/Containerfile.helper",
+            "FROM x\nCMD exec virtfs-proxy-helper -n -p /srv -s /a\n",
+            vec!["2: helper Some(\"/srv\")"],
+        ),
+        (
+            "/supervisord.conf",
+            "[program:h]\ncommand=/usr/bin/virtfs-proxy-helper -n -p /srv -s /a\n\n[program:vm]\ncommand=qemu -fsdev \
+             proxy,id=f,socket=/a\n  -device virtio-9p-pci,fsdev=f,mount_tag=t\n",
+            vec!["5: t /a", "2: helper Some(\"/srv\")"],
         ),
         (
             "/Vagrantfile",

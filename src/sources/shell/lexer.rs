@@ -76,8 +76,20 @@ pub fn lex(file: &[u8], beside: Option<&dyn Beside>) -> Result<Lexed, Unreadable
     }
     let first = Lexer::new(file, Env::default(), beside).run()?;
     let mut lexer = Lexer::new(file, Env::with_constants_of(first.env), beside).run()?;
+    lexer.out.commands.extend(service(&lexer.env));
     lexer.out.commands.append(&mut lexer.env.leftovers());
     Ok(lexer.out)
+}
+
+/// What an OpenRC service runs: two variables say it.
+fn service(env: &Env) -> Option<Command> {
+    let words = |name: &[u8]| match env.get(name)?.value {
+        Value::Scalar(chars) => Some(super::env::split(&chars)),
+        _ => None,
+    };
+    let arguments = words(b"command_args").or_else(|| words(b"command_args_foreground"))?;
+    let words = [words(b"command")?, arguments].concat();
+    Some(Command { words, guest: None })
 }
 
 /// Why a script can't be read.
@@ -632,6 +644,10 @@ impl<'a> Lexer<'a> {
         for word in words.iter().filter(|word| word.has_blank()) {
             self.out.embedded.push(Embedded::script(&word.chars));
         }
+        let passed = passed_on(&words);
+        if !passed.is_empty() {
+            self.out.commands.push(Command { words: passed, guest: None });
+        }
         self.out.commands.push(Command { words, guest: None });
     }
 
@@ -670,6 +686,22 @@ impl<'a> Lexer<'a> {
             _ => self.env.doubt_all(),
         }
     }
+}
+
+/// The arguments that virt-install hands over to QEMU, one or several to an option.
+fn passed_on(words: &[Word]) -> Vec<Word> {
+    const OPTION: &[u8] = b"--qemu-commandline";
+    let mut passed = Vec::new();
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        let value = match word.bytes().strip_prefix(OPTION) {
+            Some(b"") => rest.next().map(|word| word.chars.clone()),
+            Some([b'=', ..]) => word.chars.get(OPTION.len() + 1..).map(<[Char]>::to_vec),
+            _ => None,
+        };
+        passed.extend(value.iter().flat_map(super::env::split));
+    }
+    passed
 }
 
 /// Whether a sourced file is there to set what the script holds defaults for: not a library of functions.

@@ -53,6 +53,12 @@ fn shares_are_found_where_scripts_hide_them() {
             vec!["4: fs0 share /run/a.sock"],
         ),
         (
+            "virt-install, one argument at a time",
+            "virt-install --qemu-commandline=-fsdev --qemu-commandline proxy,id=fs0,socket=/a --qemu-commandline \
+             '-device virtio-9p-pci,fsdev=fs0,mount_tag=t'\n",
+            vec!["1: fs0 t /a"],
+        ),
+        (
             "quotes",
             "qemu -fsdev \"proxy,id=fs0\",'socket=/run/a b.sock' -device 'virtio-9p-pci,fsdev=fs0,mount_tag=t'\n",
             vec!["1: fs0 t /run/a b.sock"],

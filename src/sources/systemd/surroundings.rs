@@ -1,12 +1,16 @@
 //! What the files around a unit say of its variables: its drop-ins, the unit that a drop-in belongs to, and
 //! `EnvironmentFile=`.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::lines::{Entry, entries};
 use super::words::Unit;
 use crate::sources::chars::bytes;
 use crate::sources::{Beside, path_of};
+
+/// More instances than one template has on any machine.
+const MAX_INSTANCES: usize = 1000;
 
 /// Where units and their drop-ins are, the weightiest last.
 const FOLDERS: &[&str] = &[
@@ -32,6 +36,30 @@ pub fn look(unit: &mut Unit, path: &Path, own: &[Entry], beside: &dyn Beside) {
     for file in files {
         environment_file(unit, &file, beside);
     }
+}
+
+/// The instances of a template unit that have a file of settings of their own, `EnvironmentFile=/etc/virtfs/%i`: what
+/// the unit would be called for each.
+pub fn instances(path: Option<&Path>, own: &[Entry], beside: &dyn Beside) -> Vec<PathBuf> {
+    let Some(path) = path else { return Vec::new() };
+    let name = path.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
+    let Some(at) = memchr::memmem::find(name, b"@.") else { return Vec::new() };
+    let (prefix, suffix) = name.split_at(at + 1);
+    let mut units = Vec::new();
+    for (file, _) in environment_files(own) {
+        let Some(at) = memchr::memmem::find(&file, b"%i") else { continue };
+        let (before, after) = (file.get(..at).unwrap_or_default(), file.get(at + 2..).unwrap_or_default());
+        let Some(slash) = before.iter().rposition(|byte| *byte == b'/') else { continue };
+        let folder = path_of(before.get(..=slash).unwrap_or_default());
+        for other in beside.files(&folder).into_iter().take(MAX_INSTANCES) {
+            let whole = other.as_os_str().as_bytes();
+            let instance = whole.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+            if let Some(instance) = instance.filter(|instance| !instance.is_empty()) {
+                units.push(path.with_file_name(path_of(&[prefix, instance, suffix].concat())));
+            }
+        }
+    }
+    units
 }
 
 /// The other files of the unit.

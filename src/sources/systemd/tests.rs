@@ -57,6 +57,17 @@ fn shares_are_found_in_units() {
             vec!["2: /run/web.sock"],
         ),
         (
+            "/etc/systemd/system/vm.service",
+            "[Service]\nRuntimeDirectory=vm:x\nExecStart=/usr/bin/qemu -virtfs \
+             proxy,id=f,mount_tag=t,socket=${RUNTIME_DIRECTORY}/a\n",
+            vec!["3: /run/vm/a"],
+        ),
+        (
+            "/etc/systemd/system/vm@srv-a.service",
+            "[Service]\nExecStart=/usr/bin/qemu -virtfs proxy,id=f,mount_tag=t,socket=%f/x\n",
+            vec!["2: /srv/a/x"],
+        ),
+        (
             "/etc/containers/systemd/vm.container",
             "[Container]\nImage=x\nExec=qemu-system-x86_64 -virtfs proxy,id=f,mount_tag=t,socket=/run/a.sock\n",
             vec!["3: /run/a.sock"],
@@ -80,7 +91,7 @@ fn helpers_are_found_in_units() {
                 107 -g 107\n";
     let helper = &read("/etc/systemd/system/virtfs@.service", unit).helpers[0];
     assert_eq!(helper.export, None);
-    assert_eq!(helper.template, Some((b"/run/%i.sock".to_vec(), b"/srv/%i".to_vec())));
+    assert_eq!(helper.template, Some((Some(b"/run/%i.sock".to_vec()), b"/srv/%i".to_vec())));
     let helper = &read("/etc/systemd/system/virtfs@a.service", unit).helpers[0];
     assert_eq!(helper.export.as_deref(), Some(Path::new("/srv/a")));
     assert_eq!((helper.uid.as_deref(), helper.place.line), (Some(&b"107"[..]), Some(3)));

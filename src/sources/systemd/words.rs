@@ -5,10 +5,20 @@ use std::path::Path;
 
 use crate::sources::Unreadable;
 use crate::sources::chars::{Char, Chars, Lines, Via, Word, offset, span};
+use crate::sources::invocation::is_helper;
 use crate::sources::spelling::Spelt;
 
 /// What stands in front of a program's path and says how it is run.
 const PREFIXES: &[u8] = b"@-:+!|";
+
+/// Settings for which systemd makes a folder, the variable that names it, and the specifier of where it is.
+const DIRECTORIES: &[(&str, &str, u8)] = &[
+    ("RuntimeDirectory", "RUNTIME_DIRECTORY", b't'),
+    ("StateDirectory", "STATE_DIRECTORY", b'S'),
+    ("CacheDirectory", "CACHE_DIRECTORY", b'C'),
+    ("LogsDirectory", "LOGS_DIRECTORY", b'L'),
+    ("ConfigurationDirectory", "CONFIGURATION_DIRECTORY", b'E'),
+];
 
 /// The unit around the words: what its specifiers and variables stand for.
 pub struct Unit {
@@ -80,6 +90,42 @@ impl Unit {
         self.foreign.insert(name.to_vec(), value.to_vec());
     }
 
+    /// Takes a `RuntimeDirectory=` or the like: systemd tells the program where it is.
+    pub fn directory(&mut self, key: &[u8], value: &[u8]) {
+        let Some((_, variable, letter)) = DIRECTORIES.iter().find(|(name, ..)| name.as_bytes() == key) else {
+            return;
+        };
+        let folders = value.split(u8::is_ascii_whitespace).filter(|name| !name.is_empty());
+        let folders: Option<Vec<Vec<u8>>> = folders
+            .map(|name| {
+                let name = name.split(|byte| *byte == b':').next().unwrap_or_default();
+                Some([self.specifier(*letter)?, b"/".to_vec(), self.resolved(name)?].concat())
+            })
+            .collect();
+        if let Some(folders) = folders.filter(|folders| !folders.is_empty()) {
+            self.foreign(variable.as_bytes(), &folders.join(&b':'));
+        }
+    }
+
+    /// A text with those of its specifiers resolved that don't depend on the instance.
+    pub fn resolved_in_part(&self, text: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut bytes = text.iter();
+        while let Some(byte) = bytes.next() {
+            match (byte, bytes.as_slice().first()) {
+                (b'%', Some(letter)) => {
+                    match self.specifier(*letter) {
+                        Some(value) => out.extend(value),
+                        None => out.extend([b'%', *letter]),
+                    }
+                    bytes.next();
+                }
+                _ => out.push(*byte),
+            }
+        }
+        out
+    }
+
     /// A file's name with its specifiers resolved.
     pub fn resolved(&self, name: &[u8]) -> Option<Vec<u8>> {
         let mut out = Vec::new();
@@ -129,7 +175,10 @@ impl Unit {
                 words.remove(1);
             }
         }
-        Ok(words.into_iter().flat_map(|word| self.expand(word)).collect())
+        // What another file says in one variable is read there, but for a helper's options: nothing else there tells
+        // what they are.
+        let helper = words.first().is_some_and(|word| is_helper(&word.bytes()));
+        Ok(words.into_iter().flat_map(|word| self.expand(word, helper)).collect())
     }
 
     /// Takes a value apart; escapes and specifiers are resolved.
@@ -205,6 +254,11 @@ impl Unit {
             b'%' => Some(b"%".to_vec()),
             b'i' => self.instance.clone(),
             b'I' => Some(unescape(self.instance.as_deref()?)),
+            b'f' => {
+                let unescaped = unescape(self.instance.as_deref().unwrap_or(&self.prefix));
+                (!self.is_template() || self.instance.is_some())
+                    .then(|| [b"/", unescaped.as_slice()].concat())
+            }
             b'j' => Some(self.prefix.rsplit(|byte| *byte == b'-').next().unwrap_or_default().to_vec()),
             b'p' | b'P' if !self.prefix.is_empty() => Some(self.prefix.clone()),
             b'n' | b'N' if !self.prefix.is_empty() && (self.instance.is_some() || !self.is_template()) => {
@@ -229,7 +283,7 @@ impl Unit {
     }
 
     /// Puts variables in: `$NAME` as a word of its own makes words, `${NAME}` makes text.
-    fn expand(&self, word: Word) -> Vec<Word> {
+    fn expand(&self, word: Word, lists: bool) -> Vec<Word> {
         let bytes = word.bytes();
         if let [b'$', name @ ..] = bytes.as_slice()
             && is_name(name)
@@ -238,10 +292,9 @@ impl Unit {
                 for c in &mut value {
                     c.splits = true;
                 }
-                // A list of another file's is read there.
                 let list =
                     self.foreign.contains_key(name) && value.iter().any(|c| c.byte.is_ascii_whitespace());
-                if !list {
+                if lists || !list {
                     return split(&value);
                 }
             }
@@ -333,7 +386,7 @@ fn escape(rest: &[Char]) -> (u8, usize) {
 }
 
 /// `%I`: what a unit's instance stands for, a slash for each dash.
-fn unescape(instance: &[u8]) -> Vec<u8> {
+pub fn unescape(instance: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = instance;
     while let Some((byte, tail)) = rest.split_first() {

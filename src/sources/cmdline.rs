@@ -1,0 +1,76 @@
+//! Argument lists whose arguments end with a NUL: what `/proc/PID/cmdline` holds, kept in a file.
+
+#![forbid(unsafe_code)]
+
+use super::chars::{Command, Lexed, Word, verbatim};
+use super::spelling::Spelt;
+use super::{Document, Format, Reading, Unreadable, commands};
+use crate::share::rewrite::{Edits, Refusal, Rewrite};
+
+/// NUL-separated arguments.
+pub struct Cmdline;
+
+/// More than the kernel takes as arguments from anybody who hasn't raised its limits, in bytes.
+const MAX_ARGUMENTS: usize = 2 << 20;
+
+impl Format for Cmdline {
+    fn name(&self) -> &'static str {
+        "cmdline"
+    }
+
+    /// Text with NULs in it, and nothing else that text has not.
+    fn recognises(&self, document: &Document) -> bool {
+        let bytes = document.bytes;
+        let text = |byte: &u8| *byte >= b' ' && *byte != 0x7f || matches!(byte, 0 | b'\t' | b'\n');
+        bytes.len() <= MAX_ARGUMENTS
+            && !matches!(bytes.first(), None | Some(0))
+            && bytes.iter().take(4096).any(|byte| *byte == 0)
+            && commands::is_candidate(bytes)
+            && bytes.iter().all(text)
+    }
+
+    fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
+        Ok(commands::read(document, &lex(document.bytes)))
+    }
+
+    fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
+        commands::rewrite(document, &lex(document.bytes), how)
+    }
+}
+
+fn lex(file: &[u8]) -> Lexed {
+    let mut at = 0;
+    let words = file.split(|byte| *byte == 0).map(|argument| {
+        let range = at..at + argument.len();
+        at = range.end + 1;
+        Word { chars: verbatim(file, range.clone(), Spelt::Verbatim), span: range }
+    });
+    Lexed { commands: vec![Command { words: words.collect(), guest: None }], embedded: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::share::rewrite::apply;
+
+    #[test]
+    fn arguments_are_read_and_rewritten() {
+        let file = b"qemu-system-x86_64\0-name\0web\0-fsdev\0proxy,id=f,socket=/run/my a\0-device\0virtio-9p-pci,fsdev=f,mount_tag=t\0";
+        let document = Document { path: None, bytes: file };
+        assert!(Cmdline.recognises(&document));
+        let shares = Cmdline.read(&document).unwrap().shares;
+        assert_eq!(shares.len(), 1);
+        assert_eq!(shares[0].place.guest.as_deref(), Some(&b"web"[..]));
+        let how = Rewrite { exports: vec![(b"t".to_vec(), "/it's $x".into())], ..Rewrite::default() };
+        let new = apply(file, &Cmdline.rewrite(&document, &how).unwrap().edits);
+        let new = String::from_utf8(new).unwrap();
+        assert!(new.contains("\0local,id=f,path=/it's $x,security_model=mapped-xattr\0"), "{new:?}");
+    }
+
+    #[test]
+    fn other_files_are_none() {
+        for bytes in [&b"-fsdev proxy"[..], b"\0-fsdev\0proxy,id=x\0", b"\x7fELF\0-fsdev\0proxy\0", b""] {
+            assert!(!Cmdline.recognises(&Document { path: None, bytes }), "{bytes:?}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Files of `[section]`s whose settings hold command lines: supervisord's programs, desktop entries, and the like. A
+//! line that is indented goes on with the one before.
+
+use std::ops::Range;
+
+use crate::sources::chars::{Char, Chars, Embedded, Lexed, verbatim};
+use crate::sources::commands;
+use crate::sources::spelling::Spelt;
+
+/// Takes the settings of a file; `None` where it is no such file.
+pub fn lex(file: &[u8]) -> Option<Lexed> {
+    let lines = lines(file);
+    let mut said = lines.iter().filter_map(|line| Some((line, file.get(line.clone())?)));
+    let said = said.by_ref().filter(|(_, text)| !is_idle(text)).collect::<Vec<_>>();
+    let is_section = |text: &[u8]| text.starts_with(b"[") && text.trim_ascii_end().ends_with(b"]");
+    if !said.first().is_some_and(|(_, text)| is_section(text)) {
+        return None;
+    }
+    let mut settings: Vec<Chars> = Vec::new();
+    for (line, text) in said {
+        let own = |range: Range<usize>| verbatim(file, range, Spelt::Verbatim);
+        if is_section(text) {
+            continue;
+        }
+        if text.first().is_some_and(u8::is_ascii_whitespace) {
+            let setting = settings.last_mut()?;
+            let gap = setting.last().map_or(line.start, |last| last.end as usize);
+            let indent = text.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+            setting.push(Char::new(b' ', gap..line.start + indent, Spelt::Verbatim));
+            setting.extend(own(line.start + indent..line.end));
+        } else {
+            settings.push(own(value(text).map_or(line.clone(), |at| line.start + at..line.end)));
+        }
+    }
+    let mut lexed = Lexed::default();
+    for chars in settings {
+        let text: Vec<u8> = chars.iter().map(|c| c.byte).collect();
+        if commands::is_candidate(&text) {
+            lexed.embedded.push(Embedded { chars, name: None, guest: None });
+        }
+    }
+    Some(lexed)
+}
+
+/// Where a setting's value starts: behind the first `=`, if that ends a single word.
+fn value(line: &[u8]) -> Option<usize> {
+    let equals = line.iter().position(|byte| *byte == b'=')?;
+    let name = line.get(..equals)?.trim_ascii();
+    let single = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
+    let rest = line.get(equals + 1..)?;
+    let blanks = rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+    single.then_some(equals + 1 + blanks)
+}
+
+fn is_idle(line: &[u8]) -> bool {
+    matches!(line.trim_ascii_start().first(), None | Some(b'#' | b';'))
+}
+
+/// The lines, without what ends them.
+fn lines(file: &[u8]) -> Vec<Range<usize>> {
+    let mut at = 0;
+    let each = file.split(|byte| *byte == b'\n').map(|line| {
+        let start = at;
+        at += line.len() + 1;
+        start..start + line.strip_suffix(b"\r").unwrap_or(line).len()
+    });
+    each.collect()
+}
