@@ -1,5 +1,6 @@
 //! `migrate audit`: every proxy setup of a host, joined and judged.
 
+mod exports;
 mod host;
 mod judge;
 mod managers;
@@ -83,14 +84,16 @@ fn running(host: &Host, scan: &mut Scan) -> Processes {
     for configured in std::mem::take(&mut found.configured) {
         let read = scan.readings.iter_mut().find(|file| file.path.as_ref() == Some(&configured.file));
         let Some(file) = read else { continue };
+        let alone = file.reading.shares.len() == 1;
         for share in &mut file.reading.shares {
             share.place.pid = Some(configured.pid);
             if share.place.guest.is_none() {
                 share.place.guest.clone_from(&configured.guest);
             }
-            file.reading.findings.extend(live.join(share));
+            file.reading.findings.extend(live.join(share, alone));
         }
     }
+    found.helpers = live.helpers();
     found
 }
 

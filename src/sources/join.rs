@@ -27,7 +27,9 @@ pub fn join(share: &mut Share, helpers: &[Helper], listeners: &[Listener]) -> Jo
     let Transport::Socket(socket) = &share.transport else { return Joined::Unknown };
     let socket = plain(socket);
     let mut claims: Vec<(PathBuf, ExportFrom)> = Vec::new();
-    for helper in helpers {
+    // A relative path means something only where it stands.
+    let near = |helper: &&Helper| socket.is_absolute() || helper.place.file == share.place.file;
+    for helper in helpers.iter().filter(near) {
         let from = helper.pid.map_or_else(|| ExportFrom::Helper(helper.place.clone()), ExportFrom::Process);
         if let Some(export) = claim(helper, &socket, listeners).filter(|export| export.is_absolute()) {
             claims.push((export, from));

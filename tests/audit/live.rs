@@ -174,3 +174,73 @@ fn a_configuration_that_a_running_qemu_has_read_is_joined_too() {
     assert_eq!((&share["kind"], &share["guest"]), (&"readconfig".into(), &"read".into()), "{share:#}");
     assert_eq!(share["export"], export.to_str().unwrap());
 }
+
+/// Helpers that are hard to tell apart, or go by other names than the host's.
+#[test]
+fn a_helper_is_known_by_its_socket_not_by_names() {
+    need_root();
+    let dir = scratch();
+    let folder = dir.path();
+    let mut all = Vec::new();
+    for (kind, program) in [("c", reference()), ("own", ours())] {
+        // One relative socket name in several folders, and a relative export.
+        let name = format!("relative-{kind}");
+        let below = folder.join(&name);
+        let export = below.join("export");
+        fs::create_dir_all(&export).unwrap();
+        let mut helper = Command::new(&program);
+        helper.args(["-n", "-p", ".", "-s", "../vm.sock", "-u", "0", "-g", "0"]).current_dir(&export);
+        let mut qemu = emulator(&name, "socket=vm.sock");
+        qemu.current_dir(&below);
+        all.push(started(&name, export, &mut helper, &below.join("vm.sock"), &mut qemu));
+
+        // A helper under another name.
+        let name = format!("renamed-{kind}");
+        let (export, socket) = (folder.join(&name), folder.join(format!("{name}.sock")));
+        fs::create_dir(&export).unwrap();
+        fs::copy(&program, folder.join(format!("my-{kind}"))).unwrap();
+        let mut helper = Command::new(folder.join(format!("my-{kind}")));
+        helper.arg("-n").arg("-p").arg(&export).arg("-s").arg(&socket).args(["-u", "0", "-g", "0"]);
+        let mut qemu = emulator(&name, &format!("socket={}", socket.display()));
+        all.push(started(&name, export, &mut helper, &socket, &mut qemu));
+
+        // In a container, export and socket have other names.
+        let name = format!("container-{kind}");
+        let (export, inside) = (folder.join(&name), folder.join(format!("inside-{kind}")));
+        fs::create_dir_all(inside.join("export")).unwrap();
+        fs::create_dir_all(inside.join("run")).unwrap();
+        fs::create_dir_all(&export).unwrap();
+        fs::create_dir_all(folder.join(format!("run-{kind}"))).unwrap();
+        let mut helper = Command::new("unshare");
+        helper.args(["-m", "--propagation", "private", "--", "sh", "-ec"]);
+        helper.arg(format!(
+            "mount --bind {0}/{name} {1}/export; mount --bind {0}/run-{kind} {1}/run; \
+             exec {2} -n -p {1}/export -s {1}/run/vm.sock -u 0 -g 0",
+            folder.display(),
+            inside.display(),
+            program.display()
+        ));
+        let socket = folder.join(format!("run-{kind}/vm.sock"));
+        let mut qemu = emulator(&name, &format!("socket={}", socket.display()));
+        all.push(started(&name, export, &mut helper, &socket, &mut qemu));
+    }
+    let all: Vec<_> = all
+        .iter()
+        .map(|(name, export, helper, qemu)| (name.as_str(), export.as_path(), helper, qemu))
+        .collect();
+    expect(&[], &all);
+    expect(&["--root", "/"], &all);
+}
+
+/// Starts a helper, and a QEMU once it listens.
+fn started(
+    name: &str,
+    export: PathBuf,
+    helper: &mut Command,
+    socket: &Path,
+    qemu: &mut Command,
+) -> (String, PathBuf, Running, Running) {
+    let helper = Running::spawn(helper);
+    wait_until("the helper listens", || socket.exists());
+    (name.to_owned(), export, helper, Running::spawn(qemu))
+}

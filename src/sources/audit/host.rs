@@ -233,12 +233,33 @@ impl Host {
         Ok((metadata.dev(), metadata.ino()))
     }
 
+    /// Whether the host's file system is mounted elsewhere than at `/`.
+    pub fn is_elsewhere(&self) -> bool {
+        self.prefix.is_some()
+    }
+
+    /// Takes hold of a process's root or working directory, whatever it is called.
+    pub fn open_folder(&self, link: &Path) -> io::Result<File> {
+        self.open_magic(link, OFlag::O_PATH | OFlag::O_DIRECTORY)
+    }
+
+    /// Takes hold of the folder that `path` is to a process whose root is `root`.
+    pub fn open_below(root: &File, path: &Path) -> io::Result<File> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+        Ok(openat2(root, path, how)?.into())
+    }
+
     /// Opens something of /proc's that is no regular file: a namespace.
     pub fn open_namespace(&self, path: &Path) -> io::Result<File> {
+        self.open_magic(path, OFlag::O_RDONLY)
+    }
+
+    fn open_magic(&self, path: &Path, flags: OFlag) -> io::Result<File> {
         // Such a link leads nowhere by name: openat2's walls keep it out.
         let folder = self.open_how(path.parent().unwrap_or(path), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
         let name = path.file_name().unwrap_or_default();
-        Ok(nix::fcntl::openat(&folder, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?.into())
+        Ok(nix::fcntl::openat(&folder, name, flags | OFlag::O_CLOEXEC, Mode::empty())?.into())
     }
 }
 

@@ -1,13 +1,14 @@
 //! Running QEMU and helper processes, and which helper is at the other end of a share's socket.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::exports;
 use super::host::{Content, Host, why};
-use super::sockets::{self, Peers};
+use super::sockets::{self, Names, Peers};
 use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, Arg};
 use crate::share::helper::Helper;
@@ -115,13 +116,16 @@ pub struct Live<'a> {
     running: Vec<Running>,
     /// Which helper holds a socket, by the socket's inode.
     holders: HashMap<u64, usize>,
-    peers: HashMap<PathBuf, Result<Peers, String>>,
+    peers: HashMap<PathBuf, Result<(Peers, Names), String>>,
+    /// Which process holds a socket, of all there are: asked only where a helper goes by another name.
+    everybody: Option<HashMap<u64, i32>>,
 }
 
 /// Looks at every process of `host`.
 pub fn look(host: &Host) -> (Processes, Live<'_>) {
     let mut found = Processes::default();
-    let mut live = Live { host, running: Vec::new(), holders: HashMap::new(), peers: HashMap::new() };
+    let mut live =
+        Live { host, running: Vec::new(), holders: HashMap::new(), peers: HashMap::new(), everybody: None };
     let entries = match host.list_proc(Path::new("/proc")) {
         Ok(entries) => entries,
         Err(error) => {
@@ -149,10 +153,10 @@ pub fn look(host: &Host) -> (Processes, Live<'_>) {
     }
     live.drop_workers();
     live.find_holders();
-    found.helpers = live.running.iter().map(|running| running.helper.clone()).collect();
     for (pid, args) in emulators {
         live.emulator(pid, &args, &mut found);
     }
+    found.helpers = live.helpers();
     (found, live)
 }
 
@@ -167,7 +171,8 @@ fn command_line(host: &Host, pid: i32) -> io::Result<Option<Vec<Vec<u8>>>> {
     Ok(Some(bytes.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()))
 }
 
-fn proc(pid: i32, name: &str) -> PathBuf {
+/// A file that the kernel keeps of a process.
+pub fn proc(pid: i32, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/{name}"))
 }
 
@@ -200,24 +205,12 @@ impl Live<'_> {
         let mut words: Vec<_> = command.iter().map(|word| Text::certain(word)).collect();
         *words.first_mut()? = Text::certain(b"virtfs-proxy-helper");
         let (_, invocation) = invocation::find(&words)?;
-        let root = self.host.read_link(&proc(pid, "root")).ok().filter(|root| root.is_absolute());
-        let cwd = self.host.read_link(&proc(pid, "cwd")).ok();
         let mut helper = invocation.helper(None);
-        // A helper that has gone into its export shows it as its root.
-        let inside = root.filter(|root| root != Path::new("/"));
-        if let Some(export) = helper.export.take() {
-            helper.export = if export.is_absolute() {
-                Some(export)
-            } else {
-                inside.clone().or_else(|| Some(cwd.clone()?.join(&export)))
-            };
-        }
+        helper.export = helper.export.and_then(|export| exports::on_host(self.host, pid, &export));
         if let Some(socket) = helper.socket.take() {
-            let known = socket.is_absolute() || inside.is_none();
-            helper.socket = match cwd {
-                Some(cwd) if known => Some(cwd.join(socket)),
-                _ => Some(socket),
-            };
+            let cwd = self.host.read_link(&proc(pid, "cwd")).ok();
+            let cwd = cwd.filter(|_| !socket.is_absolute() && exports::sees_the_host(self.host, pid));
+            helper.socket = Some(cwd.map_or_else(|| socket.clone(), |cwd| cwd.join(&socket)));
         }
         helper.pid = Some(pid);
         helper.place = Place { file: Some(proc(pid, "cmdline")), pid: Some(pid), ..Place::default() };
@@ -275,7 +268,9 @@ impl Live<'_> {
 
     fn emulator(&mut self, pid: i32, args: &[Arg], found: &mut Processes) {
         let guest = argv::guest_name(args);
-        for share in argv::shares(args) {
+        let shares = argv::shares(args);
+        let alone = shares.len() == 1;
+        for share in shares {
             let mut share = share.share;
             share.place = Place {
                 file: Some(proc(pid, "cmdline")),
@@ -283,7 +278,7 @@ impl Live<'_> {
                 guest: guest.clone(),
                 ..Place::default()
             };
-            found.findings.extend(self.join(&mut share));
+            found.findings.extend(self.join(&mut share, alone));
             found.shares.push(share);
         }
         let cwd = || self.host.read_link(&proc(pid, "cwd")).unwrap_or_else(|_| "/".into());
@@ -299,34 +294,42 @@ impl Live<'_> {
     }
 
     /// Joins a running QEMU's share with the helper at the other end of its socket. What can't be seen is told.
-    pub fn join(&mut self, share: &mut Share) -> Vec<Finding> {
+    /// `alone`: it is that QEMU's only one.
+    pub fn join(&mut self, share: &mut Share, alone: bool) -> Vec<Finding> {
         let Some(pid) = share.place.pid else { return Vec::new() };
         let sockets = match sockets_of(self.host, pid) {
             Ok(sockets) => sockets,
             Err(error) => return vec![not_seen(share, &format!("its descriptors: {}", why(&error)))],
         };
-        let peers = match self.peers_of(pid) {
-            Ok(peers) => peers,
+        let (peers, names) = match self.peers_of(pid) {
+            Ok(found) => found,
             Err(reason) => {
                 return vec![not_seen(share, &format!("who its sockets are connected to: {reason}"))];
             }
         };
-        let helper_at = |inode: &u64| self.holders.get(peers.get(inode)?).copied();
-        let joined = match &share.transport {
-            Transport::Fd(fd) => sockets.get(fd).and_then(helper_at),
+        let end = match &share.transport {
+            Transport::Fd(fd) => sockets.get(fd).and_then(|inode| peers.get(inode)).copied(),
             Transport::Socket(path) => {
-                let path = plain(path);
-                let mut connected: Vec<_> = sockets.values().filter_map(helper_at).collect();
-                connected.sort_unstable();
-                connected.dedup();
-                let serves = |index: &usize| {
-                    let socket = self.running.get(*index).and_then(|one| one.helper.socket.as_deref());
-                    socket.is_some_and(|socket| plain(socket) == path)
-                };
-                connected.into_iter().find(serves)
+                let cwd = self.host.read_link(&proc(pid, "cwd")).unwrap_or_default();
+                let spellings = [plain(path), plain(&cwd.join(path))];
+                let is_it =
+                    |inode: &&u64| names.get(inode).is_some_and(|name| spellings.contains(&plain(name)));
+                sockets.values().filter_map(|inode| peers.get(inode)).find(is_it).copied()
             }
-            Transport::Unknown(_) => None,
+            Transport::Unknown(_) => return Vec::new(),
         };
+        let joined = end.and_then(|end| self.holder_of(end, pid)).or_else(|| {
+            let Transport::Socket(path) = &share.transport else { return None };
+            let helper_at = |inode: &u64| self.holders.get(peers.get(inode)?).copied();
+            let connected: BTreeSet<usize> = sockets.values().filter_map(helper_at).collect();
+            let serves = |index: &&usize| {
+                let socket = self.running.get(**index).and_then(|one| one.helper.socket.as_deref());
+                socket.is_some_and(|socket| plain(socket) == plain(path))
+            };
+            // In a container its socket may have another name: one share and one helper belong together.
+            let only = connected.first().filter(|_| alone && connected.len() == 1);
+            connected.iter().find(serves).or(only).copied()
+        });
         let Some(running) = joined.and_then(|index| self.running.get(index)) else { return Vec::new() };
         if let Some(path) = running.helper.export.clone().filter(|path| path.is_absolute()) {
             share.export = ExportPath::Known { path, from: ExportFrom::Process(running.pid) };
@@ -346,21 +349,62 @@ impl Live<'_> {
         Vec::new()
     }
 
-    /// The sockets' peers in the network namespace of a process.
-    fn peers_of(&mut self, pid: i32) -> Result<Peers, String> {
+    /// Every helper that runs.
+    pub fn helpers(&self) -> Vec<Helper> {
+        self.running.iter().map(|running| running.helper.clone()).collect()
+    }
+
+    /// The helper that holds the other end of a socket of the process `pid`, under whatever name it runs.
+    fn holder_of(&mut self, end: u64, pid: i32) -> Option<usize> {
+        if let Some(known) = self.holders.get(&end) {
+            return Some(*known);
+        }
+        let host = self.host;
+        let everybody = self.everybody.get_or_insert_with(|| everybody(host));
+        let holder = *everybody.get(&end).filter(|holder| **holder != pid)?;
+        let known = self.running.iter().position(|running| running.pid == holder);
+        let index = known.or_else(|| {
+            let command = command_line(host, holder).ok()??;
+            let running = self.helper(holder, command)?;
+            self.running.push(running);
+            Some(self.running.len() - 1)
+        })?;
+        self.holders.insert(end, index);
+        Some(index)
+    }
+
+    /// The sockets' peers in the network namespace of a process, and what they are called.
+    fn peers_of(&mut self, pid: i32) -> Result<(Peers, Names), String> {
         let link = |path: &Path| std::fs::read_link(path).ok();
         let theirs = self.host.read_link(&proc(pid, "ns/net")).map_err(|error| why(&error))?;
         let ours = link(Path::new("/proc/self/ns/net"));
         let host = self.host;
-        let ask = || {
+        let peers = || {
             if ours.as_deref() == Some(theirs.as_path()) {
                 return sockets::peers().map_err(|error| why(&error));
             }
             let namespace: io::Result<File> = host.open_namespace(&proc(pid, "ns/net"));
             namespace.and_then(|namespace| sockets::peers_in(&namespace)).map_err(|error| why(&error))
         };
-        self.peers.entry(theirs.clone()).or_insert_with(ask).clone()
+        let names = || match host.read(&proc(pid, "net/unix"), true) {
+            Ok(Content::Whole(text)) => sockets::names(&text),
+            _ => Names::new(),
+        };
+        self.peers.entry(theirs.clone()).or_insert_with(|| Ok((peers()?, names()))).clone()
     }
+}
+
+/// Which process holds which socket, of all there are.
+fn everybody(host: &Host) -> HashMap<u64, i32> {
+    let mut holders = HashMap::new();
+    for entry in host.list_proc(Path::new("/proc")).unwrap_or_default() {
+        let Some(pid) = entry.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else {
+            continue;
+        };
+        let sockets = sockets_of(host, pid).unwrap_or_default();
+        holders.extend(sockets.into_values().map(|inode| (inode, pid)));
+    }
+    holders
 }
 
 /// The sockets that a process has open, by descriptor.

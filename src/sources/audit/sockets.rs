@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 
+use crate::sources::path_of;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::unix::nlas::Nla;
@@ -14,6 +16,25 @@ use nix::sched::{CloneFlags, setns};
 
 /// The peer of each connected unix socket of a network namespace, by inodes.
 pub type Peers = HashMap<u64, u64>;
+
+/// What each unix socket of a network namespace is bound to, by inode: one that was accepted has its listener's name.
+pub type Names = HashMap<u64, PathBuf>;
+
+/// The names in `/proc/PID/net/unix`.
+pub fn names(text: &[u8]) -> Names {
+    // Num RefCount Protocol Flags Type St Inode Path: numbers may be padded, a path may have blanks in it.
+    let of_line = |line: &[u8]| {
+        let mut rest = line;
+        let mut inode = None;
+        for _ in 0..7 {
+            rest = rest.trim_ascii_start();
+            let (field, behind) = rest.split_at(rest.iter().position(|byte| *byte == b' ')?);
+            (inode, rest) = (Some(field), behind);
+        }
+        Some((std::str::from_utf8(inode?).ok()?.parse().ok()?, path_of(rest.get(1..)?)))
+    };
+    text.split(|byte| *byte == b'\n').filter_map(of_line).collect()
+}
 
 /// The peers in this process's own network namespace.
 pub fn peers() -> io::Result<Peers> {
@@ -85,6 +106,14 @@ mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn names_may_have_blanks_and_numbers_be_padded() {
+        let text = b"Num       RefCount Protocol Flags    Type St Inode Path\n\
+            000000009d954e54: 00000003 00000000 00000000 0001 03 7003326\n\
+            0000000028896be1: 00000003 00000000 00000000 0001 03   323 /run/my  vm.sock\n";
+        assert_eq!(names(text), Names::from([(323, "/run/my  vm.sock".into())]));
+    }
 
     #[test]
     fn a_pair_is_found() {
