@@ -97,10 +97,12 @@ pub fn run(args: &ConvertArgs) -> Result<Outcome> {
             "whom does QEMU run as? There is no libvirt here that would say so: give --owner=USER[:GROUP]",
         )?,
     };
-    ensure!(
-        owner.uid != 0,
-        "QEMU's user must not be root: the mapped models are there to run QEMU as an ordinary user"
-    );
+    if owner.uid == 0 {
+        eprintln!(
+            "virtfs-proxy-helper: with a mapped model QEMU needs no root: where you can choose whom it runs as, name an \
+             ordinary user; where it runs as root (Proxmox VE), go on"
+        );
+    }
     let journal = args.journal.clone().unwrap_or_else(|| journal::default_path(&export));
     let journal = std::path::absolute(journal)?;
     keep_outside(&export, &journal)?;

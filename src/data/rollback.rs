@@ -10,6 +10,7 @@
 mod journaled;
 mod rest;
 mod restore;
+mod times;
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd as _;

@@ -7,7 +7,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use anyhow::Result;
 use rustix::io::Errno;
 
-use super::Restorer;
+use super::{Restorer, times};
 use crate::data::convert::each_listing;
 use crate::data::entry::{Entry, Inode, Kind, Time};
 use crate::data::flags::Lifted;
@@ -60,6 +60,9 @@ impl Restorer<'_> {
             .iter()
             .any(|(_, record)| record.as_ref().is_some_and(|record| is_replaced(&record.entry)));
         let lifted = if touches { Lifted::of(fd.as_fd(), own.immutable, own.append_only)? } else { None };
+        if touches && (accessed, modified) != (own.entry.accessed, own.entry.modified) {
+            times::keep(fd.as_fd(), accessed, modified)?;
+        }
         for (name, record) in &listing.entries {
             let Some(record) = record else { continue };
             let place = Place { directory, fd: fd.as_fd(), name };
@@ -82,6 +85,9 @@ impl Restorer<'_> {
 
     /// The times that a directory is to have after its entries were replaced.
     fn times(&self, pin: &Pin, at: u64, listing: &Listing) -> Result<(Time, Time), Obstacle> {
+        if let Some(pending) = times::pending(pin.as_fd())? {
+            return Ok(pending);
+        }
         if listing.is_first(at) && listing.names.is_some() {
             return Ok(self.times_now(pin.inode(), listing));
         }

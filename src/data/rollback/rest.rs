@@ -9,7 +9,7 @@ use anyhow::Result;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
-use super::Restorer;
+use super::{Restorer, times};
 use crate::data::entry::Kind;
 use crate::data::flags::Lifted;
 use crate::data::form::Model;
@@ -89,10 +89,14 @@ fn changing(
     work: impl FnOnce() -> Result<bool, Obstacle>,
 ) -> Result<(), Obstacle> {
     let before = pin::stat(directory)?;
+    let pending = times::pending(directory)?;
     let lifted = Lifted::of(directory, before.immutable, before.append_only)?;
-    if work()? {
-        staging::restore_times(directory, before.accessed, before.modified)?;
+    let (accessed, modified) = pending.unwrap_or((before.accessed, before.modified));
+    times::keep(directory, accessed, modified)?;
+    if work()? || pending.is_some() {
+        staging::restore_times(directory, accessed, modified)?;
     }
+    times::forget(directory)?;
     lifted.map_or(Ok(()), |lifted| Ok(lifted.restore()?))
 }
 
@@ -136,7 +140,8 @@ impl Visitor for Rest<'_> {
         let done = if self.clears {
             clear(directory)
         } else {
-            staging::at_own_place(directory, |place| self.restorer.unrecorded(place, pin))
+            let done = staging::at_own_place(directory, |place| self.restorer.unrecorded(place, pin));
+            done.and_then(|()| Ok(times::give_back(pin.as_fd())?))
         };
         self.note(directory, c"", done);
         Ok(())

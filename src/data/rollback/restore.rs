@@ -89,6 +89,8 @@ impl Restorer<'_> {
                 }
                 Ok(())
             }
+            // The root's is in the root itself, and goes with all others in the end.
+            Model::MappedFile if place.name.is_empty() => Ok(()),
             Model::MappedFile => mapped_file::remove(place.fd, place.name),
         }
     }
