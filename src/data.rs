@@ -6,7 +6,7 @@
 //! | [`pin`] | one inode, held by a descriptor |
 //! | [`tree`], [`walk`] | a tree's directories, and walks over them that nothing leads outside |
 //! | [`form`] | the forms of a tree, and one reader for all |
-//! | [`journal`] | the original state of everything, and its format |
+//! | [`journal`], [`origins`] | the original state of everything, and its format; of what is elsewhere now |
 //! | [`passthrough`], [`mapped_xattr`], [`mapped_file`] | one form each |
 //! | [`survey`], [`filesystem`], [`mounts`] | what an export holds, and what it lies on |
 //! | [`mod@check`] | whether an export can move, and at what price |
@@ -29,6 +29,7 @@ pub mod manifest;
 pub mod mapped_file;
 pub mod mapped_xattr;
 pub mod mounts;
+pub mod origins;
 pub mod owner;
 pub mod passthrough;
 pub mod pin;

@@ -40,7 +40,8 @@ pub struct ConvertArgs {
     /// The exported directory, as the helper's --path has it
     #[arg(value_name = "EXPORT")]
     pub export: PathBuf,
-    /// The user that QEMU runs as, and its group: names or numbers [default: libvirt's, where there is libvirt]
+    /// The user that QEMU runs as, and its group: names or numbers; root only where QEMU runs as root (Proxmox VE)
+    /// [default: libvirt's, where there is libvirt]
     #[arg(long, value_name = "USER[:GROUP]")]
     pub owner: Option<OsString>,
     /// Convert; without it, only tell what would be done

@@ -4,9 +4,11 @@
 //! changed. Then one inode after the other is converted, as the journal tells them. Killed at any point, the same
 //! command goes on: an inode that is converted already is found so.
 
+mod adopt;
 mod apply;
 mod record;
 mod rounds;
+mod sweep;
 
 use std::fs::File;
 use std::io::Write as _;
@@ -24,6 +26,7 @@ use super::form::Model;
 use super::goal::Goal;
 use super::journal::{self, Begin, Journal, Stage, Totals, Writer};
 use super::live;
+use super::origins::Origins;
 use super::owner::Owner;
 use super::progress::Progress;
 use super::staging::{Links, Staging};
@@ -37,7 +40,8 @@ use crate::report::finding::{self, Finding, Kind, Severity};
 use crate::report::{FindingRow, write_findings};
 use crate::text;
 use record::{Recorder, Recording};
-pub(super) use rounds::each_listing;
+use rounds::Reached;
+pub(super) use rounds::{each_listing, each_of};
 
 /// Findings that nobody can agree to: the conversion would fail, or the guest would see something else.
 const NOT_TO_ACCEPT: [&Kind; 6] = [
@@ -56,11 +60,14 @@ struct Converter<'c> {
     journal: &'c Path,
     writer: Mutex<Writer>,
     jobs: usize,
+    /// Whether an earlier run may have been killed.
+    resumed: bool,
     staging: Staging,
     /// Symbolic links and special files of several names that are replaced, by their original numbers.
     links: Links,
     /// Metadata files of inodes of several names, by the inodes' original numbers.
     metadata: Links,
+    origins: Origins,
     troubles: Troubles,
     progress: &'c Progress,
 }
@@ -90,10 +97,12 @@ pub fn run(args: &ConvertArgs) -> Result<Outcome> {
             "whom does QEMU run as? There is no libvirt here that would say so: give --owner=USER[:GROUP]",
         )?,
     };
-    ensure!(
-        owner.uid != 0,
-        "QEMU's user must not be root: the mapped models are there to run QEMU as an ordinary user"
-    );
+    if owner.uid == 0 {
+        eprintln!(
+            "virtfs-proxy-helper: with a mapped model QEMU needs no root: where you can choose whom it runs as, name an \
+             ordinary user; where it runs as root (Proxmox VE), go on"
+        );
+    }
     let journal = args.journal.clone().unwrap_or_else(|| journal::default_path(&export));
     let journal = std::path::absolute(journal)?;
     keep_outside(&export, &journal)?;
@@ -390,37 +399,35 @@ impl Order<'_> {
         resumed: bool,
     ) -> Result<Outcome> {
         let progress = Progress::start(self.args.work.progress, "converting", totals.entries);
+        let goal = Goal::of(begin)?;
         let converter = Converter {
             tree,
-            goal: Goal::of(begin)?,
+            goal,
             journal: &self.journal,
             writer: Mutex::new(writer),
             jobs: self.args.work.jobs(),
+            resumed,
             staging: Staging::new(&begin.staging),
             links: Links::default(),
             metadata: Links::default(),
+            origins: Origins::new(&self.journal, goal, true),
             troubles: Troubles::default(),
             progress: &progress,
         };
-        let reached = converter.convert_all()?;
+        let reached = converter.convert_all(self.args.in_use)?;
         let Converter { troubles, writer, .. } = converter;
         drop(progress);
         troubles.write(&mut std::io::stderr().lock())?;
         let shown = text::escape_path(&self.export);
-        if !reached {
+        if reached == Reached::Part {
             eprintln!(
                 "virtfs-proxy-helper: '{shown}' is not wholly converted. Nothing is lost: deal with the above and say the \
                  same again to go on, or migrate rollback --apply to take it back."
             );
             return Ok(Outcome::Failure);
         }
-        // Only a run in which the export kept still proves that all is converted; what is gone stays gone.
-        // (Where it was said to be in use, a directory may have been carried past a single run unseen.)
-        let is_proof = if resumed {
-            troubles.is_empty() || troubles.is_only_vanished()
-        } else {
-            troubles.is_empty() && !self.args.in_use
-        };
+        // Who works in an export in use changes what is converted already, too: the second run sees that.
+        let is_proof = reached == Reached::All && (resumed || !self.args.in_use);
         if !is_proof {
             eprintln!(
                 "virtfs-proxy-helper: somebody changed '{shown}' meanwhile, or may have. What was found is converted; see that nobody \

@@ -4,7 +4,9 @@
 #![doc = include_str!("journal/format.md")]
 
 mod codec;
+mod gaps;
 mod reader;
+mod superseded;
 mod writer;
 
 use std::ffi::{CString, OsString};
@@ -17,7 +19,9 @@ use super::entry::{Entry, Inode, Time};
 use super::form::Model;
 
 pub use codec::Damaged;
-pub use reader::{Journal, Listings, Superseded};
+pub use gaps::Gaps;
+pub use reader::{Journal, Listings};
+pub use superseded::Superseded;
 pub use writer::{Part, Writer};
 
 /// What the file starts with.
@@ -167,6 +171,8 @@ pub struct Listing {
     pub names: Option<NameSum>,
     /// What is in it: `None` for directories, which have listings of their own.
     pub entries: Vec<(CString, Option<Record>)>,
+    /// What earlier listings tell of and is not in it any more.
+    pub gone: Vec<CString>,
 }
 
 impl Listing {

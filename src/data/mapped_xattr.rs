@@ -127,7 +127,9 @@ pub fn write(pin: &Pin, entry: &Entry, known: &Attributes) -> Result<()> {
         pin.set_xattr(RDEV, &entry.rdev.to_le_bytes())?;
     }
     for (name, acl) in [(MAPPED_ACCESS_ACL, &entry.access_acl), (MAPPED_DEFAULT_ACL, &entry.default_acl)] {
-        if let Some(acl) = acl {
+        if let Some(acl) = acl
+            && (known.is_empty() || pin.xattr(name)?.as_ref() != Some(acl))
+        {
             pin.set_xattr(name, acl)?;
         }
     }
@@ -142,6 +144,11 @@ pub fn remove(pin: &Pin) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether the guest sees an attribute of this name as it is.
+pub fn is_passed(name: &[u8]) -> bool {
+    name.starts_with(b"user.") && !name.starts_with(HIDDEN)
 }
 
 /// Whether an inode has any attribute that this model reads.

@@ -10,6 +10,7 @@
 mod journaled;
 mod rest;
 mod restore;
+mod times;
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd as _;
@@ -24,7 +25,8 @@ use super::convert::{lock, refuse_live};
 use super::entry::Time;
 use super::form::Form;
 use super::goal::Goal;
-use super::journal::{self, Journal, Record, Stage};
+use super::journal::{self, Journal, Stage};
+use super::origins::Origins;
 use super::progress::Progress;
 use super::staging::{Links, Staging};
 use super::tree::Tree;
@@ -46,14 +48,16 @@ struct Restorer<'r> {
     /// When the rollback that is resumed began: seconds since 1970.
     since: Option<u64>,
     staging: Staging,
+    /// Held while an inode of several names is worked on: what it shows the guest is taken away at the end.
+    linked: Mutex<()>,
     /// Inodes of several names that became special again, by the numbers that they had before the conversion…
     originals: Links,
     /// … and by those of the regular files that stood for them.
     carriers: Links,
     /// The times that directories of several parts had before the first was worked on, by their ids.
     parted: Mutex<HashMap<u64, (Time, Time)>>,
-    /// Regular files with capabilities that were not at their recorded places, by their numbers.
-    strays: Mutex<HashMap<u64, Record>>,
+    /// What was recorded of inodes that are not at their recorded places.
+    origins: Origins,
     /// Inodes that had mapped attributes before the conversion, and have them again. The admin agreed to convert them.
     mapped_before: Option<Mutex<HashSet<u64>>>,
     counts: Counts,
@@ -152,10 +156,11 @@ fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) ->
         complete: journal.was_converted(),
         since: journal.rollback_since(),
         staging: Staging::new(&begin.staging),
+        linked: Mutex::default(),
         originals: Links::default(),
         carriers: Links::default(),
         parted: Mutex::default(),
-        strays: Mutex::default(),
+        origins: Origins::new(journal.path(), goal, !journal.was_converted()),
         mapped_before: accepted_mapped.then(Mutex::default),
         counts: Counts::default(),
         troubles: Troubles::default(),

@@ -65,16 +65,16 @@ impl Troubles {
         self.failures() >= HOPELESS
     }
 
+    /// How many entries were not what was recorded, or not there.
+    pub fn noticed(&self) -> u64 {
+        let sorts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sorts.vanished.count + sorts.changed.count + sorts.appeared.count
+    }
+
     /// Whether nothing went wrong.
     pub fn is_empty(&self) -> bool {
         let sorts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         sorts.vanished.count + sorts.changed.count + sorts.appeared.count == 0 && sorts.failed.is_empty()
-    }
-
-    /// Whether nothing worse happened than that entries went away.
-    pub fn is_only_vanished(&self) -> bool {
-        let sorts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sorts.changed.count + sorts.appeared.count == 0 && sorts.failed.is_empty()
     }
 
     /// Says all of it.

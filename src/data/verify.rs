@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail, ensure};
 
-use super::convert::each_listing;
+use super::convert::each_of;
 use super::entry::{self, Identity};
 use super::form::Form;
-use super::journal::{self, Journal, Listing, NameSum, Record, Stage};
+use super::journal::{self, Gaps, Journal, Listing, NameSum, Record, Stage, Superseded};
 use super::owner::Owner;
 use super::pin::Pin;
 use super::survey::Group;
@@ -88,6 +88,7 @@ pub fn verify(export: &Path, journal: &Path, jobs: usize) -> anyhow::Result<Veri
         export,
         tree: &tree,
         journal: &journal,
+        superseded: journal.superseded()?,
         form,
         owner: owner.as_ref(),
         inodes: Mutex::default(),
@@ -101,6 +102,7 @@ struct Verifier<'v> {
     export: &'v Path,
     tree: &'v Tree,
     journal: &'v Journal,
+    superseded: Superseded,
     form: Form,
     owner: Option<&'v Owner>,
     /// Inodes of several names: what each was, by the number it had.
@@ -125,10 +127,6 @@ struct Found {
 struct Difference {
     /// The entry's path in the export.
     path: Vec<u8>,
-    /// The directory's id and the name in it, by which a later record is found.
-    entry: (u64, CString),
-    /// Where the record is that it differs from.
-    offset: u64,
     kind: &'static Kind,
     message: String,
 }
@@ -137,57 +135,49 @@ struct Difference {
 #[derive(Default)]
 struct Listed {
     entries: u64,
-    /// Names in the directory (empty: the directory itself), paths in the export, what is wrong.
-    problems: Vec<(CString, Vec<u8>, Problem)>,
+    /// Paths in the export, what is wrong.
+    problems: Vec<(Vec<u8>, Problem)>,
     /// The directory, where its names are others than they were.
     renamed: Option<Arc<Directory>>,
 }
 
 impl Listed {
-    fn add(&mut self, name: &CStr, path: impl Fn() -> Vec<u8>, problems: Vec<Problem>) {
-        self.problems.extend(problems.into_iter().map(|problem| (name.to_owned(), path(), problem)));
+    fn add(&mut self, path: impl Fn() -> Vec<u8>, problems: Vec<Problem>) {
+        self.problems.extend(problems.into_iter().map(|problem| (path(), problem)));
     }
 }
 
 impl Verifier<'_> {
     fn run(&self, jobs: usize) -> anyhow::Result<VerifyDocument> {
-        self.compare_all(jobs)?;
+        let gaps = self.compare_all(jobs)?;
         let mut found = std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner));
-        let late = self.recorded_again()?;
-        let (differences, count) = (&mut found.differences, &mut found.count);
-        differences.retain(|difference| {
-            let stands = late.get(&difference.entry).is_none_or(|offset| difference.offset >= *offset);
-            *count -= u64::from(!stands);
-            stands
-        });
-        self.name_strangers(&mut found)?;
+        self.name_strangers(&mut found, &gaps)?;
         self.document(found)
     }
 
-    /// Entries that were recorded again later, and where: they count as they were then.
-    fn recorded_again(&self) -> anyhow::Result<HashMap<(u64, CString), u64>> {
-        let mut late = HashMap::new();
-        if self.journal.has_late() {
-            for listing in self.journal.listings()? {
-                let (offset, listing) = listing?;
-                let entries = listing.entries.into_iter().filter(|(_, record)| record.is_some());
-                late.extend(entries.filter(|_| listing.late).map(|(name, _)| ((listing.id, name), offset)));
+    /// Compares every record; what the journal names and does not tell of is left.
+    fn compare_all(&self, jobs: usize) -> anyhow::Result<Gaps> {
+        let mut gaps = Gaps::default();
+        let seen = self.journal.listings()?.inspect(|listing| {
+            if let Ok((at, listing)) = listing {
+                gaps.see(*at, listing, &self.superseded);
             }
-        }
-        Ok(late)
-    }
-
-    /// Compares every record.
-    fn compare_all(&self, jobs: usize) -> anyhow::Result<()> {
-        each_listing(self.journal, jobs, |offset, listing| {
+        });
+        each_of(seen, jobs, |offset, mut listing| {
+            if self.superseded.is_over(&listing) {
+                return Ok(());
+            }
+            // What was recorded again counts as it was then.
+            self.superseded.prune(offset, &mut listing);
             let directory = self.journal.directory(self.tree, &listing)?;
             let mut listed = Listed::default();
             if !listing.is_first(offset) || self.is_there(&directory, &listing, &mut listed) {
                 self.compare_entries(&directory, &listing, &mut listed);
             }
-            self.add(offset, &listing, listed);
+            self.add(&listing, listed);
             Ok(())
-        })
+        })?;
+        Ok(gaps)
     }
 
     /// Compares a directory itself. Whether it is there: else what is in it is missing with it, and is not told.
@@ -197,7 +187,7 @@ impl Verifier<'_> {
         let is_there = result.is_ok();
         listed.entries += 1;
         let problems = self.comparison().entry(&listing.own, result);
-        listed.add(c"", || directory.path(), problems);
+        listed.add(|| directory.path(), problems);
         is_there
     }
 
@@ -209,11 +199,12 @@ impl Verifier<'_> {
             let result = pin(directory, name, record).and_then(read);
             listed.entries += 1;
             let problems = self.comparison().entry(record, result);
-            listed.add(name, || directory.path_of(name), problems);
+            listed.add(|| directory.path_of(name), problems);
         }
-        let is_renamed = listing.names.is_some_and(|expected| {
-            !listing.late && self.names(directory).is_ok_and(|(_, sum)| sum != expected)
-        });
+        let is_renamed = self.superseded.has(listing)
+            || listing
+                .names
+                .is_some_and(|expected| self.names(directory).is_ok_and(|(_, sum)| sum != expected));
         listed.renamed = is_renamed.then(|| Arc::clone(directory));
     }
 
@@ -222,17 +213,17 @@ impl Verifier<'_> {
     }
 
     /// Keeps what was found in one listing.
-    fn add(&self, offset: u64, listing: &Listing, listed: Listed) {
+    fn add(&self, listing: &Listing, listed: Listed) {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         found.entries += listed.entries;
         if let Some(directory) = listed.renamed {
             found.renamed.insert(listing.id, directory);
         }
-        for (name, path, (kind, message)) in listed.problems {
+        for (path, (kind, message)) in listed.problems {
             if *kind == finding::ENTRY_READ {
                 found.read.add(|| path);
             } else {
-                found.add(Difference { path, entry: (listing.id, name), offset, kind, message });
+                found.add(Difference { path, kind, message });
             }
         }
     }
@@ -248,34 +239,39 @@ impl Verifier<'_> {
         Ok((names.into_iter().map(|(name, _)| name).collect(), sum))
     }
 
-    /// Finds out which names the journal does not know in the directories whose names are others than they were.
-    fn name_strangers(&self, found: &mut Found) -> anyhow::Result<()> {
-        if found.renamed.is_empty() {
-            return Ok(());
-        }
+    /// Finds out which names the journal does not know in the directories whose names are others than they were, and which
+    /// directories it names without telling of them.
+    fn name_strangers(&self, found: &mut Found, gaps: &Gaps) -> anyhow::Result<()> {
         let mut known: HashMap<u64, HashSet<CString>> = HashMap::new();
-        for listing in self.journal.listings()? {
-            let (_, listing) = listing?;
-            // A directory that was met late stands only in its own listing.
-            if let Some(parent) = listing.parent.filter(|parent| found.renamed.contains_key(parent)) {
-                known.entry(parent).or_default().insert(listing.name.clone());
-            }
-            if found.renamed.contains_key(&listing.id) {
-                known
-                    .entry(listing.id)
-                    .or_default()
-                    .extend(listing.entries.into_iter().map(|(name, _)| name));
+        if !found.renamed.is_empty() {
+            for listing in self.journal.listings()? {
+                let (at, mut listing) = listing?;
+                if found.renamed.contains_key(&listing.id) {
+                    self.superseded.prune(at, &mut listing);
+                    known
+                        .entry(listing.id)
+                        .or_default()
+                        .extend(listing.entries.into_iter().map(|(name, _)| name));
+                }
             }
         }
+        let mut strangers = Vec::new();
         for (id, directory) in std::mem::take(&mut found.renamed) {
             let known = known.remove(&id).unwrap_or_default();
             let Ok((names, _)) = self.names(&directory) else { continue };
-            for name in names.into_iter().filter(|name| !known.contains(name)) {
-                let path = directory.path_of(&name);
-                let message = "the journal does not know it: it was made since".into();
-                let kind = &finding::ENTRY_NEW;
-                found.add(Difference { path, entry: (id, name), offset: u64::MAX, kind, message });
-            }
+            strangers.extend(
+                names.iter().filter(|name| !known.contains(*name)).map(|name| directory.path_of(name)),
+            );
+        }
+        for id in gaps.ids() {
+            let directory = self.journal.directory(self.tree, &self.journal.listing_at(id)?)?;
+            // Mounts are no part of the export, and what can't be looked at was accepted.
+            let is_there = |name: &&CString| directory.entry(name, None).is_ok();
+            strangers.extend(gaps.unlisted(id).filter(is_there).map(|name| directory.path_of(name)));
+        }
+        for path in strangers {
+            let message = "the journal does not know it: it was made since".into();
+            found.add(Difference { path, kind: &finding::ENTRY_NEW, message });
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //!
 //! `CRASH_POINTS=all` tries every such call; otherwise so many of each sort, evenly spread.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::process::{Command, Stdio};
 
 use crate::injector::{Meddling, Run, run};
@@ -152,3 +153,36 @@ fn an_error_at_any_call_loses_nothing() {
         });
     }
 }
+
+#[test]
+fn the_times_that_a_guest_gave_to_directories_survive_a_killed_rollback() {
+    let _turn = crate::stage::turn();
+    let begin = |model| {
+        let stage = Stage::knotted();
+        success(&mut stage.convert(model));
+        for name in GUESTS {
+            let given = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(1_234_567_890_123);
+            let times = std::fs::FileTimes::new().set_modified(given);
+            std::fs::File::open(stage.export().join(name)).unwrap().set_times(times).unwrap();
+        }
+        stage
+    };
+    for model in MODELS {
+        let calls = count(begin(model).rollback());
+        each(&points(calls, POINTS), |point| {
+            let what = format!("{model}, rollback killed at {point} of {calls}");
+            let stage = begin(model);
+            kill_at(point, || stage.rollback(), &what);
+            kill_at(point.min(20), || stage.rollback(), &what);
+            success(&mut stage.rollback());
+            for name in GUESTS {
+                let now = std::fs::metadata(stage.export().join(name)).unwrap();
+                assert_eq!((now.mtime(), now.mtime_nsec()), (1234, 567_890_123), "{what}: {name}");
+            }
+            assert!(!stage.snapshot().contains("virtfs"), "{what}: something is left behind");
+        });
+    }
+}
+
+/// Directories in which a guest has worked.
+const GUESTS: [&str; 4] = ["", "d", "d/e", "closed"];

@@ -331,3 +331,26 @@ fn what_is_mounted_inside_is_left_alone() {
     let below = fs::symlink_metadata(stage.export().join("d/e")).unwrap();
     assert_eq!(below.uid(), 0, "the mount point itself");
 }
+
+#[test]
+fn where_qemu_runs_as_root_everything_is_roots() {
+    let _turn = crate::stage::turn();
+    for model in MODELS {
+        let stage = Stage::knotted();
+        let before = stage.snapshot();
+        let seen = stage.manifest("passthrough");
+        let mut command = stage.command("convert");
+        command.args(["--owner=root", "--apply", "--progress=never", "--security-model", model]);
+        command.args(crate::knot::ACCEPT).arg("--accept=acl-owner-rights");
+        let said = success(&mut command);
+        assert!(said.contains("name an ordinary user"), "{said}");
+        for name in ["", "set-id", "d/caps", "closed/file", "link", "null"] {
+            let now = fs::symlink_metadata(stage.export().join(name)).unwrap();
+            assert_eq!((now.uid(), now.gid()), (0, 0), "{model}: {name}");
+        }
+        assert_eq!(seen.lines().count(), stage.manifest(model).lines().count(), "{model}");
+        stage.verify(model);
+        success(&mut stage.rollback());
+        assert_same(&before, &stage.snapshot(), model);
+    }
+}

@@ -85,6 +85,47 @@ fn the_playbook_audits_real_hosts_and_loses_none() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// One host that has the image, one that has not, one that can't be reached, one without Python.
+const HOSTS_WITH_IMAGES: &str = "[all]
+here ansible_connection=local
+bare ansible_connection=local audit_image=localhost/no-such-image:1
+gone ansible_host=127.0.0.9 ansible_port=9 ansible_ssh_common_args='-o ConnectTimeout=10'
+broken ansible_connection=local ansible_python_interpreter=/no/such/python
+[all:vars]
+audit_image=IMAGE
+ansible_python_interpreter=/usr/bin/python3
+";
+
+#[test]
+fn the_playbook_audits_by_the_image_where_a_host_has_it() {
+    let engine = Engine::new();
+    let (etc, reports) = (engine.directory("etc"), engine.scratch().join("reports"));
+    fs::write(etc.join("start.sh"), START).unwrap();
+    let hosts = engine.scratch().join("hosts.ini");
+    fs::write(&hosts, HOSTS_WITH_IMAGES.replace("IMAGE", IMAGE)).unwrap();
+    let mut command = engine.command(tools().join("ansible-playbook"));
+    command.arg("-i").arg(hosts).arg(script("fleet/ansible/audit.yml"));
+    let variables = serde_json::json!({
+        "audit_binary": ours(), "audit_reports": reports, "audit_paths": [etc], "audit_become": false,
+    });
+    command.args(["-e", &variables.to_string()]);
+    command.env("HOME", engine.scratch()).env("ANSIBLE_NOCOLOR", "1");
+    stdout_of("the playbook", &command.output().unwrap());
+
+    let merged =
+        Command::new(ours()).args(["migrate", "report", "--format", "json"]).arg(&reports).output().unwrap();
+    let merged: Value = serde_json::from_slice(&merged.stdout).unwrap();
+    assert_eq!(merged["shares"][0]["file"], etc.join("start.sh").to_str().unwrap(), "{merged:#}");
+    assert_eq!(host(&merged, "here")["status"], "proxy");
+    for (name, reason) in
+        [("bare", "no-such-image"), ("gone", "Connection refused"), ("broken", "/no/such/python")]
+    {
+        let host = host(&merged, name);
+        assert_eq!(host["status"], "failed", "{host:#}");
+        assert!(host["reason"].as_str().unwrap().contains(reason), "{host:#}");
+    }
+}
+
 #[test]
 fn the_manifests_are_kubernetes() {
     let output = Command::new(tools().join("kubernetes-validate"))

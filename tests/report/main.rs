@@ -351,6 +351,8 @@ fn the_page_sorts_and_filters_in_a_browser() {
     assert_eq!(rows(&dom, "shares"), ["web1"]);
     let dom = browse(&all, "#status=failed");
     assert_eq!(rows(&dom, "hosts"), ["far"]);
+    let tile = "<script>document.querySelector('.tiles .failed button').click()</script>";
+    assert_eq!(rows(&browse(&page(place.path(), &["audits"], tile), ""), "hosts"), ["far"]);
 
     // By hand: a click sorts, another turns it round, typing filters.
     let hands = "<script>

@@ -48,6 +48,8 @@ impl Converter<'_> {
         let lifted = Lifted::of(pin.as_fd(), record.immutable, record.append_only)?;
         let known = if is_pristine(inode, record) {
             Attributes::default()
+        } else if has_changed(inode, record) {
+            return Err(Obstacle::Changed);
         } else {
             self.resumed(pin, record)?.ok_or(Obstacle::Changed)?
         };
@@ -138,7 +140,13 @@ impl Converter<'_> {
         if self.goal.model == Model::MappedFile {
             return Ok(real_is_ours.then(Attributes::default));
         }
-        let (now, _) = mapped_xattr::read_attributes(pin)?;
+        let (now, rest) = mapped_xattr::read_attributes(pin)?;
+        let users = |entry: &Entry| {
+            entry.xattrs.iter().filter(|(name, _)| mapped_xattr::is_passed(name)).cloned().collect::<Vec<_>>()
+        };
+        if users(&rest) != users(entry) {
+            return Ok(None);
+        }
         let shown = (now.uid, now.gid, now.mode) == (Some(entry.uid), Some(entry.gid), Some(entry.mode));
         let mapped = [
             (now.uid, number(entry, UID), entry.uid),
@@ -256,6 +264,14 @@ fn is_pristine(inode: &Inode, record: &Record) -> bool {
         && number(entry, UID).or(number(entry, GID)).or(number(entry, MODE)).is_none()
 }
 
+/// Whether somebody has changed what a conversion leaves alone of a file.
+fn has_changed(inode: &Inode, record: &Record) -> bool {
+    let was = &record.entry;
+    inode.kind() == Some(Kind::File)
+        && ((inode.size, inode.modified, inode.links) != (was.size, was.modified, was.links)
+            || inode.accessed < was.accessed)
+}
+
 /// Whether what is to be replaced is what was recorded.
 fn is_original(pin: &Pin, record: &Record) -> Result<bool> {
     let inode = pin.inode();
@@ -270,6 +286,7 @@ fn is_original(pin: &Pin, record: &Record) -> Result<bool> {
     let was = &record.entry;
     Ok((now.mode, now.uid, now.gid, now.rdev) == (was.mode, was.uid, was.gid, was.rdev)
         && now.target == was.target
+        && now.modified == was.modified
         && now.xattrs == was.xattrs
         && now.access_acl == was.access_acl)
 }

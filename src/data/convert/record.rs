@@ -11,9 +11,11 @@ use crate::data::entry::{Entry, Kind};
 use crate::data::form::{Form, Model};
 use crate::data::goal::Goal;
 use crate::data::journal::{Part, Record, Totals, Writer};
+use crate::data::origins::Origins;
 use crate::data::passthrough;
 use crate::data::pin::Pin;
 use crate::data::progress::Progress;
+use crate::data::staging::Staging;
 use crate::data::survey::Surveyor;
 use crate::data::tree::Directory;
 use crate::data::walk::{Trouble, Visitor};
@@ -21,15 +23,23 @@ use crate::data::walk::{Trouble, Visitor};
 /// What all recorders of a walk share.
 pub(super) struct Recording<'r> {
     pub(super) writer: &'r Mutex<Writer>,
-    /// For entries that are met after the recording proper: some of them may be converted already.
-    pub(super) late: Option<Goal>,
+    /// For entries that are met after the recording proper.
+    pub(super) late: Option<Late<'r>>,
     pub(super) progress: &'r Progress,
     /// Directories of which some entries are still to be read, by their ids.
     suspended: Mutex<HashMap<u64, Part>>,
 }
 
+/// What is known of entries that are met after the recording proper: some of them may be converted already.
+#[derive(Clone, Copy)]
+pub(super) struct Late<'r> {
+    pub(super) goal: Goal,
+    pub(super) origins: &'r Origins,
+    pub(super) staging: &'r Staging,
+}
+
 impl<'r> Recording<'r> {
-    pub(super) fn new(writer: &'r Mutex<Writer>, late: Option<Goal>, progress: &'r Progress) -> Self {
+    pub(super) fn new(writer: &'r Mutex<Writer>, late: Option<Late<'r>>, progress: &'r Progress) -> Self {
         Self { writer, late, progress, suspended: Mutex::default() }
     }
 }
@@ -58,7 +68,7 @@ impl<'r> Recorder<'r> {
 
     fn look(&self, directory: &Directory, name: &CStr, pin: &Pin) -> rustix::io::Result<Record> {
         match self.shared.late {
-            Some(goal) => current(goal, directory, name, pin),
+            Some(late) => late.current(directory, name, pin),
             None => record(pin),
         }
     }
@@ -78,34 +88,52 @@ impl<'r> Recorder<'r> {
     }
 }
 
-/// The record of an inode that somebody has changed or moved since, which may be converted, if only in part: what the
-/// guest would see of it counts.
-pub(super) fn current(
-    goal: Goal,
-    directory: &Directory,
-    name: &CStr,
-    pin: &Pin,
-) -> rustix::io::Result<Record> {
-    let mut now = record(pin)?;
-    let inode = pin.inode();
-    // A metadata file is the name's, not the inode's: of one that is not converted it says nothing.
-    if goal.model == Model::MappedFile && (inode.uid, inode.gid) != (goal.uid, goal.gid) {
-        return Ok(now);
+impl Late<'_> {
+    /// The record of an inode that somebody has changed or moved since, which may be converted, if only in part: what the
+    /// guest would see of it counts.
+    pub(super) fn current(
+        &self,
+        directory: &Directory,
+        name: &CStr,
+        pin: &Pin,
+    ) -> rustix::io::Result<Record> {
+        let now = self.look(directory, name, pin)?;
+        self.origins.note(&now);
+        Ok(now)
     }
-    let shown = Form::Mapped(goal.model).read(directory, name, pin)?;
-    let is_link = shown.kind() == Some(Kind::Symlink);
-    // What a name's metadata file says of another inode that has taken the name may not fit it.
-    let fits = shown.kind().is_some_and(|kind| Some(Goal::carrier(kind)) == inode.kind());
-    if fits && (!is_link || shown.target.as_ref().is_some_and(|target| !target.is_empty())) {
-        let real_acls = (now.entry.access_acl, now.entry.default_acl);
-        now.entry = Entry { xattrs: now.entry.xattrs, ..shown };
-        now.entry.access_acl = now.entry.access_acl.or(real_acls.0);
-        now.entry.default_acl = now.entry.default_acl.or(real_acls.1);
-        if goal.model == Model::MappedXattr {
-            now.entry.xattrs.retain(|(name, _)| !name.starts_with(b"user.virtfs."));
+
+    fn look(&self, directory: &Directory, name: &CStr, pin: &Pin) -> rustix::io::Result<Record> {
+        let mut now = record(pin)?;
+        let (goal, inode) = (self.goal, pin.inode());
+        if goal.model == Model::MappedFile {
+            // A metadata file is the name's, not the inode's: of one that is not converted it says nothing, and of one
+            // that was moved here nothing that is true.
+            if (inode.uid, inode.gid) != (goal.uid, goal.gid) {
+                return Ok(now);
+            }
+            if let Some(origin) = self.origins.scattered(pin)? {
+                let Entry { mode, uid, gid, rdev, target, access_acl, default_acl, .. } = origin.entry;
+                now.entry = Entry { mode, uid, gid, rdev, target, access_acl, default_acl, ..now.entry };
+                self.origins.complete(pin, &mut now);
+                return Ok(now);
+            }
         }
+        let shown = Form::Mapped(goal.model).read(directory, name, pin)?;
+        let is_link = shown.kind() == Some(Kind::Symlink);
+        // What a name's metadata file says of another inode that has taken the name may not fit it.
+        let fits = shown.kind().is_some_and(|kind| Some(Goal::carrier(kind)) == inode.kind());
+        if fits && (!is_link || shown.target.as_ref().is_some_and(|target| !target.is_empty())) {
+            let real_acls = (now.entry.access_acl, now.entry.default_acl);
+            now.entry = Entry { xattrs: now.entry.xattrs, ..shown };
+            now.entry.access_acl = now.entry.access_acl.or(real_acls.0);
+            now.entry.default_acl = now.entry.default_acl.or(real_acls.1);
+            if goal.model == Model::MappedXattr {
+                now.entry.xattrs.retain(|(name, _)| !name.starts_with(b"user.virtfs."));
+                self.origins.complete(pin, &mut now);
+            }
+        }
+        Ok(now)
     }
-    Ok(now)
 }
 
 /// The record of an inode.
@@ -182,6 +210,9 @@ impl Visitor for Recorder<'_> {
 
     fn hides(&self, directory: &Arc<Directory>, name: &CStr) -> bool {
         // Before the conversion they are entries like all others.
-        self.shared.late.is_some_and(|goal| Form::Mapped(goal.model).hides(directory, name))
+        self.shared.late.is_some_and(|Late { goal, staging, .. }| {
+            // What a crash left is removed when its directory's names are looked at.
+            staging.made(name) || Form::Mapped(goal.model).hides(directory, name)
+        })
     }
 }

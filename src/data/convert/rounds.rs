@@ -1,57 +1,106 @@
-//! All listings of the journal, one after the other, by several workers; and what was not in the export when it was
-//! recorded.
+//! All listings of the journal, one after the other, by several workers, until the export is what the journal says.
 
-use std::collections::{HashMap, HashSet};
-use std::ffi::CStr;
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
-use rustix::fs::AtFlags;
-use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
 
 use super::Converter;
-use super::record::{Recorder, Recording, current};
-use crate::data::entry::Kind;
+use super::adopt::more;
+use crate::data::entry::{Kind, Time};
 use crate::data::flags::Lifted;
 use crate::data::form::Model;
 use crate::data::goal::Obstacle;
-use crate::data::journal::{Journal, Listing, NameSum, Part, Record};
+use crate::data::journal::{Journal, Listing, Record};
+use crate::data::mapped_file;
+use crate::data::pin::Pin;
 use crate::data::staging::{self, Place};
 use crate::data::tree::Directory;
-use crate::data::{mapped_file, walk};
 
-/// How often the export is gone through at most, while it keeps changing.
-const ROUNDS: usize = 4;
+/// How often an export in use is gone through at most, while it keeps changing.
+const ROUNDS: usize = 6;
+
+/// How often any other is: what was moved about before is found layer by layer.
+const QUIET_ROUNDS: usize = 50;
+
+/// Longer than the kernel's clock for time stamps stands still.
+const TICK: Duration = Duration::from_millis(20);
+
+/// How far a conversion got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// A round over the whole export found nothing that was not converted, recorded or in its place.
+    All,
+    /// What was found is converted, but somebody kept changing the export.
+    Found,
+    /// Something stands in the way.
+    Part,
+}
 
 impl Converter<'_> {
-    /// Converts everything that is recorded, and what appeared since, until there is nothing left to do. Says whether
-    /// all was reached.
-    pub(super) fn convert_all(&self) -> Result<bool> {
+    /// Converts everything that is recorded, and what appeared or moved since, until a round over all of it finds nothing
+    /// left to do. With `in_use`, nothing may have changed during that round either.
+    pub(super) fn convert_all(&self, in_use: bool) -> Result<Reached> {
         let mut from = 0;
-        for _ in 0..ROUNDS {
-            let failed = self.troubles.failures();
-            let end = self.journal_len();
+        for _ in 0..if in_use { ROUNDS } else { QUIET_ROUNDS } {
+            if in_use {
+                std::thread::sleep(TICK);
+            }
+            if from == 0 {
+                // What is in the way still will be met again.
+                self.troubles.retry();
+            }
+            let began = now();
+            let (failed, noticed, end) =
+                (self.troubles.failures(), self.troubles.noticed(), self.journal_len());
             self.convert_from(from)?;
             if self.troubles.is_hopeless() {
-                return Ok(false);
+                return Ok(Reached::Part);
             }
             self.sweep()?;
-            let grown = self.journal_len() > end;
-            if self.troubles.failures() > failed && from == 0 && !grown {
+            let is_longer = self.journal_len() > end;
+            if self.troubles.failures() > failed && from == 0 && !is_longer {
                 // What stood in the way may have been somebody else's turn.
                 self.troubles.retry();
                 self.convert_from(0)?;
             }
-            if !grown {
-                return Ok(self.troubles.failures() == 0);
+            if !is_longer && self.troubles.failures() > 0 {
+                return Ok(Reached::Part);
+            }
+            let is_clean = !is_longer && self.troubles.noticed() == noticed;
+            if is_clean && from == 0 && !(in_use && self.has_changed(began)?) {
+                return Ok(Reached::All);
             }
             self.writer.lock().unwrap_or_else(PoisonError::into_inner).sync()?;
-            from = end;
+            // What was met late first; a round that found nothing more is no proof before it went over all.
+            from = if is_longer { end } else { 0 };
         }
-        // It keeps changing: somebody is at work in it.
-        Ok(false)
+        Ok(if self.troubles.failures() == 0 { Reached::Found } else { Reached::Part })
+    }
+
+    /// Where somebody has worked in a directory since it was recorded, its new time counts.
+    fn heed_times(
+        &self,
+        directory: &Arc<Directory>,
+        pin: &Pin,
+        listing: &mut Listing,
+        touches: bool,
+    ) -> Result<(), Obstacle> {
+        let (inode, was) = (pin.inode(), &listing.own.entry);
+        if (inode.modified, inode.accessed.min(was.accessed)) == (was.modified, was.accessed) {
+            return Ok(());
+        }
+        // What was killed has touched it; others may work on further parts of it at this moment, or may have made the
+        // metadata directory in it for one of its own directories.
+        let is_ours = self.resumed || listing.names.is_none() || self.goal.model == Model::MappedFile;
+        if touches && is_ours {
+            return Ok(());
+        }
+        (listing.own.entry.modified, listing.own.entry.accessed) = (inode.modified, inode.accessed);
+        self.troubles.add(directory.path(), Obstacle::Changed);
+        self.write(&mut more(listing))
     }
 
     fn journal_len(&self) -> u64 {
@@ -68,65 +117,36 @@ impl Converter<'_> {
             }
             superseded.prune(at, &mut listing);
             let directory = journal.directory(self.tree, &listing)?;
-            match self.listing(&directory, at, &listing) {
-                Ok(()) if listing.late => {
-                    let unlisted = listing.entries.iter().filter(|(name, record)| {
-                        record.is_none() && superseded.is_unlisted(at, listing.id, name)
-                    });
-                    for (name, _) in unlisted {
-                        self.adopt_unlisted(&directory, name, &listing);
-                    }
+            if let Err(obstacle) = self.listing(&directory, at, &mut listing) {
+                self.troubles.add(directory.path(), obstacle);
+                if let Some(parent) = listing.parent.filter(|_| !matches!(obstacle, Obstacle::Failed(_))) {
+                    let mut parent = journal.listing_at(parent)?;
+                    superseded.prune(parent.id, &mut parent);
+                    self.adopt_other(&directory, &parent);
                 }
-                Ok(()) => {}
-                Err(Obstacle::Changed) => {
-                    let parent = listing.parent.map(|parent| journal.listing_at(parent)).transpose()?;
-                    self.adopt_other(&directory, parent.as_ref());
-                }
-                Err(obstacle) => self.troubles.add(directory.path(), obstacle),
             }
             Ok(())
         })
     }
 
-    /// Records what is now where a directory was that went away before it could be recorded.
-    fn adopt_unlisted(&self, directory: &Arc<Directory>, name: &CStr, listing: &Listing) {
-        let Ok(fd) = directory.open() else { return };
-        if directory.entry_at(fd.as_fd(), name, None).is_ok() {
-            self.adopt(Place { directory, fd: fd.as_fd(), name }, listing);
-        }
-    }
-
-    /// Records what has taken the place of a recorded directory; `parent` is the listing of the directory it is in.
-    fn adopt_other(&self, directory: &Arc<Directory>, parent: Option<&Listing>) {
-        let adopted = match parent {
-            None => Err(Obstacle::Changed),
-            Some(parent) => staging::at_own_place(directory, |place| {
-                self.adopt(place, parent);
-                Ok(())
-            }),
-        };
-        if let Err(obstacle) = adopted {
-            self.troubles.add(directory.path(), obstacle);
-        }
-    }
-
     /// Converts (a part of) a directory.
-    fn listing(&self, directory: &Arc<Directory>, at: u64, listing: &Listing) -> Result<(), Obstacle> {
-        let own = &listing.own;
+    fn listing(&self, directory: &Arc<Directory>, at: u64, listing: &mut Listing) -> Result<(), Obstacle> {
         let pin = directory.pin()?;
-        if pin.inode().identity.number != own.number {
+        if pin.inode().identity.number != listing.own.number {
             return Err(Obstacle::Changed);
         }
         let fd = directory.open()?;
-        if listing.is_first(at) {
-            staging::at_own_place(directory, |place| self.keep(place, &pin, own))?;
-            self.progress.add(1);
-        }
         let files = self.goal.model == Model::MappedFile;
         let replaces = |record: &Option<Record>| {
             record.as_ref().is_some_and(|record| record.entry.kind().is_some_and(Kind::is_replaced))
         };
         let touches = files || listing.entries.iter().any(|(_, record)| replaces(record));
+        if listing.is_first(at) {
+            staging::at_own_place(directory, |place| self.keep(place, &pin, &listing.own))?;
+            self.progress.add(1);
+            self.heed_times(directory, &pin, listing, touches)?;
+        }
+        let own = &listing.own;
         let lifted = if touches { Lifted::of(fd.as_fd(), own.immutable, own.append_only)? } else { None };
         if files && !listing.entries.is_empty() {
             mapped_file::make_metadata_directory(fd.as_fd(), self.goal.uid, self.goal.gid)?;
@@ -136,8 +156,12 @@ impl Converter<'_> {
             let place = Place { directory, fd: fd.as_fd(), name };
             match self.entry(place, record) {
                 Ok(()) => {}
-                Err(Obstacle::Changed) => self.adopt(place, listing),
-                Err(obstacle) => self.troubles.add(place.path(), obstacle),
+                Err(obstacle) => {
+                    self.troubles.add(place.path(), obstacle);
+                    if !matches!(obstacle, Obstacle::Failed(_)) {
+                        self.adopt(place, listing);
+                    }
+                }
             }
             self.progress.add(1);
             if self.troubles.is_hopeless() {
@@ -152,123 +176,12 @@ impl Converter<'_> {
         }
         Ok(())
     }
+}
 
-    /// Records an entry that is not what was recorded: the next round converts it.
-    fn adopt(&self, place: Place<'_>, listing: &Listing) {
-        self.troubles.add(place.path(), Obstacle::Changed);
-        if let Err(obstacle) = self.try_adopt(place, listing) {
-            self.troubles.add(place.path(), obstacle);
-        }
-    }
-
-    fn try_adopt(&self, place: Place<'_>, listing: &Listing) -> Result<(), Obstacle> {
-        let pin = place.directory.entry_at(place.fd, place.name, None)?;
-        if pin.inode().kind() == Some(Kind::Directory) {
-            return self.adopt_directory(place, listing);
-        }
-        let record = current(self.goal, place.directory, place.name, &pin)?;
-        let mut part = Part::new(listing.parent, listing.name.to_bytes(), listing.own.clone(), true);
-        part.push(place.name.to_bytes(), Some(&record));
-        self.write(&mut part.more(listing.id))
-    }
-
-    /// Records a directory that was not there, and all that is in it.
-    fn adopt_directory(&self, place: Place<'_>, listing: &Listing) -> Result<(), Obstacle> {
-        let mut part = Part::new(listing.parent, listing.name.to_bytes(), listing.own.clone(), true);
-        part.push(place.name.to_bytes(), None);
-        self.write(&mut part.more(listing.id))?;
-        place.directory.mark.store(listing.id, Ordering::Release);
-        let recording = Recording::new(&self.writer, Some(self.goal), self.progress);
-        let top = place.directory.child(place.name);
-        let walked = walk::from(&top, 1, || Recorder::new(&recording, None));
-        walked.map(drop).map_err(|_| Obstacle::Failed(Errno::IO))
-    }
-
-    fn write(&self, part: &mut Part) -> Result<(), Obstacle> {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer
-            .listing(part)
-            .map_err(|error| Obstacle::Failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
-    }
-
-    /// Looks for names that are in no listing: leftovers of a crash, which are removed, and entries that appeared since,
-    /// which are recorded.
-    fn sweep(&self) -> Result<()> {
-        let journal = Journal::open(self.journal)?;
-        let odd = Mutex::new(HashMap::new());
-        each_listing(&journal, self.jobs, |_, listing| {
-            let Some(names) = listing.names else { return Ok(()) };
-            let directory = journal.directory(self.tree, &listing)?;
-            // What is gone was told when its entries were to be converted.
-            if let Ok(now) = self.names(&directory)
-                && now != names
-            {
-                let mut odd = odd.lock().unwrap_or_else(PoisonError::into_inner);
-                odd.insert(listing.id, HashSet::new());
-            }
-            Ok(())
-        })?;
-        let mut odd = odd.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if odd.is_empty() {
-            return Ok(());
-        }
-        let mut samples = Vec::new();
-        for listing in journal.listings()? {
-            let (_, listing) = listing?;
-            let Some(known) = odd.get_mut(&listing.id) else { continue };
-            known.extend(listing.entries.iter().map(|(name, _)| name.clone()));
-            if listing.names.is_some() {
-                samples.push(Listing { entries: Vec::new(), ..listing });
-            }
-        }
-        for listing in samples {
-            let directory = journal.directory(self.tree, &listing)?;
-            let known = odd.remove(&listing.id).unwrap_or_default();
-            if let Err(obstacle) = self.sweep_directory(&directory, &listing, &known) {
-                self.troubles.add(directory.path(), obstacle);
-            }
-        }
-        Ok(())
-    }
-
-    /// All names in a directory that the guest sees, in short.
-    fn names(&self, directory: &Directory) -> rustix::io::Result<NameSum> {
-        let mut sum = NameSum::default();
-        walk::each_name(directory, |name, _| {
-            if !self.is_own(directory, name) {
-                sum.add(name.to_bytes());
-            }
-        })?;
-        Ok(sum)
-    }
-
-    /// Whether a name is QEMU's own, under this model.
-    fn is_own(&self, directory: &Directory, name: &CStr) -> bool {
-        self.goal.model == Model::MappedFile && mapped_file::is_reserved(directory, name)
-    }
-
-    fn sweep_directory(
-        &self,
-        directory: &Arc<Directory>,
-        listing: &Listing,
-        known: &HashSet<std::ffi::CString>,
-    ) -> Result<(), Obstacle> {
-        let fd = directory.open()?;
-        for (name, _) in walk::names(directory)? {
-            let place = Place { directory, fd: fd.as_fd(), name: &name };
-            if self.is_own(directory, &name) || known.contains(&name) {
-                continue;
-            }
-            if self.staging.made(&name) {
-                rustix::fs::unlinkat(&fd, &*name, AtFlags::empty())?;
-                staging::restore_times(fd.as_fd(), listing.own.entry.accessed, listing.own.entry.modified)?;
-                continue;
-            }
-            self.troubles.add(place.path(), Obstacle::Appeared);
-            self.try_adopt(place, listing)?;
-        }
-        Ok(())
-    }
+/// The time that the kernel would stamp a change with now.
+fn now() -> Time {
+    let now = clock_gettime(ClockId::RealtimeCoarse);
+    Time { seconds: now.tv_sec, nanoseconds: u32::try_from(now.tv_nsec).unwrap_or_default() }
 }
 
 /// Does something with each listing of a journal, by several workers. The first error ends it.
@@ -277,7 +190,16 @@ pub(in crate::data) fn each_listing(
     jobs: usize,
     work: impl Fn(u64, Listing) -> Result<()> + Sync,
 ) -> Result<()> {
-    let listings = Mutex::new(journal.listings()?);
+    each_of(journal.listings()?, jobs, work)
+}
+
+/// [`each_listing`] of these listings, which are taken one after the other.
+pub(in crate::data) fn each_of(
+    listings: impl Iterator<Item = Result<(u64, Listing)>> + Send,
+    jobs: usize,
+    work: impl Fn(u64, Listing) -> Result<()> + Sync,
+) -> Result<()> {
+    let listings = Mutex::new(listings);
     let worker = || {
         loop {
             let next = listings.lock().unwrap_or_else(PoisonError::into_inner).next();

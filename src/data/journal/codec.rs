@@ -20,6 +20,11 @@ const UNKNOWN: u16 = !0x1ff;
 const LAST: u8 = 1;
 const LATE: u8 = 1 << 1;
 
+/// What follows an entry's name.
+const RECORD: u8 = 0;
+const DIRECTORY: u8 = 1;
+const GONE: u8 = 2;
+
 /// Bytes that no writer of this format makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Damaged;
@@ -68,11 +73,18 @@ impl Entries {
     pub(super) fn push(&mut self, name: &[u8], record: Option<&Record>) {
         self.count += 1;
         put_bytes(&mut self.bytes, name);
-        self.bytes.push(u8::from(record.is_none()));
+        self.bytes.push(if record.is_some() { RECORD } else { DIRECTORY });
         if let Some(record) = record {
             put_record(&mut self.bytes, record, self.before);
             self.before = Before::of(record);
         }
+    }
+
+    /// Adds the name of an entry that is not there any more.
+    pub(super) fn push_gone(&mut self, name: &[u8]) {
+        self.count += 1;
+        put_bytes(&mut self.bytes, name);
+        self.bytes.push(GONE);
     }
 
     /// How many bytes they take.
@@ -201,8 +213,12 @@ pub(super) fn decode(offset: u64, payload: &[u8]) -> Result<Listing, Damaged> {
     for _ in 0..bytes.varint()? {
         let name = bytes.name()?;
         let record = match bytes.byte()? {
-            0 => Some(bytes.record(before)?),
-            1 => None,
+            RECORD => Some(bytes.record(before)?),
+            DIRECTORY => None,
+            GONE => {
+                listing.gone.push(name);
+                continue;
+            }
             _ => return Err(Damaged),
         };
         if let Some(record) = &record {
@@ -229,7 +245,8 @@ fn decode_head(offset: u64, bytes: &mut Bytes<'_>) -> Result<(Listing, bool), Da
     if parent.is_none() != name.is_empty() || parent.is_some_and(|parent| parent >= id) {
         return Err(Damaged);
     }
-    let listing = Listing { id, parent, name, late: bits & LATE != 0, own, names: None, entries: Vec::new() };
+    let late = bits & LATE != 0;
+    let listing = Listing { id, parent, name, late, own, names: None, entries: Vec::new(), gone: Vec::new() };
     Ok((listing, bits & LAST != 0))
 }
 
@@ -405,10 +422,11 @@ mod tests {
             (directory, late, own) in (name(), any::<bool>(), record()),
             names in proptest::option::of(any::<(u64, u64)>()),
             entries in vec((name(), proptest::option::of(record())), 0..8),
+            gone in vec(name(), 0..3),
         ) -> Listing {
             let name = if parent.is_none() { CString::default() } else { directory };
             let names = names.map(|(count, sum)| NameSum { count, sum });
-            Listing { id, parent, name, late, own, names, entries }
+            Listing { id, parent, name, late, own, names, entries, gone }
         }
     }
 
@@ -416,6 +434,9 @@ mod tests {
         let mut entries = Entries::after(&listing.own);
         for (name, record) in &listing.entries {
             entries.push(name.to_bytes(), record.as_ref());
+        }
+        for name in &listing.gone {
+            entries.push_gone(name.to_bytes());
         }
         let Listing { id, parent, name, late, own, names, .. } = listing;
         let id = (*id != offset).then_some(*id);

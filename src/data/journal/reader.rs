@@ -1,6 +1,6 @@
 //! Reads a journal back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 
 use super::codec::{decode, decode_place};
-use super::{Begin, HEAD, Kind, Listing, MAGIC, Moment, Stage, Totals, Writer};
+use super::{Begin, HEAD, Kind, Listing, MAGIC, Moment, Stage, Superseded, Totals, Writer};
 use crate::data::tree::{Directory, Tree};
 use crate::text;
 
@@ -44,37 +44,6 @@ pub struct Journal {
     /// Whether any listing is late.
     late: bool,
     known: Mutex<HashMap<u64, Arc<Directory>>>,
-}
-
-/// Entries that are told of more than once: the last time counts.
-#[derive(Debug, Default)]
-pub struct Superseded {
-    last: HashMap<(u64, CString), u64>,
-    over: HashSet<u64>,
-    /// Directories that have a late listing, by their parents' ids and their names.
-    listed: HashMap<(u64, CString), u64>,
-}
-
-impl Superseded {
-    /// Whether a listing tells of nothing any more: something else has taken its directory's place, or that of one above.
-    pub fn is_over(&self, listing: &Listing) -> bool {
-        self.over.contains(&listing.id)
-    }
-
-    /// Whether the directory `name`, met late in the directory `id` by a listing at `at`, went away before it was listed.
-    pub fn is_unlisted(&self, at: u64, id: u64, name: &CString) -> bool {
-        self.listed.get(&(id, name.clone())).is_none_or(|listed| *listed < at)
-    }
-
-    /// Removes from a listing at `at` what a later one tells of.
-    pub fn prune(&self, at: u64, listing: &mut Listing) {
-        if !self.last.is_empty() {
-            let id = listing.id;
-            listing
-                .entries
-                .retain(|(name, _)| self.last.get(&(id, name.clone())).is_none_or(|last| *last <= at));
-        }
-    }
 }
 
 /// One frame.
@@ -198,11 +167,6 @@ impl Journal {
         self.since
     }
 
-    /// Whether entries were met after the recording proper.
-    pub fn has_late(&self) -> bool {
-        self.late
-    }
-
     /// How many bytes of it count.
     pub fn len(&self) -> u64 {
         self.good
@@ -230,33 +194,9 @@ impl Journal {
         Ok(Listings(Frames::new(file, self.good)?))
     }
 
-    /// Which entries (by the directory's id and their names) are told of more than once, and where last; and which
-    /// directories are therefore told of in vain.
+    /// Which entries are told of more than once, and which directories are therefore told of in vain.
     pub fn superseded(&self) -> Result<Superseded> {
-        let mut superseded = Superseded::default();
-        if !self.late {
-            return Ok(superseded);
-        }
-        for listing in self.listings()? {
-            let (at, listing) = listing?;
-            if listing.late {
-                superseded.last.extend(listing.entries.into_iter().map(|(name, _)| ((listing.id, name), at)));
-            }
-        }
-        // A directory's listings come before those of what is in it.
-        for listing in self.listings()? {
-            let (at, Listing { id, parent, name, late, .. }) = listing?;
-            let Some(parent) = parent else { continue };
-            if late {
-                superseded.listed.insert((parent, name.clone()), at);
-            }
-            if superseded.over.contains(&parent)
-                || id == at && superseded.last.get(&(parent, name)).is_some_and(|last| *last > at)
-            {
-                superseded.over.insert(id);
-            }
-        }
-        Ok(superseded)
+        if self.late { Superseded::of(self) } else { Ok(Superseded::default()) }
     }
 
     /// The listing whose frame starts at `offset`.

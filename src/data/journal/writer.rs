@@ -39,9 +39,11 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Goes on with a journal of which `good` bytes count; what a crash left behind them is cut off.
+    /// Goes on with a journal of which `good` bytes count; what a crash left behind them is cut off, and they are put on
+    /// stable storage, for whoever wrote the last of them may have been killed before.
     pub(super) fn append(file: File, good: u64) -> io::Result<Self> {
         file.set_len(good)?;
+        rustix::fs::fdatasync(file.as_fd())?;
         Ok(Self { file, gathered: Vec::new(), offset: good })
     }
 
@@ -180,6 +182,11 @@ impl Part {
     pub fn push(&mut self, name: &[u8], record: Option<&Record>) {
         self.names.add(name);
         self.entries.push(name, record);
+    }
+
+    /// Says that an entry that was told of is not there any more.
+    pub fn push_gone(&mut self, name: &[u8]) {
+        self.entries.push_gone(name);
     }
 
     /// Whether it is time to append what there is.

@@ -2,14 +2,14 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use anyhow::Result;
 use rustix::io::Errno;
 
-use super::Restorer;
+use super::{Restorer, times};
 use crate::data::convert::each_listing;
-use crate::data::entry::{CAPABILITY, Entry, Inode, Kind, Time};
+use crate::data::entry::{Entry, Inode, Kind, Time};
 use crate::data::flags::Lifted;
 use crate::data::form::Model;
 use crate::data::goal::Obstacle;
@@ -46,7 +46,6 @@ impl Restorer<'_> {
             Ok((pin, fd)) if pin.inode().identity.number == own.number => (pin, fd),
             // The guest has removed it, or put it elsewhere: the walk that follows finds it.
             Ok(_) | Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR | Errno::LOOP) => {
-                self.stray(listing);
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
@@ -61,6 +60,9 @@ impl Restorer<'_> {
             .iter()
             .any(|(_, record)| record.as_ref().is_some_and(|record| is_replaced(&record.entry)));
         let lifted = if touches { Lifted::of(fd.as_fd(), own.immutable, own.append_only)? } else { None };
+        if touches && (accessed, modified) != (own.entry.accessed, own.entry.modified) {
+            times::keep(fd.as_fd(), accessed, modified)?;
+        }
         for (name, record) in &listing.entries {
             let Some(record) = record else { continue };
             let place = Place { directory, fd: fd.as_fd(), name };
@@ -83,6 +85,9 @@ impl Restorer<'_> {
 
     /// The times that a directory is to have after its entries were replaced.
     fn times(&self, pin: &Pin, at: u64, listing: &Listing) -> Result<(Time, Time), Obstacle> {
+        if let Some(pending) = times::pending(pin.as_fd())? {
+            return Ok(pending);
+        }
         if listing.is_first(at) && listing.names.is_some() {
             return Ok(self.times_now(pin.inode(), listing));
         }
@@ -113,12 +118,9 @@ impl Restorer<'_> {
     /// Restores an entry that is no directory.
     fn entry(&self, place: Place<'_>, record: &Record) -> Result<(), Obstacle> {
         let hint = (record.entry.kind() == Some(Kind::File)).then_some(Kind::File);
-        let pin = match place.directory.entry_at(place.fd, place.name, hint) {
+        let (_turn, pin) = match self.pin(place, hint) {
             Ok(pin) => pin,
-            Err(Errno::NOENT | Errno::LOOP | Errno::XDEV) => {
-                self.stray_entry(record);
-                return Ok(());
-            }
+            Err(Errno::NOENT | Errno::LOOP | Errno::XDEV) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         if is_replaced(&record.entry) {
@@ -128,10 +130,24 @@ impl Restorer<'_> {
         }
     }
 
+    /// Pins an entry, and keeps all others from its inode for as long as the first part is held, where it has several names.
+    pub(super) fn pin(
+        &self,
+        place: Place<'_>,
+        hint: Option<Kind>,
+    ) -> rustix::io::Result<(Option<MutexGuard<'_, ()>>, Pin)> {
+        let pin = place.directory.entry_at(place.fd, place.name, hint)?;
+        if !pin.inode().is_linked() {
+            return Ok((None, pin));
+        }
+        let turn = self.linked.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another name's turn may just have been.
+        Ok((Some(turn), place.directory.entry_at(place.fd, place.name, hint)?))
+    }
+
     /// Restores a regular file or a directory.
     fn kept(&self, place: Place<'_>, pin: &Pin, record: &Record) -> Result<(), Obstacle> {
         if pin.inode().identity.number != record.number || pin.inode().kind() != record.entry.kind() {
-            self.stray_entry(record);
             return Ok(());
         }
         if self.is_restored(pin, record)? {
@@ -198,19 +214,49 @@ impl Restorer<'_> {
             return Ok(());
         }
         let shown = self.shown(place, pin)?;
-        let entry = match self.complete {
-            true if shown.kind() == record.entry.kind() => shown,
-            false if shown.kind() == record.entry.kind() || self.is_remnant(pin, record)? => {
-                record.entry.clone()
+        if self.complete {
+            if shown.kind() == record.entry.kind() {
+                let is_lost = shown.target.as_ref().is_some_and(Vec::is_empty);
+                let entry = if is_lost { record.entry.clone() } else { shown };
+                self.restore(place, pin, &entry, Some(record))?;
+                self.count(&entry, record);
             }
-            // The guest has put something else there.
-            _ => return Ok(()),
-        };
-        let entry =
-            if entry.target.as_ref().is_some_and(Vec::is_empty) { record.entry.clone() } else { entry };
-        self.restore(place, pin, &entry, Some(record))?;
-        self.count(&entry, record);
+            // Otherwise the guest has put something else there.
+            return Ok(());
+        }
+        if let Some(origin) = self.stands_for(pin, record, shown)? {
+            self.restore(place, pin, &origin.entry, Some(&origin))?;
+            self.count(&origin.entry, record);
+        }
         Ok(())
+    }
+
+    /// What a regular file in the place of `record` stands for, which the guest would see as `shown`, if it stands for
+    /// anything special. The conversion was not complete, so that it may be what stands for another entry, moved here.
+    fn stands_for(&self, pin: &Pin, record: &Record, shown: Entry) -> rustix::io::Result<Option<Record>> {
+        let was = &record.entry;
+        let is_remnant = self.is_remnant(pin, record)?;
+        if self.goal.model == Model::MappedFile {
+            if is_remnant && pin.inode().modified == was.modified {
+                return Ok(Some(record.clone()));
+            }
+            if let Some(origin) = self.origins.scattered(pin)? {
+                return Ok(is_replaced(&origin.entry).then_some(origin));
+            }
+            return Ok((is_remnant || shown.kind() == was.kind()).then(|| record.clone()));
+        }
+        if !is_replaced(&shown) {
+            return Ok(is_remnant.then(|| record.clone()));
+        }
+        let is_lost = shown.target.as_deref().is_none_or(|target| target.iter().all(|&byte| byte == 0));
+        if (shown.mode, shown.uid, shown.gid, shown.rdev) == (was.mode, was.uid, was.gid, was.rdev)
+            && (is_lost || shown.target == was.target)
+        {
+            return Ok(Some(record.clone()));
+        }
+        let mut origin = Record::new(pin.inode(), shown);
+        self.origins.complete(pin, &mut origin);
+        Ok(Some(origin))
     }
 
     /// Makes a name of a special inode that was several times there before the conversion one of the same inode again.
@@ -244,22 +290,6 @@ impl Restorer<'_> {
             && (self.goal.model == Model::MappedFile || entry.access_acl == was.access_acl);
         let counter = if is_as_recorded { &self.counts.as_recorded } else { &self.counts.as_changed };
         counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// What only the journal knows of entries that are not at their places is kept for when they are met elsewhere.
-    fn stray(&self, listing: &Listing) {
-        for (_, record) in &listing.entries {
-            if let Some(record) = record {
-                self.stray_entry(record);
-            }
-        }
-    }
-
-    fn stray_entry(&self, record: &Record) {
-        if record.entry.xattrs.iter().any(|(name, _)| name == CAPABILITY) {
-            let mut strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
-            strays.insert(record.number, record.clone());
-        }
     }
 }
 

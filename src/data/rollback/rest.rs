@@ -9,7 +9,7 @@ use anyhow::Result;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
-use super::Restorer;
+use super::{Restorer, times};
 use crate::data::entry::Kind;
 use crate::data::flags::Lifted;
 use crate::data::form::Model;
@@ -33,13 +33,12 @@ impl Restorer<'_> {
 
     /// Restores an entry that a guest made or moved, if it is one.
     fn unrecorded(&self, place: Place<'_>, pin: &Pin) -> Result<(), Obstacle> {
-        if !self.carries(place, pin)? {
+        let (entry, record) = if let Some(origin) = self.origins.scattered(pin)? {
+            (origin.entry.clone(), Some(origin))
+        } else if self.carries(place, pin)? {
+            (self.shown(place, pin)?, self.origins.kept(pin.inode()))
+        } else {
             return Ok(());
-        }
-        let entry = self.shown(place, pin)?;
-        let record = {
-            let strays = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
-            strays.get(&pin.inode().identity.number).cloned()
         };
         if entry.kind().is_some_and(Kind::is_replaced) {
             changing(place.fd, || self.restore(place, pin, &entry, record.as_ref()).map(|()| true))?;
@@ -53,6 +52,8 @@ impl Restorer<'_> {
     /// Whether an entry has something that shows the guest what it is.
     fn carries(&self, place: Place<'_>, pin: &Pin) -> rustix::io::Result<bool> {
         match self.goal.model {
+            // Before a conversion is complete, one that is not converted has the metadata file of another that was moved.
+            Model::MappedFile if !self.complete && !self.is_owned(pin.inode()) => Ok(false),
             Model::MappedFile => Ok(mapped_file::read_attributes(place.directory, place.name)?.is_some()),
             Model::MappedXattr => {
                 let is_old = |numbers: &std::sync::Mutex<std::collections::HashSet<u64>>| {
@@ -88,10 +89,14 @@ fn changing(
     work: impl FnOnce() -> Result<bool, Obstacle>,
 ) -> Result<(), Obstacle> {
     let before = pin::stat(directory)?;
+    let pending = times::pending(directory)?;
     let lifted = Lifted::of(directory, before.immutable, before.append_only)?;
-    if work()? {
-        staging::restore_times(directory, before.accessed, before.modified)?;
+    let (accessed, modified) = pending.unwrap_or((before.accessed, before.modified));
+    times::keep(directory, accessed, modified)?;
+    if work()? || pending.is_some() {
+        staging::restore_times(directory, accessed, modified)?;
     }
+    times::forget(directory)?;
     lifted.map_or(Ok(()), |lifted| Ok(lifted.restore()?))
 }
 
@@ -119,7 +124,12 @@ impl Rest<'_> {
                 Ok(true)
             });
         }
-        self.restorer.unrecorded(Place { directory, fd: fd.as_fd(), name }, pin)
+        let place = Place { directory, fd: fd.as_fd(), name };
+        if !pin.inode().is_linked() {
+            return self.restorer.unrecorded(place, pin);
+        }
+        let (_turn, pin) = self.restorer.pin(place, None)?;
+        self.restorer.unrecorded(place, &pin)
     }
 }
 
@@ -130,7 +140,8 @@ impl Visitor for Rest<'_> {
         let done = if self.clears {
             clear(directory)
         } else {
-            staging::at_own_place(directory, |place| self.restorer.unrecorded(place, pin))
+            let done = staging::at_own_place(directory, |place| self.restorer.unrecorded(place, pin));
+            done.and_then(|()| Ok(times::give_back(pin.as_fd())?))
         };
         self.note(directory, c"", done);
         Ok(())

@@ -9,10 +9,10 @@ use rustix::fs::{AtFlags, Dev, FileType, Gid, Mode, Uid};
 use rustix::io::{Errno, Result};
 
 use super::Restorer;
-use crate::data::entry::{CAPABILITY, Entry, Kind};
+use crate::data::entry::{CAPABILITY, Entry, Inode, Kind};
 use crate::data::flags::{self, Lifted};
 use crate::data::form::Model;
-use crate::data::goal::{Goal, Obstacle};
+use crate::data::goal::Obstacle;
 use crate::data::journal::Record;
 use crate::data::pin::Pin;
 use crate::data::staging::{self, Place};
@@ -89,6 +89,8 @@ impl Restorer<'_> {
                 }
                 Ok(())
             }
+            // The root's is in the root itself, and goes with all others in the end.
+            Model::MappedFile if place.name.is_empty() => Ok(()),
             Model::MappedFile => mapped_file::remove(place.fd, place.name),
         }
     }
@@ -144,9 +146,12 @@ impl Restorer<'_> {
 
     /// Whether an inode belongs to QEMU's user, as what was converted does.
     pub(super) fn is_converted(&self, pin: &Pin, entry: &Entry) -> bool {
-        let Goal { uid, gid, .. } = self.goal;
-        let inode = pin.inode();
-        (inode.uid, inode.gid) == (uid, gid) && inode.permissions() == self.goal.permissions(entry)
+        self.is_owned(pin.inode()) && pin.inode().permissions() == self.goal.permissions(entry)
+    }
+
+    /// Whether an inode belongs to QEMU's user.
+    pub(super) fn is_owned(&self, inode: &Inode) -> bool {
+        (inode.uid, inode.gid) == (self.goal.uid, self.goal.gid)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::data::acl;
 use crate::data::entry::{self, Entry, Identity, Inode, Time, Xattr};
 use crate::data::form::{Form, Model};
 use crate::data::journal::Record;
+use crate::data::mapped_xattr;
 use crate::data::owner::Owner;
 use crate::data::pin::Pin;
 use crate::report::finding::{self, Kind};
@@ -77,7 +78,7 @@ pub fn expected(original: &Entry, form: Form) -> Entry {
     let mut entry = original.clone();
     let passed = |(name, _): &Xattr| match form {
         Form::Passthrough => true,
-        Form::Mapped(Model::MappedXattr) => name.starts_with(b"user.") && !name.starts_with(b"user.virtfs."),
+        Form::Mapped(Model::MappedXattr) => mapped_xattr::is_passed(name),
         Form::Mapped(Model::MappedFile) => name.starts_with(b"user."),
     };
     entry.xattrs.retain(passed);

@@ -62,7 +62,8 @@ fn summary(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(out, "<ul class=\"tiles\">")?;
     for (number, what, class) in tiles {
-        writeln!(out, "<li class=\"{class}\"><b>{number}</b> {what}</li>")?;
+        let class = if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") };
+        writeln!(out, "<li{class}><b>{number}</b> {what}</li>")?;
     }
     writeln!(out, "</ul>")
 }
@@ -127,11 +128,16 @@ fn share_row(share: &FleetShare, compared: bool, out: &mut dyn Write) -> io::Res
     ] {
         write!(out, "<td>{}</td>", escape(text))?;
     }
-    write!(out, "<td class=\"status\">{}</td>", share.status.word())?;
+    state(share.status.word(), out)?;
     if compared {
-        write!(out, "<td class=\"status\">{}</td>", share.change.map_or("", super::Change::word))?;
+        state(share.change.map_or("", super::Change::word), out)?;
     }
     writeln!(out, "</tr>")
+}
+
+/// A cell by which rows are filtered and coloured.
+fn state(word: &str, out: &mut dyn Write) -> io::Result<()> {
+    write!(out, "<td class=\"status {word}\">{word}</td>")
 }
 
 fn hosts(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
@@ -158,7 +164,8 @@ fn host_row(host: &HostRow, out: &mut dyn Write) -> io::Result<()> {
     let text = |text: &Option<String>| escape(text.as_deref().unwrap_or_default());
     let notes: Vec<_> = [&host.reason, &host.notes].into_iter().flatten().map(|said| escape(said)).collect();
     let status = host.status.word();
-    write!(out, "<tr class=\"{status}\"><td>{}</td><td class=\"status\">{status}</td>", escape(&host.host))?;
+    write!(out, "<tr class=\"{status}\"><td>{}</td>", escape(&host.host))?;
+    state(status, out)?;
     write!(out, "<td>{}</td><td>{}</td>", text(&host.owner), text(&host.target_qemu))?;
     for number in [host.shares, host.helpers, host.errors, host.warnings, host.unread] {
         write!(out, "<td class=\"number\">{number}</td>")?;
@@ -175,14 +182,10 @@ fn findings(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
     )?;
     for finding in &fleet.findings {
         let severity = format!("{:?}", finding.severity).to_lowercase();
-        writeln!(
-            out,
-            "<tr class=\"{severity}\"><td>{}</td><td class=\"status\">{severity}</td><td class=\"number\">{}</td>\
-             <td class=\"number\">{}</td></tr>",
-            escape(&finding.id),
-            finding.count,
-            finding.hosts
-        )?;
+        write!(out, "<tr class=\"{severity}\"><td>{}</td>", escape(&finding.id))?;
+        state(&severity, out)?;
+        let (count, hosts) = (finding.count, finding.hosts);
+        writeln!(out, "<td class=\"number\">{count}</td><td class=\"number\">{hosts}</td></tr>")?;
     }
     let said = plural(super::count(fleet.findings.iter()), "kind");
     foot(fleet.findings.is_empty(), &format!("{said} of findings."), out)

@@ -53,6 +53,18 @@ for (const table of document.querySelectorAll("table")) {
     });
   }
 }
+// A tile shows what it counts.
+for (const tile of document.querySelectorAll(".tiles li[class]")) {
+  if (![...status.options].some((option) => option.text === tile.className)) continue;
+  const button = document.createElement("button");
+  button.type = "button";
+  button.append(...tile.childNodes);
+  tile.append(button);
+  button.addEventListener("click", () => {
+    status.value = tile.className;
+    status.dispatchEvent(new Event("change"));
+  });
+}
 form.addEventListener("submit", (event) => event.preventDefault());
 text.addEventListener("input", () => { filter(); remember("text", text.value); });
 status.addEventListener("change", () => { filter(); remember("status", status.value); });

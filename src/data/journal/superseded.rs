@@ -1,0 +1,75 @@
+//! Entries that the journal tells of more than once.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{CStr, CString};
+
+use anyhow::Result;
+
+use super::{Journal, Listing, Record};
+
+/// Entries that are told of more than once: the last time counts.
+#[derive(Debug, Default)]
+pub struct Superseded {
+    /// Where the names of a directory are told of last, by its id.
+    last: HashMap<u64, HashMap<CString, u64>>,
+    over: HashSet<u64>,
+    /// What directories themselves were found to be last.
+    own: HashMap<u64, Record>,
+}
+
+impl Superseded {
+    /// What the late listings of a journal supersede.
+    pub(super) fn of(journal: &Journal) -> Result<Self> {
+        let mut superseded = Self::default();
+        let mut listed = HashMap::new();
+        for listing in journal.listings()? {
+            let (at, listing) = listing?;
+            if let Some(parent) = listing.parent.filter(|_| listing.late && listing.is_first(at)) {
+                listed.insert((parent, listing.name.clone()), at);
+            }
+            if listing.late && !listing.is_first(at) {
+                let names = listing.entries.into_iter().map(|(name, _)| name).chain(listing.gone);
+                superseded.own.insert(listing.id, listing.own);
+                superseded.last.entry(listing.id).or_default().extend(names.map(|name| (name, at)));
+            }
+        }
+        // A directory's listings come before those of what is in it.
+        for listing in journal.listings()? {
+            let (at, Listing { id, parent, name, .. }) = listing?;
+            let Some(parent) = parent else { continue };
+            let is_replaced = id == at
+                && (superseded.last(parent, &name).is_some_and(|last| last > at)
+                    || listed.get(&(parent, name)).is_some_and(|listed| *listed > at));
+            if is_replaced || superseded.over.contains(&parent) {
+                superseded.over.insert(id);
+            }
+        }
+        Ok(superseded)
+    }
+
+    /// Where an entry was told of last, if it was told of again.
+    fn last(&self, id: u64, name: &CStr) -> Option<u64> {
+        self.last.get(&id)?.get(name).copied()
+    }
+
+    /// Whether a listing tells of nothing any more: something else has taken its directory's place, or that of one above.
+    pub fn is_over(&self, listing: &Listing) -> bool {
+        self.over.contains(&listing.id)
+    }
+
+    /// Whether some entries of a directory were told of again.
+    pub fn has(&self, listing: &Listing) -> bool {
+        self.last.contains_key(&listing.id)
+    }
+
+    /// Removes from a listing at `at` what a later one tells of, or tells again.
+    pub fn prune(&self, at: u64, listing: &mut Listing) {
+        let Some(last) = self.last.get(&listing.id) else { return };
+        if let Some(own) = self.own.get(&listing.id) {
+            listing.own = own.clone();
+        }
+        let is_stale = |name: &CString| last.get(name).is_some_and(|last| *last > at);
+        listing.gone.retain(|name| !is_stale(name));
+        listing.entries.retain(|(name, _)| !is_stale(name));
+    }
+}
