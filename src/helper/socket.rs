@@ -68,6 +68,9 @@ impl Listener {
                  this user namespace has",
                 owner.uid, owner.gid
             ),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {
+                format!("cannot bind the socket '{shown}': make its directory first, for QEMU's user to enter")
+            }
             _ => format!("cannot bind the socket '{shown}'"),
         })?;
         let inode = settle(&path, owner).with_context(|| {

@@ -9,6 +9,9 @@ use super::{ExportPath, Share, Transport};
 use crate::report::finding::Finding;
 use crate::text::{escape, escape_path};
 
+/// More shares than any configuration has: what says more is not rewritten, for a rewrite compares them all.
+pub const MAX_SHARES: usize = 1000;
+
 /// How to rewrite a configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Rewrite {
@@ -65,6 +68,15 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// The refusal of a file with more than [`MAX_SHARES`].
+    pub fn too_many(shares: usize) -> Option<Self> {
+        (shares > MAX_SHARES).then(|| {
+            let message =
+                format!("it says {shares} proxy shares, and no more than {MAX_SHARES} are rewritten");
+            Self::at(None, message, "split the file")
+        })
+    }
+
     /// A refusal about a line.
     pub fn at(line: Option<u64>, message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { line, message: message.into(), remedy: remedy.into() }

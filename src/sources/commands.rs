@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use super::chars::{Command, Embedded, Lexed, Lines, Word, span};
 use super::invocation::{self, Invocation, Text};
@@ -11,6 +13,7 @@ use super::{Document, Format, Reading};
 use crate::share::argv::{self, Arg, ArgvShare, Splice};
 use crate::share::rewrite::{Edit, Edits, Moved, Refusal, Rewrite};
 use crate::share::{ExportFrom, ExportPath, Note, Place, Share, Transport};
+use crate::text::escape_path;
 
 /// How deep documents may lie in documents.
 const MAX_DEPTH: usize = 6;
@@ -33,10 +36,11 @@ pub fn read(document: &Document, lexed: &Lexed) -> Reading {
     let mut reading = Reading::default();
     let invocations = helpers(document, lexed, &lines, &mut reading);
     for found in shares(lexed, &lines) {
+        let guest = found.command.guest.clone().or_else(|| argv::guest_name(&found.args));
         for share in found.shares {
             let mut share = share.share;
             share.place.file = document.path.map(Into::into);
-            share.place.guest = found.command.guest.clone().or_else(|| argv::guest_name(&found.args));
+            share.place.guest.clone_from(&guest);
             join_within(&mut share, &invocations);
             reading.shares.push(share);
         }
@@ -64,6 +68,7 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
             let mut joined = share.share.clone();
             join_within(&mut joined, &invocations);
             let export = how.export_of(&joined)?;
+            refuse_line_break(&joined, &export)?;
             all.moved.push(Moved { share: joined, export: export.clone() });
             pairs.push((share, export));
         }
@@ -107,6 +112,18 @@ fn rewrite_embedded(
     }
     all.moved.extend(edits.moved);
     all.findings.extend(edits.findings);
+    Ok(())
+}
+
+/// A line's end ends an argument in most of these formats, quotes or not.
+fn refuse_line_break(share: &Share, export: &Path) -> Result<(), Refusal> {
+    if export.as_os_str().as_bytes().contains(&b'\n') {
+        return Err(Refusal::at(
+            share.place.line,
+            format!("{} has a line break in its name", escape_path(export)),
+            "give the directory another name",
+        ));
+    }
     Ok(())
 }
 
@@ -218,7 +235,6 @@ fn text(word: &Word) -> Text {
 
 /// Joins a share with the helper that the same file starts: the same variable means the same socket.
 fn join_within(share: &mut Share, invocations: &[(Invocation, Place)]) {
-    use std::os::unix::ffi::OsStrExt;
     let socket = match &share.transport {
         Transport::Socket(path) => path.as_os_str().as_bytes(),
         Transport::Unknown(text) => text.as_slice(),

@@ -48,6 +48,9 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
         let guessed = format.name() == Launcher.name();
         return if guessed { input.unrecognised(args) } else { input.unchanged(args) };
     }
+    if let Some(refusal) = Refusal::too_many(reading.shares.len()) {
+        return Err(input.refused(&refusal));
+    }
     let how = how(args, &reading).map_err(|refusal| input.refused(&refusal))?;
     if let Some(form) = args.to {
         let text = snippet::print(form, &reading.shares, &how).map_err(|refusal| input.refused(&refusal))?;

@@ -25,6 +25,9 @@ const KEYS: &[&[u8]] =
 /// More than any configuration has, in bytes: a tree takes many times as much.
 const MAX_DOCUMENT: usize = 4 << 20;
 
+/// More open brackets than any configuration has, those in its texts counted in.
+const MAX_BRACKETS: usize = 1000;
+
 impl Format for Documents {
     fn name(&self) -> &'static str {
         "yaml"
@@ -87,6 +90,7 @@ fn lex(bytes: &[u8]) -> Result<Lexed, Unreadable> {
         tree::nodes(text)?.iter().for_each(|node| commands::collect(text, node, &mut lexed));
         Ok(lexed)
     };
+    refuse_deep(bytes)?;
     // A comment is text to YAML, and may spoil a list without a word.
     if let Some(plain) = dialects::without_comments(text)
         && let Ok(lexed) = lexed(&plain)
@@ -100,6 +104,23 @@ fn lex(bytes: &[u8]) -> Result<Lexed, Unreadable> {
         dialects::restore(bytes, &mut lexed);
         Ok(lexed)
     })
+}
+
+/// Stops at brackets that nest deeper than any document's: parsers take time by the square of their depth.
+fn refuse_deep(bytes: &[u8]) -> Result<(), Unreadable> {
+    let mut depth = 0_usize;
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_BRACKETS {
+            let line = Some(super::chars::Lines::new(bytes).line(at));
+            return Err(Unreadable { line, reason: "its brackets nest too deep".to_owned() });
+        }
+    }
+    Ok(())
 }
 
 /// Whether the document is well-formed, by serde_yaml.

@@ -111,21 +111,22 @@ impl<'a> Configuration<'a> {
     /// The proxy shares, each with the section of its fsdev.
     fn shares(&self) -> Vec<(ArgvShare, &Section)> {
         let found = argv::shares(&self.args).into_iter();
+        let guest = argv::guest_name(&self.args);
         found
             .filter_map(|mut found| {
                 let section = self.sections.list.get(*self.origins.get(found.fsdev)?)?;
-                self.complete(&mut found.share);
+                self.complete(&mut found.share, guest.clone());
                 Some((found, section))
             })
             .collect()
     }
 
-    fn complete(&self, share: &mut Share) {
+    fn complete(&self, share: &mut Share, guest: Option<Vec<u8>>) {
         let managed = Managed::of(&share.fsdev, self.document.path);
         let instance = managed.as_ref().and_then(|managed| managed.instance.clone());
         share.place = Place {
             file: self.document.path.map(Path::to_owned),
-            guest: argv::guest_name(&self.args).or(instance),
+            guest: guest.or(instance),
             ..share.place.clone()
         };
         if managed.is_some() {

@@ -19,6 +19,9 @@ pub fn refusals(
     if shares.is_empty() {
         return Vec::new();
     }
+    if let Some(refusal) = Refusal::too_many(shares.len()) {
+        return vec![Some(refusal); shares.len()];
+    }
     let mut how = Rewrite::default();
     for share in shares {
         let mut names = vec![share.fsdev.clone()];

@@ -112,6 +112,7 @@ fn rewriting_touches_nothing_else() {
         assert_eq!(rewritten(text, "/x").unwrap(), expected);
         assert_eq!(rewritten(&expected, "/x").unwrap(), expected);
     }
+    assert!(rewritten(COMPOSE_STRING, "/a\nb").is_err(), "a line break");
     let folded = "a: >\n  date é\n\n  qemu -virtfs\n  \"proxy,id=f,mount_tag=t,socket=/a\"\n    -m 1\n\n    -x\n  -y\n";
     assert_eq!(rewritten(folded, "/x").unwrap(), folded.replace("proxy,", "local,").replace("socket=/a", to));
     let anchors = "x: &a proxy,id=f,socket=/a\ny: &b |\n  qemu -virtfs proxy,id=f,mount_tag=t,socket=/a\nz: [qemu, \
@@ -152,4 +153,11 @@ fn what_is_no_yaml_is_unreadable() {
     let started = std::time::Instant::now();
     let _ = Documents.read(&document);
     assert!(started.elapsed().as_secs() < 20, "an alias bomb must not go off");
+}
+
+#[test]
+fn brackets_that_nest_without_end_are_unreadable() {
+    let text = format!("a: proxy\nb: {}", "[".repeat(1_000_000));
+    let document = Document { path: Some(Path::new("/x.yaml")), bytes: text.as_bytes() };
+    assert_eq!(Documents.read(&document).unwrap_err().line, Some(2));
 }

@@ -1,5 +1,6 @@
 //! String literals of programming languages, in the order in which they stand: an argument list, as a rule.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::sources::chars::{Char, Chars, Command, Embedded, Lexed, Word, unknown, verbatim};
@@ -11,6 +12,8 @@ pub fn lex(file: &[u8]) -> Lexed {
     let mut lexed = Lexed::default();
     let mut words: Vec<Word> = Vec::new();
     let mut depth = 0_usize;
+    // What no line closes from here on, none closes further down.
+    let mut open: HashSet<&[u8]> = HashSet::new();
     let mut at = 0;
     while let Some(byte) = file.get(at) {
         match byte {
@@ -22,12 +25,20 @@ pub fn lex(file: &[u8]) -> Lexed {
                 words.extend(bare_words(file, at + 3..at + 3 + length));
                 at += 3 + length + 1;
             }
-            b'<' if heredoc(file, at).is_some() => {
-                let Some((body, end)) = heredoc(file, at) else { break };
-                let chars = verbatim(file, body, Spelt::Verbatim);
-                lexed.embedded.push(Embedded { chars, name: None, guest: None });
-                at = end;
-            }
+            b'<' => match heredoc_name(file, at).filter(|name| !open.contains(name)) {
+                Some(name) => match heredoc(file, at, name) {
+                    Some((body, end)) => {
+                        let chars = verbatim(file, body, Spelt::Verbatim);
+                        lexed.embedded.push(Embedded { chars, name: None, guest: None });
+                        at = end;
+                    }
+                    None => {
+                        open.insert(name);
+                        at += 1;
+                    }
+                },
+                None => at += 1,
+            },
             b'[' | b'(' => {
                 depth += 1;
                 at += 1;
@@ -137,13 +148,17 @@ fn line_end(file: &[u8], at: usize) -> usize {
     at + memchr::memchr(b'\n', rest).unwrap_or(rest.len())
 }
 
-/// The text of Ruby's, Perl's and HCL's `<<NAME`, and where it ends.
-fn heredoc(file: &[u8], at: usize) -> Option<(Range<usize>, usize)> {
+/// The name of Ruby's, Perl's or HCL's `<<NAME`, if one starts at `at`.
+fn heredoc_name(file: &[u8], at: usize) -> Option<&[u8]> {
     let rest = file.get(at..)?.strip_prefix(b"<<")?;
     let rest = rest.strip_prefix(b"-").or_else(|| rest.strip_prefix(b"~")).unwrap_or(rest);
     let rest = rest.strip_prefix(b"'").or_else(|| rest.strip_prefix(b"\"")).unwrap_or(rest);
     let length = rest.iter().take_while(|byte| byte.is_ascii_uppercase() || **byte == b'_').count();
-    let name = rest.get(..length).filter(|name| !name.is_empty())?;
+    rest.get(..length).filter(|name| !name.is_empty())
+}
+
+/// The text of the heredoc that is announced at `at`, and where it ends.
+fn heredoc(file: &[u8], at: usize, name: &[u8]) -> Option<(Range<usize>, usize)> {
     let start = line_end(file, at) + 1;
     let mut line = start;
     while line < file.len() {

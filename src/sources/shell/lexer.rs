@@ -17,6 +17,9 @@ const MAX_SCRIPT: usize = 4 << 20;
 /// How deep substitutions may nest.
 const MAX_DEPTH: usize = 32;
 
+/// How deep blocks may nest.
+const MAX_BLOCKS: usize = 256;
+
 /// How many bytes may come through variables in one script.
 const MAX_EXPANDED: usize = 1 << 20;
 
@@ -176,6 +179,9 @@ impl<'a> Lexer<'a> {
 
     /// Reads one command with the operator behind it. A `)` without its `(` ends it.
     fn command(&mut self) -> Result<(), Unreadable> {
+        if self.env.depth() > MAX_BLOCKS {
+            return Err(unreadable(self.file, self.at, "blocks nest too deep"));
+        }
         let mut simple = Simple { heredocs: self.heredocs.len(), ..Simple::default() };
         loop {
             self.skip_blanks();
