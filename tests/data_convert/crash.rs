@@ -219,7 +219,7 @@ fn the_times_that_a_guest_gave_to_directories_survive_a_killed_rollback() {
     };
     for model in MODELS {
         let calls = count(begin(model).rollback());
-        each(&points(calls, POINTS), |point| {
+        each(&points(calls, POINTS / 2), |point| {
             let what = format!("{model}, rollback killed at {point} of {calls}");
             let stage = begin(model);
             kill_at(point, || stage.rollback(), &what);
