@@ -208,12 +208,12 @@ impl Visitor for Surveyor<'_> {
     type Error = Infallible;
 
     fn directory(&mut self, directory: &Arc<Directory>, pin: &Pin) -> Result<(), Infallible> {
-        self.meet(directory, directory.name(), pin, &|| directory.path());
+        self.meet(directory, directory.name(), pin, true);
         Ok(())
     }
 
     fn entry(&mut self, directory: &Arc<Directory>, name: &CStr, pin: Pin) -> Result<(), Infallible> {
-        self.meet(directory, name, &pin, &|| directory.path_of(name));
+        self.meet(directory, name, &pin, true);
         Ok(())
     }
 
@@ -234,7 +234,12 @@ impl Visitor for Surveyor<'_> {
 }
 
 impl Surveyor<'_> {
-    fn meet(&mut self, directory: &Directory, name: &CStr, pin: &Pin, path: &dyn Fn() -> Vec<u8>) {
+    /// Counts an inode; `attributes` says whether it may have extended attributes. `name` is the name in `directory`, or the
+    /// directory's own.
+    pub(super) fn meet(&mut self, directory: &Directory, name: &CStr, pin: &Pin, attributes: bool) {
+        let is_itself = pin.inode().kind() == Some(Kind::Directory);
+        let path: &dyn Fn() -> Vec<u8> =
+            &|| if is_itself { directory.path() } else { directory.path_of(name) };
         let inode = pin.inode();
         let survey = &mut self.survey;
         if let Some((count, _)) =
@@ -269,7 +274,7 @@ impl Surveyor<'_> {
         if self.is_first_name(inode, path) {
             self.survey.bytes += inode.blocks * 512;
         }
-        if let Err(error) = self.xattrs(pin, path) {
+        if attributes && let Err(error) = self.xattrs(pin, path) {
             self.survey.unread.entry(error.raw_os_error()).or_default().add(path);
         }
     }

@@ -174,7 +174,7 @@ impl Directory {
         if let Some(fd) = self.kept() {
             return Ok(fd);
         }
-        let fd = Arc::new(self.find()?);
+        let fd = self.find()?;
         let inode = stat(fd.as_fd())?;
         if *self.identity.get_or_init(|| inode.identity) != inode.identity {
             // Another directory has taken its name: it is not there any more.
@@ -214,7 +214,7 @@ impl Directory {
     }
 
     /// Opens it, from the nearest directory above it that is open.
-    fn find(&self) -> Result<OwnedFd> {
+    fn find(&self) -> Result<Arc<OwnedFd>> {
         let mut names = Vec::new();
         let mut from = None;
         for directory in self.upwards() {
@@ -231,7 +231,8 @@ impl Directory {
             let fd = open_directory(at.as_ref().map_or(from.as_fd(), AsFd::as_fd), &part)?;
             at = Some(fd);
         }
-        at.ok_or(Errno::BADF)
+        // Without a name to look up, another worker has just opened this very directory.
+        Ok(at.map_or(from, Arc::new))
     }
 }
 

@@ -121,6 +121,29 @@ fn the_bill_of_materials_names_what_is_locked() {
 }
 
 #[test]
+fn the_licences_are_those_of_the_bill_of_materials() {
+    let scratch = crate::program::scratch();
+    let [sbom, licences] = ["sbom", "licences"].map(|name| scratch.path().join(name));
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let output = std::process::Command::new(script("lib/sbom"))
+        .arg(manifest)
+        .args([&sbom, &licences])
+        .output()
+        .unwrap();
+    stdout_of("scripts/lib/sbom", &output);
+    let document: Value = serde_json::from_slice(&fs::read(sbom).unwrap()).unwrap();
+    let licences = fs::read_to_string(licences).unwrap();
+    let (list, texts) = licences.split_once("\n=====").expect("texts after the list");
+    for component in document["components"].as_array().unwrap() {
+        let line = format!("\n{} {}: ", component["name"], component["version"]).replace('"', "");
+        assert!(list.contains(&line), "{line} is not in {list}");
+    }
+    for text in ["Permission is hereby granted", "Apache License", "THE SOFTWARE IS PROVIDED"] {
+        assert!(texts.contains(text), "{text}");
+    }
+}
+
+#[test]
 fn the_bill_of_materials_is_cyclonedx() {
     const CHECK: &str = "import sys
 from cyclonedx.schema import SchemaVersion

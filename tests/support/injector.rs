@@ -70,7 +70,12 @@ pub struct Run {
 }
 
 /// Runs `command` to its end. Calls are counted from 1.
-pub fn run(mut command: Command, meddling: Meddling) -> Run {
+pub fn run(command: Command, meddling: Meddling) -> Run {
+    run_watched(command, meddling, &mut |_| ())
+}
+
+/// [`run`], with a look at the number of each call before it is done: those before it are.
+pub fn run_watched(mut command: Command, meddling: Meddling, watch: &mut dyn FnMut(i64)) -> Run {
     let program = filter();
     // SAFETY: between fork and exec only system calls are made, on memory that was allocated before.
     unsafe {
@@ -81,7 +86,7 @@ pub fn run(mut command: Command, meddling: Meddling) -> Run {
     }
     #[allow(clippy::zombie_processes, reason = "follow waits for it")]
     let child = command.spawn().expect("the program started");
-    follow(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), meddling)
+    follow(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), meddling, watch)
 }
 
 fn filter() -> BpfProgram {
@@ -91,7 +96,7 @@ fn filter() -> BpfProgram {
     filter.and_then(BpfProgram::try_from).expect("a filter")
 }
 
-fn follow(first: Pid, meddling: Meddling) -> Run {
+fn follow(first: Pid, meddling: Meddling, watch: &mut dyn FnMut(i64)) -> Run {
     // Children of this thread alone: other tests have children of their own.
     let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
     let started = waitpid(first, Some(flags)).expect("the program's first stop");
@@ -110,6 +115,7 @@ fn follow(first: Pid, meddling: Meddling) -> Run {
             WaitStatus::PtraceEvent(pid, _, event) => {
                 if event == libc::PTRACE_EVENT_SECCOMP {
                     calls += 1;
+                    watch(ptrace::getregs(pid).expect("registers").orig_rax.cast_signed());
                     meddle(pid, first, calls, meddling);
                 }
                 // It may have been killed.

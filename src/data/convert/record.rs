@@ -73,6 +73,15 @@ impl<'r> Recorder<'r> {
         }
     }
 
+    /// Counts what was recorded. Its attributes are looked at once more where there are any.
+    fn survey(&mut self, directory: &Directory, name: &CStr, pin: &Pin, record: &Record) {
+        if let Some(surveyor) = &mut self.surveyor {
+            let entry = &record.entry;
+            let acls = entry.access_acl.is_some() || entry.default_acl.is_some();
+            surveyor.meet(directory, name, pin, acls || !entry.xattrs.is_empty());
+        }
+    }
+
     fn push(&mut self, directory: &Directory, name: &CStr, record: Option<&Record>) -> anyhow::Result<()> {
         let Some(part) = self.part(directory) else { return Ok(()) };
         part.push(name.to_bytes(), record);
@@ -145,9 +154,6 @@ impl Visitor for Recorder<'_> {
     type Error = anyhow::Error;
 
     fn directory(&mut self, directory: &Arc<Directory>, pin: &Pin) -> anyhow::Result<()> {
-        if let Some(surveyor) = &mut self.surveyor {
-            let Ok(()) = surveyor.directory(directory, pin);
-        }
         self.totals.entries += 1;
         self.totals.directories += 1;
         self.shared.progress.add(1);
@@ -155,6 +161,7 @@ impl Visitor for Recorder<'_> {
         let own = self
             .look(within, directory.name(), pin)
             .with_context(|| format!("reading the directory '{}'", crate::text::escape(&directory.path())))?;
+        self.survey(directory, directory.name(), pin, &own);
         let parent = directory.parent().map(|parent| parent.mark.load(Ordering::Acquire));
         self.part = Some(Part::new(parent, directory.name().to_bytes(), own, self.shared.late.is_some()));
         Ok(())
@@ -166,9 +173,7 @@ impl Visitor for Recorder<'_> {
                 self.totals.entries += 1;
                 self.shared.progress.add(1);
                 self.push(directory, name, Some(&record))?;
-                if let Some(surveyor) = &mut self.surveyor {
-                    let Ok(()) = surveyor.entry(directory, name, pin);
-                }
+                self.survey(directory, name, &pin, &record);
                 Ok(())
             }
             Err(error) => self.trouble(directory, name, Trouble::of(error)),
