@@ -25,20 +25,19 @@ pub fn lex(file: &[u8]) -> Lexed {
                 words.extend(bare_words(file, at + 3..at + 3 + length));
                 at += 3 + length + 1;
             }
-            b'<' => match heredoc_name(file, at).filter(|name| !open.contains(name)) {
-                Some(name) => match heredoc(file, at, name) {
-                    Some((body, end)) => {
-                        let chars = verbatim(file, body, Spelt::Verbatim);
-                        lexed.embedded.push(Embedded { chars, name: None, guest: None });
-                        at = end;
-                    }
-                    None => {
-                        open.insert(name);
-                        at += 1;
-                    }
-                },
-                None => at += 1,
-            },
+            b'<' => {
+                at += 1;
+                let Some(name) = heredoc_name(file, at - 1).filter(|name| !open.contains(name)) else {
+                    continue;
+                };
+                if let Some((body, end)) = heredoc(file, at, name) {
+                    let chars = verbatim(file, body, Spelt::Verbatim);
+                    lexed.embedded.push(Embedded { chars, name: None, guest: None });
+                    at = end;
+                } else {
+                    open.insert(name);
+                }
+            }
             b'[' | b'(' => {
                 depth += 1;
                 at += 1;
