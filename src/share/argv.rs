@@ -17,7 +17,7 @@ use std::path::Path;
 
 use super::local::Options;
 use super::rewrite::{Edit, Refusal};
-use super::{Note, Share, qemu_opts};
+use super::{Note, Share, bounds, qemu_opts};
 use crate::text::escape;
 use describe::is_proxy;
 use model::{GuestDevice, Model, Value};
@@ -35,6 +35,9 @@ pub struct Arg {
     /// Its line, from 1.
     pub line: u64,
 }
+
+/// What a part of a share costs that is held once more, in bytes.
+const BASE: usize = 64;
 
 /// A proxy share of an argument list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +124,11 @@ pub fn shares(args: &[Arg]) -> Vec<ArgvShare> {
             base.share.notes.push(Note::NoDevice);
             found.push(base.clone());
         }
-        found.extend(own.iter().map(|device| describe::with_device(args, base.clone(), device)));
+        // A base is as large as what is set about it.
+        let pays = |_: &&&GuestDevice| bounds::spend(BASE * (1 + base.args.len() + base.share.notes.len()));
+        found.extend(
+            own.iter().take_while(pays).map(|device| describe::with_device(args, base.clone(), device)),
+        );
     }
     found
 }

@@ -30,10 +30,12 @@ impl Format for Cmdline {
     }
 
     fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
+        commands::refuse_long(document.bytes)?;
         Ok(commands::read(document, &lex(document.bytes)))
     }
 
     fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
+        commands::refuse_long(document.bytes).map_err(Unreadable::refusal)?;
         commands::rewrite(document, &lex(document.bytes), how)
     }
 }

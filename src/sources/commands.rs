@@ -9,7 +9,7 @@ use std::path::Path;
 use super::chars::{Command, Embedded, Lexed, Lines, Word, span};
 use super::invocation::{self, Invocation, Text};
 use super::spelling::respell;
-use super::{Document, Format, Reading};
+use super::{Document, Format, Reading, Unreadable};
 use crate::share::argv::{self, Arg, ArgvShare, Splice};
 use crate::share::rewrite::{Edit, Edits, Moved, Refusal, Rewrite};
 use crate::share::{ExportFrom, ExportPath, Note, Place, Share, Transport};
@@ -18,6 +18,13 @@ use crate::text::escape_path;
 /// How deep documents may lie in documents.
 const MAX_DEPTH: usize = 6;
 
+/// The longest text that lexers take apart, in bytes.
+const MAX_TEXT: usize = 512 << 10;
+
+/// What no text of ours lacks.
+pub const MARKS: &[&[u8]] =
+    &[b"fsdev", b"virtfs", b"fsdriver", b"virtfs-proxy-helper", b"fs_driver", b"proxy,"];
+
 /// A command's shares with what is needed to rewrite them.
 struct Found<'a> {
     command: &'a Command,
@@ -25,9 +32,27 @@ struct Found<'a> {
     shares: Vec<ArgvShare>,
 }
 
+/// The helpers that a file starts and where, by their sockets.
+type Invocations = HashMap<Vec<u8>, Vec<(Invocation, Place)>>;
+
 /// Whether a file can hold anything of ours: every proxy share and every helper says this word.
 pub fn is_candidate(bytes: &[u8]) -> bool {
     memchr::memmem::find(bytes, b"proxy").is_some()
+}
+
+/// Stops at a text that is longer than any that starts guests, and that could hold something of ours. Each of its bytes
+/// is kept together with its place, which takes many times as much.
+pub fn refuse_long(bytes: &[u8]) -> Result<(), Unreadable> {
+    if bytes.len() <= MAX_TEXT || !MARKS.iter().any(|mark| memchr::memmem::find(bytes, mark).is_some()) {
+        return Ok(());
+    }
+    let reason = format!("it is longer than {} KiB: split it", MAX_TEXT >> 10);
+    Err(Unreadable { line: None, reason })
+}
+
+/// Whether a text is so long that no lexer is to look at it.
+pub fn is_long(bytes: &[u8]) -> bool {
+    bytes.len() > MAX_TEXT
 }
 
 /// The shares and helpers in what a lexer found in `document`.
@@ -198,14 +223,9 @@ fn is_ours(command: &Command, share: &ArgvShare) -> bool {
     connects || command.words.iter().take(share.fsdev).any(|word| word.contains(b"qemu"))
 }
 
-fn helpers(
-    document: &Document,
-    lexed: &Lexed,
-    lines: &Lines,
-    reading: &mut Reading,
-) -> Vec<(Invocation, Place)> {
+fn helpers(document: &Document, lexed: &Lexed, lines: &Lines, reading: &mut Reading) -> Invocations {
     let mut seen: HashSet<Range<usize>> = HashSet::new();
-    let mut all = Vec::new();
+    let mut all = Invocations::new();
     for command in &lexed.commands {
         if !command.words.iter().any(|word| word.contains(b"virtfs-proxy-helper")) {
             continue;
@@ -223,7 +243,9 @@ fn helpers(
             span: Some(place),
             ..Place::default()
         };
-        all.push((invocation, helper.place.clone()));
+        if let Some(socket) = &invocation.socket {
+            all.entry(bare(&socket.bytes)).or_default().push((invocation.clone(), helper.place.clone()));
+        }
         reading.helpers.push(helper);
     }
     all
@@ -234,28 +256,22 @@ fn text(word: &Word) -> Text {
 }
 
 /// Joins a share with the helper that the same file starts: the same variable means the same socket.
-fn join_within(share: &mut Share, invocations: &[(Invocation, Place)]) {
+fn join_within(share: &mut Share, invocations: &Invocations) {
     let socket = match &share.transport {
         Transport::Socket(path) => path.as_os_str().as_bytes(),
         Transport::Unknown(text) => text.as_slice(),
         Transport::Fd(_) => return,
     };
-    let mut joined = invocations.iter().filter(|(invocation, _)| {
-        invocation.socket.as_ref().is_some_and(|text| same_text(&text.bytes, socket))
-    });
-    let (Some((invocation, place)), None) = (joined.next(), joined.next()) else { return };
+    let Some([(invocation, place)]) = invocations.get(&bare(socket)).map(Vec::as_slice) else { return };
     if let Some(path) = invocation.helper(None).export.filter(|path| path.is_absolute()) {
         let from = ExportFrom::Helper(place.clone());
         share.export = ExportPath::Known { path, from };
     }
 }
 
-/// Whether two texts name the same socket, `$NAME` and `${NAME}` being the same.
-fn same_text(one: &[u8], other: &[u8]) -> bool {
-    let bare = |text: &[u8]| -> Vec<u8> {
-        text.iter().copied().filter(|byte| !matches!(byte, b'{' | b'}' | b'"')).collect()
-    };
-    one == other || bare(one) == bare(other)
+/// What texts that name the same socket have in common, `$NAME` and `${NAME}` being the same.
+fn bare(text: &[u8]) -> Vec<u8> {
+    text.iter().copied().filter(|byte| !matches!(byte, b'{' | b'}' | b'"')).collect()
 }
 
 fn candidates(lexed: &Lexed) -> impl Iterator<Item = &Embedded> {

@@ -17,13 +17,14 @@ use super::launcher::Launcher;
 use super::{Document, Format as _, Reading, Unreadable, recognise_named};
 use crate::cli::ConfigArgs;
 use crate::exit::Outcome;
+use crate::share::bounds::bounded;
 use crate::share::local::Options;
 use crate::share::rewrite::{Refusal, Rewrite, apply};
 use crate::share::{ExportPath, Share, Transport};
 use crate::text::{escape, escape_path};
 
 /// More than any configuration has, in bytes.
-const LARGEST: u64 = 64 << 20;
+const LARGEST: u64 = 16 << 20;
 
 /// Runs `migrate config`.
 pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
@@ -42,7 +43,11 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
         Some(host) => format.read_beside(document, host),
         None => format.read(document),
     };
-    let reading = read(&document).map_err(|error| input.error(error.line, &error.reason))?;
+    let (reading, cut) = bounded(|| read(&document));
+    let reading = reading.map_err(|error| input.error(error.line, &error.reason))?;
+    if let Some(why) = cut {
+        return Err(input.error(None, why));
+    }
     if reading.shares.is_empty() {
         // Whatever asks for last recognises much, and knows little of it.
         let guessed = format.name() == Launcher.name();
@@ -57,10 +62,10 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
         io::stdout().write_all(&text).context("writing the shares")?;
         return Ok(Outcome::Clean);
     }
-    let edits = match &host {
+    let (edits, _) = bounded(|| match &host {
         Some(host) => format.rewrite_beside(&document, &how, host),
         None => format.rewrite(&document, &how),
-    };
+    });
     let edits = edits.map_err(|refusal| input.refused(&refusal))?;
     let new = apply(&input.bytes, &edits.edits);
     prove(read(&Document { bytes: &new, ..document })).map_err(|reason| input.error(None, &reason))?;

@@ -61,12 +61,14 @@ impl Format for Launcher {
     }
 
     fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
+        commands::refuse_long(document.bytes)?;
         let mut reading = commands::read(document, &lex(document));
         reading.shares.extend(avocado::shares(document));
         Ok(reading)
     }
 
     fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
+        commands::refuse_long(document.bytes).map_err(Unreadable::refusal)?;
         if let Some(share) = avocado::shares(document).first() {
             return Err(Refusal::at(
                 share.place.line,

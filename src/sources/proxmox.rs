@@ -74,6 +74,7 @@ fn lines(file: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
 
 fn lex(document: &Document) -> Result<Lexed, Unreadable> {
     let file = document.bytes;
+    commands::refuse_long(file)?;
     let mut lexed = Lexed::default();
     let number = document.path.and_then(|path| path.file_stem()?.to_str());
     let number = number.filter(|stem| stem.bytes().all(|byte| byte.is_ascii_digit()));

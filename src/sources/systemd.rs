@@ -4,8 +4,11 @@ mod lines;
 mod surroundings;
 mod words;
 
+use std::path::PathBuf;
+
 use super::chars::{Chars, Command, Embedded, Lexed, Word, bytes};
 use super::{Beside, Document, Format, Listener, Reading, Unreadable, commands, path_of};
+use crate::share::bounds::spend;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use lines::Entry;
 use words::Unit;
@@ -67,7 +70,8 @@ impl Format for Systemd {
 }
 
 fn rewrite(document: &Document, how: &Rewrite, beside: Option<&dyn Beside>) -> Result<Edits, Refusal> {
-    if !commands::is_candidate(document.bytes) {
+    commands::refuse_long(document.bytes).map_err(Unreadable::refusal)?;
+    if !commands::is_candidate(document.bytes) || commands::is_long(document.bytes) {
         return Ok(Edits::default());
     }
     let lexed = lex(document, &lines::entries(document.bytes), beside).map_err(Unreadable::refusal)?;
@@ -88,12 +92,18 @@ fn has_sections(text: &[u8]) -> bool {
 }
 
 fn read(document: &Document, beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {
+    commands::refuse_long(document.bytes)?;
+    if commands::is_long(document.bytes) {
+        return Ok(Reading::default());
+    }
     let entries = lines::entries(document.bytes);
     let mut reading = Reading::default();
     if commands::is_candidate(document.bytes) {
         reading = commands::read(document, &lex(document, &entries, beside)?);
         let instances = beside.map(|beside| surroundings::instances(document.path, &entries, beside));
-        let helpers = instances.unwrap_or_default().into_iter().flat_map(|unit| {
+        // Each instance is the whole unit once more.
+        let pays = |_: &PathBuf| spend(document.bytes.len().saturating_mul(4));
+        let helpers = instances.unwrap_or_default().into_iter().take_while(pays).flat_map(|unit| {
             let instance = Document { path: Some(&unit), ..*document };
             let reading = lex(&instance, &entries, beside).map(|lexed| commands::read(document, &lexed));
             reading.map(|reading| reading.helpers).unwrap_or_default()

@@ -156,3 +156,87 @@ fn what_may_not_be_read_is_told() {
     assert_eq!(unread.len(), 2, "{unread:#?}");
     assert!(unread.iter().all(|row| row["reason"].as_str().unwrap().contains("permission denied")));
 }
+
+/// Files whose text multiplies itself, or that make each of many things meet each other.
+fn multiplying() -> Vec<(&'static str, String, bool)> {
+    let fsdev = "-fsdev proxy,id=f,socket=/a -device virtio-9p-pci,fsdev=f,mount_tag=t";
+    let device = "-device virtio-9p-pci,fsdev=f,mount_tag=t ";
+    let long = format!("#!/bin/sh\n# -fsdev proxy\na={}\n", "x".repeat(60_000));
+    let numbered = |what: &dyn Fn(usize) -> String, times| (0..times).map(what).collect::<String>();
+    let pair =
+        |i| format!(" -fsdev proxy,id=f{i},socket=/s{i} -device virtio-9p-pci,fsdev=f{i},mount_tag=t{i}");
+    let script = |text: String| format!("#!/bin/sh\nqemu {text}\n");
+    let list = "- \"-fsdev proxy,id=f,socket=/aaaaaaaaaaaaaaaaaaaaaaaa\"\n".repeat(9000);
+    let lists = "- [*a]\n".repeat(900);
+    vec![
+        // The name, its text, and whether something of it is left out.
+        ("shares.sh", script(numbered(&pair, 5000)), true),
+        ("commands.sh", numbered(&|i| format!("qemu{}\n", pair(i)), 20_000), true),
+        ("sets.sh", script(format!("{fsdev} {}", "-set fsdev.f.readonly=on ".repeat(20_000))), true),
+        (
+            "devices.sh",
+            script(format!("{fsdev} {}{}", device.repeat(900), "-set fsdev.f.readonly=on ".repeat(900))),
+            true,
+        ),
+        ("twins.sh", script(format!("{fsdev} {}", "-fsdev proxy,id=f,socket=/a ".repeat(4000))), true),
+        ("properties.sh", script(format!("{fsdev}{}", numbered(&|i| format!(",a{i}=b"), 20_000))), true),
+        (
+            "doubling.sh",
+            format!("#!/bin/sh\na=\"-fsdev proxy \"\n{}qemu $a\n", "a=\"$a$a\"\n".repeat(200)),
+            true,
+        ),
+        ("uses.sh", format!("{long}{}", ": $a $a $a\n".repeat(40_000)), true),
+        ("adds.sh", format!("{long}{}", "a+=x\n".repeat(80_000)), false),
+        ("branches.sh", format!("{long}{}", "if x; then a+=y; else a+=y; fi\n".repeat(12_000)), true),
+        (
+            "nested.sh",
+            script(format!("-fsdev proxy {}{}", "${a:+".repeat(100_000), "}".repeat(100_000))),
+            true,
+        ),
+        ("sources.sh", format!("{long}{}", ". /etc/services\n".repeat(20_000)), true),
+        ("list.yaml", format!("proxy: &a\n{list}x:\n{lists}"), true),
+        ("sum.py", format!("a = [\"-fsdev\", \"proxy,\", {}\"y\"]", "+\"x\"".repeat(100_000)), true),
+        ("settings.cfg", "9p_fs_driver = proxy\n".repeat(25_000), true),
+        ("ini.conf", format!("[a]\ncommand=-fsdev proxy,\n{}", " x\n".repeat(500_000)), true),
+        (
+            "unit.service",
+            format!(
+                "[Service]\nEnvironment=A={}\nExecStart=/q -fsdev proxy,id=f,socket={}\n",
+                "x".repeat(100_000),
+                "${A}".repeat(50_000)
+            ),
+            true,
+        ),
+        ("Dockerfile", "CMD [\"-fsdev\", \"proxy,id=f,socket=/a\"]\n".repeat(20_000), true),
+        (
+            "qemu.cfg",
+            numbered(&|i| format!("[fsdev \"f{i}\"]\n fsdriver = \"proxy\"\n socket = \"/s{i}\"\n"), 20_000),
+            true,
+        ),
+    ]
+}
+
+#[test]
+fn what_multiplies_is_bounded_and_never_left_out_in_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = multiplying();
+    for (name, text, _) in &files {
+        write(&dir.path().join(name), text);
+    }
+    let output = Command::new("/usr/bin/time")
+        .args(["-f", "%M"])
+        .arg(ours())
+        .args(["migrate", "audit", "--format=json"])
+        .arg(dir.path())
+        .output()
+        .expect("/usr/bin/time (Debian's package time) measures the memory");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let peak: u64 = errors.lines().last().and_then(|line| line.trim().parse().ok()).expect(&errors);
+    assert!(peak < MOST_MEMORY, "{peak} KiB");
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect(&errors);
+    let unread = document["unread"].as_array().unwrap();
+    for (name, _, cut) in &files {
+        let told = unread.iter().any(|row| row["file"].as_str().unwrap().ends_with(&format!("/{name}")));
+        assert_eq!(told, *cut, "{name}: {unread:#?}");
+    }
+}

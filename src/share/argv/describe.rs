@@ -1,5 +1,6 @@
 //! An fsdev and its device → the share that they make.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
@@ -12,6 +13,9 @@ use crate::text::escape;
 
 /// What QEMU's proxy driver takes, and what `-virtfs` and `-fsdev` take around it.
 const PARAMETERS: &[&[u8]] = &[b"id", b"fsdriver", b"readonly", b"socket", b"sock_fd", b"writeout"];
+
+/// How many parameters that QEMU does not know are worth a word each.
+const FEW: usize = 8;
 
 /// The longest tag that QEMU takes, in bytes.
 const LONGEST_TAG: usize = 31;
@@ -40,18 +44,17 @@ pub(super) fn fsdev(args: &[Arg], fsdev: &Fsdev) -> ArgvShare {
     known(fsdev.get(b"fsdriver"), &mut notes, Note::Unknown);
     let transport = transport(fsdev, &mut notes);
     let readonly = known(fsdev.get(b"readonly"), &mut notes, Note::Unknown);
-    for value in
-        fsdev.all(b"readonly").iter().filter(|value| !value.unknown && boolean(&value.bytes).is_none())
-    {
+    let readonlys = fsdev.all(b"readonly");
+    let bad = |value: &&Value| !value.unknown && boolean(&value.bytes).is_none();
+    for value in readonlys.iter().filter(bad).take(FEW) {
         notes.push(Note::Refused(format!("readonly={} is neither on nor off", escape(&value.bytes))));
     }
     let readonly = readonly.and_then(|text| boolean(&text)).unwrap_or(false);
     let writeout = known(fsdev.get(b"writeout"), &mut notes, Note::Unknown);
-    for key in fsdev.keys() {
-        let of_virtfs = fsdev.is_virtfs() && key == b"mount_tag";
-        if !of_virtfs && !PARAMETERS.contains(&key) {
-            notes.push(Note::Refused(format!("the proxy driver has no parameter {}", escape(key))));
-        }
+    let of_virtfs = |key: &[u8]| fsdev.is_virtfs() && key == b"mount_tag";
+    let others = fsdev.keys().filter(|key| !of_virtfs(key) && !PARAMETERS.contains(key));
+    for key in others.take(FEW) {
+        notes.push(Note::Refused(format!("the proxy driver has no parameter {}", escape(key))));
     }
     if fsdev.sets.iter().any(|set| set.key == b"id") {
         notes.push(Note::Refused("-set can't change its id".into()));
@@ -103,8 +106,9 @@ pub(super) fn with_device(args: &[Arg], mut share: ArgvShare, device: &GuestDevi
         properties: Vec::new(),
     };
     let tag = get(device.get(b"mount_tag").cloned());
+    let last: HashMap<_, _> = device.properties.iter().enumerate().map(|(at, (key, _))| (key, at)).collect();
     for (index, (key, value)) in device.properties.iter().enumerate() {
-        let counts = !device.properties.iter().skip(index + 1).any(|(later, _)| later == key);
+        let counts = last.get(key) == Some(&index);
         if counts && ![b"bus".as_slice(), b"addr", b"fsdev", b"mount_tag"].contains(&key.as_slice()) {
             let value = get(Some(value.clone())).unwrap_or_else(|| value.bytes.clone());
             described.properties.push((key.clone(), value));
@@ -133,9 +137,9 @@ fn transport(fsdev: &Fsdev, notes: &mut Vec<Note>) -> Transport {
             if socket.is_some() { "both a socket and a sock_fd" } else { "neither a socket nor a sock_fd" };
         notes.push(Note::Refused(format!("it has {said}")));
     }
-    for value in
-        fsdev.all(b"sock_fd").iter().filter(|value| !value.unknown && descriptor(&value.bytes).is_none())
-    {
+    let descriptors = fsdev.all(b"sock_fd");
+    let bad = |value: &&Value| !value.unknown && descriptor(&value.bytes).is_none();
+    for value in descriptors.iter().filter(bad).take(FEW) {
         notes.push(Note::Refused(format!("sock_fd={} is no descriptor", escape(&value.bytes))));
     }
     match (socket, fd) {

@@ -4,7 +4,17 @@ use std::ops::Range;
 
 use super::Arg;
 use super::scan::{Kind, Word, scan};
+use crate::share::bounds;
 use crate::share::qemu_opts::{self, Opt};
+
+/// More options of the kinds that shares are made of than any guest has: each is held against each other.
+const MOST_WORDS: usize = 2048;
+
+/// What a setting costs that is held once more, in bytes.
+const SET: usize = 256;
+
+/// The longest argument that Linux hands over to a program, in bytes.
+const LONGEST_ARGUMENT: usize = 128 << 10;
 
 /// A value, and whether all of it is statically known.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -66,7 +76,13 @@ pub(super) struct Model {
 
 impl Model {
     pub(super) fn of(args: &[Arg]) -> Self {
-        let words = scan(args);
+        let mut words = scan(args);
+        if words.len() > MOST_WORDS {
+            bounds::cut(
+                "an argument list has thousands of devices, shares and settings, and was not read further",
+            );
+            words.truncate(MOST_WORDS);
+        }
         let of_kind = |kind| words.iter().copied().filter(move |word: &Word| word.kind == kind);
         let sets: Vec<_> =
             of_kind(Kind::Set).filter_map(|word| Set::of(word, args.get(word.value)?)).collect();
@@ -87,7 +103,7 @@ impl Model {
 
 impl Fsdev {
     fn of(word: Word, arg: &Arg, sets: &[Set]) -> Self {
-        let opts = qemu_opts::parse(&arg.value, &arg.unknown, Some(b"fsdriver"));
+        let opts = parse(arg, Some(b"fsdriver"));
         let named = qemu_opts::id(&opts);
         let named =
             named.or_else(|| qemu_opts::last(&opts, b"mount_tag").filter(|_| word.kind == Kind::Virtfs));
@@ -126,7 +142,11 @@ impl Fsdev {
 
 impl GuestDevice {
     fn of(word: Word, arg: &Arg, sets: &[Set], globals: &[Global]) -> Option<Self> {
-        let all = if arg.value.starts_with(b"{") { json_properties(arg)? } else { key_values(arg) };
+        let all = if arg.value.starts_with(b"{") && arg.value.len() <= LONGEST_ARGUMENT {
+            json_properties(arg)?
+        } else {
+            key_values(arg)
+        };
         let mut device = Self {
             word,
             driver: Value { bytes: Vec::new(), unknown: false },
@@ -205,13 +225,14 @@ impl Set {
 
     /// Those that speak of one thing.
     fn meant(sets: &[Self], group: &[u8], id: &[u8]) -> Vec<Self> {
-        sets.iter().filter(|set| set.group == group && set.id == id).cloned().collect()
+        let meant = sets.iter().filter(|set| set.group == group && set.id == id);
+        meant.take_while(|set| bounds::spend(SET + set.value.bytes.len())).cloned().collect()
     }
 }
 
 impl Global {
     fn of(word: Word, arg: &Arg) -> Option<Self> {
-        let opts = qemu_opts::parse(&arg.value, &arg.unknown, None);
+        let opts = parse(arg, None);
         if let (Some(driver), Some(property), Some(value)) = (
             qemu_opts::last(&opts, b"driver"),
             qemu_opts::last(&opts, b"property"),
@@ -236,8 +257,17 @@ impl Global {
     }
 }
 
+/// An argument's options; none of one that no program could be started with.
+fn parse(arg: &Arg, first: Option<&[u8]>) -> Vec<Opt> {
+    if arg.value.len() > LONGEST_ARGUMENT {
+        bounds::cut("an argument is longer than any program can be started with, and was not read");
+        return Vec::new();
+    }
+    qemu_opts::parse(&arg.value, &arg.unknown, first)
+}
+
 fn key_values(arg: &Arg) -> Vec<(Vec<u8>, Value)> {
-    let opts = qemu_opts::parse(&arg.value, &arg.unknown, Some(b"driver"));
+    let opts = parse(arg, Some(b"driver"));
     opts.into_iter().map(|opt| (opt.key, Value { bytes: opt.value, unknown: opt.unknown })).collect()
 }
 

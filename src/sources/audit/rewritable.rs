@@ -2,6 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
+use crate::share::bounds::bounded;
 use crate::share::rewrite::{Refusal, Rewrite};
 use crate::share::{Note, Share, Transport};
 use crate::sources::{Beside, Document, Format};
@@ -31,7 +32,7 @@ pub fn refusals(
         }
         how.exports.extend(names.into_iter().map(|name| (name, "/export".into())));
     }
-    let refusal = |how: &Rewrite| format.rewrite_beside(document, how, beside).err();
+    let refusal = |how: &Rewrite| bounded(|| format.rewrite_beside(document, how, beside)).0.err();
     let first = refusal(&how);
     let each = |share: &Share| {
         let own = match &first {

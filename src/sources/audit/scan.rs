@@ -8,7 +8,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use super::host::{Content, Host, has_extension, why};
 use super::progress::Progress;
 use super::walk::{Met, walk};
-use crate::share::rewrite::Refusal;
+use crate::share::bounds::bounded;
+use crate::share::rewrite::{MAX_SHARES, Refusal};
 use crate::sources::{Document, Format, Reading, recognise, recognise_named};
 
 /// How many paths wait for a reader at most.
@@ -153,25 +154,42 @@ impl Scan {
             self.skipped += 1;
             return;
         };
-        match format.read_beside(document, host) {
-            Ok(reading) => {
+        let (read, cut) = bounded(|| format.read_beside(document, host));
+        let path = || document.path.map(Into::into);
+        match read {
+            Ok(mut reading) => {
                 self.looked_at += 1;
+                let refusal = unfinished(&mut reading, cut);
+                self.unread.extend(refusal.iter().map(|why| (path(), None, why.message.clone())));
                 if !(reading.shares.is_empty()
                     && reading.helpers.is_empty()
                     && reading.findings.is_empty()
                     && reading.listeners.is_empty())
                 {
-                    let path = document.path.map(Into::into);
-                    let refusals = super::rewritable::refusals(format, document, &reading.shares, host);
-                    self.readings.push(FileReading { kind: format.name(), reading, path, refusals });
+                    let refusals = match refusal {
+                        Some(refusal) => vec![Some(refusal); reading.shares.len()],
+                        None => super::rewritable::refusals(format, document, &reading.shares, host),
+                    };
+                    self.readings.push(FileReading { kind: format.name(), reading, path: path(), refusals });
                 }
             }
-            Err(unreadable) => {
-                let path = document.path.map(Into::into);
-                self.unread.push((path, unreadable.line, unreadable.reason));
-            }
+            Err(unreadable) => self.unread.push((path(), unreadable.line, unreadable.reason)),
         }
     }
+}
+
+/// Whether a document holds more than is read of one: why it is not rewritten, then.
+fn unfinished(reading: &mut Reading, cut: Option<&str>) -> Option<Refusal> {
+    let shares = reading.shares.len().max(reading.helpers.len());
+    reading.shares.truncate(MAX_SHARES);
+    reading.helpers.truncate(MAX_SHARES);
+    let refusal = |message| Refusal::at(None, message, "split the file");
+    if shares > MAX_SHARES {
+        let message =
+            format!("it speaks of {shares} shares or helpers: only the first {MAX_SHARES} are told");
+        return Some(refusal(message));
+    }
+    cut.map(|why| refusal(why.to_owned()))
 }
 
 /// Whether a name says that the file is a program, a picture, a disk, documentation, a log: not worth opening.

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::scalars::chars;
 use super::tree::{Node, Value};
+use crate::share::bounds::spend;
 use crate::sources::chars::{Char, Chars, Command, Embedded, Lexed, Via, Word, offset};
 use crate::sources::path_of;
 use crate::sources::spelling::Spelt;
@@ -20,6 +21,9 @@ const NAMES: &[&str] = &["path", "dest", "destination", "filename"];
 
 /// More words than any command line has: aliases can multiply them without end.
 const MAX_WORDS: usize = 10_000;
+
+/// The longest placeholder, in bytes.
+const LONGEST: usize = 512;
 
 /// Takes what is in `node` and below it.
 pub fn collect(file: &str, node: &Rc<Node>, lexed: &mut Lexed) {
@@ -63,7 +67,7 @@ fn together(file: &str, node: &Node, lexed: &mut Lexed) {
 
 /// Notes a list of arguments; one whose items are options with their values in one string, too.
 fn lists(words: Vec<Word>, lexed: &mut Lexed) {
-    if words.is_empty() {
+    if !words.iter().any(|word| word.contains(b"proxy")) || !spend(words.iter().map(held).sum()) {
         return;
     }
     let telling = |word: &Word| word.has_blank() && word.bytes().starts_with(b"-");
@@ -74,6 +78,11 @@ fn lists(words: Vec<Word>, lexed: &mut Lexed) {
     } else {
         lexed.commands.push(Command { words, guest: None });
     }
+}
+
+/// What it costs to hold a word, in bytes.
+fn held(word: &Word) -> usize {
+    word.chars.len() * size_of::<Char>()
 }
 
 fn split(word: &Word) -> Vec<Word> {
@@ -91,11 +100,14 @@ fn words(file: &str, node: &Rc<Node>, around: Option<&Node>) -> Vec<Word> {
     let mut waiting = vec![(Rc::clone(node), false)];
     let alone = matches!(node.value, Value::Scalar(..));
     while let Some((node, flow)) = waiting.pop() {
-        if waiting.len() > MAX_WORDS {
+        if waiting.len() > MAX_WORDS || !spend(1) {
             return Vec::new();
         }
         match &node.value {
             Value::Scalar(..) => {
+                if !spend(node.text().map_or(0, str::len)) {
+                    return Vec::new();
+                }
                 let chars = known(&chars(file, &node, flow), file, around);
                 let word = Word { chars, span: node.span.clone() };
                 if alone { out.extend(split(&word)) } else { out.push(word) }
@@ -147,7 +159,8 @@ fn known(chars: &[Char], file: &str, around: Option<&Node>) -> Chars {
 
 /// How long the placeholder is that `text` starts with: `${…}`, `$(…)`, `$NAME`, `{{ … }}`.
 fn placeholder(text: &[u8]) -> usize {
-    let until = |end: &[u8]| memchr::memmem::find(text, end).map_or(0, |at| at + end.len());
+    let start = text.get(..text.len().min(LONGEST)).unwrap_or_default();
+    let until = |end: &[u8]| memchr::memmem::find(start, end).map_or(0, |at| at + end.len());
     match text {
         [b'$', b'{', ..] => until(b"}"),
         [b'$', b'(', ..] => until(b")"),

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use crate::share::bounds::spend;
 use crate::share::{ExportFrom, ExportPath, Place, Share, Transport};
 use crate::sources::{Document, path_of};
 
@@ -11,7 +12,7 @@ pub fn shares(document: &Document) -> Vec<Share> {
     let mut shares = Vec::new();
     for (index, line) in document.bytes.split(|byte| *byte == b'\n').enumerate() {
         let Some((key, value)) = setting(line) else { continue };
-        if key.ends_with(b"9p_fs_driver") && value == b"proxy" {
+        if key.ends_with(b"9p_fs_driver") && value == b"proxy" && spend(document.bytes.len()) {
             shares.push(share(document, index as u64 + 1));
         }
     }

@@ -3,9 +3,13 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
+use crate::share::bounds::spend;
 use crate::sources::chars::{Char, Chars, Command, Embedded, Lexed, Word, unknown, verbatim};
 use crate::sources::shell::split;
 use crate::sources::spelling::Spelt;
+
+/// The longest expression in or behind a literal that is looked at, in bytes.
+const LONGEST: usize = 512;
 
 /// Takes the literals of a program. Those inside the same brackets make one list.
 pub fn lex(file: &[u8]) -> Lexed {
@@ -110,7 +114,8 @@ pub fn words(file: &[u8], range: Range<usize>) -> Vec<Word> {
 /// How long the name is that stands at `at` as an element by itself: a variable, whose value is not known.
 fn name(file: &[u8], at: usize) -> usize {
     let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
-    let before = file.get(..at).unwrap_or_default().iter().rev().find(|byte| !byte.is_ascii_whitespace());
+    let near = file.get(at.saturating_sub(LONGEST)..at).unwrap_or_default();
+    let before = near.iter().rev().find(|byte| !byte.is_ascii_whitespace());
     if !matches!(before, Some(b'[' | b'(' | b',')) {
         return 0;
     }
@@ -225,7 +230,7 @@ fn interpolation(text: &[u8], formatted: bool) -> usize {
         [b'%', b's' | b'd', ..] => return 2,
         _ => return 0,
     };
-    let end = text.iter().skip(braces).position(|byte| matches!(byte, b'}' | b'\n'));
+    let end = text.iter().take(LONGEST).skip(braces).position(|byte| matches!(byte, b'}' | b'\n'));
     end.map_or(0, |end| braces + end + 1)
 }
 
@@ -237,6 +242,10 @@ fn tail(file: &[u8], at: usize) -> Chars {
     if !(behind.starts_with(b"+") || behind.starts_with(b"..") || behind.starts_with(b"% ")) {
         return Vec::new();
     }
-    let length = behind.iter().position(|byte| b",])\n".contains(byte)).unwrap_or(behind.len());
+    let length = behind.iter().take(LONGEST).position(|byte| b",])\n".contains(byte));
+    let length = length.unwrap_or(behind.len().min(LONGEST));
+    if !spend(length * size_of::<Char>()) {
+        return Vec::new();
+    }
     unknown(file, at + blanks..at + blanks + length, Spelt::Fixed)
 }

@@ -19,7 +19,7 @@ const LENGTH_AT: usize = 16 + 4;
 const COOKIE_AT: usize = 16 + 4 * 4;
 
 /// More than any domain has, and a bound to the memory that a hostile file takes.
-const MOST_NODES: u32 = 1 << 20;
+const MOST_NODES: u32 = 400_000;
 
 /// More attributes than any element has, and more namespaces than any file. The XML library takes time by the square
 /// of the first, and memory by the square of the second.
@@ -107,7 +107,7 @@ impl<'a> File<'a> {
                 roxmltree::Error::DtdDetected => {
                     "it has a document type, which libvirt's own files never have".to_owned()
                 }
-                roxmltree::Error::NodesLimitReached => "it has more than a million nodes".to_owned(),
+                roxmltree::Error::NodesLimitReached => "it has more than 400,000 nodes".to_owned(),
                 other => format!("it is no well-formed XML: {}", escape(other.to_string().as_bytes())),
             };
             Unreadable { line, reason }

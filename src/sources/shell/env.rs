@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::share::bounds::spend;
 use crate::sources::chars::{Char, Chars, Command, Word, bytes, verbatim};
 use crate::sources::spelling::Spelt;
 
@@ -93,6 +94,10 @@ impl Env {
 
     /// The variable's state here.
     pub fn get(&self, name: &[u8]) -> Option<Variable> {
+        let size = |variable: &Variable| variable.value.len();
+        if !spend(self.now.get(name).map_or(0, size) + self.constants.get(name).map_or(0, size)) {
+            return None;
+        }
         if self.in_function() && !self.set_in_function(name) {
             // A function runs later: what the script set before it may have changed meanwhile.
             return self
@@ -187,6 +192,9 @@ impl Env {
 
     /// A file of settings was read in: strings may have changed.
     pub fn doubt_all(&mut self) {
+        if !spend(self.now.len() + self.counts.len()) {
+            return;
+        }
         for variable in self.now.values_mut() {
             variable.maybe = true;
         }
@@ -242,10 +250,10 @@ impl Env {
         if self.block() != Some(block) {
             return;
         }
-        let Some(frame) = self.frames.pop() else { return };
-        let names: Vec<_> = frame.touched.iter().chain(frame.before.keys()).cloned().collect();
+        let Some(mut frame) = self.frames.pop() else { return };
+        let names: HashSet<_> = frame.touched.iter().chain(frame.before.keys()).cloned().collect();
         for name in names {
-            let old = frame.before.get(&name).cloned().flatten();
+            let old = frame.before.remove(&name).flatten();
             if frame.local.contains(&name) || block == Block::Subshell {
                 self.restore(name, old);
                 continue;
@@ -295,9 +303,9 @@ impl Env {
     }
 
     fn remember(&mut self, name: &[u8], local: bool) {
-        let old = self.now.get(name).cloned();
-        if let Some(frame) = self.frames.last_mut() {
-            frame.before.entry(name.to_vec()).or_insert(old);
+        if let Some(frame) = self.frames.last_mut().filter(|frame| !frame.before.contains_key(name)) {
+            let old = self.now.get(name).filter(|old| spend(old.value.len())).cloned();
+            frame.before.insert(name.to_vec(), old);
         }
         if local && let Some(function) = self.frames.iter_mut().rfind(|f| f.block == Block::Function) {
             function.local.insert(name.to_vec());

@@ -7,12 +7,10 @@ use std::ops::Range;
 
 use super::env::{Block, Env, Value};
 use super::word::{self, Fields};
+use crate::share::bounds::spend;
 use crate::sources::chars::{Char, Command, Embedded, Lexed, Lines, Word, verbatim};
 use crate::sources::spelling::Spelt;
-use crate::sources::{Beside, Unreadable, path_of};
-
-/// More than any script has that a person wrote, in bytes.
-const MAX_SCRIPT: usize = 4 << 20;
+use crate::sources::{Beside, Unreadable, commands, path_of};
 
 /// How deep substitutions may nest.
 const MAX_DEPTH: usize = 32;
@@ -21,7 +19,10 @@ const MAX_DEPTH: usize = 32;
 const MAX_BLOCKS: usize = 256;
 
 /// How many bytes may come through variables in one script.
-const MAX_EXPANDED: usize = 1 << 20;
+const MAX_EXPANDED: usize = 256 << 10;
+
+/// What it costs to read one more file, in bytes.
+const SOURCED: usize = 64 << 10;
 
 /// The state of a pass over a script.
 pub struct Lexer<'a> {
@@ -74,8 +75,9 @@ struct Simple {
 
 /// Lexes a script. What it sources is read from `beside`, where that is at hand; else it may say anything.
 pub fn lex(file: &[u8], beside: Option<&dyn Beside>) -> Result<Lexed, Unreadable> {
-    if file.len() > MAX_SCRIPT {
-        return Err(Unreadable { line: None, reason: "it is a script of more than 4 MiB".to_owned() });
+    commands::refuse_long(file)?;
+    if commands::is_long(file) {
+        return Ok(Lexed::default());
     }
     let first = Lexer::new(file, Env::default(), beside).run()?;
     let mut lexer = Lexer::new(file, Env::with_constants_of(first.env), beside).run()?;
@@ -136,12 +138,18 @@ impl<'a> Lexer<'a> {
         self.file.get(self.at..self.end).unwrap_or_default().starts_with(text)
     }
 
-    /// Reads the commands of a substitution, from its inside to its closing `)`.
-    pub fn substitution(&mut self) -> Result<(), Unreadable> {
+    /// Goes one level deeper.
+    pub fn enter(&mut self) -> Result<(), Unreadable> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return Err(unreadable(self.file, self.at, "substitutions nest too deep"));
         }
+        Ok(())
+    }
+
+    /// Reads the commands of a substitution, from its inside to its closing `)`.
+    pub fn substitution(&mut self) -> Result<(), Unreadable> {
+        self.enter()?;
         let start = self.at;
         let before = (self.pattern, self.function_next, self.base);
         (self.pattern, self.function_next) = (false, false);
@@ -292,7 +300,8 @@ impl<'a> Lexer<'a> {
     /// `(( … ))`, which has no words of ours. Says whether it was one.
     fn arithmetic(&mut self) -> bool {
         let rest = self.file.get(self.at..self.end).unwrap_or_default();
-        let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let line = rest.get(..rest.len().min(word::LONGEST_EXPANSION)).unwrap_or_default();
+        let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
         match memchr::memmem::find(line, b"))") {
             Some(end) => {
                 self.at += end + 2;
@@ -684,10 +693,13 @@ impl<'a> Lexer<'a> {
             Some(file.bytes()).filter(|name| name.starts_with(b"/") && file.chars.iter().all(|c| c.known));
         let read = name.zip(self.beside).map(|(name, beside)| beside.file(&path_of(&name)));
         match read {
-            Some(Ok(Some(text))) => match Lexer::new(&text, Env::default(), None).run() {
-                Ok(other) => self.env.take_from(other.env, file),
-                Err(_) => self.env.doubt_all(),
-            },
+            // Reading it costs as much again each time.
+            Some(Ok(Some(text))) if !commands::is_long(&text) && spend(SOURCED + 4 * text.len()) => {
+                match Lexer::new(&text, Env::default(), None).run() {
+                    Ok(other) => self.env.take_from(other.env, file),
+                    Err(_) => self.env.doubt_all(),
+                }
+            }
             Some(Ok(None)) => {}
             _ => self.env.doubt_all(),
         }

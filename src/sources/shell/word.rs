@@ -11,6 +11,9 @@ use crate::sources::spelling::Spelt;
 /// More than any word of a script has, in bytes.
 const MAX_WORD: usize = 1 << 20;
 
+/// The longest expansion that is looked for the end of, in bytes.
+pub const LONGEST_EXPANSION: usize = 512;
+
 /// What a word makes: one field as a rule, several or none by expansions.
 #[derive(Debug, Default)]
 pub struct Fields {
@@ -218,7 +221,7 @@ fn template(lexer: &Lexer) -> Option<usize> {
     if !lexer.next_is(b"{{") {
         return None;
     }
-    let rest = lexer.file.get(lexer.at..lexer.end)?;
+    let rest = lexer.file.get(lexer.at..lexer.end.min(lexer.at + LONGEST_EXPANSION))?;
     let line = rest.split(|byte| *byte == b'\n').next()?;
     Some(lexer.at + memchr::memmem::find(line, b"}}")? + 2)
 }
@@ -231,7 +234,8 @@ fn dollar(lexer: &mut Lexer, builder: &mut Builder, quoted: bool) -> Result<(), 
         Some(b'{') => return braces(lexer, builder, quoted),
         Some(b'(') => {
             let rest = lexer.file.get(at..lexer.end).unwrap_or_default();
-            let arithmetic = rest.starts_with(b"$((").then(|| memchr::memmem::find(rest, b"))")).flatten();
+            let arithmetic =
+                rest.starts_with(b"$((").then(|| memchr::memmem::find(start(rest), b"))")).flatten();
             if let Some(length) = arithmetic {
                 lexer.at += length + 2;
             } else {
@@ -337,6 +341,7 @@ fn braces(lexer: &mut Lexer, builder: &mut Builder, quoted: bool) -> Result<(), 
             expand(lexer, builder, &name, at, quoted, list);
         }
         b":+" | b"+" => {
+            lexer.enter()?;
             let (after, end) = (lexer.at, lexer.end);
             (lexer.at, lexer.end) = (operand_at, close);
             while lexer.at < close {
@@ -345,6 +350,7 @@ fn braces(lexer: &mut Lexer, builder: &mut Builder, quoted: bool) -> Result<(), 
                 lexer.at = lexer.at.max(start + 1);
             }
             (lexer.at, lexer.end) = (after, end);
+            lexer.depth -= 1;
         }
         _ => {
             if memchr::memmem::find(operand, b"proxy").is_some() {
@@ -462,11 +468,16 @@ pub fn expand_heredoc(lexer: &mut Lexer, range: Range<usize>) -> Chars {
     chars
 }
 
+/// As much of `text` as an expansion may have.
+fn start(text: &[u8]) -> &[u8] {
+    text.get(..text.len().min(LONGEST_EXPANSION)).unwrap_or_default()
+}
+
 /// How long the expansion is that `text` starts with.
 fn expansion_length(text: &[u8]) -> usize {
     match text.get(1) {
-        Some(b'{') => text.iter().position(|byte| *byte == b'}').map_or(1, |at| at + 1),
-        Some(b'(') => text.iter().rposition(|byte| *byte == b')').map_or(1, |at| at + 1),
+        Some(b'{') => start(text).iter().position(|byte| *byte == b'}').map_or(1, |at| at + 1),
+        Some(b'(') => start(text).iter().rposition(|byte| *byte == b')').map_or(1, |at| at + 1),
         Some(byte) if byte.is_ascii_digit() || b"@*#?".contains(byte) => 2,
         _ => {
             let rest = text.get(1..).unwrap_or_default();

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::lines::{Entry, entries};
 use super::words::Unit;
+use crate::share::bounds::spend;
 use crate::sources::chars::bytes;
-use crate::sources::{Beside, path_of};
+use crate::sources::{Beside, commands, path_of};
 
 /// More instances than one template has on any machine.
 const MAX_INSTANCES: usize = 1000;
@@ -26,6 +27,10 @@ pub fn look(unit: &mut Unit, path: &Path, own: &[Entry], beside: &dyn Beside) {
     let mut files = Vec::new();
     for other in parts(path, beside) {
         let Ok(Some(text)) = beside.file(&other) else { continue };
+        if !affordable(&text) {
+            unit.doubt_environment();
+            continue;
+        }
         let settings = entries(&text);
         for entry in settings.iter().filter(|entry| entry.key == b"Environment") {
             unit.foreign_environment(&text, &entry.value);
@@ -97,7 +102,7 @@ fn environment_files(settings: &[Entry]) -> Vec<(Vec<u8>, bool)> {
 fn environment_file(unit: &mut Unit, (name, optional): &(Vec<u8>, bool), beside: &dyn Beside) {
     let Some(name) = unit.resolved(name) else { return unit.doubt_environment() };
     match beside.file(&path_of(&name)) {
-        Ok(Some(text)) => {
+        Ok(Some(text)) if affordable(&text) => {
             for line in text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii) {
                 if let Some((name, value)) = assignment(line) {
                     unit.foreign(name, value);
@@ -107,6 +112,11 @@ fn environment_file(unit: &mut Unit, (name, optional): &(Vec<u8>, bool), beside:
         Ok(None) if *optional => {}
         _ => unit.doubt_environment(),
     }
+}
+
+/// Whether another file can be looked at. Opening it is what costs most where it is small.
+fn affordable(text: &[u8]) -> bool {
+    !commands::is_long(text) && spend(text.len().saturating_add(4096))
 }
 
 /// `NAME=value`, in quotes or not.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use crate::share::bounds::spend;
 use crate::sources::Unreadable;
 use crate::sources::chars::{Char, Chars, Lines, Via, Word, offset, span};
 use crate::sources::invocation::is_helper;
@@ -145,6 +146,9 @@ impl Unit {
             return None;
         }
         if let Some(value) = self.variables.get(name) {
+            if !spend(size_of_val(value.as_slice())) {
+                return None;
+            }
             let via = via_of(spelling, several);
             return Some(value.iter().map(|c| c.through(via)).collect());
         }
