@@ -280,6 +280,10 @@ fn settle(path: &Path, owner: Owner) -> Result<(u64, u64)> {
 /// Who is at the other end of `socket`, for the log.
 pub fn describe_peer(socket: BorrowedFd<'_>) -> String {
     match getsockopt(&socket, sockopt::PeerCredentials) {
+        // What has no pid here is in another container.
+        Ok(peer) if peer.pid() == 0 => {
+            format!("a process of another PID namespace, uid {}, gid {}", peer.uid(), peer.gid())
+        }
         Ok(peer) => format!("pid {}, uid {}, gid {}", peer.pid(), peer.uid(), peer.gid()),
         Err(_) => "an unknown process".into(),
     }
