@@ -1,6 +1,7 @@
 //! What a share is: the model that every reader yields and every writer takes.
 
 pub mod argv;
+pub mod backend;
 pub mod bounds;
 pub mod helper;
 pub mod local;

@@ -11,6 +11,7 @@ use super::invocation::{self, Invocation, Text};
 use super::spelling::respell;
 use super::{Document, Format, Reading, Unreadable};
 use crate::share::argv::{self, Arg, ArgvShare, Splice};
+use crate::share::backend::Backend;
 use crate::share::rewrite::{Edit, Edits, Moved, Refusal, Rewrite};
 use crate::share::{ExportFrom, ExportPath, Note, Place, Share, Transport};
 use crate::text::escape_path;
@@ -37,7 +38,7 @@ type Invocations = HashMap<Vec<u8>, Vec<(Invocation, Place)>>;
 
 /// Whether a file can hold anything of ours: every proxy share and every helper says this word.
 pub fn is_candidate(bytes: &[u8]) -> bool {
-    memchr::memmem::find(bytes, b"proxy").is_some()
+    Backend::sought().is_in(bytes)
 }
 
 /// Stops at a text that is longer than any that starts guests, and that could hold something of ours. Each of its bytes
@@ -179,7 +180,7 @@ fn settle(all: &mut Edits, lines: &Lines) -> Result<(), Refusal> {
 fn shares<'a>(lexed: &'a Lexed, lines: &Lines) -> Vec<Found<'a>> {
     let mut all = Vec::new();
     for command in &lexed.commands {
-        if !command.words.iter().any(|word| word.contains(b"proxy")) {
+        if !command.words.iter().any(|word| word.contains(Backend::sought().name())) {
             continue;
         }
         let args: Vec<_> = command.words.iter().map(|word| word.arg(lines)).collect();
@@ -220,7 +221,9 @@ fn origin(command: &Command, share: &ArgvShare) -> Option<u32> {
 fn is_ours(command: &Command, share: &ArgvShare) -> bool {
     let value = command.words.get(share.fsdev).map(Word::bytes).unwrap_or_default();
     let connects = [&b"socket"[..], b"sock_fd"].iter().any(|key| memchr::memmem::find(&value, key).is_some());
-    connects || command.words.iter().take(share.fsdev).any(|word| word.contains(b"qemu"))
+    connects
+        || Backend::sought() == Backend::Local
+        || command.words.iter().take(share.fsdev).any(|word| word.contains(b"qemu"))
 }
 
 fn helpers(document: &Document, lexed: &Lexed, lines: &Lines, reading: &mut Reading) -> Invocations {

@@ -20,6 +20,7 @@ use std::path::Path;
 use super::{Document, Format, Reading, Unreadable};
 use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, ArgvShare};
+use crate::share::backend::Backend;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::share::{Note, Place};
 use crate::text::escape;
@@ -41,7 +42,7 @@ impl Format for Libvirt {
 
     fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
         let file = File::open(document.bytes)?;
-        if glance::holds_nothing(file.text.as_bytes()) {
+        if Backend::sought() == Backend::Proxy && glance::holds_nothing(file.text.as_bytes()) {
             return Ok(Reading::default());
         }
         let xml = file.parse()?;

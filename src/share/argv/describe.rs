@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use super::model::{Fsdev, GuestDevice, Value};
 use super::scan::Word;
 use super::{Arg, ArgvShare};
+use crate::share::backend::Backend;
 use crate::share::qemu_opts::{boolean, is_id, number};
 use crate::share::{Device, ExportPath, Note, Place, Share, Transport};
 use crate::text::escape;
@@ -25,7 +26,7 @@ const LONGEST_TAG: usize = 31;
 pub(super) fn is_proxy(fsdev: &Fsdev) -> bool {
     let has_socket = || fsdev.keys().any(|key| key == b"socket" || key == b"sock_fd");
     match fsdev.get(b"fsdriver") {
-        Some(Value { unknown: false, bytes }) => bytes == b"proxy",
+        Some(Value { unknown: false, bytes }) => bytes == Backend::sought().name(),
         Some(Value { unknown: true, .. }) => has_socket(),
         None => false,
     }
@@ -131,6 +132,12 @@ pub(super) fn with_device(args: &[Arg], mut share: ArgvShare, device: &GuestDevi
 }
 
 fn transport(fsdev: &Fsdev, notes: &mut Vec<Note>) -> Transport {
+    if Backend::sought() == Backend::Local {
+        let path = known(fsdev.get(b"path"), notes, Note::Unknown);
+        return path.map_or(Transport::Unknown(Vec::new()), |path| {
+            Transport::Socket(OsString::from_vec(path).into())
+        });
+    }
     let (socket, fd) = (fsdev.get(b"socket"), fsdev.get(b"sock_fd"));
     if socket.is_some() == fd.is_some() {
         let said =

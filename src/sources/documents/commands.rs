@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::scalars::chars;
 use super::tree::{Node, Value};
+use crate::share::backend::Backend;
 use crate::share::bounds::spend;
 use crate::sources::chars::{Char, Chars, Command, Embedded, Lexed, Via, Word, offset};
 use crate::sources::path_of;
@@ -67,7 +68,9 @@ fn together(file: &str, node: &Node, lexed: &mut Lexed) {
 
 /// Notes a list of arguments; one whose items are options with their values in one string, too.
 fn lists(words: Vec<Word>, lexed: &mut Lexed) {
-    if !words.iter().any(|word| word.contains(b"proxy")) || !spend(words.iter().map(held).sum()) {
+    if !words.iter().any(|word| word.contains(Backend::sought().name()))
+        || !spend(words.iter().map(held).sum())
+    {
         return;
     }
     let telling = |word: &Word| word.has_blank() && word.bytes().starts_with(b"-");
@@ -188,7 +191,7 @@ fn variable(placeholder: &[u8], file: &str, around: Option<&Node>) -> Option<Cha
 
 /// A text that may be a script, or another document.
 fn script(file: &str, node: &Node, name: Option<String>, lexed: &mut Lexed) {
-    let Some(text) = node.text().filter(|text| text.contains("proxy")) else { return };
+    let Some(text) = node.text().filter(|text| Backend::sought().is_in(text.as_bytes())) else { return };
     if !text.contains(|c: char| c.is_ascii_whitespace()) {
         return;
     }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
+use crate::share::backend::Backend;
 use crate::share::bounds::spend;
 use crate::sources::chars::{Char, Chars, Command, Embedded, Lexed, Word, unknown, verbatim};
 use crate::sources::shell::split;
@@ -64,7 +65,10 @@ pub fn lex(file: &[u8]) -> Lexed {
                 at = end;
                 let Some(chars) = chars else { continue };
                 let word = Word { chars, span };
-                if word.has_blank() && word.contains(b"proxy") && !word.bytes().starts_with(b"-") {
+                if word.has_blank()
+                    && word.contains(Backend::sought().name())
+                    && !word.bytes().starts_with(b"-")
+                {
                     let chars = word.chars.clone();
                     lexed.embedded.push(Embedded { chars, name: None, guest: None });
                 }

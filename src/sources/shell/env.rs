@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::share::backend::Backend;
 use crate::share::bounds::spend;
 use crate::sources::chars::{Char, Chars, Command, Word, bytes, verbatim};
 use crate::sources::spelling::Spelt;
@@ -122,7 +123,7 @@ impl Env {
 
     /// Keeps a value that a variable no longer has, if it could hold a share.
     pub fn keep(&mut self, value: Value) {
-        let telling = |chars: &Chars| memchr::memmem::find(&bytes(chars), b"proxy").is_some();
+        let telling = |chars: &Chars| Backend::sought().is_in(&bytes(chars));
         let wanted = match &value {
             Value::Scalar(chars) => telling(chars),
             Value::Array(words) => words.iter().any(|word| telling(&word.chars)),
@@ -329,7 +330,12 @@ impl Env {
 fn as_list(chars: &Chars) -> Vec<Word> {
     let words = split(chars);
     match words.as_slice() {
-        [word] if word.bytes().starts_with(b"proxy,") => {
+        [word]
+            if word
+                .bytes()
+                .strip_prefix(Backend::sought().name())
+                .is_some_and(|rest| rest.starts_with(b",")) =>
+        {
             let option = verbatim(b"-fsdev", 0..6, Spelt::Fixed);
             vec![Word { chars: option, span: 0..0 }, word.clone()]
         }

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::env::{Block, Env, Value};
 use super::word::{self, Fields};
+use crate::share::backend::Backend;
 use crate::share::bounds::spend;
 use crate::sources::chars::{Char, Command, Embedded, Lexed, Lines, Word, verbatim};
 use crate::sources::spelling::Spelt;
@@ -632,7 +633,7 @@ impl<'a> Lexer<'a> {
             // systemd's files of settings need no quotes: `OPTS=-fsdev … -device …`.
             if let Value::Scalar(chars) = &value
                 && chars.first().is_some_and(|c| c.byte == b'-')
-                && words.iter().any(|word| word.contains(b"proxy"))
+                && words.iter().any(|word| word.contains(Backend::sought().name()))
             {
                 let option = super::env::split(chars).into_iter();
                 self.out
@@ -653,7 +654,7 @@ impl<'a> Lexer<'a> {
         {
             return;
         }
-        if !words.iter().any(|word| word.contains(b"proxy")) {
+        if !words.iter().any(|word| word.contains(Backend::sought().name())) {
             return;
         }
         for word in words.iter().filter(|word| word.has_blank()) {

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::env::{Value, Variable, split};
 use super::lexer::{Lexer, unreadable};
+use crate::share::backend::Backend;
 use crate::sources::Unreadable;
 use crate::sources::chars::{Char, Chars, Embedded, Via, Word, offset, unknown, verbatim};
 use crate::sources::spelling::Spelt;
@@ -353,7 +354,7 @@ fn braces(lexer: &mut Lexer, builder: &mut Builder, quoted: bool) -> Result<(), 
             lexer.depth -= 1;
         }
         _ => {
-            if memchr::memmem::find(operand, b"proxy").is_some() {
+            if Backend::sought().is_in(operand) {
                 let chars = verbatim(lexer.file, operand_at..close, spelt);
                 lexer.embed(Embedded { chars, name: None, guest: None });
             }
