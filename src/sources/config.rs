@@ -14,6 +14,7 @@ use anyhow::{Context, anyhow, bail};
 use super::audit::Host;
 use super::join::{self, Joined};
 use super::launcher::Launcher;
+use super::libvirt::is_saved_image;
 use super::{Document, Format as _, Reading, Unreadable, recognise_named};
 use crate::cli::ConfigArgs;
 use crate::exit::Outcome;
@@ -24,8 +25,10 @@ use crate::share::rewrite::{Moved, Refusal, Rewrite, apply};
 use crate::share::{ExportPath, Share, Transport};
 use crate::text::{escape, escape_path};
 
-/// More than any configuration has, in bytes.
+/// More than any configuration has, in bytes; and as much of a guest's memory as is copied with the configuration of
+/// a saved image.
 const LARGEST: u64 = 16 << 20;
+const LARGEST_IMAGE: u64 = 64 << 20;
 
 /// Runs `migrate config`.
 pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
@@ -312,11 +315,22 @@ impl Input {
 }
 
 /// All of a file of bearable size.
-fn read(from: impl Read) -> anyhow::Result<Vec<u8>> {
+fn read(mut from: impl Read) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    from.take(LARGEST + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST {
+    from.by_ref().take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 <= LARGEST {
+        return Ok(bytes);
+    }
+    if !is_saved_image(&bytes) {
         bail!("it is larger than {} MiB", LARGEST >> 20);
+    }
+    from.take(LARGEST_IMAGE - LARGEST).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST_IMAGE {
+        bail!(
+            "it is a saved image of more than {} MiB; take its XML out with `virsh save-image-dumpxml --security-info`, \
+             rewrite that, and put it back with `virsh save-image-define`",
+            LARGEST_IMAGE >> 20
+        );
     }
     Ok(bytes)
 }

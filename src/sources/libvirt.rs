@@ -27,6 +27,7 @@ use crate::text::escape;
 use arguments::Domain;
 pub(super) use arguments::Holder;
 use file::File;
+pub(super) use file::is_saved_image;
 
 /// Domain XML and its wrappers.
 pub struct Libvirt;

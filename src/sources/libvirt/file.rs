@@ -71,9 +71,14 @@ struct Saved {
     cookie: u32,
 }
 
+/// Whether that is a saved image's beginning.
+pub fn is_saved_image(bytes: &[u8]) -> bool {
+    SAVED.iter().any(|magic| bytes.starts_with(*magic))
+}
+
 impl<'a> File<'a> {
     pub(super) fn open(bytes: &'a [u8]) -> Result<Self, Unreadable> {
-        if SAVED.iter().any(|magic| bytes.starts_with(*magic)) {
+        if is_saved_image(bytes) {
             return Self::open_saved(bytes);
         }
         let base = if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
