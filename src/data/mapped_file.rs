@@ -98,9 +98,9 @@ pub(super) fn make_metadata_directory(dir: BorrowedFd<'_>, uid: u32, gid: u32) -
     if (inode.uid, inode.gid) != (uid, gid) {
         own(&pin, uid, gid)?;
     }
+    // A default ACL of the directory's came with it, which need not show in the mode.
+    shed_acls(&pin)?;
     if inode.permissions() != Mode::RWXU.as_raw_mode() {
-        // A default ACL of the directory's came with it.
-        shed_acls(&pin)?;
         rustix::fs::fchmod(&pin, Mode::RWXU)?;
     }
     Ok(())
@@ -121,6 +121,8 @@ pub(super) fn write(dir: BorrowedFd<'_>, name: &CStr, entry: &Entry, uid: u32, g
         rustix::fs::ftruncate(&pin, 0)?;
         write_all(&pin, &text)?;
     } else if inode.size == 0 {
+        // Another worker may have made the directory a moment ago, which has its parent's default ACL still.
+        shed_acls(&pin)?;
         write_all(&pin, &text)?;
     }
     if inode.permissions() != wanted.as_raw_mode() {
