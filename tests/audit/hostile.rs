@@ -16,6 +16,22 @@ use crate::run::{audit, domain, write};
 /// What an audit may take at most, in KiB: files are read up to 16 MiB, by as many readers as there are processors.
 const MOST_MEMORY: u64 = 512 << 10;
 
+/// What the audit of a folder says, within [`MOST_MEMORY`].
+#[track_caller]
+fn audited_in_bounds(folder: &Path) -> serde_json::Value {
+    let output = Command::new("/usr/bin/time")
+        .args(["-f", "%M"])
+        .arg(ours())
+        .args(["migrate", "audit", "--format=json"])
+        .arg(folder)
+        .output()
+        .expect("/usr/bin/time (Debian's package time) measures the memory");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let peak: u64 = errors.lines().last().and_then(|line| line.trim().parse().ok()).expect(&errors);
+    assert!(peak < MOST_MEMORY, "{peak} KiB");
+    serde_json::from_slice(&output.stdout).expect(&errors)
+}
+
 #[test]
 fn each_hostile_file_is_told_and_the_rest_is_read() {
     let dir = tempfile::tempdir().unwrap();
@@ -87,17 +103,7 @@ fn long_lines_and_long_files_are_bounded() {
     write(&dir.path().join("deep.yaml"), format!("# proxy\n{}", "[".repeat(100_000)));
     write(&dir.path().join("deep.sh"), format!("# proxy\necho {}", "$(".repeat(100_000)));
     write(&dir.path().join("deep.xml"), format!("<!-- proxy -->{}", "<a>".repeat(100_000)));
-    let output = Command::new("/usr/bin/time")
-        .args(["-f", "%M"])
-        .arg(ours())
-        .args(["migrate", "audit", "--format=json"])
-        .arg(dir.path())
-        .output()
-        .expect("/usr/bin/time (Debian's package time) measures the memory");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let peak: u64 = errors.lines().last().and_then(|line| line.trim().parse().ok()).expect(&errors);
-    assert!(peak < MOST_MEMORY, "{peak} KiB");
-    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect(&errors);
+    let document = audited_in_bounds(dir.path());
     assert!(document["unread"].as_array().unwrap().len() >= 6, "{:#}", document["unread"]);
 }
 
@@ -223,17 +229,7 @@ fn what_multiplies_is_bounded_and_never_left_out_in_silence() {
     for (name, text, _) in &files {
         write(&dir.path().join(name), text);
     }
-    let output = Command::new("/usr/bin/time")
-        .args(["-f", "%M"])
-        .arg(ours())
-        .args(["migrate", "audit", "--format=json"])
-        .arg(dir.path())
-        .output()
-        .expect("/usr/bin/time (Debian's package time) measures the memory");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let peak: u64 = errors.lines().last().and_then(|line| line.trim().parse().ok()).expect(&errors);
-    assert!(peak < MOST_MEMORY, "{peak} KiB");
-    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect(&errors);
+    let document = audited_in_bounds(dir.path());
     let unread = document["unread"].as_array().unwrap();
     for (name, _, cut) in &files {
         let told = unread.iter().any(|row| row["file"].as_str().unwrap().ends_with(&format!("/{name}")));
