@@ -8,6 +8,7 @@
 //! Killed at any point, the same command goes on: an entry that is restored already is found so.
 
 mod journaled;
+mod kept;
 mod rest;
 mod restore;
 mod times;
@@ -21,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 
+use self::kept::Kept;
 use super::convert::{lock, refuse_live};
 use super::entry::Time;
 use super::form::Form;
@@ -54,6 +56,8 @@ struct Restorer<'r> {
     originals: Links,
     /// … and by those of the regular files that stood for them.
     carriers: Links,
+    /// What is kept of the latter until all names are restored.
+    kept: Kept,
     /// The times that directories of several parts had before the first was worked on, by their ids.
     parted: Mutex<HashMap<u64, (Time, Time)>>,
     /// What was recorded of inodes that are not at their recorded places.
@@ -147,6 +151,12 @@ fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) ->
     let accepted_mapped = begin.accepted.iter().any(|id| id == finding::ALREADY_MAPPED.id);
     let totals = journal.totals().unwrap_or_default();
     let progress = Progress::start(args.work.progress, "rolling back", totals.entries);
+    let (staging, carriers) = (Staging::new(&begin.staging), Links::default());
+    let troubles = Troubles::default();
+    let kept = Kept::open(&tree, &staging, &carriers).unwrap_or_else(|obstacle| {
+        troubles.add(staging.kept().into_bytes(), obstacle);
+        Kept::none()
+    });
     let restorer = Restorer {
         tree: &tree,
         goal,
@@ -155,15 +165,16 @@ fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) ->
         jobs: args.work.jobs(),
         complete: journal.was_converted(),
         since: journal.rollback_since(),
-        staging: Staging::new(&begin.staging),
+        staging,
         linked: Mutex::default(),
         originals: Links::default(),
-        carriers: Links::default(),
+        carriers,
+        kept,
         parted: Mutex::default(),
         origins: Origins::new(journal.path(), goal, !journal.was_converted()),
         mapped_before: accepted_mapped.then(Mutex::default),
         counts: Counts::default(),
-        troubles: Troubles::default(),
+        troubles,
         progress: &progress,
     };
     restorer.journaled()?;
@@ -171,7 +182,12 @@ fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) ->
     if restorer.troubles.is_empty() {
         restorer.rest()?;
     }
-    let Restorer { troubles, counts, .. } = restorer;
+    let Restorer { troubles, counts, kept, staging, .. } = restorer;
+    if troubles.is_empty()
+        && let Err(obstacle) = kept.close()
+    {
+        troubles.add(staging.kept().into_bytes(), obstacle);
+    }
     drop(progress);
     troubles.write(&mut std::io::stderr().lock())?;
     let shown = text::escape_path(export);

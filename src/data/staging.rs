@@ -57,6 +57,11 @@ impl Staging {
         !self.prefix.is_empty() && name.to_bytes().starts_with(self.prefix.as_bytes())
     }
 
+    /// The name of a directory for inodes that wait for more than one of their names.
+    pub fn kept(&self) -> CString {
+        CString::new(format!("{}kept", self.prefix)).unwrap_or_default()
+    }
+
     /// The name under which the inode `number` is replaced.
     fn name(&self, number: u64) -> CString {
         CString::new(format!("{}{number:x}", self.prefix)).unwrap_or_default()

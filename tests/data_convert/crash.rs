@@ -234,5 +234,70 @@ fn the_times_that_a_guest_gave_to_directories_survive_a_killed_rollback() {
     }
 }
 
+#[test]
+fn the_hard_links_that_a_guest_made_survive_a_killed_rollback() {
+    let _turn = crate::stage::turn();
+    let begin = |model| {
+        let stage = Stage::knotted();
+        success(&mut stage.convert(model));
+        for (from, to, moves) in [
+            ("closed/link", "d/e/again", false),
+            ("d/e/fifo", "empty/fifo", false),
+            ("link", "empty/third", false),
+            ("null", "empty/null", false),
+            ("d/null", "empty/moved", true),
+        ] {
+            as_a_guest(&stage.export(), model, from, to, moves);
+        }
+        stage
+    };
+    for model in MODELS {
+        let stage = begin(model);
+        let calls = count(stage.rollback());
+        let expected = stage.snapshot();
+        for names in ["d/e/again", "empty/fifo", "empty/third", "empty/null", "empty/moved"] {
+            let linked = expected.lines().find(|line| line.starts_with(&format!("./{names} ")));
+            let is_linked = |line: &str| !line.contains(" links=1 ");
+            assert!(linked.is_some_and(is_linked), "{model}: {names} lost its other names: {linked:?}");
+        }
+        each(&points(calls, POINTS), |point| {
+            let what = format!("{model}, rollback killed at {point} of {calls}");
+            let stage = begin(model);
+            kill_at(point, || stage.rollback(), &what);
+            run(alone(stage.rollback()), Meddling::Kill(point.min(30)));
+            success(&mut stage.rollback());
+            assert_same(&timeless(&expected), &timeless(&stage.snapshot()), &what);
+        });
+    }
+}
+
+/// Gives an entry another name, or moves it there, as QEMU does for a guest.
+fn as_a_guest(export: &Path, model: &str, from: &str, to: &str, moves: bool) {
+    let metadata = |name: &str| {
+        let path = Path::new(name);
+        export.join(path.parent().unwrap()).join(".virtfs_metadata").join(path.file_name().unwrap())
+    };
+    let mut pairs = vec![(export.join(from), export.join(to))];
+    if model == "mapped-file" {
+        std::fs::create_dir_all(metadata(to).parent().unwrap()).unwrap();
+        pairs.push((metadata(from), metadata(to)));
+    }
+    for (from, to) in pairs {
+        if moves { std::fs::rename(from, to).unwrap() } else { std::fs::hard_link(from, to).unwrap() }
+    }
+}
+
+/// A snapshot without the times of the directory that the guest has just worked in.
+fn timeless(snapshot: &str) -> String {
+    snapshot
+        .lines()
+        .map(|line| {
+            let words = line.split_inclusive(' ');
+            let of_time = |word: &&str| word.starts_with("mtime=") || word.starts_with("atime=");
+            words.filter(|word| !of_time(word)).collect::<String>() + "\n"
+        })
+        .collect()
+}
+
 /// Directories in which a guest has worked.
 const GUESTS: [&str; 4] = ["", "d", "d/e", "closed"];

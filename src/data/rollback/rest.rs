@@ -84,7 +84,7 @@ fn clear(directory: &Arc<Directory>) -> Result<(), Obstacle> {
 
 /// Does something to the names in a directory, of which nothing is seen afterwards: its flags are lifted meanwhile, and
 /// where `work` says that it did something, its times are given back.
-fn changing(
+pub(super) fn changing(
     directory: BorrowedFd<'_>,
     work: impl FnOnce() -> Result<bool, Obstacle>,
 ) -> Result<(), Obstacle> {
@@ -167,6 +167,6 @@ impl Visitor for Rest<'_> {
     }
 
     fn hides(&self, directory: &Arc<Directory>, name: &CStr) -> bool {
-        self.restorer.form.hides(directory, name)
+        self.restorer.kept.is(directory, name) || self.restorer.form.hides(directory, name)
     }
 }

@@ -69,8 +69,9 @@ impl Restorer<'_> {
             restore_capabilities(pin, entry, record)?;
         }
         self.forget(place, pin, record)?;
+        let is_lifted = lifted.is_some();
         drop(lifted);
-        if flags != (inode.immutable, inode.append_only) {
+        if is_lifted || flags != (inode.immutable, inode.append_only) {
             flags::set(pin.as_fd(), flags.0, flags.1)?;
         }
         Ok(())
@@ -119,6 +120,7 @@ impl Restorer<'_> {
         };
         match first.map(staging::Linked::pin).transpose()?.flatten() {
             Some(first) => self.staging.link(place, carrier.identity.number, &first)?,
+            None if carrier.links > 1 && self.link_kept(place, carrier.identity.number, entry, record)? => {}
             None => {
                 self.staging
                     .replace(place, carrier.identity.number, |name| make(place, name, entry, record))?;
@@ -130,6 +132,29 @@ impl Restorer<'_> {
         }
         carriers.insert(carrier.identity.number, place, now.inode());
         self.forget_special(place)
+    }
+
+    /// Makes the first of several names of what replaces the inode `carrier`, and keeps the inode for the others. Returns
+    /// `false` where it can't be kept: what is in a directory of the file system can't have names in another part of it.
+    fn link_kept(
+        &self,
+        place: Place<'_>,
+        carrier: u64,
+        entry: &Entry,
+        record: Option<&Record>,
+    ) -> Result<bool> {
+        let linked = self.kept.place(carrier, |kept| {
+            self.staging.replace(kept, carrier, |name| make(kept, name, entry, record))?;
+            let pin = kept.directory.entry_at(kept.fd, kept.name, entry.kind())?;
+            match self.staging.link(place, carrier, &pin) {
+                Err(Errno::XDEV | Errno::MLINK) => {
+                    rustix::fs::unlinkat(kept.fd, kept.name, AtFlags::empty())?;
+                    Ok(false)
+                }
+                linked => linked.map(|()| true),
+            }
+        })?;
+        Ok(linked.unwrap_or(false))
     }
 
     fn forget_special(&self, place: Place<'_>) -> Result<()> {
