@@ -15,13 +15,13 @@ use crate::stage::{MODELS, Stage, success};
 const POINTS: usize = 40;
 
 /// One worker: nothing happens in another order, and the calls of each run are the same.
-fn alone(mut command: Command) -> Command {
+pub fn alone(mut command: Command) -> Command {
     command.arg("--jobs=1").stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
 
 /// Calls to try of a run that makes so many.
-fn points(calls: usize, most: usize) -> Vec<usize> {
+pub fn points(calls: usize, most: usize) -> Vec<usize> {
     let all = std::env::var_os("CRASH_POINTS").is_some_and(|value| value == "all");
     let step = if all { 1 } else { calls.div_ceil(most).max(1) };
     (1..=calls).step_by(step).collect()
@@ -57,7 +57,7 @@ fn kill_at(point: usize, command: impl Fn() -> Command, what: &str) {
 }
 
 /// How many calls a whole run of `command` makes.
-fn count(command: Command) -> usize {
+pub fn count(command: Command) -> usize {
     let Run { status, calls } = run(alone(command), Meddling::Count);
     assert_eq!(status, Some(0));
     assert!(calls > 100, "only {calls} calls seen: does the injector know those that matter?");

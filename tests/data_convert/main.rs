@@ -2,6 +2,8 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed expectation is the report")]
 
+#[path = "../support/disk.rs"]
+mod disk;
 #[path = "../support/injector.rs"]
 mod injector;
 #[path = "../support/knot.rs"]
@@ -10,6 +12,7 @@ mod knot;
 mod snapshot;
 
 mod crash;
+mod power;
 mod racing;
 mod roundtrip;
 mod stage;

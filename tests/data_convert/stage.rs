@@ -1,12 +1,13 @@
 //! An export in a scratch directory, and the program at work on it.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
 
+use crate::disk::Disk;
 use crate::{knot, snapshot};
 
 /// One test at a time: what another one starts holds copies of this process's descriptors until it executes, and an export
@@ -24,7 +25,12 @@ pub const MODELS: [&str; 2] = ["mapped-xattr", "mapped-file"];
 
 /// An export.
 pub struct Stage {
-    scratch: TempDir,
+    place: Place,
+}
+
+enum Place {
+    Scratch(TempDir),
+    Disk(Disk),
 }
 
 impl Stage {
@@ -37,7 +43,12 @@ impl Stage {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(scratch.path(), open).expect("a mode");
-        Self { scratch }
+        Self { place: Place::Scratch(scratch) }
+    }
+
+    /// One on a file system of its own.
+    pub fn on(disk: Disk) -> Self {
+        Self { place: Place::Disk(disk) }
     }
 
     /// One that holds a [`knot`].
@@ -56,8 +67,19 @@ impl Stage {
         stage
     }
 
-    pub fn folder(&self) -> &Path {
-        self.scratch.path()
+    pub fn folder(&self) -> PathBuf {
+        match &self.place {
+            Place::Scratch(scratch) => scratch.path().to_owned(),
+            Place::Disk(disk) => disk.root(),
+        }
+    }
+
+    /// The file system that it is on.
+    pub fn disk(&self) -> &Disk {
+        match &self.place {
+            Place::Scratch(_) => panic!("this stage has no file system of its own"),
+            Place::Disk(disk) => disk,
+        }
     }
 
     pub fn export(&self) -> PathBuf {
@@ -115,7 +137,7 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         let export = self.export();
-        if export.join("fixed").exists() {
+        if matches!(self.place, Place::Scratch(_)) && export.join("fixed").exists() {
             knot::untie(&export);
         }
     }
