@@ -3,134 +3,147 @@
 //!
 //! `CRASH_POINTS=all` cuts at every call that changes something.
 
-use std::path::PathBuf;
 use std::process::Command;
 
+use tempfile::TempDir;
+
 use crate::crash::{alone, count, points};
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 use crate::injector::{Meddling, run_watched};
 use crate::knot;
 use crate::snapshot::assert_same;
-use crate::stage::{MODELS, Stage, success};
+use crate::stage::{Disks, MODELS, Stage, success};
 
-/// A file system, its size in MiB, and how it is mounted: as everybody does, and so that content comes as late as it may.
-const DISKS: [(&str, u64, &str); 2] =
-    [("ext4", 12, "data=ordered"), ("ext4", 12, "data=writeback,noauto_da_alloc")];
+/// A file system and its size in MiB, how it is mounted, and whether the journal is on another one: as everybody does, and so
+/// that content comes as late as it may.
+const DISKS: [(&str, u64, &str, bool); 4] = [
+    ("ext4", 12, "data=ordered", false),
+    ("ext4", 12, "data=ordered", true),
+    ("ext4", 12, "data=writeback,noauto_da_alloc", false),
+    ("ext4", 12, "data=writeback,noauto_da_alloc", true),
+];
 
 /// How many points of a run are tried.
 const POINTS: usize = 16;
 
-/// What was on the disk at some points of a run.
-struct Cuts {
-    /// Removed with this.
-    _folder: tempfile::TempDir,
-    images: Vec<(usize, PathBuf)>,
+/// Calls `test` with an empty stage on each of [`DISKS`], for each model, and with how to mount what is left.
+fn on_each(test: impl Fn(&Stage, &str, &str, &str)) {
+    let _turn = crate::stage::turn();
+    for (kind, size, options, is_apart) in DISKS {
+        for model in MODELS {
+            let format = || Disk::format(kind, size, options);
+            let stage = Stage::on(Disks { export: format(), journal: is_apart.then(format) });
+            let apart = if is_apart { ", journal apart" } else { "" };
+            test(&stage, model, options, &format!("{kind} ({options}{apart}), {model}"));
+        }
+    }
 }
 
-/// Runs `command` to its end, and cuts the power at `points` of it. Before each second cut, the kernel has just written
-/// everything: as it does now and then on its own account.
-fn cuts(stage: &Stage, command: Command, points: &[usize]) -> Cuts {
-    let folder = tempfile::tempdir_in(stage.disk().image().parent().unwrap()).unwrap();
-    let (mut images, mut calls) = (Vec::new(), 0);
+/// What is on a stage's disks when the power is cut now.
+struct Cut {
+    folder: TempDir,
+    /// The system calls before it.
+    point: usize,
+}
+
+impl Cut {
+    fn of(stage: &Stage, point: usize) -> Self {
+        let folder = disk::folder();
+        for (number, disk) in stage.disks().each().enumerate() {
+            disk.cut(&folder.path().join(number.to_string()));
+        }
+        Self { folder, point }
+    }
+
+    /// A stage with that.
+    fn left(&self, options: &str) -> Stage {
+        let mut disks: Vec<_> = ["0", "1"]
+            .iter()
+            .map(|number| self.folder.path().join(number))
+            .filter(|image| image.exists())
+            .map(|image| Disk::left(&image, options))
+            .collect();
+        let export = disks.pop().unwrap();
+        Stage::on(Disks { export, journal: disks.pop() })
+    }
+}
+
+/// Runs `command` to its end, and cuts the power at `points` of it. Before most cuts, sooner or later, the kernel writes
+/// everything, as it does now and then on its own account.
+fn cuts(stage: &Stage, command: Command, points: &[usize]) -> Vec<Cut> {
+    let (mut cuts, mut calls) = (Vec::new(), 0);
     let whole = run_watched(alone(command), Meddling::Count, &mut |_| {
         calls += 1;
-        let near = |distance: usize| points.iter().position(|&point| point == calls + distance);
-        if [0, 1, 4].into_iter().enumerate().any(|(sort, far)| near(far).is_some_and(|at| at % 4 == sort + 1))
-        {
-            stage.disk().sync();
+        let is_near = |sort: usize, distance: usize| {
+            points.iter().position(|&point| point == calls + distance).is_some_and(|at| at % 4 == sort)
+        };
+        if is_near(1, 0) || is_near(2, 1) || is_near(3, 4) {
+            stage.disks().each().for_each(Disk::sync);
         }
-        if near(0).is_some() {
-            let image = folder.path().join(calls.to_string());
-            stage.disk().cut(&image);
-            images.push((calls, image));
+        if points.contains(&calls) {
+            cuts.push(Cut::of(stage, calls));
         }
     });
     assert_eq!(whole.status, Some(0));
-    assert!(images.len() + 2 > points.len(), "only {} cuts of {}", images.len(), points.len());
-    Cuts { _folder: folder, images }
+    assert!(cuts.len() + 2 > points.len(), "only {} cuts of {}", cuts.len(), points.len());
+    cuts
 }
 
 #[test]
 fn after_a_power_cut_a_conversion_goes_on_or_back() {
-    let _turn = crate::stage::turn();
-    for (kind, size, options) in DISKS {
-        for model in MODELS {
-            let calls = count(Stage::knotted().convert(model));
-            let stage = Stage::on(Disk::format(kind, size, options));
-            knot::tie(&stage.export());
-            stage.disk().sync();
-            let before = stage.snapshot();
-            let cuts = cuts(&stage, stage.convert(model), &points(calls, POINTS));
-            for (number, (point, image)) in cuts.images.iter().enumerate() {
-                let what = format!("{kind} ({options}), {model}, power cut at {point} of {calls}");
-                let stage = Stage::on(Disk::left(image, options));
-                if number % 2 == 0 {
-                    if stage.journal().exists() {
-                        success(&mut stage.rollback());
-                    }
-                    assert_same(&before, &stage.snapshot(), &format!("{what}, rolled back"));
+    on_each(|stage, model, options, what| {
+        let calls = count(Stage::knotted().convert(model));
+        knot::tie(&stage.export());
+        stage.disks().each().for_each(Disk::sync);
+        let before = stage.snapshot();
+        for (number, cut) in cuts(stage, stage.convert(model), &points(calls, POINTS)).iter().enumerate() {
+            let what = format!("{what}, power cut at {} of {calls}", cut.point);
+            let stage = cut.left(options);
+            if number % 2 == 0 {
+                if stage.journal().exists() {
+                    success(&mut stage.rollback());
                 }
-                success(&mut stage.convert(model));
-                stage.verify(&what);
-                success(&mut stage.rollback());
-                assert_same(&before, &stage.snapshot(), &what);
+                assert_same(&before, &stage.snapshot(), &format!("{what}, rolled back"));
             }
+            success(&mut stage.convert(model));
+            stage.verify(&what);
+            success(&mut stage.rollback());
+            assert_same(&before, &stage.snapshot(), &what);
         }
-    }
+    });
 }
 
 #[test]
 fn after_a_power_cut_a_rollback_goes_on() {
-    let _turn = crate::stage::turn();
-    for (kind, size, options) in DISKS {
-        for model in MODELS {
-            let begin = |stage: &Stage| {
-                knot::tie(&stage.export());
-                let before = stage.snapshot();
-                success(&mut stage.convert(model));
-                before
-            };
-            let stage = Stage::new();
-            begin(&stage);
-            let calls = count(stage.rollback());
-            let stage = Stage::on(Disk::format(kind, size, options));
-            let before = begin(&stage);
-            let cuts = cuts(&stage, stage.rollback(), &points(calls, POINTS));
-            // With all that came after it.
-            let ended = cuts.images.len();
-            for (number, (point, image)) in cuts.images.iter().enumerate() {
-                let what = format!("{kind} ({options}), {model}, rollback, power cut at {point} of {calls}");
-                let stage = Stage::on(Disk::left(image, options));
-                success(&mut stage.rollback());
-                assert_same(&before, &stage.snapshot(), &what);
-                stage.verify(&what);
-                if number + 1 == ended {
-                    success(&mut stage.convert(model));
-                    stage.verify(&what);
-                }
-            }
+    on_each(|stage, model, options, what| {
+        let calls = {
+            let stage = Stage::knotted();
+            success(&mut stage.convert(model));
+            count(stage.rollback())
+        };
+        knot::tie(&stage.export());
+        let before = stage.snapshot();
+        success(&mut stage.convert(model));
+        for cut in cuts(stage, stage.rollback(), &points(calls, POINTS)) {
+            let what = format!("{what}, rollback, power cut at {} of {calls}", cut.point);
+            let stage = cut.left(options);
+            success(&mut stage.rollback());
+            assert_same(&before, &stage.snapshot(), &what);
+            stage.verify(&what);
         }
-    }
+    });
 }
 
 #[test]
 fn what_was_said_to_be_done_is_on_the_disk() {
-    let _turn = crate::stage::turn();
-    for (kind, size, options) in DISKS {
-        for model in MODELS {
-            let stage = Stage::on(Disk::format(kind, size, options));
-            knot::tie(&stage.export());
-            let before = stage.snapshot();
-            success(&mut stage.convert(model));
-            let image = stage.disk().image().with_extension("cut");
-            stage.disk().cut(&image);
-            let converted = Stage::on(Disk::left(&image, options));
-            assert_same(&stage.snapshot(), &converted.snapshot(), &format!("{kind} ({options}), {model}"));
-            converted.verify("cut after the conversion");
-            success(&mut stage.rollback());
-            stage.disk().cut(&image);
-            let back = Stage::on(Disk::left(&image, options));
-            assert_same(&before, &back.snapshot(), &format!("{kind} ({options}), {model}, rolled back"));
-        }
-    }
+    on_each(|stage, model, options, what| {
+        knot::tie(&stage.export());
+        let before = stage.snapshot();
+        success(&mut stage.convert(model));
+        let converted = Cut::of(stage, 0).left(options);
+        assert_same(&stage.snapshot(), &converted.snapshot(), what);
+        converted.verify(what);
+        success(&mut stage.rollback());
+        assert_same(&before, &Cut::of(stage, 0).left(options).snapshot(), &format!("{what}, rolled back"));
+    });
 }

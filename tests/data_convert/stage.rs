@@ -30,7 +30,21 @@ pub struct Stage {
 
 enum Place {
     Scratch(TempDir),
-    Disk(Disk),
+    Disks(Disks),
+}
+
+/// File systems of their own.
+pub struct Disks {
+    /// The export's.
+    pub export: Disk,
+    /// The journal's, unless it is on the export's.
+    pub journal: Option<Disk>,
+}
+
+impl Disks {
+    pub fn each(&self) -> impl Iterator<Item = &Disk> {
+        self.journal.iter().chain([&self.export])
+    }
 }
 
 impl Stage {
@@ -46,9 +60,9 @@ impl Stage {
         Self { place: Place::Scratch(scratch) }
     }
 
-    /// One on a file system of its own.
-    pub fn on(disk: Disk) -> Self {
-        Self { place: Place::Disk(disk) }
+    /// One on file systems of its own.
+    pub fn on(disks: Disks) -> Self {
+        Self { place: Place::Disks(disks) }
     }
 
     /// One that holds a [`knot`].
@@ -70,15 +84,15 @@ impl Stage {
     pub fn folder(&self) -> PathBuf {
         match &self.place {
             Place::Scratch(scratch) => scratch.path().to_owned(),
-            Place::Disk(disk) => disk.root(),
+            Place::Disks(disks) => disks.export.root(),
         }
     }
 
-    /// The file system that it is on.
-    pub fn disk(&self) -> &Disk {
+    /// The file systems that it is on.
+    pub fn disks(&self) -> &Disks {
         match &self.place {
             Place::Scratch(_) => panic!("this stage has no file system of its own"),
-            Place::Disk(disk) => disk,
+            Place::Disks(disks) => disks,
         }
     }
 
@@ -87,7 +101,10 @@ impl Stage {
     }
 
     pub fn journal(&self) -> PathBuf {
-        self.folder().join("export.virtfs-journal")
+        match &self.place {
+            Place::Disks(Disks { journal: Some(disk), .. }) => disk.root().join("journal"),
+            _ => self.folder().join("export.virtfs-journal"),
+        }
     }
 
     pub fn snapshot(&self) -> String {
@@ -98,6 +115,9 @@ impl Stage {
     pub fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_virtfs-proxy-helper"));
         command.args(["migrate", verb]).arg(self.export()).stdin(Stdio::null());
+        if matches!(&self.place, Place::Disks(Disks { journal: Some(_), .. })) && verb != "manifest" {
+            command.arg("--journal").arg(self.journal());
+        }
         command
     }
 

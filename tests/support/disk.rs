@@ -78,7 +78,7 @@ impl Drop for Disk {
 }
 
 /// In memory where there is a place for that: these tests write much that nobody needs.
-fn folder() -> TempDir {
+pub fn folder() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }
         .expect("a scratch directory")
