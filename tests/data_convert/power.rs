@@ -69,7 +69,7 @@ impl Cut {
 }
 
 /// Runs `command` to its end, and cuts the power at `points` of it. Before most cuts, sooner or later, the kernel writes
-/// everything, as it does now and then on its own account.
+/// all of the export, as it does now and then on its own account.
 fn cuts(stage: &Stage, command: Command, points: &[usize]) -> Vec<Cut> {
     let (mut cuts, mut calls) = (Vec::new(), 0);
     let whole = run_watched(alone(command), Meddling::Count, &mut |_| {
@@ -78,7 +78,7 @@ fn cuts(stage: &Stage, command: Command, points: &[usize]) -> Vec<Cut> {
             points.iter().position(|&point| point == calls + distance).is_some_and(|at| at % 4 == sort)
         };
         if is_near(1, 0) || is_near(2, 1) || is_near(3, 4) {
-            stage.disks().each().for_each(Disk::sync);
+            stage.disks().export.sync();
         }
         if points.contains(&calls) {
             cuts.push(Cut::of(stage, calls));
