@@ -16,11 +16,14 @@ use crate::stage::{Disks, MODELS, Stage, success};
 
 /// A file system and its size in MiB, how it is mounted, and whether the journal is on another one: as everybody does, and so
 /// that content comes as late as it may.
-const DISKS: [(&str, u64, &str, bool); 4] = [
+const DISKS: [(&str, u64, &str, bool); 6] = [
     ("ext4", 12, "data=ordered", false),
     ("ext4", 12, "data=ordered", true),
     ("ext4", 12, "data=writeback,noauto_da_alloc", false),
     ("ext4", 12, "data=writeback,noauto_da_alloc", true),
+    ("btrfs", 128, "noatime", true),
+    // A copy is mounted beside the disk that it is of.
+    ("xfs", 320, "nouuid", true),
 ];
 
 /// How many points of a run are tried.
