@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, renameat_with};
 use rustix::io::{Errno, Result};
 
 use super::entry::{Entry, Inode, Time};
@@ -70,6 +70,37 @@ impl Staging {
     /// Replaces what is at `place`: `make` makes the new inode, in the same directory under the name that it is given.
     /// `number` tells this replacement from all others that go on at the same time in the same directory.
     pub fn replace(&self, place: Place<'_>, number: u64, make: impl Fn(&CStr) -> Result<()>) -> Result<()> {
+        self.stage(place, number, make, |staged| rustix::fs::renameat(place.fd, staged, place.fd, place.name))
+    }
+
+    /// [`Staging::replace`] for a new inode with content, which many file systems would write to the disk first: here the two
+    /// change places, then the old one is removed. `was` is the number of the old one; where another has taken its place
+    /// meanwhile, that one stays, and this is `ESTALE`.
+    pub fn swap(&self, place: Place<'_>, was: u64, make: impl Fn(&CStr) -> Result<()>) -> Result<()> {
+        let exchange =
+            |staged: &CStr| renameat_with(place.fd, staged, place.fd, place.name, RenameFlags::EXCHANGE);
+        self.stage(place, was, make, |staged| match exchange(staged) {
+            Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::renameat(place.fd, staged, place.fd, place.name),
+            Err(error) => Err(error),
+            Ok(()) => {
+                let old = rustix::fs::statat(place.fd, staged, AtFlags::SYMLINK_NOFOLLOW)?;
+                if old.st_ino == was {
+                    return rustix::fs::unlinkat(place.fd, staged, AtFlags::empty());
+                }
+                exchange(staged)?;
+                Err(Errno::STALE)
+            }
+        })
+    }
+
+    /// Makes a new inode under a name of its own, and calls `put` with that to bring it to its place.
+    fn stage(
+        &self,
+        place: Place<'_>,
+        number: u64,
+        make: impl Fn(&CStr) -> Result<()>,
+        put: impl Fn(&CStr) -> Result<()>,
+    ) -> Result<()> {
         let staged = self.name(number);
         let made = match make(&staged) {
             Err(Errno::EXIST) => {
@@ -78,12 +109,12 @@ impl Staging {
             }
             made => made,
         };
-        let moved = made.and_then(|()| rustix::fs::renameat(place.fd, &*staged, place.fd, place.name));
-        if moved.is_err() {
+        let put = made.and_then(|()| put(&staged));
+        if put.is_err() {
             // What failed is said; that its leftover can't be removed either adds nothing.
             let _ = rustix::fs::unlinkat(place.fd, &*staged, AtFlags::empty());
         }
-        moved
+        put
     }
 
     /// Makes `place` another name of the inode that `pin` holds, at once.

@@ -178,7 +178,9 @@ impl Converter<'_> {
         }
         match state {
             State::Done => staging::restore_times(pin.as_fd(), record.entry.accessed, record.entry.modified)?,
-            _ => self.staging.replace(place, record.number, |staged| self.make(place, staged, record))?,
+            _ => self
+                .staging
+                .swap(place, pin.inode().identity.number, |staged| self.make(place, staged, record))?,
         }
         if let Some(links) = &mut links {
             let now = place.directory.entry_at(place.fd, place.name, None)?;
