@@ -66,13 +66,13 @@ pub fn run(args: HelperArgs) -> Outcome {
     let settings = match args.settings() {
         Ok(settings) => settings,
         Err(message) => {
-            eprintln!("virtfs-proxy-helper: {message}");
-            eprintln!("Try 'virtfs-proxy-helper --help'.");
+            complain!("virtfs-proxy-helper: {message}");
+            complain!("Try 'virtfs-proxy-helper --help'.");
             return Outcome::Usage;
         }
     };
     start(&settings).unwrap_or_else(|error| {
-        eprintln!("virtfs-proxy-helper: {error:#}");
+        complain!("virtfs-proxy-helper: {error:#}");
         Outcome::Failure
     })
 }

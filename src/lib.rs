@@ -10,11 +10,17 @@
 //! | [`data`] | the export's files: their two on-disk forms and the way from one to the other | `report`, `share` |
 //! | [`report`] | what people should know: findings, documents, text | itself |
 //! | [`cli`] | the command line, declarations only | the choices that `share` names |
+//! | `say` | lines on standard output and standard error, which never panic | nothing |
 //! | [`exit`] | outcome → exit status | nothing |
 //! | [`text`] | bytes of any origin → text that is safe on a terminal | nothing |
 //!
 //! The way of the data: bytes → request → reply → bytes (`helper`); text → share → local equivalent → text
 //! (`sources`, `share`); tree → entry → journal → tree (`data`). No arrow goes back.
+
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+#[macro_use]
+mod say;
 
 pub mod cli;
 pub mod data;

@@ -16,7 +16,7 @@ pub fn run(verb: MigrateVerb) -> Outcome {
         MigrateVerb::Report(args) => crate::report::fleet::run(&args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("virtfs-proxy-helper: {error:#}");
+        complain!("virtfs-proxy-helper: {error:#}");
         Outcome::Failure
     })
 }

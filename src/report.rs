@@ -75,9 +75,7 @@ pub fn print_with(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyho
     let written = write(&mut out).and_then(|()| out.flush());
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => {
-            other.map_err(|error| anyhow::anyhow!("cannot write the report to standard output: {error}"))
-        }
+        other => other.map_err(|error| anyhow::anyhow!("cannot write to standard output: {error}")),
     }
 }
 
@@ -96,8 +94,7 @@ pub fn write<D: Serialize + Text>(document: &D, format: Format, out: &mut dyn Wr
 /// Prints the JSON Schema of a document, for `--schema`.
 pub fn print_schema<D: schemars::JsonSchema>() -> anyhow::Result<()> {
     let schema = schemars::schema_for!(D);
-    println!("{}", serde_json::to_string_pretty(&schema)?);
-    Ok(())
+    say!("{}", serde_json::to_string_pretty(&schema)?)
 }
 
 /// [`Outcome::Clean`] in place of [`Outcome::Findings`] and [`Outcome::Unread`], for `--exit-zero`.

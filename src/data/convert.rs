@@ -10,8 +10,8 @@ mod record;
 mod rounds;
 mod sweep;
 
+use std::collections::HashSet;
 use std::fs::File;
-use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -37,7 +37,7 @@ use super::walk;
 use crate::cli::ConvertArgs;
 use crate::exit::Outcome;
 use crate::report::finding::{self, Finding, Kind, Severity};
-use crate::report::{FindingRow, write_findings};
+use crate::report::{FindingRow, print_with, write_findings};
 use crate::text;
 use record::{Recorder, Recording};
 use rounds::Reached;
@@ -62,6 +62,8 @@ struct Converter<'c> {
     jobs: usize,
     /// Whether an earlier run may have been killed.
     resumed: bool,
+    /// Directories in which the kernel refused something, by their ids: their times may be ours.
+    unfinished: Mutex<HashSet<u64>>,
     staging: Staging,
     /// Symbolic links and special files of several names that are replaced, by their original numbers.
     links: Links,
@@ -98,7 +100,7 @@ pub fn run(args: &ConvertArgs) -> Result<Outcome> {
         )?,
     };
     if owner.uid == 0 {
-        eprintln!(
+        complain!(
             "virtfs-proxy-helper: with a mapped model QEMU needs no root: where you can choose whom it runs as, name an \
              ordinary user; where it runs as root (Proxmox VE), go on"
         );
@@ -174,42 +176,42 @@ impl Order<'_> {
         let price = check::price(&facts, self.model());
         let findings = check::findings(&facts, self.model(), true, &price);
         let blockers = self.blockers(&findings);
-        let mut out = std::io::stdout().lock();
-        write_findings(&findings.iter().map(FindingRow::from).collect::<Vec<_>>(), &mut out)?;
         let survey = &facts.survey;
-        writeln!(
-            out,
-            "{} entries would become {}'s, with mode {:04o} (directories {:04o}), and what the guest sees of them \
-             kept as security_model={} keeps it.",
-            survey.entries(),
-            self.owner,
-            self.args.fmode,
-            self.args.dmode,
-            self.model().name()
-        )?;
-        writeln!(
-            out,
-            "{} symbolic links, devices, FIFOs and sockets would be replaced by regular files.",
-            survey.replaced()
-        )?;
-        writeln!(
-            out,
-            "Their original state would be kept in {} (about {}), for migrate verify and migrate rollback.",
-            text::escape_path(&self.journal),
-            crate::report::check::bytes(price.journal_bytes)
-        )?;
-        if blockers.is_empty() {
-            writeln!(out, "Nothing was changed. To convert, say the same with --apply.")?;
-            return Ok(Outcome::Clean);
-        }
-        writeln!(out, "Nothing was changed, and nothing would be: {}", decide(&blockers))?;
-        Ok(Outcome::Findings)
+        print_with(|out| {
+            write_findings(&findings.iter().map(FindingRow::from).collect::<Vec<_>>(), out)?;
+            writeln!(
+                out,
+                "{} entries would become {}'s, with mode {:04o} (directories {:04o}), and what the guest sees of them \
+                 kept as security_model={} keeps it.",
+                survey.entries(),
+                self.owner,
+                self.args.fmode,
+                self.args.dmode,
+                self.model().name()
+            )?;
+            writeln!(
+                out,
+                "{} symbolic links, devices, FIFOs and sockets would be replaced by regular files.",
+                survey.replaced()
+            )?;
+            writeln!(
+                out,
+                "Their original state would be kept in {} (about {}), for migrate verify and migrate rollback.",
+                text::escape_path(&self.journal),
+                crate::report::check::bytes(price.journal_bytes)
+            )?;
+            if blockers.is_empty() {
+                writeln!(out, "Nothing was changed. To convert, say the same with --apply.")
+            } else {
+                writeln!(out, "Nothing was changed, and nothing would be: {}", decide(&blockers))
+            }
+        })?;
+        Ok(if blockers.is_empty() { Outcome::Clean } else { Outcome::Findings })
     }
 
     fn show_begun(&self, journal: &Journal, stage: Stage) -> Result<Outcome> {
         let shown = text::escape_path(&self.export);
         let entries = journal.totals().map_or(0, |totals| totals.entries);
-        let mut out = std::io::stdout().lock();
         let (what, outcome) = match stage {
             Stage::Converted => ("is converted; there is nothing to do", Outcome::Clean),
             Stage::RollingBack => {
@@ -217,7 +219,7 @@ impl Order<'_> {
             }
             _ => ("is being converted, and was interrupted: --apply goes on", Outcome::Findings),
         };
-        writeln!(out, "'{shown}' ({entries} entries) {what}.")?;
+        say!("'{shown}' ({entries} entries) {what}.")?;
         Ok(outcome)
     }
 
@@ -244,7 +246,7 @@ impl Order<'_> {
 
     /// Removes a journal whose recording was interrupted.
     fn start_over(&self) -> Result<()> {
-        eprintln!(
+        complain!(
             "virtfs-proxy-helper: {} was left behind by a conversion that had changed nothing yet; starting over",
             text::escape_path(&self.journal)
         );
@@ -259,7 +261,7 @@ impl Order<'_> {
             let aside = PathBuf::from(name);
             if !aside.exists() {
                 std::fs::rename(&self.journal, &aside)?;
-                eprintln!(
+                complain!(
                     "virtfs-proxy-helper: the journal of the earlier conversion, which was rolled back, is now {}",
                     text::escape_path(&aside)
                 );
@@ -336,7 +338,7 @@ impl Order<'_> {
         if !blockers.is_empty() {
             let rows: Vec<_> = blockers.iter().map(|finding| FindingRow::from(*finding)).collect();
             write_findings(&rows, &mut std::io::stderr().lock())?;
-            eprintln!("virtfs-proxy-helper: nothing was changed: {}", decide(&blockers));
+            complain!("virtfs-proxy-helper: nothing was changed: {}", decide(&blockers));
             return Ok(None);
         }
         Ok(recorded)
@@ -407,6 +409,7 @@ impl Order<'_> {
             writer: Mutex::new(writer),
             jobs: self.args.work.jobs(),
             resumed,
+            unfinished: Mutex::default(),
             staging: Staging::new(&begin.staging),
             links: Links::default(),
             metadata: Links::default(),
@@ -417,10 +420,11 @@ impl Order<'_> {
         let reached = converter.convert_all(self.args.in_use)?;
         let Converter { troubles, writer, .. } = converter;
         drop(progress);
-        troubles.write(&mut std::io::stderr().lock())?;
+        // Whether anybody hears it changes nothing of what was done.
+        let _ = troubles.write(&mut std::io::stderr().lock());
         let shown = text::escape_path(&self.export);
         if reached == Reached::Part {
-            eprintln!(
+            complain!(
                 "virtfs-proxy-helper: '{shown}' is not wholly converted. Nothing is lost: deal with the above and say the \
                  same again to go on, or migrate rollback --apply to take it back."
             );
@@ -429,7 +433,7 @@ impl Order<'_> {
         // Who works in an export in use changes what is converted already, too: the second run sees that.
         let is_proof = reached == Reached::All && (resumed || !self.args.in_use);
         if !is_proof {
-            eprintln!(
+            complain!(
                 "virtfs-proxy-helper: somebody changed '{shown}' meanwhile, or may have. What was found is converted; see that nobody \
                  uses it, and say the same again to convert what else may be there."
             );
@@ -438,7 +442,7 @@ impl Order<'_> {
         rustix::fs::syncfs(tree.root().open()?.as_fd()).context("putting the export on stable storage")?;
         let mut writer = writer.into_inner().unwrap_or_else(PoisonError::into_inner);
         writer.converted().context("writing the journal")?;
-        println!("'{shown}': {} entries are converted.", totals.entries);
+        say!("'{shown}': {} entries are converted.", totals.entries)?;
         Ok(if troubles.is_empty() { Outcome::Clean } else { Outcome::Failure })
     }
 }

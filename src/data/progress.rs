@@ -132,7 +132,7 @@ fn lines(shared: &Shared, pause: Duration, say: fn(&State)) {
 
 fn json(state: &State) {
     if let Ok(text) = serde_json::to_string(state) {
-        eprintln!("{text}");
+        complain!("{text}");
     }
 }
 
@@ -140,9 +140,9 @@ fn line(state: &State) {
     let State { step, done, rate, .. } = state;
     match (state.total, state.seconds_left) {
         (Some(total), Some(left)) => {
-            eprintln!("{step}: {done} of {total} entries, {rate} a second, {} left", duration(left));
+            complain!("{step}: {done} of {total} entries, {rate} a second, {} left", duration(left));
         }
-        _ => eprintln!("{step}: {done} entries, {rate} a second"),
+        _ => complain!("{step}: {done} entries, {rate} a second"),
     }
 }
 

@@ -92,7 +92,7 @@ pub fn run(args: &RollbackArgs) -> Result<Outcome> {
     );
     let guard = if args.apply { Some(lock(&export)?) } else { None };
     if Journal::is_stillborn(&path)? {
-        println!("'{shown}': the conversion was interrupted before it began; there is nothing to do.");
+        say!("'{shown}': the conversion was interrupted before it began; there is nothing to do.")?;
         return Ok(Outcome::Clean);
     }
     let journal = Journal::open(&path)?;
@@ -104,17 +104,17 @@ pub fn run(args: &RollbackArgs) -> Result<Outcome> {
     );
     match journal.stage() {
         Stage::Recording => {
-            println!(
+            say!(
                 "'{shown}': the conversion was interrupted before it changed anything; there is nothing to do."
-            );
+            )?;
             Ok(Outcome::Clean)
         }
         Stage::RolledBack => {
-            println!("'{shown}' is rolled back; there is nothing to do.");
+            say!("'{shown}' is rolled back; there is nothing to do.")?;
             Ok(Outcome::Clean)
         }
         _ if guard.is_none() => {
-            show(&export, &journal);
+            show(&export, &journal)?;
             Ok(Outcome::Clean)
         }
         stage => {
@@ -125,19 +125,19 @@ pub fn run(args: &RollbackArgs) -> Result<Outcome> {
 }
 
 /// Tells what would be done.
-fn show(export: &Path, journal: &Journal) {
+fn show(export: &Path, journal: &Journal) -> Result<()> {
     let entries = journal.totals().map_or(0, |totals| totals.entries);
     let state = match journal.stage() {
         Stage::Converted => "is converted",
         Stage::RollingBack => "is being rolled back, and was interrupted",
         _ => "is converted in part",
     };
-    println!(
+    say!(
         "'{}' ({entries} entries recorded) {state}. Every entry would really be what the guest sees of it, as before the \
          conversion; entries that the guest has made or changed since keep what it gave them.",
         text::escape_path(export)
-    );
-    println!("Nothing was changed. To roll back, say the same with --apply.");
+    )?;
+    say!("Nothing was changed. To roll back, say the same with --apply.")
 }
 
 fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) -> Result<Outcome> {
@@ -177,7 +177,9 @@ fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) ->
         troubles,
         progress: &progress,
     };
-    restorer.journaled()?;
+    if restorer.troubles.is_empty() {
+        restorer.journaled()?;
+    }
     // Otherwise the walk would restore, without what only the journal knows, what it could not.
     if restorer.troubles.is_empty() {
         restorer.rest()?;
@@ -189,10 +191,11 @@ fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) ->
         troubles.add(staging.kept().into_bytes(), obstacle);
     }
     drop(progress);
-    troubles.write(&mut std::io::stderr().lock())?;
+    // Whether anybody hears it changes nothing of what was done.
+    let _ = troubles.write(&mut std::io::stderr().lock());
     let shown = text::escape_path(export);
     if !troubles.is_empty() {
-        eprintln!(
+        complain!(
             "virtfs-proxy-helper: '{shown}' is not wholly rolled back. Nothing is lost: deal with the above and say the \
              same again to go on."
         );
@@ -201,12 +204,12 @@ fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) ->
     rustix::fs::syncfs(tree.root().open()?.as_fd()).context("putting the export on stable storage")?;
     writer.rolled_back().context("writing the journal")?;
     let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-    println!(
+    say!(
         "'{shown}' is rolled back: {} entries are as they were recorded, {} as the guest has changed them since, {} that it \
          made or moved are what it saw.",
         count(&counts.as_recorded),
         count(&counts.as_changed),
         count(&counts.unrecorded)
-    );
+    )?;
     Ok(Outcome::Clean)
 }

@@ -23,17 +23,14 @@ pub fn run(args: HealthcheckArgs) -> Outcome {
     let what = match Subject::find(args) {
         Ok(what) => what,
         Err(error) => {
-            eprintln!("virtfs-proxy-helper: {error:#}");
+            complain!("virtfs-proxy-helper: {error:#}");
             return Outcome::Usage;
         }
     };
-    match what.check() {
-        Ok(how) => {
-            println!("{how}");
-            Outcome::Clean
-        }
+    match what.check().and_then(|how| say!("{how}")) {
+        Ok(()) => Outcome::Clean,
         Err(error) => {
-            eprintln!("virtfs-proxy-helper: {error:#}");
+            complain!("virtfs-proxy-helper: {error:#}");
             Outcome::Failure
         }
     }

@@ -82,7 +82,7 @@ pub fn start(level: LevelFilter, syslog: bool) -> Result<()> {
         match connect() {
             Ok(socket) => Sink::Syslog(socket),
             Err(error) => {
-                eprintln!(
+                complain!(
                     "{IDENT}: warning: no syslog daemon at {SYSLOG} ({error}): what the daemon logs is lost"
                 );
                 Sink::Nowhere

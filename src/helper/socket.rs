@@ -115,7 +115,7 @@ impl Name {
         let found = meta.map(|meta| Owner { uid: meta.uid(), gid: meta.gid() });
         let Some(owner) = owner.or(found) else {
             // Before the log is open.
-            eprintln!(
+            complain!(
                 "virtfs-proxy-helper: warning: the passed socket '{}' was removed before this process started, and \
                  nobody says whose it was: it can't be made anew; add -u USER -g GROUP",
                 escape_path(path)

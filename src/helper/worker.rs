@@ -118,7 +118,7 @@ pub fn rehearse(settings: &Settings, directory: &Directory) -> Result<Sandbox> {
                 Ok(confined) if confined.walls != settings.sandbox => FELL_BACK,
                 Ok(_) => WELL,
                 Err(error) => {
-                    eprintln!("virtfs-proxy-helper: {error:#}");
+                    complain!("virtfs-proxy-helper: {error:#}");
                     1
                 }
             };

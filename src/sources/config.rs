@@ -5,7 +5,7 @@ mod in_place;
 mod snippet;
 
 use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -34,7 +34,7 @@ const LARGEST_IMAGE: u64 = 64 << 20;
 pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     let input = Input::open(&args.file)?;
     if args.in_place && input.path.is_none() {
-        eprintln!("virtfs-proxy-helper: --in-place wants a file, and standard input is none");
+        complain!("virtfs-proxy-helper: --in-place wants a file, and standard input is none");
         return Ok(Outcome::Usage);
     }
     let document = Document { path: input.path.as_deref(), bytes: &input.bytes };
@@ -63,7 +63,7 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     let how = how(args, &reading).map_err(|refusal| input.refused(&refusal))?;
     if let Some(form) = args.to {
         let text = snippet::print(form, &reading.shares, &how).map_err(|refusal| input.refused(&refusal))?;
-        io::stdout().write_all(&text).context("writing the shares")?;
+        crate::report::print_with(|out| out.write_all(&text))?;
         return Ok(Outcome::Clean);
     }
     let (edits, _) = bounded(|| match &host {
@@ -188,7 +188,7 @@ fn refuse_ambiguous(name: &[u8], shares: &[Share]) -> Result<(), Refusal> {
     let mut meant = shares.iter().filter(|share| share.is_called(name));
     let Some(first) = meant.next() else {
         let known: Vec<_> = shares.iter().take(20).map(Share::title).collect();
-        eprintln!(
+        complain!(
             "virtfs-proxy-helper: note: --export {}: no proxy share here has that tag or id (there is {})",
             escape(name),
             known.join(", ")
@@ -258,7 +258,7 @@ impl Input {
     fn unrecognised(&self, args: &ConfigArgs) -> anyhow::Result<Outcome> {
         let has = |word: &[u8]| memchr::memmem::find(&self.bytes, word).is_some();
         if has(b"proxy") && (has(b"fsdev") || has(b"virtfs") || has(b"9p_")) {
-            eprintln!(
+            complain!(
                 "virtfs-proxy-helper: warning: {} is of no form that is known here, and it speaks of a proxy fsdev: if \
                  that is in use, change it by hand",
                 self.name
@@ -272,13 +272,13 @@ impl Input {
         if args.to.is_none() && !args.diff && !args.check && !args.in_place {
             self.print(&self.bytes)?;
         }
-        eprintln!("virtfs-proxy-helper: {}: no proxy share", self.name);
+        complain!("virtfs-proxy-helper: {}: no proxy share", self.name);
         Ok(Outcome::Clean)
     }
 
     fn print(&self, bytes: &[u8]) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
-        out.write_all(bytes).and_then(|()| out.flush()).with_context(|| format!("printing {}", self.name))
+        crate::report::print_with(|out| out.write_all(bytes))
+            .with_context(|| format!("printing {}", self.name))
     }
 
     /// Prints or stores what the file becomes.
@@ -287,14 +287,14 @@ impl Input {
             return self.print(&self.diff(new));
         }
         if args.check {
-            eprintln!("virtfs-proxy-helper: {} would change", self.name);
+            complain!("virtfs-proxy-helper: {} would change", self.name);
             return Ok(());
         }
         match (&self.path, &self.before) {
             (Some(path), Some(before)) if args.in_place => {
                 let kept = in_place::replace(path, before, &self.bytes, new)
                     .with_context(|| format!("{}: changing the file", self.name))?;
-                eprintln!(
+                complain!(
                     "virtfs-proxy-helper: {} is changed; as it was, it is {}",
                     self.name,
                     escape_path(&kept)

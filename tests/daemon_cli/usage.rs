@@ -167,3 +167,45 @@ fn defect_14_help_is_known_and_a_link_to_a_directory_is_one() {
     assert!(text(&ours.stderr).contains("descriptor 0 is not a socket"), "{}", text(&ours.stderr));
     assert!(!finish(&program::reference(), ["--help"], place.path()).status.success());
 }
+
+/// Who listens makes no difference but to what is said: nothing panics, and what could not be said is an error.
+#[test]
+fn output_that_cannot_be_written_is_an_error_and_no_panic() {
+    let place = Place::new();
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/config/plain/");
+    fs::copy(format!("{golden}in.xml"), place.path().join("domain.xml")).expect("a domain");
+    let full = || Stdio::from(fs::File::options().write(true).open("/dev/full").expect("/dev/full"));
+    for args in [
+        "migrate audit --schema",
+        "migrate audit export",
+        "migrate check export",
+        "migrate manifest export",
+        "migrate convert export --owner=1:1",
+        "migrate convert export --owner=1:1 --apply",
+        "migrate convert export",
+        "migrate rollback export",
+        "migrate verify export",
+        "migrate config domain.xml --export share=/srv/share",
+        "migrate config domain.xml --export share=/srv/share --to=qemu-args",
+        "migrate rollback export --apply",
+        "--help",
+        "-V",
+    ] {
+        let command = || {
+            let mut command = Command::new(program::ours());
+            command.args(words(args.split(' '))).current_dir(place.path()).stdin(Stdio::null());
+            command
+        };
+        let deaf = command().stdout(full()).stderr(Stdio::piped()).output().expect("our program");
+        let said = text(&deaf.stderr);
+        assert!(deaf.status.code().is_some_and(|status| status != 101), "{args}: {:?}: {said}", deaf.status);
+        assert!(!said.contains("panicked"), "{args}: {said}");
+        let is_output = args.starts_with("migrate");
+        assert!(
+            !is_output || said.contains("standard output") || said.contains("manifest"),
+            "{args}: {said}"
+        );
+        let mute = command().stdout(Stdio::null()).stderr(full()).status().expect("our program");
+        assert!(mute.code().is_some_and(|status| status != 101), "{args}: {mute:?}");
+    }
+}

@@ -1,7 +1,8 @@
 //! All listings of the journal, one after the other, by several workers, until the export is what the journal says.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -94,13 +95,20 @@ impl Converter<'_> {
         }
         // What was killed has touched it; others may work on further parts of it at this moment, or may have made the
         // metadata directory in it for one of its own directories.
-        let is_ours = self.resumed || listing.names.is_none() || self.goal.model == Model::MappedFile;
+        let is_ours = self.resumed
+            || listing.names.is_none()
+            || self.goal.model == Model::MappedFile
+            || self.unfinished().contains(&listing.id);
         if touches && is_ours {
             return Ok(());
         }
         (listing.own.entry.modified, listing.own.entry.accessed) = (inode.modified, inode.accessed);
         self.troubles.add(directory.path(), Obstacle::Changed);
         self.write(&mut more(listing))
+    }
+
+    fn unfinished(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn journal_len(&self) -> u64 {
@@ -119,6 +127,9 @@ impl Converter<'_> {
             let directory = journal.directory(self.tree, &listing)?;
             if let Err(obstacle) = self.listing(&directory, at, &mut listing) {
                 self.troubles.add(directory.path(), obstacle);
+                if matches!(obstacle, Obstacle::Failed(_)) {
+                    self.unfinished().insert(listing.id);
+                }
                 if let Some(parent) = listing.parent.filter(|_| !matches!(obstacle, Obstacle::Failed(_))) {
                     let mut parent = journal.listing_at(parent)?;
                     superseded.prune(parent.id, &mut parent);

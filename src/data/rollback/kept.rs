@@ -28,14 +28,18 @@ impl Kept {
     pub(super) fn open(tree: &Tree, staging: &Staging, carriers: &Links) -> Result<Self, Obstacle> {
         let name = staging.kept();
         let root = tree.root().open()?;
-        let made = changing(root.as_fd(), || match rustix::fs::mkdirat(&root, &*name, Mode::RWXU) {
+        let mut is_refused = false;
+        changing(root.as_fd(), || match rustix::fs::mkdirat(&root, &*name, Mode::RWXU) {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) => Ok(false),
+            Err(Errno::NOSPC | Errno::DQUOT | Errno::MLINK) => {
+                is_refused = true;
+                Ok(false)
+            }
             Err(error) => Err(error.into()),
-        });
-        match made {
-            Err(Obstacle::Failed(Errno::NOSPC | Errno::DQUOT | Errno::MLINK)) => return Ok(Self(None)),
-            made => made?,
+        })?;
+        if is_refused {
+            return Ok(Self(None));
         }
         let directory = tree.root().child(&name);
         let fd = directory.open()?;

@@ -23,7 +23,7 @@ pub(super) struct Told<'a> {
 
 /// Prints it.
 pub(super) fn tell(told: &Told) {
-    eprint!("{}", told.text());
+    complain!("{}", told.text().trim_end_matches('\n'));
 }
 
 impl Told<'_> {
