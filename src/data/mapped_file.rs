@@ -138,7 +138,10 @@ pub(super) fn write(dir: BorrowedFd<'_>, name: &CStr, entry: &Entry, uid: u32, g
 /// Makes the metadata file of the entry `name` another name of the one that `first` holds.
 pub(super) fn link(dir: BorrowedFd<'_>, name: &CStr, first: &Pin) -> Result<()> {
     let path = metadata_path(name);
-    let Err(Errno::EXIST) = staging::link(first, dir, &path) else { return Ok(()) };
+    match staging::link(first, dir, &path) {
+        Err(Errno::EXIST) => {}
+        linked => return linked,
+    }
     let now = rustix::fs::statat(dir, &*path, AtFlags::SYMLINK_NOFOLLOW)?;
     if now.st_ino == first.inode().identity.number {
         return Ok(());
