@@ -13,19 +13,20 @@ use anyhow::Result;
 
 use super::export::Reach;
 
-/// The first version that knows all that a guest does with files: before 5.19 it forbade to rename or link from one directory
-/// to another, before 6.2 it did not know truncate.
-const LEAST: ABI = ABI::V3;
-/// The version whose further walls, against ioctls on devices, networks and signals, are taken as far as the kernel has them.
+/// The first version that lets a guest do all that it may: before Linux 5.19 there was no renaming or linking from one
+/// directory to another.
+const LEAST: ABI = ABI::V2;
+/// The version whose further walls, against truncate, ioctls on devices, networks and signals, are taken as far as the kernel
+/// has them.
 const MOST: ABI = ABI::V6;
 
-/// Confines this process to the files that `reach` reaches, for good. A kernel without Landlock is said to be one in the
-/// log, for those who look.
+/// Confines this process to the files that `reach` reaches, for good. A kernel without Landlock, or with its first version, is
+/// said to be one in the log, for those who look.
 pub fn confine(reach: &Reach) -> Result<()> {
     match restrict(reach) {
         Ok(()) => Ok(()),
-        Err(RulesetError::CreateRuleset(error)) => {
-            log::debug!("no Landlock here: {error}");
+        Err(error @ (RulesetError::CreateRuleset(_) | RulesetError::HandleAccesses(_))) => {
+            log::debug!("no Landlock here that a guest could work under: {error}");
             Ok(())
         }
         Err(error) => Err(anyhow::Error::new(error).context("cannot confine this process by Landlock")),
@@ -33,16 +34,15 @@ pub fn confine(reach: &Reach) -> Result<()> {
 }
 
 fn restrict(reach: &Reach) -> Result<(), RulesetError> {
-    let all = AccessFs::from_all(LEAST);
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
-        .handle_access(all)?
+        .handle_access(AccessFs::from_all(LEAST))?
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(MOST))?
         .handle_access(AccessNet::from_all(MOST))?
         .scope(Scope::from_all(MOST))?
         .create()?;
-    let allowed = all & !AccessFs::Execute;
+    let allowed = AccessFs::from_all(MOST) & !(AccessFs::Execute | AccessFs::IoctlDev);
     let ruleset = match reach {
         Reach::Rooted { .. } => match PathFd::new("/") {
             Ok(root) => ruleset.add_rule(PathBeneath::new(root, allowed))?,

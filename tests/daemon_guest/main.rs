@@ -16,6 +16,7 @@ use crate::namespace::in_user_namespace;
 use crate::program::{Launch, Running, ours, reference, scratch, wait_until};
 use crate::work::{WORK, check_work, worker};
 
+mod clock;
 #[path = "../support/guest.rs"]
 mod guest;
 #[path = "../support/namespace.rs"]
