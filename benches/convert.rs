@@ -10,6 +10,9 @@
 //! - `Python`: without a record
 //! - `shell`: find, getfattr, setfattr --restore, and chown and chmod by xargs; with a record
 //!
+//! `cargo bench --bench convert -- --sizes 10000,100000,1000000` measures instead ours alone, with all processors, once for
+//! each size: elapsed seconds, peak memory, the journal's bytes and the system calls per entry (by strace, another run).
+//!
 //! Options (after `--`): `--entries N`, `--rounds N`, `--dir DIR` (where the trees are made),
 //! `--program FILE` (instead of the one that cargo has built).
 
@@ -39,6 +42,9 @@ struct Options {
     /// Rounds that are measured
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Measure ours alone on trees of so many entries, once each
+    #[arg(long, value_delimiter = ',')]
+    sizes: Vec<usize>,
     /// Make the trees below this directory
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -152,6 +158,9 @@ fn main() {
     };
     let scratch = scratch.expect("a scratch directory");
     let tree = scratch.path().join("tree");
+    if !options.sizes.is_empty() {
+        return sizes(&options, &tree);
+    }
     let mut rows: Vec<(String, Vec<Cost>)> = Vec::new();
     for _ in 0..options.rounds {
         round(&options.program, &tree, options.entries, &mut |name, cost| match rows
@@ -172,8 +181,7 @@ fn round(program: &Path, tree: &Path, entries: usize, note: &mut dyn FnMut(&str,
         command.args(["-c", text]).args(if name == "sh" { vec!["sh"] } else { vec![] }).arg(tree);
         command
     };
-    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    for jobs in [1, jobs] {
+    for jobs in [1, processors()] {
         plant(tree, entries);
         if jobs == 1 {
             note("check by find and getfattr", measure(script(FIND, "sh"), tree));
@@ -200,6 +208,51 @@ fn round(program: &Path, tree: &Path, entries: usize, note: &mut dyn FnMut(&str,
         note(name, measure(command, tree));
         clear(tree);
     }
+}
+
+/// What each step costs by the size of the tree.
+fn sizes(options: &Options, tree: &Path) {
+    let jobs = processors();
+    println!(
+        "| entries | check s | convert s | verify s | rollback s | peak MiB of convert | of the journal, bytes per entry | \
+         system calls of convert per entry |"
+    );
+    println!("|---:|---:|---:|---:|---:|---:|---:|---:|");
+    for &entries in &options.sizes {
+        plant(tree, entries);
+        let [check, convert, verify, rollback] = ["check", "convert", "verify", "rollback"]
+            .map(|verb| measure(ours(&options.program, verb, tree, jobs), tree));
+        clear(tree);
+        plant(tree, entries);
+        let calls = system_calls(&ours(&options.program, "convert", tree, jobs), tree);
+        clear(tree);
+        println!(
+            "| {entries} | {:.2} | {:.2} | {:.2} | {:.2} | {:.1} | {:.1} | {:.1} |",
+            check.seconds,
+            convert.seconds,
+            verify.seconds,
+            rollback.seconds,
+            convert.memory as f64 / 1024.0,
+            convert.journal as f64 / entries as f64,
+            calls as f64 / entries as f64,
+        );
+    }
+}
+
+/// How many system calls a command makes.
+fn system_calls(command: &Command, tree: &Path) -> u64 {
+    let counts = tree.with_file_name("calls");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-c", "-U", "calls,name", "-o"]).arg(&counts);
+    strace.arg(command.get_program()).args(command.get_args());
+    measure(strace, tree);
+    let text = fs::read_to_string(&counts).expect("strace's counts");
+    let total = text.lines().find_map(|line| line.trim().strip_suffix(" total"));
+    total.expect("a total").trim().parse().expect("a number of calls")
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn ours(program: &Path, verb: &str, tree: &Path, jobs: usize) -> Command {
