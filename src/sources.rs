@@ -88,31 +88,32 @@ pub trait Format: Sync {
     /// Whether a document is of this format, by its name and a cheap look at its first bytes.
     fn recognises(&self, document: &Document) -> bool;
 
-    /// The shares and helpers of a document.
-    fn read(&self, document: &Document) -> Result<Reading, Unreadable>;
-
-    /// The same, where the files around the document can be looked at, too: a unit's drop-ins, say.
-    fn read_beside(&self, document: &Document, _beside: &dyn Beside) -> Result<Reading, Unreadable> {
-        self.read(document)
-    }
-
-    /// The same as [`Format::rewrite`], where the files around the document can be looked at, too.
-    fn rewrite_beside(
-        &self,
-        document: &Document,
-        how: &Rewrite,
-        _beside: &dyn Beside,
-    ) -> Result<Edits, Refusal> {
-        self.rewrite(document, how)
-    }
+    /// The shares and helpers of a document; `beside`: the files around it, where these can be looked at: a unit's
+    /// drop-ins, say.
+    fn read_beside(&self, document: &Document, beside: Option<&dyn Beside>) -> Result<Reading, Unreadable>;
 
     /// The edits by which every proxy share of a document becomes a `local` one.
-    fn rewrite(&self, _document: &Document, _how: &Rewrite) -> Result<Edits, Refusal> {
+    fn rewrite_beside(
+        &self,
+        _document: &Document,
+        _how: &Rewrite,
+        _beside: Option<&dyn Beside>,
+    ) -> Result<Edits, Refusal> {
         Err(Refusal::at(
             None,
             format!("files of the kind {} are read only", self.name()),
             "print the equivalent with --to and change the file by hand",
         ))
+    }
+
+    /// [`Format::read_beside`] of a document by itself.
+    fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
+        self.read_beside(document, None)
+    }
+
+    /// [`Format::rewrite_beside`] of a document by itself.
+    fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
+        self.rewrite_beside(document, how, None)
     }
 }
 

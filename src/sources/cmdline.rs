@@ -4,7 +4,7 @@
 
 use super::chars::{Command, Lexed, Word, verbatim};
 use super::spelling::Spelt;
-use super::{Document, Format, Reading, Unreadable, commands};
+use super::{Beside, Document, Format, Reading, Unreadable, commands};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 
 /// NUL-separated arguments.
@@ -29,12 +29,17 @@ impl Format for Cmdline {
             && bytes.iter().all(text)
     }
 
-    fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
+    fn read_beside(&self, document: &Document, _beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {
         commands::refuse_long(document.bytes)?;
         Ok(commands::read(document, &lex(document.bytes)))
     }
 
-    fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
+    fn rewrite_beside(
+        &self,
+        document: &Document,
+        how: &Rewrite,
+        _beside: Option<&dyn Beside>,
+    ) -> Result<Edits, Refusal> {
         commands::refuse_long(document.bytes).map_err(Unreadable::refusal)?;
         commands::rewrite(document, &lex(document.bytes), how)
     }

@@ -15,7 +15,7 @@ use super::audit::Host;
 use super::join::{self, Joined};
 use super::launcher::Launcher;
 use super::libvirt::is_saved_image;
-use super::{Document, Format as _, Reading, Unreadable, recognise_named};
+use super::{Beside, Document, Format as _, Reading, Unreadable, recognise_named};
 use crate::cli::ConfigArgs;
 use crate::exit::Outcome;
 use crate::share::backend::Backend;
@@ -43,10 +43,8 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     };
     // What comes through a pipe may be another host's: the files around it are none of this machine's.
     let host = if document.path.is_some() { Some(Host::new(None)?) } else { None };
-    let read = |document: &Document| match &host {
-        Some(host) => format.read_beside(document, host),
-        None => format.read(document),
-    };
+    let beside = host.as_ref().map(|host| host as &dyn Beside);
+    let read = |document: &Document| format.read_beside(document, beside);
     let (reading, cut) = bounded(|| read(&document));
     let reading = reading.map_err(|error| input.error(error.line, &error.reason))?;
     if let Some(why) = cut {
@@ -66,10 +64,7 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
         crate::report::print_with(|out| out.write_all(&text))?;
         return Ok(Outcome::Clean);
     }
-    let (edits, _) = bounded(|| match &host {
-        Some(host) => format.rewrite_beside(&document, &how, host),
-        None => format.rewrite(&document, &how),
-    });
+    let (edits, _) = bounded(|| format.rewrite_beside(&document, &how, beside));
     let edits = edits.map_err(|refusal| input.refused(&refusal))?;
     let new = apply(&input.bytes, &edits.edits);
     // libvirt's own words for a share are in no argument, in a domain inside another file neither.

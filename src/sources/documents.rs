@@ -10,7 +10,7 @@ mod tree;
 
 use serde::Deserialize;
 
-use super::{Document, Format, Reading, Unreadable};
+use super::{Beside, Document, Format, Reading, Unreadable};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::sources::chars::Lexed;
 use crate::sources::commands::{is_candidate, read, rewrite};
@@ -44,14 +44,19 @@ impl Format for Documents {
         }
     }
 
-    fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
+    fn read_beside(&self, document: &Document, _beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {
         if !is_candidate(document.bytes) {
             return Ok(Reading::default());
         }
         Ok(read(document, &lex(document.bytes)?))
     }
 
-    fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
+    fn rewrite_beside(
+        &self,
+        document: &Document,
+        how: &Rewrite,
+        _beside: Option<&dyn Beside>,
+    ) -> Result<Edits, Refusal> {
         if !is_candidate(document.bytes) {
             return Ok(Edits::default());
         }

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::chars::{Command, Embedded, Lexed, Word, verbatim};
 use super::spelling::Spelt;
-use super::{Document, Format, Reading, Unreadable, commands};
+use super::{Beside, Document, Format, Reading, Unreadable, commands};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::sources::shell;
 
@@ -60,14 +60,19 @@ impl Format for Launcher {
             && MARKS.iter().any(|mark| memchr::memmem::find(bytes, mark).is_some())
     }
 
-    fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
+    fn read_beside(&self, document: &Document, _beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {
         commands::refuse_long(document.bytes)?;
         let mut reading = commands::read(document, &lex(document));
         reading.shares.extend(avocado::shares(document));
         Ok(reading)
     }
 
-    fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
+    fn rewrite_beside(
+        &self,
+        document: &Document,
+        how: &Rewrite,
+        _beside: Option<&dyn Beside>,
+    ) -> Result<Edits, Refusal> {
         commands::refuse_long(document.bytes).map_err(Unreadable::refusal)?;
         if let Some(share) = avocado::shares(document).first() {
             return Err(Refusal::at(

@@ -17,7 +17,7 @@ mod spelling;
 
 use std::path::Path;
 
-use super::{Document, Format, Reading, Unreadable};
+use super::{Beside, Document, Format, Reading, Unreadable};
 use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, ArgvShare};
 use crate::share::backend::Backend;
@@ -41,7 +41,7 @@ impl Format for Libvirt {
         file::recognises(document)
     }
 
-    fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
+    fn read_beside(&self, document: &Document, _beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {
         let file = File::open(document.bytes)?;
         if Backend::sought() == Backend::Proxy && glance::holds_nothing(file.text.as_bytes()) {
             return Ok(Reading::default());
@@ -62,7 +62,12 @@ impl Format for Libvirt {
         Ok(reading)
     }
 
-    fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
+    fn rewrite_beside(
+        &self,
+        document: &Document,
+        how: &Rewrite,
+        _beside: Option<&dyn Beside>,
+    ) -> Result<Edits, Refusal> {
         let mend = |error: Unreadable| Refusal::at(error.line, error.reason, "mend the file first");
         let file = File::open(document.bytes).map_err(mend)?;
         let xml = file.parse().map_err(mend)?;

@@ -2,7 +2,7 @@
 
 use super::chars::{Char, Chars, Command, Lexed, Lines, Word, verbatim};
 use super::spelling::Spelt;
-use super::{Document, Format, Reading, Unreadable, commands};
+use super::{Beside, Document, Format, Reading, Unreadable, commands};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 
 /// Guest configurations below /etc/pve/qemu-server.
@@ -50,14 +50,19 @@ impl Format for Proxmox {
         named && args && settings > 0
     }
 
-    fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
+    fn read_beside(&self, document: &Document, _beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {
         if !commands::is_candidate(document.bytes) {
             return Ok(Reading::default());
         }
         Ok(commands::read(document, &lex(document)?))
     }
 
-    fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
+    fn rewrite_beside(
+        &self,
+        document: &Document,
+        how: &Rewrite,
+        _beside: Option<&dyn Beside>,
+    ) -> Result<Edits, Refusal> {
         commands::rewrite(document, &lex(document).map_err(Unreadable::refusal)?, how)
     }
 }

@@ -7,7 +7,7 @@ mod lines;
 use std::path::Path;
 
 use super::managed::Managed;
-use super::{Document, Format, Reading, Unreadable};
+use super::{Beside, Document, Format, Reading, Unreadable};
 use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, Arg, ArgvShare};
 use crate::share::local::{self, Options, Unsayable, quotable};
@@ -39,7 +39,7 @@ impl Format for Readconfig {
             })
     }
 
-    fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
+    fn read_beside(&self, document: &Document, _beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {
         let file = Configuration::of(document);
         let mut reading = Reading::default();
         for (found, _) in file.shares() {
@@ -56,7 +56,12 @@ impl Format for Readconfig {
         Ok(reading)
     }
 
-    fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
+    fn rewrite_beside(
+        &self,
+        document: &Document,
+        how: &Rewrite,
+        _beside: Option<&dyn Beside>,
+    ) -> Result<Edits, Refusal> {
         let file = Configuration::of(document);
         let mut edits = Edits::default();
         let mut done: Vec<usize> = Vec::new();

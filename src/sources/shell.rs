@@ -48,41 +48,25 @@ impl Format for Shell {
             || PLACES.iter().any(|place| path.contains(place))
     }
 
-    fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
-        read(document, None)
-    }
-
-    fn read_beside(&self, document: &Document, beside: &dyn Beside) -> Result<Reading, Unreadable> {
-        read(document, Some(beside))
-    }
-
-    fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
-        rewrite(document, how, None)
+    fn read_beside(&self, document: &Document, beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {
+        if !commands::is_candidate(document.bytes) {
+            return Ok(Reading::default());
+        }
+        Ok(commands::read(document, &lexer::lex(document.bytes, beside)?))
     }
 
     fn rewrite_beside(
         &self,
         document: &Document,
         how: &Rewrite,
-        beside: &dyn Beside,
+        beside: Option<&dyn Beside>,
     ) -> Result<Edits, Refusal> {
-        rewrite(document, how, Some(beside))
+        if !commands::is_candidate(document.bytes) {
+            return Ok(Edits::default());
+        }
+        let lexed = lexer::lex(document.bytes, beside).map_err(Unreadable::refusal)?;
+        commands::rewrite(document, &lexed, how)
     }
-}
-
-fn rewrite(document: &Document, how: &Rewrite, beside: Option<&dyn Beside>) -> Result<Edits, Refusal> {
-    if !commands::is_candidate(document.bytes) {
-        return Ok(Edits::default());
-    }
-    let lexed = lexer::lex(document.bytes, beside).map_err(Unreadable::refusal)?;
-    commands::rewrite(document, &lexed, how)
-}
-
-fn read(document: &Document, beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {
-    if !commands::is_candidate(document.bytes) {
-        return Ok(Reading::default());
-    }
-    Ok(commands::read(document, &lexer::lex(document.bytes, beside)?))
 }
 
 /// Lexes text that is nearly a shell's.

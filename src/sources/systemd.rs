@@ -47,35 +47,45 @@ impl Format for Systemd {
         is_unit(&path) || (drop_in && path.ends_with(".conf")) || has_sections(document.bytes)
     }
 
-    fn read(&self, document: &Document) -> Result<Reading, Unreadable> {
-        read(document, None)
-    }
-
-    fn read_beside(&self, document: &Document, beside: &dyn Beside) -> Result<Reading, Unreadable> {
-        read(document, Some(beside))
-    }
-
-    fn rewrite(&self, document: &Document, how: &Rewrite) -> Result<Edits, Refusal> {
-        rewrite(document, how, None)
+    fn read_beside(&self, document: &Document, beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {
+        commands::refuse_long(document.bytes)?;
+        if commands::is_long(document.bytes) {
+            return Ok(Reading::default());
+        }
+        let entries = lines::entries(document.bytes);
+        let mut reading = Reading::default();
+        if commands::is_candidate(document.bytes) {
+            reading = commands::read(document, &lex(document, &entries, beside)?);
+            let instances = beside.map(|beside| surroundings::instances(document.path, &entries, beside));
+            // Each instance is the whole unit once more.
+            let pays = |_: &PathBuf| spend(document.bytes.len().saturating_mul(4));
+            let helpers = instances.unwrap_or_default().into_iter().take_while(pays).flat_map(|unit| {
+                let instance = Document { path: Some(&unit), ..*document };
+                let reading = lex(&instance, &entries, beside).map(|lexed| commands::read(document, &lexed));
+                reading.map(|reading| reading.helpers).unwrap_or_default()
+            });
+            let helpers: Vec<_> = helpers.filter(|helper| helper.export.is_some()).collect();
+            if !helpers.is_empty() {
+                reading.helpers = helpers;
+            }
+        }
+        reading.listeners = listeners(document, &entries);
+        Ok(reading)
     }
 
     fn rewrite_beside(
         &self,
         document: &Document,
         how: &Rewrite,
-        beside: &dyn Beside,
+        beside: Option<&dyn Beside>,
     ) -> Result<Edits, Refusal> {
-        rewrite(document, how, Some(beside))
+        commands::refuse_long(document.bytes).map_err(Unreadable::refusal)?;
+        if !commands::is_candidate(document.bytes) || commands::is_long(document.bytes) {
+            return Ok(Edits::default());
+        }
+        let lexed = lex(document, &lines::entries(document.bytes), beside).map_err(Unreadable::refusal)?;
+        commands::rewrite(document, &lexed, how)
     }
-}
-
-fn rewrite(document: &Document, how: &Rewrite, beside: Option<&dyn Beside>) -> Result<Edits, Refusal> {
-    commands::refuse_long(document.bytes).map_err(Unreadable::refusal)?;
-    if !commands::is_candidate(document.bytes) || commands::is_long(document.bytes) {
-        return Ok(Edits::default());
-    }
-    let lexed = lex(document, &lines::entries(document.bytes), beside).map_err(Unreadable::refusal)?;
-    commands::rewrite(document, &lexed, how)
 }
 
 fn is_unit(name: &str) -> bool {
@@ -89,32 +99,6 @@ fn has_sections(text: &[u8]) -> bool {
     let said = |line: &&[u8]| !line.is_empty() && !matches!(line.first(), Some(b'#' | b';'));
     lines.clone().find(said).is_some_and(|line| line.starts_with(b"["))
         && lines.any(|line| matches!(line, b"[Service]" | b"[Container]" | b"[Socket]"))
-}
-
-fn read(document: &Document, beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {
-    commands::refuse_long(document.bytes)?;
-    if commands::is_long(document.bytes) {
-        return Ok(Reading::default());
-    }
-    let entries = lines::entries(document.bytes);
-    let mut reading = Reading::default();
-    if commands::is_candidate(document.bytes) {
-        reading = commands::read(document, &lex(document, &entries, beside)?);
-        let instances = beside.map(|beside| surroundings::instances(document.path, &entries, beside));
-        // Each instance is the whole unit once more.
-        let pays = |_: &PathBuf| spend(document.bytes.len().saturating_mul(4));
-        let helpers = instances.unwrap_or_default().into_iter().take_while(pays).flat_map(|unit| {
-            let instance = Document { path: Some(&unit), ..*document };
-            let reading = lex(&instance, &entries, beside).map(|lexed| commands::read(document, &lexed));
-            reading.map(|reading| reading.helpers).unwrap_or_default()
-        });
-        let helpers: Vec<_> = helpers.filter(|helper| helper.export.is_some()).collect();
-        if !helpers.is_empty() {
-            reading.helpers = helpers;
-        }
-    }
-    reading.listeners = listeners(document, &entries);
-    Ok(reading)
 }
 
 /// The commands of a unit.

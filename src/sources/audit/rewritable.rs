@@ -32,7 +32,7 @@ pub fn refusals(
         }
         how.exports.extend(names.into_iter().map(|name| (name, "/export".into())));
     }
-    let refusal = |how: &Rewrite| bounded(|| format.rewrite_beside(document, how, beside)).0.err();
+    let refusal = |how: &Rewrite| bounded(|| format.rewrite_beside(document, how, Some(beside))).0.err();
     let first = refusal(&how);
     let each = |share: &Share| {
         let own = match &first {

@@ -154,7 +154,7 @@ impl Scan {
             self.skipped += 1;
             return;
         };
-        let (read, cut) = bounded(|| format.read_beside(document, host));
+        let (read, cut) = bounded(|| format.read_beside(document, Some(host)));
         let path = || document.path.map(Into::into);
         match read {
             Ok(mut reading) => {
