@@ -11,6 +11,7 @@
 //! | [`report`] | what people should know: findings, documents, text | itself |
 //! | [`cli`] | the command line, declarations only | the choices that `share` names |
 //! | `say` | lines on standard output and standard error, which never panic | nothing |
+//! | `kernel` | system calls that more than one room wants | nothing |
 //! | [`exit`] | outcome → exit status | nothing |
 //! | [`text`] | bytes of any origin → text that is safe on a terminal | nothing |
 //!
@@ -26,6 +27,7 @@ pub mod cli;
 pub mod data;
 pub mod exit;
 pub mod helper;
+mod kernel;
 mod migrate;
 pub mod report;
 pub mod share;

@@ -20,18 +20,9 @@ pub struct CheckArgs {
     /// Judge for this model instead of the one that fits
     #[arg(long, value_enum, value_name = "MODEL")]
     pub security_model: Option<SecurityModel>,
-    /// How the findings are printed
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
-    pub format: Format,
-    /// Look with N workers at once; as many as there are processors when it is not given
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub jobs: Option<u16>,
-    /// Exit with 0 whatever was found
-    #[arg(long)]
-    pub exit_zero: bool,
-    /// Print the JSON Schema of the document, and do nothing else
-    #[arg(long, exclusive = true)]
-    pub schema: bool,
+    /// How it is looked at and shown.
+    #[command(flatten)]
+    pub look: LookArgs,
 }
 
 /// `migrate convert`.
@@ -74,6 +65,30 @@ pub struct ConvertArgs {
     pub work: WorkArgs,
 }
 
+/// How an export is looked at, and what was seen is shown.
+#[derive(Debug, Args)]
+pub struct LookArgs {
+    /// How what was found is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub format: Format,
+    /// How many threads look [default: one for each processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: Option<u16>,
+    /// Exit with 0 whatever was found
+    #[arg(long)]
+    pub exit_zero: bool,
+    /// Print the JSON Schema of the document, and do nothing else
+    #[arg(long, exclusive = true)]
+    pub schema: bool,
+}
+
+impl LookArgs {
+    /// How many threads look.
+    pub fn jobs(&self) -> usize {
+        jobs(self.jobs)
+    }
+}
+
 /// How work on many files is done and shown.
 #[derive(Debug, Args)]
 pub struct WorkArgs {
@@ -88,9 +103,14 @@ pub struct WorkArgs {
 impl WorkArgs {
     /// How many threads work.
     pub fn jobs(&self) -> usize {
-        let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        self.jobs.map_or_else(all, usize::from)
+        jobs(self.jobs)
     }
+}
+
+/// As many threads as there are processors, where it is not said how many.
+fn jobs(asked: Option<u16>) -> usize {
+    let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    asked.map_or_else(all, usize::from)
 }
 
 /// How progress is shown.
@@ -122,18 +142,9 @@ pub struct VerifyArgs {
     /// The conversion's journal; EXPORT.virtfs-journal beside the export when it is not given
     #[arg(long, value_name = "FILE")]
     pub journal: Option<PathBuf>,
-    /// How the differences are printed
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
-    pub format: Format,
-    /// Look with N workers at once; as many as there are processors when it is not given
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub jobs: Option<u16>,
-    /// Exit with 0 whatever was found
-    #[arg(long)]
-    pub exit_zero: bool,
-    /// Print the JSON Schema of the document, and do nothing else
-    #[arg(long, exclusive = true)]
-    pub schema: bool,
+    /// How it is looked at and shown.
+    #[command(flatten)]
+    pub look: LookArgs,
 }
 
 /// `migrate rollback`.

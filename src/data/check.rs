@@ -109,7 +109,7 @@ impl Facts {
 
 /// `migrate check`.
 pub fn run(args: &CheckArgs) -> anyhow::Result<Outcome> {
-    if args.schema {
+    if args.look.schema {
         report::print_schema::<CheckDocument>()?;
         return Ok(Outcome::Clean);
     }
@@ -118,10 +118,10 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Outcome> {
         Some(owner) => Some(Owner::parse(owner)?),
         None => Owner::of_libvirt()?,
     };
-    let facts = Facts::gather(export, owner, args.jobs.map_or_else(jobs, usize::from))?;
+    let facts = Facts::gather(export, owner, args.look.jobs())?;
     let document = document(&facts, args.security_model);
-    report::print(&document, args.format)?;
-    Ok(report::exit_zero(document.outcome(), args.exit_zero))
+    report::print(&document, args.look.format)?;
+    Ok(report::exit_zero(document.outcome(), args.look.exit_zero))
 }
 
 /// Whether this process sees `trusted.*` attributes: by `CAP_SYS_ADMIN` of the first user namespace, xattr(7). To others
@@ -132,11 +132,6 @@ fn sees_trusted_attributes() -> bool {
     let is_first =
         std::fs::read_link("/proc/self/ns/user").is_ok_and(|name| name == Path::new(FIRST_USER_NAMESPACE));
     is_first && caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false)
-}
-
-/// As many workers as this process may run at once.
-pub(super) fn jobs() -> usize {
-    std::thread::available_parallelism().map_or(1, Into::into)
 }
 
 fn document(facts: &Facts, asked: Option<Model>) -> CheckDocument {

@@ -251,6 +251,25 @@ impl Inode {
     }
 }
 
+/// An entry for tests.
+#[cfg(test)]
+pub fn sample() -> Entry {
+    Entry {
+        mode: libc::S_IFREG | 0o4755,
+        uid: 1000,
+        gid: 100,
+        rdev: 0,
+        target: None,
+        access_acl: None,
+        default_acl: None,
+        xattrs: Vec::new(),
+        size: 7,
+        links: 1,
+        accessed: Time { seconds: 1, nanoseconds: 5 },
+        modified: Time { seconds: -2, nanoseconds: 1 },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

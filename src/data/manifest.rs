@@ -202,25 +202,10 @@ fn time(time: Time) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
 
-    fn entry() -> Entry {
-        Entry {
-            mode: libc::S_IFREG | 0o4755,
-            uid: 1000,
-            gid: 100,
-            rdev: 0,
-            target: None,
-            access_acl: None,
-            default_acl: None,
-            xattrs: Vec::new(),
-            size: 7,
-            links: 1,
-            accessed: Time { seconds: 1, nanoseconds: 5 },
-            modified: Time { seconds: -2, nanoseconds: 1 },
-        }
-    }
+    use super::*;
+    use crate::data::entry::sample as entry;
 
     #[test]
     fn a_line_says_what_the_guest_sees() {

@@ -39,7 +39,7 @@ const TOLD: usize = 10_000;
 
 /// `migrate verify`.
 pub fn run(args: &VerifyArgs) -> anyhow::Result<Outcome> {
-    if args.schema {
+    if args.look.schema {
         report::print_schema::<VerifyDocument>()?;
         return Ok(Outcome::Clean);
     }
@@ -47,10 +47,10 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<Outcome> {
     let shown = text::escape_path(export);
     let path = export.canonicalize().with_context(|| format!("cannot find the export '{shown}'"))?;
     let journal = args.journal.clone().unwrap_or_else(|| journal::default_path(&path));
-    let jobs = args.jobs.map_or_else(super::check::jobs, usize::from);
+    let jobs = args.look.jobs();
     let document = verify(&path, &journal, jobs)?;
-    report::print(&document, args.format)?;
-    Ok(report::exit_zero(document.outcome(), args.exit_zero))
+    report::print(&document, args.look.format)?;
+    Ok(report::exit_zero(document.outcome(), args.look.exit_zero))
 }
 
 /// Compares an export (free of symbolic links) to its journal, with `jobs` workers.

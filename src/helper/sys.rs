@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
+use crate::kernel;
+
 /// A system call's result: the errno where it is negative.
 fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
     if result < 0 { Err(Errno::last()) } else { Ok(result) }
@@ -365,35 +367,10 @@ pub fn attach_mount(tree: BorrowedFd<'_>, onto: BorrowedFd<'_>) -> Result<(), Er
     .map(drop)
 }
 
-/// `struct mount_attr` of `mount_setattr(2)`.
-#[repr(C)]
-struct MountAttr {
-    attr_set: u64,
-    attr_clr: u64,
-    propagation: u64,
-    userns_fd: u64,
-}
-
-/// `mount_setattr(2)`: makes the mount `tree` and all mounted below it nodev, nosuid, noexec and private.
+/// Makes the mount `tree` and all mounted below it nodev, nosuid, noexec and private.
 pub fn restrict_mount(tree: BorrowedFd<'_>) -> Result<(), Errno> {
-    let attr = MountAttr {
-        attr_set: libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC,
-        attr_clr: 0,
-        propagation: libc::MS_PRIVATE,
-        userns_fd: 0,
-    };
-    // SAFETY: the path is terminated and empty; the kernel reads `size_of::<MountAttr>()` bytes of `attr`.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
-            &raw const attr,
-            size_of::<MountAttr>(),
-        )
-    })
-    .map(drop)
+    let attributes = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    kernel::restrict_mount(tree, attributes, 0).map_err(|_| Errno::last())
 }
 
 /// Has the kernel send this process `signal` whenever something happens on the open file `fd` (`F_SETSIG`, fcntl(2)).

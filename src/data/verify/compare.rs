@@ -188,18 +188,8 @@ mod tests {
 
     fn entry() -> Entry {
         Entry {
-            mode: libc::S_IFREG | 0o4755,
-            uid: 1000,
-            gid: 100,
-            rdev: 0,
-            target: None,
-            access_acl: None,
-            default_acl: None,
             xattrs: vec![(b"user.a".to_vec(), b"1".to_vec()), (b"user.b".to_vec(), b"2".to_vec())],
-            size: 7,
-            links: 1,
-            accessed: Time { seconds: 1, nanoseconds: 5 },
-            modified: Time { seconds: -2, nanoseconds: 1 },
+            ..crate::data::entry::sample()
         }
     }
 

@@ -1,0 +1,31 @@
+//! System calls that more than one room wants and no crate we use has.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+/// `struct mount_attr` of `mount_setattr(2)`.
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// `mount_setattr(2)`: sets and clears attributes (`MOUNT_ATTR_*`) of the mount `tree` and of all mounted below it, and makes
+/// them private.
+pub fn restrict_mount(tree: BorrowedFd<'_>, set: u64, clear: u64) -> io::Result<()> {
+    let attr = MountAttr { attr_set: set, attr_clr: clear, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    // SAFETY: the path is terminated and empty; the kernel reads `size_of::<MountAttr>()` bytes of `attr`.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
