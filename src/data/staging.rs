@@ -1,5 +1,6 @@
 //! Puts another inode in an entry's place, at once: nobody ever sees the name without an inode, or an inode half made.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -77,20 +78,31 @@ impl Staging {
     /// change places, then the old one is removed. `was` is the number of the old one; where another has taken its place
     /// meanwhile, that one stays, and this is `ESTALE`.
     pub fn swap(&self, place: Place<'_>, was: u64, make: impl Fn(&CStr) -> Result<()>) -> Result<()> {
-        let exchange =
-            |staged: &CStr| renameat_with(place.fd, staged, place.fd, place.name, RenameFlags::EXCHANGE);
-        self.stage(place, was, make, |staged| match exchange(staged) {
-            Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::renameat(place.fd, staged, place.fd, place.name),
-            Err(error) => Err(error),
-            Ok(()) => {
-                let old = rustix::fs::statat(place.fd, staged, AtFlags::SYMLINK_NOFOLLOW)?;
-                if old.st_ino == was {
-                    return rustix::fs::unlinkat(place.fd, staged, AtFlags::empty());
-                }
-                exchange(staged)?;
-                Err(Errno::STALE)
+        let staged = self.name(was);
+        let to_place = |flags| renameat_with(place.fd, &*staged, place.fd, place.name, flags);
+        let has_old = Cell::new(true);
+        self.stage(place, was, make, |_| match to_place(RenameFlags::EXCHANGE) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                has_old.set(false);
+                to_place(RenameFlags::empty())
             }
-        })
+            exchanged => exchanged,
+        })?;
+        if !has_old.get() {
+            return Ok(());
+        }
+        if rustix::fs::statat(place.fd, &*staged, AtFlags::SYMLINK_NOFOLLOW)?.st_ino == was {
+            return rustix::fs::unlinkat(place.fd, &*staged, AtFlags::empty());
+        }
+        match to_place(RenameFlags::EXCHANGE) {
+            // Ours has been taken away.
+            Err(Errno::NOENT) => to_place(RenameFlags::NOREPLACE)?,
+            exchanged => {
+                exchanged?;
+                rustix::fs::unlinkat(place.fd, &*staged, AtFlags::empty())?;
+            }
+        }
+        Err(Errno::STALE)
     }
 
     /// Makes a new inode under a name of its own, and calls `put` with that to bring it to its place.
@@ -217,5 +229,69 @@ impl LockedLinks<'_> {
             number: now.identity.number,
         };
         self.0.insert(original, linked);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::tree::Tree;
+
+    /// A directory with a file, and what is done to it.
+    fn at(work: impl FnOnce(&Staging, Place<'_>, u64, &std::path::Path)) -> Vec<String> {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::write(scratch.path().join("name"), "old").unwrap();
+        let tree = Tree::open(scratch.path()).unwrap();
+        let fd = tree.root().open().unwrap();
+        let place = Place { directory: tree.root(), fd: fd.as_fd(), name: c"name" };
+        let number = place.directory.entry(place.name, None).unwrap().inode().identity.number;
+        work(&Staging::new(".new-"), place, number, scratch.path());
+        let entries = std::fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().path());
+        let mut found: Vec<_> = entries
+            .map(|path| {
+                let content = std::fs::read_to_string(&path).unwrap();
+                format!("{}={content}", path.file_name().unwrap().display())
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    fn make(place: Place<'_>) -> impl Fn(&CStr) -> Result<()> {
+        move |name| write_all(&create_file(place.fd, name)?, b"new")
+    }
+
+    #[test]
+    fn what_is_swapped_in_is_all_that_is_left() {
+        let left = at(|staging, place, number, _| staging.swap(place, number, make(place)).unwrap());
+        assert_eq!(left, ["name=new"]);
+    }
+
+    #[test]
+    fn what_a_crash_left_on_the_way_is_in_nobodys_way() {
+        let left = at(|staging, place, number, folder| {
+            std::fs::write(folder.join(format!(".new-{number:x}")), "half").unwrap();
+            staging.swap(place, number, make(place)).unwrap();
+        });
+        assert_eq!(left, ["name=new"]);
+    }
+
+    #[test]
+    fn another_file_in_the_place_stays() {
+        let left = at(|staging, place, number, folder| {
+            std::fs::write(folder.join("other"), "another's").unwrap();
+            std::fs::rename(folder.join("other"), folder.join("name")).unwrap();
+            assert_eq!(staging.swap(place, number, make(place)).unwrap_err(), Errno::STALE);
+        });
+        assert_eq!(left, ["name=another's"]);
+    }
+
+    #[test]
+    fn a_place_that_is_empty_stays_so() {
+        let left = at(|staging, place, number, folder| {
+            std::fs::remove_file(folder.join("name")).unwrap();
+            assert_eq!(staging.swap(place, number, make(place)).unwrap_err(), Errno::NOENT);
+        });
+        assert!(left.is_empty(), "{left:?}");
     }
 }
