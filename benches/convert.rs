@@ -30,6 +30,8 @@ use clap::Parser;
 use measure::median;
 use rustix::fs::{Dir, FileType, Gid, Mode, OFlags, Uid, XattrFlags};
 
+#[path = "../tests/support/calls.rs"]
+mod calls;
 #[path = "../tests/support/measure.rs"]
 mod measure;
 
@@ -319,9 +321,7 @@ fn system_calls(command: &Command, tree: &Path) -> u64 {
     strace.args(["-f", "-c", "-U", "calls,name", "-o"]).arg(&counts);
     strace.arg(command.get_program()).args(command.get_args());
     measure(strace, tree);
-    let text = fs::read_to_string(&counts).expect("strace's counts");
-    let total = text.lines().find_map(|line| line.trim().strip_suffix(" total"));
-    total.expect("a total").trim().parse().expect("a number of calls")
+    calls::total(&fs::read_to_string(&counts).expect("strace's counts"))
 }
 
 fn processors() -> usize {

@@ -8,6 +8,10 @@
 //!
 //! Ours runs twice: with `--busy-poll=0` ("sleeps"), and as it comes ("ours").
 //!
+//! `cargo bench --bench requests -- --calls` counts instead of timing: system calls per request, beside the least there can be (one
+//! that receives, one that does it, one that answers; one that closes what was handed over; four that lend an identity
+//! and take it back), and how often a request put the helper to sleep.
+//!
 //! Options (after `--`): `--rounds N`, `--only TEXT` (rows that contain it), `--dir DIR` (where the trees
 //! are made), `--pin CPU` (client and helpers on one CPU: whether the scheduler puts both on one or not
 //! decides between 6 and 60 microseconds on a small virtual machine, whichever helper it is), `--apart` (client and helpers on
@@ -41,6 +45,8 @@ use program::{Launch, Running};
 use tree::Owned;
 use wire::{Client, Form, LEAVE, Request, ask};
 
+#[path = "../tests/support/calls.rs"]
+mod calls;
 #[path = "../tests/support/measure.rs"]
 mod measure;
 #[path = "../tests/support/program.rs"]
@@ -68,6 +74,9 @@ struct Options {
     /// Keep the client on CPU 0 and the helpers on CPU 1
     #[arg(long, conflicts_with = "pin")]
     apart: bool,
+    /// Count system calls and sleeps instead of timing
+    #[arg(long)]
+    calls: bool,
     /// Our binary
     #[arg(long, default_value_os_t = program::ours())]
     ours: PathBuf,
@@ -355,6 +364,50 @@ fn measure(row: &Row, players: &[Player], dir: &Path, options: &Options) -> Vec<
     sides
 }
 
+/// How often a process, all its threads together, went to sleep of its own.
+fn sleeps(running: &Running) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", running.pid())).expect("the helper's threads");
+    let counts = tasks.filter_map(|task| {
+        let text = fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+        let count = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        count.trim().parse::<u64>().ok()
+    });
+    counts.sum()
+}
+
+/// Prints how many system calls and sleeps a request takes each helper. One that looks before it sleeps makes as many calls as
+/// it finds time for: only its sleeps tell something.
+fn count(players: &[Player], dir: &Path, options: &Options) {
+    let is_counted = |player: &&Player| player.name != "ours";
+    let heads: Vec<String> =
+        (players.iter().filter(is_counted).map(|player| format!("{} calls", player.name)))
+            .chain(players.iter().map(|player| format!("{} sleeps", player.name)))
+            .collect();
+    println!("| request | the least | {} |\n|---|---:|{}", heads.join(" | "), "---:|".repeat(heads.len()));
+    for row in ROWS.iter().filter(|row| row.name.contains(&options.only)) {
+        let form = (row.request)(0).form();
+        let lent = if row.name.ends_with("uid 1000") { 4 } else { 0 };
+        let least = 3 + u64::from(form == Form::Fd) + lent;
+        let per_request = |count: u64| format!("{:.1}", count as f64 / row.batch as f64);
+        let (mut cells, mut slept) = (Vec::new(), Vec::new());
+        for player in players {
+            let root = dir.join(format!("{}: {}", player.name, row.name));
+            make_tree(&root);
+            let mut side = Side::start(player, root);
+            side.play(row, 0);
+            let before = sleeps(&side.running);
+            side.play(row, 1);
+            slept.push(per_request(sleeps(&side.running) - before));
+            if is_counted(&player) {
+                let pid = side.running.pid();
+                cells.push(per_request(calls::during(pid, dir, || side.play(row, 2))));
+            }
+        }
+        cells.append(&mut slept);
+        println!("| {} | {least} | {} |", row.name, cells.join(" | "));
+    }
+}
+
 /// The table's columns and its sums.
 struct Table {
     /// The helpers after the reference.
@@ -420,6 +473,9 @@ fn main() {
         keep_on(0, cpu);
     }
     let dir = options.dir.as_ref().map_or_else(tempfile::tempdir, tempfile::tempdir_in).expect("a directory");
+    if options.calls {
+        return count(&players, dir.path(), &options);
+    }
     let mut table = Table::new(&players);
     for row in ROWS.iter().filter(|row| row.name.contains(&options.only)) {
         let sides = measure(row, &players, dir.path(), &options);
