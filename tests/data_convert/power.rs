@@ -88,7 +88,8 @@ fn cuts(stage: &Stage, command: Command, points: &[usize]) -> Vec<Cut> {
         }
     });
     assert_eq!(whole.status, Some(0));
-    assert!(cuts.len() + 2 > points.len(), "only {} cuts of {}", cuts.len(), points.len());
+    // The order of a directory's entries is the file system's affair, and with it the number of calls varies a little.
+    assert!(points.iter().all(|&point| point < calls + 40), "only {calls} calls, and cuts at {points:?}");
     cuts
 }
 
