@@ -77,11 +77,17 @@ impl Staging {
     /// [`Staging::replace`] for a new inode with content, which many file systems would write to the disk first: here the two
     /// change places, then the old one is removed. `was` is the number of the old one; where another has taken its place
     /// meanwhile, that one stays, and this is `ESTALE`.
-    pub fn swap(&self, place: Place<'_>, was: u64, make: impl Fn(&CStr) -> Result<()>) -> Result<()> {
-        let staged = self.name(was);
+    pub fn swap(
+        &self,
+        place: Place<'_>,
+        number: u64,
+        was: u64,
+        make: impl Fn(&CStr) -> Result<()>,
+    ) -> Result<()> {
+        let staged = self.name(number);
         let to_place = |flags| renameat_with(place.fd, &*staged, place.fd, place.name, flags);
         let has_old = Cell::new(true);
-        self.stage(place, was, make, |_| match to_place(RenameFlags::EXCHANGE) {
+        self.stage(place, number, make, |_| match to_place(RenameFlags::EXCHANGE) {
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
                 has_old.set(false);
                 to_place(RenameFlags::empty())
@@ -263,7 +269,7 @@ mod tests {
 
     #[test]
     fn what_is_swapped_in_is_all_that_is_left() {
-        let left = at(|staging, place, number, _| staging.swap(place, number, make(place)).unwrap());
+        let left = at(|staging, place, number, _| staging.swap(place, number, number, make(place)).unwrap());
         assert_eq!(left, ["name=new"]);
     }
 
@@ -271,7 +277,7 @@ mod tests {
     fn what_a_crash_left_on_the_way_is_in_nobodys_way() {
         let left = at(|staging, place, number, folder| {
             std::fs::write(folder.join(format!(".new-{number:x}")), "half").unwrap();
-            staging.swap(place, number, make(place)).unwrap();
+            staging.swap(place, number, number, make(place)).unwrap();
         });
         assert_eq!(left, ["name=new"]);
     }
@@ -281,7 +287,7 @@ mod tests {
         let left = at(|staging, place, number, folder| {
             std::fs::write(folder.join("other"), "another's").unwrap();
             std::fs::rename(folder.join("other"), folder.join("name")).unwrap();
-            assert_eq!(staging.swap(place, number, make(place)).unwrap_err(), Errno::STALE);
+            assert_eq!(staging.swap(place, number, number, make(place)).unwrap_err(), Errno::STALE);
         });
         assert_eq!(left, ["name=another's"]);
     }
@@ -290,7 +296,7 @@ mod tests {
     fn a_place_that_is_empty_stays_so() {
         let left = at(|staging, place, number, folder| {
             std::fs::remove_file(folder.join("name")).unwrap();
-            assert_eq!(staging.swap(place, number, make(place)).unwrap_err(), Errno::NOENT);
+            assert_eq!(staging.swap(place, number, number, make(place)).unwrap_err(), Errno::NOENT);
         });
         assert!(left.is_empty(), "{left:?}");
     }

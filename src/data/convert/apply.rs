@@ -176,11 +176,11 @@ impl Converter<'_> {
             }
             return Ok(());
         }
-        match state {
-            State::Done => staging::restore_times(pin.as_fd(), record.entry.accessed, record.entry.modified)?,
-            _ => self
-                .staging
-                .swap(place, pin.inode().identity.number, |staged| self.make(place, staged, record))?,
+        if state == State::Done {
+            staging::restore_times(pin.as_fd(), record.entry.accessed, record.entry.modified)?;
+        } else {
+            let was = pin.inode().identity.number;
+            self.staging.swap(place, record.number, was, |staged| self.make(place, staged, record))?;
         }
         if let Some(links) = &mut links {
             let now = place.directory.entry_at(place.fd, place.name, None)?;

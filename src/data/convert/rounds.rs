@@ -66,6 +66,7 @@ impl Converter<'_> {
                 // What stood in the way may have been somebody else's turn.
                 self.troubles.retry();
                 self.convert_from(0)?;
+                self.sweep()?;
             }
             if !is_longer && self.troubles.failures() > 0 {
                 return Ok(Reached::Part);

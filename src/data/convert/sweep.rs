@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::Converter;
 use super::rounds::{each_listing, each_of};
 use crate::data::entry::Time;
+use crate::data::flags::Lifted;
 use crate::data::form::Model;
 use crate::data::goal::Obstacle;
 use crate::data::journal::{Gaps, Journal, Listing, NameSum, Superseded};
@@ -114,8 +115,11 @@ impl Converter<'_> {
                 continue;
             }
             if self.staging.made(&name) {
+                let own = &listing.own;
+                let lifted = Lifted::of(fd.as_fd(), own.immutable, own.append_only)?;
                 rustix::fs::unlinkat(&fd, &*name, AtFlags::empty())?;
-                staging::restore_times(fd.as_fd(), listing.own.entry.accessed, listing.own.entry.modified)?;
+                staging::restore_times(fd.as_fd(), own.entry.accessed, own.entry.modified)?;
+                lifted.map_or(Ok(()), Lifted::restore)?;
             } else if !is_mount(place) {
                 self.troubles.add(place.path(), Obstacle::Appeared);
                 self.adopt(place, listing);
