@@ -64,6 +64,20 @@ pub fn count(command: Command) -> usize {
     calls
 }
 
+/// The ways from a conversion that was interrupted: back at once, or on; and then back.
+pub fn on_or_back(stage: &Stage, model: &str, before: &str, back_first: bool, what: &str) {
+    if back_first {
+        if stage.journal().exists() {
+            success(&mut stage.rollback());
+        }
+        assert_same(before, &stage.snapshot(), &format!("{what}, rolled back"));
+    }
+    success(&mut stage.convert(model));
+    stage.verify(what);
+    success(&mut stage.rollback());
+    assert_same(before, &stage.snapshot(), what);
+}
+
 #[test]
 fn a_conversion_that_was_killed_goes_on_or_back() {
     let _turn = crate::stage::turn();
@@ -74,17 +88,7 @@ fn a_conversion_that_was_killed_goes_on_or_back() {
             let stage = Stage::knotted();
             let before = stage.snapshot();
             kill_at(point, || stage.convert(model), &what);
-            // Two ways from here: back at once, or on and then back.
-            if point % 2 == 0 {
-                if stage.journal().exists() {
-                    success(&mut stage.rollback());
-                }
-                assert_same(&before, &stage.snapshot(), &format!("{what}, rolled back"));
-            }
-            success(&mut stage.convert(model));
-            stage.verify(&what);
-            success(&mut stage.rollback());
-            assert_same(&before, &stage.snapshot(), &what);
+            on_or_back(&stage, model, &before, point % 2 == 0, &what);
         });
     }
 }

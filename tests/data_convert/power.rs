@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::crash::{alone, count, points};
+use crate::crash::{alone, count, on_or_back, points};
 use crate::disk::{self, Disk};
 use crate::injector::{Meddling, run_watched};
 use crate::knot;
@@ -102,17 +102,7 @@ fn after_a_power_cut_a_conversion_goes_on_or_back() {
         let before = stage.snapshot();
         for (number, cut) in cuts(stage, stage.convert(model), &points(calls, POINTS)).iter().enumerate() {
             let what = format!("{what}, power cut at {} of {calls}", cut.point);
-            let stage = cut.left(options);
-            if number % 2 == 0 {
-                if stage.journal().exists() {
-                    success(&mut stage.rollback());
-                }
-                assert_same(&before, &stage.snapshot(), &format!("{what}, rolled back"));
-            }
-            success(&mut stage.convert(model));
-            stage.verify(&what);
-            success(&mut stage.rollback());
-            assert_same(&before, &stage.snapshot(), &what);
+            on_or_back(&cut.left(options), model, &before, number % 2 == 0, &what);
         }
     });
 }
