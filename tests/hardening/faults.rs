@@ -17,6 +17,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 
 use crate::apart::with_private_mounts;
+use crate::disk::run;
 use crate::process;
 use crate::program::{self, Launch, Running, wait_until};
 use crate::tree::Owned;
@@ -282,12 +283,6 @@ fn a_quota_that_is_used_up_is_the_guests_to_know() {
         all_is_well(&mut client, "after the quota was lifted");
         drop((client, running, mounted));
     });
-}
-
-fn run(program: &str, arguments: &[&dyn AsRef<std::ffi::OsStr>]) {
-    let output = Command::new(program).args(arguments.iter().map(AsRef::as_ref)).output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Changes a limit of a live process.

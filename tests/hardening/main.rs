@@ -13,6 +13,8 @@ mod soak;
 mod apart;
 #[path = "../support/dice.rs"]
 mod dice;
+#[path = "../support/disk.rs"]
+mod disk;
 #[path = "../support/process.rs"]
 mod process;
 #[path = "../support/program.rs"]

@@ -88,7 +88,8 @@ fn copy(from: &Path, to: &Path) {
     run("cp", &[&"--sparse=always", &from, &to]);
 }
 
-fn run(program: &str, arguments: &[&dyn AsRef<OsStr>]) {
+/// Runs a program, which must succeed.
+pub fn run(program: &str, arguments: &[&dyn AsRef<OsStr>]) {
     let output = Command::new(program).args(arguments.iter().map(AsRef::as_ref)).output();
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
