@@ -3,8 +3,9 @@
 //!
 //! `CRASH_POINTS=all` tries every such call; otherwise so many of each sort, evenly spread.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::injector::{Meddling, Run, run, run_watched};
@@ -32,6 +33,11 @@ fn each(points: &[usize], attempt: impl Fn(usize)) {
     for &point in points {
         attempt(point);
     }
+}
+
+/// Calls to try of a run that makes so many, every other one with `true`: what follows then takes the other way.
+fn alternating(calls: usize, most: usize) -> impl Iterator<Item = (usize, bool)> {
+    points(calls, most).into_iter().enumerate().map(|(number, point)| (point, number % 2 == 1))
 }
 
 /// Panics unless a run was killed, or came to its end just before: the order of a directory's entries is the file
@@ -83,12 +89,66 @@ fn a_conversion_that_was_killed_goes_on_or_back() {
     let _turn = crate::stage::turn();
     for model in MODELS {
         let calls = count(Stage::knotted().convert(model));
-        each(&points(calls, POINTS), |point| {
+        // The step may be an even number: whether a point is even says nothing.
+        for (point, back_first) in alternating(calls, POINTS) {
             let what = format!("{model}, killed at {point} of {calls}");
             let stage = Stage::knotted();
             let before = stage.snapshot();
             kill_at(point, || stage.convert(model), &what);
-            on_or_back(&stage, model, &before, point % 2 == 0, &what);
+            on_or_back(&stage, model, &before, back_first, &what);
+        }
+    }
+}
+
+/// The times of modification of the directories that a snapshot of an export tells of. Listing them would mark them as read.
+fn directory_times(export: &Path, snapshot: &str) -> BTreeMap<PathBuf, (i64, i64)> {
+    let directories = snapshot.lines().filter(|line| line.contains(" mode=4"));
+    let paths = directories.map(|line| export.join(line.split(' ').next().unwrap()));
+    let time = |path: &Path| path.symlink_metadata().map(|of| (of.mtime(), of.mtime_nsec()));
+    paths.filter_map(|path| Some((path.clone(), time(&path).ok()?))).collect()
+}
+
+#[test]
+fn a_rollback_of_a_conversion_killed_before_it_gave_times_back_restores_them() {
+    let _turn = crate::stage::turn();
+    for model in MODELS {
+        let (mut calls, mut gives_back) = (0, Vec::new());
+        run_watched(alone(Stage::knotted().convert(model)), Meddling::Count, &mut |call| {
+            calls += 1;
+            if call == libc::SYS_utimensat {
+                gives_back.push(calls);
+            }
+        });
+        assert!(gives_back.len() > 5, "{model}: {gives_back:?}");
+        for point in gives_back {
+            let what = format!("{model}, killed at {point} of {calls}");
+            let stage = Stage::knotted();
+            let before = stage.snapshot();
+            kill_at(point, || stage.convert(model), &what);
+            success(&mut stage.rollback());
+            assert_same(&before, &stage.snapshot(), &what);
+        }
+    }
+}
+
+#[test]
+fn a_conversion_that_the_quota_ends_gives_directories_their_times_back() {
+    let _turn = crate::stage::turn();
+    for model in MODELS {
+        let calls = count(Stage::knotted().convert(model));
+        each(&points(calls, POINTS / 2), |point| {
+            let what = format!("{model}, quota reached at {point} of {calls}");
+            let stage = Stage::knotted();
+            let before = stage.snapshot();
+            let times = directory_times(&stage.export(), &before);
+            assert!(times.len() > 5, "{times:?}");
+            let ended = run(alone(stage.convert(model)), Meddling::FailFrom(point, libc::EDQUOT));
+            assert!(matches!(ended.status, Some(0 | 1 | 3)), "{what}: {ended:?}");
+            assert_eq!(directory_times(&stage.export(), &before), times, "{what}: converted in part");
+            if stage.journal().exists() {
+                success(&mut stage.rollback());
+            }
+            assert_same(&before, &stage.snapshot(), &what);
         });
     }
 }
@@ -139,17 +199,17 @@ fn a_power_cut_loses_nothing_but_what_nothing_relies_on() {
     let _turn = crate::stage::turn();
     for model in MODELS {
         let calls = count(Stage::knotted().convert(model));
-        each(&points(calls, POINTS), |point| {
+        for (number, point) in points(calls, POINTS).into_iter().enumerate() {
             let what = format!("{model}, power cut at {point} of {calls}");
             let stage = Stage::knotted();
             let before = stage.snapshot();
             let cut = cut_power(point, stage.convert(model), &stage.journal());
             must_be_killed(&cut, point, &what);
-            if point % 2 == 0 {
+            if number % 2 == 0 {
                 // Once more, on the way on, unless that is shorter.
                 cut_power(point / 2 + 10, stage.convert(model), &stage.journal());
             }
-            if point % 4 == 1 && stage.journal().exists() {
+            if number % 4 == 1 && stage.journal().exists() {
                 success(&mut stage.rollback());
                 assert_same(&before, &stage.snapshot(), &format!("{what}, rolled back"));
             }
@@ -158,7 +218,7 @@ fn a_power_cut_loses_nothing_but_what_nothing_relies_on() {
             cut_power(point.min(90), stage.rollback(), &stage.journal());
             success(&mut stage.rollback());
             assert_same(&before, &stage.snapshot(), &what);
-        });
+        }
     }
 }
 

@@ -49,6 +49,18 @@ const CHANGING: [i64; 29] = [
     libc::SYS_ioctl,
 ];
 
+/// Those of them that take room of a file system or count against a quota: not writing, for the program reports by it.
+const TAKING_ROOM: [i64; 8] = [
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_linkat,
+    libc::SYS_symlinkat,
+    libc::SYS_mkdirat,
+];
+
 /// What happens at the chosen call.
 #[derive(Debug, Clone, Copy)]
 pub enum Meddling {
@@ -58,6 +70,8 @@ pub enum Meddling {
     Kill(usize),
     /// It fails with this error, and is not done.
     Fail(usize, i32),
+    /// From it on, every call that needs room or quota fails with this error, and is not done.
+    FailFrom(usize, i32),
 }
 
 /// How a run ended.
@@ -138,13 +152,22 @@ fn meddle(pid: Pid, first: Pid, calls: usize, meddling: Meddling) {
         Meddling::Kill(at) if at == calls => {
             nix::sys::signal::kill(first, Signal::SIGKILL).expect("killing the program");
         }
-        Meddling::Fail(at, error) if at == calls => {
-            let mut registers = ptrace::getregs(pid).expect("registers");
-            // No such call: the kernel leaves it out, and the result as it is set here.
-            registers.orig_rax = u64::MAX;
-            registers.rax = i64::from(-error).cast_unsigned();
-            ptrace::setregs(pid, registers).expect("changed registers");
+        Meddling::Fail(at, error) if at == calls => fail(pid, error),
+        Meddling::FailFrom(at, error) if at <= calls => {
+            let call = ptrace::getregs(pid).expect("registers").orig_rax.cast_signed();
+            if TAKING_ROOM.contains(&call) {
+                fail(pid, error);
+            }
         }
         _ => {}
     }
+}
+
+/// Lets the call that a thread is stopped at fail.
+fn fail(pid: Pid, error: i32) {
+    let mut registers = ptrace::getregs(pid).expect("registers");
+    // No such call: the kernel leaves it out, and the result as it is set here.
+    registers.orig_rax = u64::MAX;
+    registers.rax = i64::from(-error).cast_unsigned();
+    ptrace::setregs(pid, registers).expect("changed registers");
 }

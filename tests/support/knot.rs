@@ -28,7 +28,7 @@ pub const ACCEPT: [&str; 4] = [
 /// Makes the tree in a new directory. Removing it again takes [`untie`] first.
 pub fn tie(root: &Path) {
     let at = |name: &str| root.join(name);
-    for folder in ["", "d", "d/e", "closed", "grows", "empty"] {
+    for folder in ["", "d", "d/e", "closed", "grows", "empty", "files", "files/only"] {
         fs::create_dir(at(folder)).expect("a directory");
     }
     for (name, content) in [
@@ -38,6 +38,9 @@ pub fn tie(root: &Path) {
         ("closed/file", ""),
         ("fixed", "f"),
         ("z\n\u{fe}", "z"),
+        // Nothing in these directories is replaced.
+        ("files/a", "a"),
+        ("files/only/b", "b"),
     ] {
         fs::write(at(name), content).expect("a file");
     }
@@ -72,8 +75,22 @@ pub fn tie(root: &Path) {
     std::os::unix::fs::lchown(at("link"), Some(1000), Some(7)).expect("an owner");
     xattr(&at("d/caps"), c"security.capability", CAPABILITY);
     xattr(&at("link"), c"trusted.of-link", b"t");
-    for (number, name) in
-        ["link", "null", "d/e/fifo", "socket", "set-id", "grows", "closed", "d/e", "d", ""].iter().enumerate()
+    for (number, name) in [
+        "link",
+        "null",
+        "d/e/fifo",
+        "socket",
+        "set-id",
+        "grows",
+        "closed",
+        "d/e",
+        "d",
+        "",
+        "files",
+        "files/only",
+    ]
+    .iter()
+    .enumerate()
     {
         let time = |tv_sec| Timespec { tv_sec, tv_nsec: 123_456_789 };
         let seconds = i64::try_from(number).expect("a number") * 1_000_000_000 - 2_000_000_000;

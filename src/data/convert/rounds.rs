@@ -1,7 +1,7 @@
 //! All listings of the journal, one after the other, by several workers, until the export is what the journal says.
 
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -154,18 +154,42 @@ impl Converter<'_> {
         };
         let touches = files || listing.entries.iter().any(|(_, record)| replaces(record));
         if listing.is_first(at) {
-            staging::at_own_place(directory, |place| self.keep(place, &pin, &listing.own))?;
+            let kept = staging::at_own_place(directory, |place| self.keep(place, &pin, &listing.own));
+            if files && directory.is_root() && matches!(kept, Err(Obstacle::Failed(_))) {
+                // Its own metadata file, which is in it, may have been made.
+                staging::restore_times(fd.as_fd(), listing.own.entry.accessed, listing.own.entry.modified)?;
+            }
+            kept?;
             self.progress.add(1);
             self.heed_times(directory, &pin, listing, touches)?;
         }
         let own = &listing.own;
         let lifted = if touches { Lifted::of(fd.as_fd(), own.immutable, own.append_only)? } else { None };
-        if files && !listing.entries.is_empty() {
-            mapped_file::make_metadata_directory(fd.as_fd(), self.goal.uid, self.goal.gid)?;
+        let converted = self.entries(directory, fd.as_fd(), listing);
+        // Whatever failed, names in it may have changed: its times and its flags are given back.
+        let given_back = if touches {
+            staging::restore_times(fd.as_fd(), own.entry.accessed, own.entry.modified)
+        } else {
+            Ok(())
+        };
+        let locked = lifted.map_or(Ok(()), Lifted::restore);
+        converted?;
+        Ok(given_back.and(locked)?)
+    }
+
+    /// Converts the entries of (a part of) a directory.
+    fn entries(
+        &self,
+        directory: &Arc<Directory>,
+        fd: BorrowedFd<'_>,
+        listing: &Listing,
+    ) -> Result<(), Obstacle> {
+        if self.goal.model == Model::MappedFile && !listing.entries.is_empty() {
+            mapped_file::make_metadata_directory(fd, self.goal.uid, self.goal.gid)?;
         }
         for (name, record) in &listing.entries {
             let Some(record) = record else { continue };
-            let place = Place { directory, fd: fd.as_fd(), name };
+            let place = Place { directory, fd, name };
             match self.entry(place, record) {
                 Ok(()) => {}
                 Err(obstacle) => {
@@ -179,12 +203,6 @@ impl Converter<'_> {
             if self.troubles.is_hopeless() {
                 break;
             }
-        }
-        if touches {
-            staging::restore_times(fd.as_fd(), own.entry.accessed, own.entry.modified)?;
-        }
-        if let Some(lifted) = lifted {
-            lifted.restore()?;
         }
         Ok(())
     }

@@ -55,10 +55,13 @@ impl Restorer<'_> {
             self.progress.add(1);
         }
         let (accessed, modified) = self.times(&pin, at, listing)?;
-        let touches = listing
-            .entries
-            .iter()
-            .any(|(_, record)| record.as_ref().is_some_and(|record| is_replaced(&record.entry)));
+        // A conversion to mapped-file that was interrupted may have made the metadata directory and not given the times back.
+        let was_touched = !self.complete && self.goal.model == Model::MappedFile;
+        let touches = was_touched
+            || listing
+                .entries
+                .iter()
+                .any(|(_, record)| record.as_ref().is_some_and(|record| is_replaced(&record.entry)));
         let lifted = if touches { Lifted::of(fd.as_fd(), own.immutable, own.append_only)? } else { None };
         if touches && (accessed, modified) != (own.entry.accessed, own.entry.modified) {
             times::keep(fd.as_fd(), accessed, modified)?;
