@@ -5,11 +5,15 @@
 //! fits. They report no errors, so whether they can succeed is decided beforehand: from the capabilities held and
 //! from the user namespace's id maps, read once at start.
 //!
-//! Leaving file system uid 0 costs the thread its effective file system capabilities (capabilities(7), "Effect of
-//! user ID changes"); coming back restores them from the permitted set. That is wanted: as an ordinary guest user
-//! the kernel should clear a foreign group's setgid bit and refuse devices. What must stay is
-//! `CAP_DAC_OVERRIDE`, because the guest's kernel has already decided who may create here and the wire carries no
-//! supplementary groups. Hardly any create needs it, so it is raised only after an `EACCES`, and the operation
+//! While a thread whose file system uid is 0 takes another one, the kernel removes the file system capabilities from its
+//! effective set; it restores them from the permitted set when the uid is 0 again (capabilities(7), "Effect of user ID
+//! changes"). That is wanted: as an ordinary guest user the kernel should clear a foreign group's setgid bit and refuse devices.
+//! Where this thread's own uid is not 0, or the `NO_SETUID_FIXUP` secure bit is set, the kernel does not do that, or does
+//! it at the wrong moment: from 1000 to 0 and back the capabilities are lost. There [`Identity::lend`] sets the effective
+//! set itself, by one capset(2) before the operation and one after it ([`Capabilities::ByHand`]).
+//!
+//! What must stay is `CAP_DAC_OVERRIDE`, because the guest's kernel has already decided who may create here and the wire
+//! carries no supplementary groups. Hardly any create needs it, so it is raised only after an `EACCES`, and the operation
 //! done again.
 
 use std::fs;
@@ -18,7 +22,7 @@ use anyhow::{Context, Result};
 use caps::{CapSet, Capability};
 use nix::errno::Errno;
 
-use super::sys;
+use super::sys::{self, EffectiveSet};
 
 /// "Leave this id as it is", on the wire and in the kernel.
 pub const LEAVE: u32 = u32::MAX;
@@ -27,7 +31,35 @@ pub const LEAVE: u32 = u32::MAX;
 pub struct Identity {
     uid: Id,
     gid: Id,
+    capabilities: Capabilities,
 }
+
+/// Who takes the file system capabilities out of effect while a guest's user creates, and puts them back.
+enum Capabilities {
+    /// The kernel does, as the thread leaves uid 0 and comes back.
+    ByKernel,
+    /// This thread does. It holds none of them where both sets are the same.
+    ByHand {
+        /// What is in effect between requests.
+        own: EffectiveSet,
+        /// The same without the file system capabilities.
+        reduced: EffectiveSet,
+    },
+}
+
+impl Capabilities {
+    /// Those of this thread, which rests at the file system uid `base`.
+    fn of_this_thread(base: u32) -> Result<Self> {
+        if base == ROOT && !sys::no_setuid_fixup().context("cannot read this process's secure bits")? {
+            return Ok(Self::ByKernel);
+        }
+        let own = EffectiveSet::of_this_thread().context("cannot read this process's capabilities")?;
+        Ok(Self::ByHand { reduced: own.without_file_system(), own })
+    }
+}
+
+/// The user whose creates keep the file system capabilities.
+const ROOT: u32 = 0;
 
 /// One half of an identity.
 struct Id {
@@ -66,21 +98,17 @@ impl Identity {
     /// first ids that the namespace can name: it could not come back to the others.
     pub fn of_this_thread(maps: IdMaps) -> Result<Self> {
         let held = caps::read(None, CapSet::Effective).context("cannot read this process's capabilities")?;
-        let mut identity = Self {
-            uid: Id {
-                base: nix::unistd::geteuid().as_raw(),
-                map: maps.uid,
-                may_switch: held.contains(&Capability::CAP_SETUID),
-            },
-            gid: Id {
-                base: nix::unistd::getegid().as_raw(),
-                map: maps.gid,
-                may_switch: held.contains(&Capability::CAP_SETGID),
-            },
+        let mut uid = Id {
+            base: nix::unistd::geteuid().as_raw(),
+            map: maps.uid,
+            may_switch: held.contains(&Capability::CAP_SETUID),
         };
-        for (id, switch) in
-            [(&mut identity.gid, sys::setfsgid as fn(u32) -> u32), (&mut identity.uid, sys::setfsuid)]
-        {
+        let mut gid = Id {
+            base: nix::unistd::getegid().as_raw(),
+            map: maps.gid,
+            may_switch: held.contains(&Capability::CAP_SETGID),
+        };
+        for (id, switch) in [(&mut gid, sys::setfsgid as fn(u32) -> u32), (&mut uid, sys::setfsuid)] {
             if let Some(&(first, _)) = id.map.first()
                 && !id.names(id.base)
                 && id.may_switch
@@ -89,7 +117,8 @@ impl Identity {
                 id.base = first;
             }
         }
-        Ok(identity)
+        let capabilities = Capabilities::of_this_thread(uid.base)?;
+        Ok(Self { uid, gid, capabilities })
     }
 
     /// Runs `operation` as `uid:gid`, and is itself again when it returns. `EPERM` where this process may not
@@ -101,7 +130,8 @@ impl Identity {
         mut operation: impl FnMut() -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         let (switch_uid, switch_gid) = (self.uid.wants(uid)?, self.gid.wants(gid)?);
-        if !switch_uid && !switch_gid {
+        let by_hand = self.sets_for(uid);
+        if !switch_uid && !switch_gid && by_hand.is_none() {
             return operation();
         }
         if switch_gid {
@@ -110,8 +140,14 @@ impl Identity {
         if switch_uid {
             sys::setfsuid(uid);
         }
+        if let Some((_, during)) = by_hand
+            && during.apply().is_err()
+        {
+            lost("capabilities of uid", uid);
+        }
         let mut result = operation();
-        if switch_uid && matches!(result, Err(Errno::EACCES)) && raise_dac_override() {
+        let reduced = switch_uid || by_hand.is_some();
+        if reduced && matches!(result, Err(Errno::EACCES)) && raise_dac_override() {
             result = operation();
         }
         if switch_uid && sys::setfsuid(self.uid.base) != uid {
@@ -120,7 +156,23 @@ impl Identity {
         if switch_gid && sys::setfsgid(self.gid.base) != gid {
             lost("gid", gid);
         }
+        if let Some((own, _)) = by_hand
+            && own.apply().is_err()
+        {
+            lost("capabilities of uid", self.uid.base);
+        }
         result
+    }
+
+    /// The effective sets between requests and during an operation as `uid`. `None` where the kernel changes them, or nothing
+    /// is to be changed.
+    fn sets_for(&self, uid: u32) -> Option<(&EffectiveSet, &EffectiveSet)> {
+        match &self.capabilities {
+            Capabilities::ByHand { own, reduced } if uid != LEAVE && own != reduced => {
+                Some((own, if uid == ROOT { own } else { reduced }))
+            }
+            Capabilities::ByHand { .. } | Capabilities::ByKernel => None,
+        }
     }
 }
 
@@ -132,7 +184,7 @@ fn raise_dac_override() -> bool {
 /// A switch that was checked beforehand did not happen, or did not hold: whatever this thread does next, it would
 /// do as somebody it does not know. It ends instead.
 fn lost(which: &str, id: u32) -> ! {
-    log::error!("the thread was not file system {which} {id} after it had switched there; stopping");
+    log::error!("the thread did not have the file system {which} {id} that it had switched to; stopping");
     std::process::abort()
 }
 

@@ -311,29 +311,81 @@ struct CapHeader {
 
 /// `struct __user_cap_data_struct`: 32 capabilities of each set.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct CapData {
     effective: u32,
     permitted: u32,
     inheritable: u32,
 }
 
-/// Puts the capability of this number (below 32) into this thread's effective set, without allocating. False where it was
-/// there already, or is not permitted.
-pub fn raise_capability(number: u8) -> Result<bool, Errno> {
-    const VERSION_3: u32 = 0x2008_0522;
-    let mut header = CapHeader { version: VERSION_3, pid: 0 };
+/// The version of capget(2) and capset(2) that means two [`CapData`].
+const CAP_VERSION_3: u32 = 0x2008_0522;
+
+/// capget(2) of this thread.
+fn capget() -> Result<[CapData; 2], Errno> {
+    let mut header = CapHeader { version: CAP_VERSION_3, pid: 0 };
     let mut data = [CapData::default(); 2];
     // SAFETY: version 3 means two CapData (capget(2)); the kernel writes these, and only reads the header.
     check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) })?;
+    Ok(data)
+}
+
+/// capset(2) of this thread.
+fn capset(data: &[CapData; 2]) -> Result<(), Errno> {
+    let mut header = CapHeader { version: CAP_VERSION_3, pid: 0 };
+    // SAFETY: as for capget; the kernel only reads both.
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) }).map(drop)
+}
+
+/// Puts the capability of this number (below 32) into this thread's effective set, without allocating. False where it was
+/// there already, or is not permitted.
+pub fn raise_capability(number: u8) -> Result<bool, Errno> {
+    let mut data = capget()?;
     let bit = 1u32 << number;
     if data[0].effective & bit != 0 || data[0].permitted & bit == 0 {
         return Ok(false);
     }
     data[0].effective |= bit;
-    // SAFETY: as above; the kernel only reads both.
-    check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) })?;
+    capset(&data)?;
     Ok(true)
+}
+
+/// A thread's effective capabilities, ready to be set without allocating.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EffectiveSet([CapData; 2]);
+
+/// The capabilities that the kernel takes out of effect when the file system uid 0 becomes another one (capabilities(7)): CHOWN,
+/// DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, LINUX_IMMUTABLE, MKNOD, and of the upper half MAC_OVERRIDE.
+const FILE_SYSTEM_CAPABILITIES: [u32; 2] =
+    [1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 9 | 1 << 27, 1 << 0];
+
+impl EffectiveSet {
+    /// The set that this thread has now.
+    pub fn of_this_thread() -> Result<Self, Errno> {
+        capget().map(Self)
+    }
+
+    /// This set without the capabilities that a file system uid other than 0 does without.
+    pub fn without_file_system(&self) -> Self {
+        let mut reduced = self.clone();
+        for (data, removed) in reduced.0.iter_mut().zip(FILE_SYSTEM_CAPABILITIES) {
+            data.effective &= !removed;
+        }
+        reduced
+    }
+
+    /// Makes it this thread's effective set.
+    pub fn apply(&self) -> Result<(), Errno> {
+        capset(&self.0)
+    }
+}
+
+/// Whether the kernel leaves capabilities alone when this thread's user ids change: the secure bit `NO_SETUID_FIXUP`.
+pub fn no_setuid_fixup() -> Result<bool, Errno> {
+    const NO_SETUID_FIXUP: libc::c_long = 1 << 2;
+    // SAFETY: plain integers; the call changes nothing.
+    let bits = check(unsafe { libc::prctl(libc::PR_GET_SECUREBITS, 0, 0, 0, 0) }.into())?;
+    Ok(bits & NO_SETUID_FIXUP != 0)
 }
 
 /// `open_tree(2)` with `OPEN_TREE_CLONE`: a private, unattached copy of the mount that `path` is on, with `path`

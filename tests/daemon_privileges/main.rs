@@ -4,11 +4,14 @@
 
 mod clients;
 mod escapes;
+mod identity;
 mod missing;
 mod standing;
 
 #[path = "../support/apart.rs"]
 mod apart;
+#[path = "../support/calls.rs"]
+mod calls;
 #[path = "../support/namespace.rs"]
 mod namespace;
 #[path = "../support/process.rs"]
