@@ -1,7 +1,7 @@
 //! System calls that more than one room wants and no crate we use has.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 /// `struct mount_attr` of `mount_setattr(2)`.
 #[repr(C)]
@@ -28,4 +28,15 @@ pub fn restrict_mount(tree: BorrowedFd<'_>, set: u64, clear: u64) -> io::Result<
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Another descriptor of the open file that `fd` is, by its number: with the same offset and flags.
+pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes numbers alone; a number that is no descriptor is EBADF.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nothing else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }

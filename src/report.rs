@@ -7,18 +7,18 @@ pub mod audit;
 pub mod check;
 pub mod finding;
 pub mod fleet;
+mod output;
 pub mod rows;
 mod text;
 pub mod verify;
 
 use std::io::{self, Write};
-use std::path::Path;
 
-use anyhow::Context;
 use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::exit::Outcome;
+pub use output::{print_with, put};
 pub use rows::{Counts, FindingRow};
 pub use text::{write_finding, write_findings};
 
@@ -48,35 +48,6 @@ pub trait Text {
 /// Prints `document` to standard output. A reader that went away (`| head`) is no error.
 pub fn print<D: Serialize + Text>(document: &D, format: Format) -> anyhow::Result<()> {
     print_with(|out| write(document, format, out))
-}
-
-/// Prints what `write` writes, or makes it a file's new content: whole or not at all.
-pub fn put(
-    output: Option<&Path>,
-    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> anyhow::Result<()> {
-    let Some(path) = output else { return print_with(write) };
-    let shown = crate::text::escape_path(path);
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(directory)
-        .with_context(|| format!("cannot write '{shown}'"))?;
-    let mut buffer = io::BufWriter::new(&mut file);
-    write(&mut buffer).and_then(|()| buffer.flush()).with_context(|| format!("cannot write '{shown}'"))?;
-    drop(buffer);
-    file.persist(path).with_context(|| format!("cannot write '{shown}'"))?;
-    Ok(())
-}
-
-/// Prints what `write` writes, as [`print()`] does.
-pub fn print_with(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    let written = write(&mut out).and_then(|()| out.flush());
-    match written {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|error| anyhow::anyhow!("cannot write to standard output: {error}")),
-    }
 }
 
 /// Writes `document` to `out`.

@@ -7,6 +7,7 @@ pub mod helper;
 pub mod local;
 pub mod qemu_opts;
 pub mod rewrite;
+pub mod version;
 
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::report::Format;
-use crate::sources::audit::Version;
+use crate::share::version::Version;
 
 /// `migrate audit`.
 #[derive(Debug, Args)]
@@ -19,7 +19,8 @@ pub struct AuditArgs {
     /// How the findings are printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub format: Format,
-    /// Write it to this file instead of standard output, for a container that has no shell
+    /// Write it to this file instead of standard output (-). A regular file is replaced in one step; a device, a FIFO
+    /// and what a link leads to are written into
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Judge against this QEMU version instead of the installed one

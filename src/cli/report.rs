@@ -19,7 +19,8 @@ pub struct ReportArgs {
     /// How the report is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub format: FleetFormat,
-    /// Write it to this file instead of standard output
+    /// Write it to this file instead of standard output (-). A regular file is replaced in one step; a device, a FIFO
+    /// and what a link leads to are written into
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// What shares are put together by, in text and markdown

@@ -27,7 +27,6 @@ pub(super) use host::Host;
 use judge::Judge;
 use processes::Processes;
 use progress::Progress;
-pub use qemu::Version;
 use scan::Scan;
 
 /// Runs it.

@@ -11,6 +11,8 @@ mod wire;
 mod hostile;
 mod joining;
 mod live;
+mod newer_qemu;
+mod output;
 mod run;
 mod statuses;
 mod whole_host;

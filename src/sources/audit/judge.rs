@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use super::processes::Processes;
-use super::qemu::{Backend, Installed, Version};
+use super::qemu::Installed;
 use super::scan::Scan;
 use crate::report::audit::{AuditDocument, DeviceRow, HelperRow, QemuRow, ShareRow, UnreadRow};
 use crate::report::finding::{self, Finding, Kind, Severity};
 use crate::report::rows::{FindingRow, bytes, path};
 use crate::share::helper::Helper;
 use crate::share::rewrite::Refusal;
+use crate::share::version::{Backend, Version};
 use crate::share::{ExportFrom, ExportPath, Note, Place, Share, Transport};
 use crate::sources::join::{Joined, join};
 use crate::text::{escape, escape_path};
@@ -29,7 +30,7 @@ pub struct Judge {
 impl Judge {
     /// Judges against `asked`, else against the newest version installed.
     pub fn new(asked: Option<Version>, installed: Vec<Installed>, everything: bool) -> Self {
-        let newest = installed.iter().filter_map(|one| one.version.clone()).max();
+        let newest = installed.iter().map(|one| one.version.clone()).max();
         Self { target: asked.or(newest), installed, everything }
     }
 
@@ -209,7 +210,7 @@ impl Judge {
     /// What the installed programs mean for the shares.
     fn backends(&self, document: &mut AuditDocument) {
         for installed in &self.installed {
-            let Some(version) = &installed.version else { continue };
+            let version = &installed.version;
             let has = if installed.has_backend { "has" } else { "does not have" };
             let place = Place { file: Some(installed.path.clone()), ..Place::default() };
             let message = format!("QEMU {} is installed here and {has} the proxy backend", version.text);
@@ -296,7 +297,7 @@ fn row_of(kind: &'static Kind, place: &Place, message: String, remedy: Option<St
 fn row_of_qemu(installed: &Installed) -> QemuRow {
     QemuRow {
         file: path(&installed.path),
-        version: installed.version.as_ref().map(|version| version.text.clone()),
+        version: Some(installed.version.text.clone()),
         proxy_backend: installed.has_backend,
     }
 }

@@ -1,12 +1,12 @@
-//! The installed QEMU: its version, and whether the proxy backend is in it. Its programs are read, not run: they may
+//! The installed QEMU: its version, and whether it has the proxy backend. Its programs are read, not run: they may
 //! be of another host.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use super::host::Host;
+use crate::share::version::{Backend, Version};
 
 /// Where QEMU's programs are installed.
 const FOLDERS: &[&str] = &[
@@ -21,60 +21,11 @@ const FOLDERS: &[&str] = &[
     "/run/current-system/sw/bin",
 ];
 
-/// What every QEMU program says before its version.
+/// What every QEMU program prints before its version.
 const VERSION_MARK: &[u8] = b"QEMU emulator version ";
 
-/// A parameter that only the proxy backend has.
+/// A parameter of the proxy backend. QEMU 9.2 and newer still hold this name of it, without the backend.
 const BACKEND_MARK: &[u8] = b"\0sock_fd\0";
-
-/// A QEMU version: only what deprecations go by.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version {
-    /// Major and minor.
-    pub number: (u32, u32),
-    /// All of it, as it was said.
-    pub text: String,
-}
-
-/// What the proxy backend is in a version of QEMU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backend {
-    /// Before 8.1.
-    Fine,
-    /// 8.1 to 9.1.
-    Deprecated,
-    /// From 9.2 on.
-    Removed,
-}
-
-impl Version {
-    /// What the proxy backend is in it.
-    pub fn backend(&self) -> Backend {
-        match self.number {
-            number if number < (8, 1) => Backend::Fine,
-            number if number < (9, 2) => Backend::Deprecated,
-            _ => Backend::Removed,
-        }
-    }
-}
-
-impl FromStr for Version {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut parts = text.trim_start_matches('v').split('.');
-        let number = |part: Option<&str>| {
-            let digits = part?.split(|c: char| !c.is_ascii_digit()).next()?;
-            digits.parse::<u32>().ok()
-        };
-        let major = number(parts.next()).ok_or("a QEMU version is like 9.2")?;
-        let minor = match parts.next() {
-            Some(part) => number(Some(part)).ok_or("a QEMU version is like 9.2")?,
-            None => 0,
-        };
-        Ok(Self { number: (major, minor), text: text.trim_start_matches('v').to_owned() })
-    }
-}
 
 /// An installed program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +33,7 @@ pub struct Installed {
     /// Where.
     pub path: PathBuf,
     /// Its version.
-    pub version: Option<Version>,
+    pub version: Version,
     /// Whether it has the proxy backend.
     pub has_backend: bool,
 }
@@ -123,7 +74,7 @@ fn look(mut file: File, path: PathBuf) -> Option<Installed> {
     const OVERLAP: usize = 128;
     let mut buffer = Vec::with_capacity(PIECE + OVERLAP);
     let mut version = None;
-    let mut has_backend = false;
+    let mut has_mark = false;
     let mut total = 0;
     loop {
         let keep = buffer.len().saturating_sub(OVERLAP);
@@ -136,12 +87,21 @@ fn look(mut file: File, path: PathBuf) -> Option<Installed> {
         if version.is_none() {
             version = version_in(&buffer);
         }
-        has_backend |= memchr::memmem::find(&buffer, BACKEND_MARK).is_some();
-        if read == 0 || (version.is_some() && has_backend) || total > 256 << 20 {
+        has_mark |= memchr::memmem::find(&buffer, BACKEND_MARK).is_some();
+        let decided = version.as_ref().is_some_and(|version| has_mark || is_without_backend(version));
+        if read == 0 || decided || total > 256 << 20 {
             break;
         }
     }
-    version.is_some().then_some(Installed { path, version, has_backend })
+    let version = version?;
+    // An older version may be built without it.
+    let has_backend = has_mark && !is_without_backend(&version);
+    Some(Installed { path, version, has_backend })
+}
+
+/// Whether every program of this version is without the proxy backend.
+fn is_without_backend(version: &Version) -> bool {
+    version.backend() == Backend::Removed
 }
 
 fn version_in(bytes: &[u8]) -> Option<Version> {
@@ -156,22 +116,43 @@ fn version_in(bytes: &[u8]) -> Option<Version> {
 mod tests {
     use super::*;
 
+    /// A program with these strings.
+    fn program(strings: &[&str]) -> Option<Installed> {
+        let mut bytes = b"\x7fELF".to_vec();
+        for string in strings {
+            bytes.push(0);
+            bytes.extend_from_slice(string.as_bytes());
+            bytes.push(0);
+        }
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &bytes).unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        look(file, "/usr/bin/qemu-system-x86_64".into())
+    }
+
     #[test]
-    fn versions_are_judged() {
-        for (text, backend) in [
-            ("7.2.22", Backend::Fine),
-            ("8.0", Backend::Fine),
-            ("8.1", Backend::Deprecated),
-            ("9.1.3", Backend::Deprecated),
-            ("9.2", Backend::Removed),
-            ("v10.0.0-rc1", Backend::Removed),
-            ("10", Backend::Removed),
+    fn from_9_2_on_the_version_decides() {
+        for (version, mark, has_backend) in [
+            ("7.2.22", true, true),
+            ("7.2.22", false, false),
+            ("9.1.3", true, true),
+            ("9.1.90", true, false),
+            ("9.2.0", true, false),
+            ("10.0.13", true, false),
+            ("11.1.3", true, false),
         ] {
-            assert_eq!(text.parse::<Version>().unwrap().backend(), backend, "{text}");
+            let said = format!("QEMU emulator version {version}%s");
+            let strings = [said.as_str(), if mark { "sock_fd" } else { "socket" }];
+            for strings in [strings, [strings[1], strings[0]]] {
+                let found = program(&strings).unwrap();
+                assert_eq!(
+                    (found.version.text.as_str(), found.has_backend),
+                    (version, has_backend),
+                    "{strings:?}"
+                );
+            }
         }
-        for text in ["", "new", "x.1", "9.x"] {
-            assert!(text.parse::<Version>().is_err(), "{text}");
-        }
+        assert_eq!(program(&["sock_fd"]), None);
     }
 
     #[test]
@@ -179,7 +160,7 @@ mod tests {
         let installed = installed(&Host::new(None).unwrap(), false);
         let main = installed.iter().find(|one| one.path.ends_with("qemu-system-x86_64"));
         let main = main.expect("qemu-system-x86 must be installed for the tests");
-        assert_eq!(main.version.as_ref().map(|version| version.number), Some((7, 2)));
+        assert_eq!(main.version.number, (7, 2));
         assert!(main.has_backend);
     }
 }
