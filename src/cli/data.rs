@@ -53,6 +53,10 @@ pub struct ConvertArgs {
     /// Go on in spite of this finding; may be given several times
     #[arg(long, value_name = "FINDING")]
     pub accept: Vec<String>,
+    /// Convert this directory, which has to be EXPORT, although it is the system's or an account's: after that, programs,
+    /// services and logins of this machine that use it fail
+    #[arg(long, value_name = "EXPORT")]
+    pub system_directory: Option<PathBuf>,
     /// Convert while the export is in use: what is written to it meanwhile may be lost to the guest, or keep its
     /// owner on this machine. It takes a second run, best when nobody uses it, to say that all is converted
     #[arg(long)]

@@ -27,9 +27,11 @@ mod configuration;
 mod earlier;
 mod judgement;
 mod price;
+mod system;
 
-pub use judgement::findings;
+pub use judgement::{findings, system as system_finding};
 pub use price::of as price;
+pub(super) use system::reasons as system_reasons;
 
 /// Everything that was found out about an export.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub struct Facts {
     pub export: PathBuf,
     /// Its inode number.
     pub root_inode: u64,
+    /// Why it is a directory of the system's or of an account's; empty where it is not.
+    pub system: Vec<String>,
     /// What it lies on.
     pub filesystem: Filesystem,
     /// What it holds.
@@ -88,6 +92,7 @@ impl Facts {
         };
         let root_inode = tree.inode().identity.number;
         Ok(Self {
+            system: system::reasons(&path),
             export: path,
             root_inode,
             filesystem,

@@ -44,7 +44,8 @@ use rounds::Reached;
 pub(super) use rounds::{each_listing, each_of};
 
 /// Findings that nobody can agree to: the conversion would fail, or the guest would see something else.
-const NOT_TO_ACCEPT: [&Kind; 6] = [
+const NOT_TO_ACCEPT: [&Kind; 7] = [
+    &finding::SYSTEM_DIRECTORY,
     &finding::READ_ONLY_FILESYSTEM,
     &finding::NO_USER_XATTRS,
     &finding::NO_ROOM_FOR_ATTRIBUTES,
@@ -93,6 +94,9 @@ pub fn run(args: &ConvertArgs) -> Result<Outcome> {
             text::escape(id.as_bytes())
         );
     }
+    if let Some(refused) = refuse_system(args, &export)? {
+        return Ok(refused);
+    }
     let owner = match &args.owner {
         Some(owner) => Owner::parse(owner)?,
         None => Owner::of_libvirt()?.context(
@@ -110,6 +114,23 @@ pub fn run(args: &ConvertArgs) -> Result<Outcome> {
     keep_outside(&export, &journal)?;
     let order = Order { args, export, journal, owner };
     if args.apply { order.apply() } else { order.show() }
+}
+
+/// Refuses a directory of the system's, before anything in it is looked at.
+fn refuse_system(args: &ConvertArgs, export: &Path) -> Result<Option<Outcome>> {
+    let finding = check::system_finding(export, &check::system_reasons(export));
+    let Some(finding) = finding.filter(|_| !is_agreed_system(args, export)) else { return Ok(None) };
+    write_findings(&[FindingRow::from(&finding)], &mut std::io::stderr().lock())?;
+    complain!("virtfs-proxy-helper: nothing was changed: {}", decide(&[&finding]));
+    Ok(Some(Outcome::Findings))
+}
+
+/// Whether the admin has named a directory of the system's as what is to be converted.
+fn is_agreed_system(args: &ConvertArgs, export: &Path) -> bool {
+    args.system_directory
+        .as_ref()
+        .and_then(|named| named.canonicalize().ok())
+        .is_some_and(|named| named == export)
 }
 
 /// A journal inside the export would be converted itself, and the guest could write to it.
@@ -298,7 +319,8 @@ impl Order<'_> {
     fn begin(&self, lock: &File) -> Result<Begin> {
         let root = lock.metadata()?;
         let mut random = [0; 8];
-        rustix::io::read(File::open("/dev/urandom")?, &mut random)?;
+        let source = File::open("/dev/urandom").context("opening /dev/urandom")?;
+        rustix::io::read(source, &mut random).context("reading /dev/urandom")?;
         Ok(Begin {
             program: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into(),
             export: text::escape(self.export.as_os_str().as_bytes()).into_owned(),
@@ -349,6 +371,9 @@ impl Order<'_> {
         let agreed = |kind: &Kind| {
             if *kind == finding::LIVE_EXPORT {
                 return self.args.in_use;
+            }
+            if *kind == finding::SYSTEM_DIRECTORY {
+                return is_agreed_system(self.args, &self.export);
             }
             !NOT_TO_ACCEPT.contains(&kind) && self.args.accept.iter().any(|id| id == kind.id)
         };

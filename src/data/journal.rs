@@ -9,7 +9,7 @@ mod reader;
 mod superseded;
 mod writer;
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -202,13 +202,16 @@ impl NameSum {
     }
 }
 
+/// How the name of a journal ends.
+pub const SUFFIX: &[u8] = b".virtfs-journal";
+
 /// Where an export's journal is unless told otherwise: beside it, `EXPORT.virtfs-journal`.
 pub fn default_path(export: &Path) -> PathBuf {
     let mut name = OsString::from(export.file_name().unwrap_or_default());
     if name.as_bytes().is_empty() {
         name.push("root");
     }
-    name.push(".virtfs-journal");
+    name.push(OsStr::from_bytes(SUFFIX));
     export.parent().unwrap_or(export).join(name)
 }
 

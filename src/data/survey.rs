@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::entry::{ACCESS_ACL, DEFAULT_ACL, Identity, Inode, Kind};
 use super::filesystem::{self, Attributes};
+use super::journal::SUFFIX as JOURNAL_SUFFIX;
 use super::mapped_file;
 use super::pin::Pin;
 use super::tree::{Directory, Tree};
@@ -20,6 +21,9 @@ const DISTINCT: usize = 4096;
 
 /// How many entries of a sort are looked at to find the one whose path comes first.
 const COMPARED: u64 = 4096;
+
+/// How many files that may be journals are looked at.
+const JOURNALS: usize = 64;
 
 /// Entries of one sort: how many, and one of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -94,6 +98,8 @@ pub struct Survey {
     pub unread: BTreeMap<i32, Group>,
     /// Inodes with further names outside the export.
     pub leaving: Group,
+    /// Files named as journals of conversions are, by their paths from the export: the first of them.
+    pub journals: Vec<Vec<u8>>,
     /// Different sets of owner, group and mode: inodes of one set can share a block of attributes.
     pub sets: HashSet<(u32, u32, u32)>,
 }
@@ -150,6 +156,7 @@ impl Survey {
         ] {
             group.merge(more);
         }
+        self.journals.extend(other.journals);
         self.sets.extend(other.sets);
     }
 }
@@ -267,6 +274,10 @@ impl Surveyor<'_> {
         }
         if inode.kind().is_some_and(Kind::is_device) && i32::try_from(inode.rdev).is_err() {
             survey.far_devices.add(path);
+        }
+        let is_journal = inode.kind() == Some(Kind::File) && name.to_bytes().ends_with(JOURNAL_SUFFIX);
+        if is_journal && survey.journals.len() < JOURNALS {
+            survey.journals.push(path());
         }
         if mapped_file::is_reserved(directory, name) {
             survey.reserved.add(path);

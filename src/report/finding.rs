@@ -108,6 +108,9 @@ kinds! {
         "nothing, as long as no guest uses the proxy backend";
 
     // The files of an export: `migrate check` and `migrate convert`.
+    /// An export that the host itself lives from.
+    SYSTEM_DIRECTORY: "system-directory", Error,
+        "convert a directory that holds nothing but the share; if the whole host may lose this one, name it by --system-directory=EXPORT";
     /// A process or the kernel holds an export so that its files must not change.
     LIVE_EXPORT: "live-export", Error,
         "shut the guest down and end what uses the export before `migrate convert`";

@@ -10,4 +10,5 @@ mod wire;
 mod check;
 mod live;
 mod manifest;
+mod system;
 mod verify;

@@ -2,11 +2,11 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::Facts;
+use super::{Facts, earlier};
 use crate::data::filesystem::Attributes;
 use crate::data::form::Model;
 use crate::data::survey::Group;
@@ -19,12 +19,25 @@ use crate::text;
 /// the admin asked for this model.
 pub fn findings(facts: &Facts, model: Model, asked: bool, price: &PriceRow) -> Vec<Finding> {
     let mut judge = Judge { facts, found: Vec::new() };
+    judge.system();
     judge.users();
     judge.filesystem(model, asked, price);
     judge.owners();
     judge.entries(model);
     judge.blind_spots();
     judge.found
+}
+
+/// The finding about an export that is the system's or an account's, for these reasons.
+pub fn system(export: &Path, reasons: &[String]) -> Option<Finding> {
+    let place = Place { file: Some(export.to_path_buf()), ..Place::default() };
+    let message = reasons.join("; ");
+    (!reasons.is_empty()).then_some(Finding {
+        kind: &finding::SYSTEM_DIRECTORY,
+        place,
+        message,
+        remedy: None,
+    })
 }
 
 struct Judge<'f> {
@@ -60,6 +73,10 @@ impl Judge<'_> {
             count => format!(" (and {})", counted(count - 1, "more entry")),
         };
         self.add(kind, place, format!("{what}{more}"), remedy);
+    }
+
+    fn system(&mut self) {
+        self.found.extend(system(&self.facts.export, &self.facts.system));
     }
 
     fn users(&mut self) {
@@ -153,6 +170,8 @@ impl Judge<'_> {
     fn entries(&mut self, model: Model) {
         let survey = &self.facts.survey;
         self.some(&finding::MOUNT_INSIDE, &survey.mounts, "something else is mounted here");
+        self.found.extend(earlier::around(&self.facts.export));
+        self.found.extend(earlier::inside(&self.facts.export, &survey.journals));
         self.some(&finding::IMMUTABLE_FILE, &survey.immutable, "it is immutable (chattr +i)");
         self.some(&finding::APPEND_ONLY_FILE, &survey.append_only, "it is append-only (chattr +a)");
         self.some(&finding::ALREADY_MAPPED, &survey.mapped, "it has user.virtfs.* attributes already");
