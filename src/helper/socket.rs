@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, Flock, FlockArg, OFlag, fcntl};
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, RenameFlags, fcntl, renameat2};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, UnixAddr, bind, connect, getpeername,
     getsockname, getsockopt, listen, socket, sockopt,
@@ -24,6 +24,8 @@ use crate::text::escape_path;
 const MODE: u32 = 0o660;
 /// Clients that may wait to be served.
 const BACKLOG: i32 = 64;
+/// How often a stale socket is taken over: others can put another one there between two calls.
+const TAKE_OVER_TRIES: u32 = 3;
 
 /// A listening socket with a name in the file system.
 pub struct Listener {
@@ -55,10 +57,12 @@ impl Listener {
         let socket = new_socket(SockType::Stream).context("cannot make a socket")?;
         // The new inode takes its mode from the socket: nobody but the owner from the first instant.
         fchmod(&socket, Mode::from_bits_truncate(0o600)).context("cannot set the socket's mode")?;
-        let _lock = lock_directory(&path);
         let bind_as_owner = || identity.lend(owner.uid, owner.gid, || bind(socket.as_raw_fd(), &address));
         let mut bound = bind_as_owner();
-        if bound == Err(Errno::EADDRINUSE) {
+        for _ in 0..TAKE_OVER_TRIES {
+            if bound != Err(Errno::EADDRINUSE) {
+                break;
+            }
             take_over(&path, &address)?;
             bound = bind_as_owner();
         }
@@ -205,13 +209,9 @@ fn new_socket(kind: SockType) -> Result<OwnedFd, Errno> {
     socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)
 }
 
-/// Keeps two helpers from taking over the same stale socket at once. Without the lock, where the directory can't be
-/// opened, that is all that is lost.
-fn lock_directory(path: &Path) -> Option<Flock<fs::File>> {
-    Flock::lock(fs::File::open(path.parent()?).ok()?, FlockArg::LockExclusive).ok()
-}
-
 /// Removes a socket that nobody listens on any more.
+///
+/// Several helpers can do this at once. They take no lock, because any user who can read the directory could hold it.
 fn take_over(path: &Path, address: &UnixAddr) -> Result<()> {
     let shown = escape_path(path);
     let meta = fs::symlink_metadata(path).with_context(|| format!("cannot look at '{shown}'"))?;
@@ -221,15 +221,53 @@ fn take_over(path: &Path, address: &UnixAddr) -> Result<()> {
     match probe(address) {
         Ok(Life::Stale) => {
             log::info!("taking over the socket '{shown}': nobody listens on it any more");
-            fs::remove_file(path).with_context(|| format!("cannot remove the stale socket '{shown}'"))
+            let removed = remove_stale(path, (meta.dev(), meta.ino()));
+            if removed.with_context(|| format!("cannot remove the stale socket '{shown}'"))? {
+                Ok(())
+            } else {
+                bail!(in_use(&shown))
+            }
         }
         Err(Errno::ENOENT) => Ok(()),
-        Ok(Life::Listening | Life::Datagram) => {
-            bail!(
-                "'{shown}' is in use: another process listens on it; stop that one, or listen elsewhere with -s"
-            )
-        }
+        Ok(Life::Listening | Life::Datagram) => bail!(in_use(&shown)),
         Err(errno) => Err(errno).with_context(|| format!("cannot tell whether anybody listens on '{shown}'")),
+    }
+}
+
+fn in_use(shown: &str) -> String {
+    format!("'{shown}' is in use: another process listens on it; stop that one, or listen elsewhere with -s")
+}
+
+/// Removes the stale socket `inode` at `path`: moves it to a name of this process's own, looks at it again there, and only then
+/// removes it. False where another process has put a live socket in its place meanwhile: that one goes back.
+fn remove_stale(path: &Path, inode: (u64, u64)) -> Result<bool> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { bail!("it has no name") };
+    // O_PATH waits for nothing, whatever has taken the directory's place.
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let directory = nix::fcntl::open(parent, flags, Mode::empty())?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let aside = format!(".virtfs-proxy-helper.{}.{}", std::process::id(), now.as_nanos());
+    match rename_to_free_name(&directory, name.as_bytes(), aside.as_bytes()) {
+        Err(Errno::ENOENT) => return Ok(true),
+        moved => moved?,
+    }
+    let found = fstatat(&directory, aside.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    // By the descriptor, because the longer name may not fit a socket's address.
+    let address = UnixAddr::new(format!("/proc/self/fd/{}/{aside}", directory.as_raw_fd()).as_str())?;
+    if (found.st_dev, found.st_ino) == inode && probe(&address) == Ok(Life::Stale) {
+        nix::unistd::unlinkat(&directory, aside.as_str(), nix::unistd::UnlinkatFlags::NoRemoveDir)?;
+        return Ok(true);
+    }
+    rename_to_free_name(&directory, aside.as_bytes(), name.as_bytes())
+        .with_context(|| format!("cannot move another process's socket back from '{aside}'"))?;
+    Ok(false)
+}
+
+/// Renames within a directory, to a name that is free. A file system that can't tell (NFS) renames all the same.
+fn rename_to_free_name(directory: &OwnedFd, from: &[u8], to: &[u8]) -> Result<(), Errno> {
+    match renameat2(directory, from, directory, to, RenameFlags::RENAME_NOREPLACE) {
+        Err(Errno::EINVAL | Errno::ENOSYS) => nix::fcntl::renameat(directory, from, directory, to),
+        result => result,
     }
 }
 

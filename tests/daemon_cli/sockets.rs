@@ -198,3 +198,87 @@ fn what_took_the_sockets_place_is_not_removed() {
     helper.wait();
     assert_eq!(fs::read_to_string(place.socket()).unwrap(), "somebody else's");
 }
+
+/// Holds the lock that any user who can read a directory can take on it.
+fn lock(directory: &Path) -> nix::fcntl::Flock<fs::File> {
+    let file = fs::File::open(directory).expect("the directory");
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).expect("a lock")
+}
+
+#[test]
+fn a_lock_on_the_sockets_directory_delays_no_start_and_no_new_socket() {
+    for options in [&["--persistent"][..], &["--shared=2"], &[]] {
+        let place = Place::new();
+        stale(&place.socket());
+        let _held = lock(place.path());
+        let mut helper = for_1234(&place, &[], options);
+        let mut client = Client::connect_soon(&place.socket());
+        client.ask(&ask::lstat(b"/file")).ok();
+        if !options.is_empty() {
+            fs::remove_file(place.socket()).unwrap();
+            wait_until("the socket, made anew", || {
+                place.socket().exists() && owner_and_mode(&place.socket()) == (1234, 567, 0o660)
+            });
+        }
+        helper.signal(Signal::SIGTERM);
+        assert!(helper.wait().success(), "{options:?}: {}", helper.log());
+        assert!(!place.socket().exists(), "{options:?}");
+    }
+}
+
+/// Nothing that takes the directory's place is waited for, and the socket is there again when the directory is.
+#[test]
+fn a_fifo_in_place_of_the_sockets_directory_stops_nothing() {
+    let place = Place::new();
+    let (directory, away) = (place.path().join("run"), place.path().join("away"));
+    let socket = directory.join("socket");
+    let put_fifo = || {
+        fs::rename(&directory, &away).unwrap();
+        nix::unistd::mkfifo(&directory, nix::sys::stat::Mode::from_bits_truncate(0o666)).unwrap();
+    };
+    fs::create_dir(&directory).unwrap();
+    let launch = Launch::new(&program::ours(), &place.export()).option("--persistent");
+    let mut helper = launch.by_socket(&socket);
+    let mut client = Client::connect_soon(&socket);
+    client.ask(&ask::lstat(b"/file")).ok();
+    fs::remove_file(&socket).unwrap();
+    put_fifo();
+    helper.wait_for_log("cannot make the socket again");
+    drop(client);
+    fs::remove_file(&directory).unwrap();
+    fs::rename(&away, &directory).unwrap();
+    Client::connect_soon(&socket).ask(&ask::lstat(b"/file")).ok();
+    fs::remove_file(&socket).unwrap();
+    put_fifo();
+    wait_until("another failure", || helper.log().matches("cannot make the socket again").count() == 2);
+    helper.signal(Signal::SIGTERM);
+    assert!(helper.wait().success(), "{}", helper.log());
+    // A start is refused, too, and does not wait.
+    let mut late = launch.by_socket(&socket);
+    assert_eq!(late.wait().code(), Some(1));
+    assert!(late.log().contains("cannot bind the socket"), "{}", late.log());
+}
+
+#[test]
+fn of_many_helpers_that_take_over_one_stale_socket_one_serves() {
+    let place = Place::new();
+    for round in 0..5 {
+        stale(&place.socket());
+        let launch = Launch::new(&program::ours(), &place.export()).option("--persistent");
+        let mut helpers: Vec<Running> = (0..6).map(|_| launch.by_socket(&place.socket())).collect();
+        wait_until("one helper", || {
+            helpers.iter_mut().filter_map(|it| it.is_alive().then_some(())).count() == 1
+        });
+        Client::connect_soon(&place.socket()).ask(&ask::lstat(b"/file")).ok();
+        for helper in &mut helpers {
+            if helper.is_alive() {
+                helper.signal(Signal::SIGTERM);
+                assert!(helper.wait().success(), "round {round}: {}", helper.log());
+            } else {
+                assert!(helper.log().contains("in use"), "round {round}: {}", helper.log());
+            }
+        }
+        let left: Vec<_> = fs::read_dir(place.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
+        assert_eq!(left, ["export"], "round {round}");
+    }
+}
