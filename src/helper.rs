@@ -15,7 +15,7 @@
 //! | [`protocol`] | the wire format: table and codec |
 //! | [`operations`], [`export`], [`path`], [`identity`], [`version`] | what requests do, to which files, as whom |
 //! | [`health`] | asking a running helper how it is |
-//! | [`sys`], [`signals`], [`logging`] | the kernel's side |
+//! | [`sys`], [`signals`], [`logging`], [`stderr`] | the kernel's side |
 
 #[cfg(feature = "break-in")]
 pub mod break_in;
@@ -39,15 +39,17 @@ pub mod seccomp;
 pub mod settings;
 pub mod signals;
 pub mod socket;
+pub mod stderr;
 pub mod supervisor;
 pub mod sys;
 pub mod version;
 pub mod worker;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cli::HelperArgs;
 use crate::exit::Outcome;
@@ -63,18 +65,21 @@ use worker::Client;
 
 /// Serves an export as the command line says. Errors are printed here, once, with their context.
 pub fn run(args: HelperArgs) -> Outcome {
+    stderr::prepare();
     let settings = match args.settings() {
         Ok(settings) => settings,
         Err(message) => {
-            complain!("virtfs-proxy-helper: {message}");
-            complain!("Try 'virtfs-proxy-helper --help'.");
+            logging::complain(format_args!("{message}"));
+            stderr::write_line(b"Try 'virtfs-proxy-helper --help'.\n");
             return Outcome::Usage;
         }
     };
-    start(&settings).unwrap_or_else(|error| {
-        complain!("virtfs-proxy-helper: {error:#}");
+    let outcome = start(&settings).unwrap_or_else(|error| {
+        logging::complain(format_args!("{error:#}"));
         Outcome::Failure
-    })
+    });
+    logging::report_lost();
+    outcome
 }
 
 /// The start-up order. Everything that can fail does so before the daemon is ready, and so before its parent exits.
@@ -120,7 +125,7 @@ fn serve(
         Source::Listener(listener) if settings.persistent || settings.shared > 1 => {
             supervisor::run(settings, directory, listener, pid_file, manager, parent)
         }
-        source => serve_one(settings, directory, source, pid_file.as_ref(), &manager, parent),
+        source => serve_one(settings, directory, source, pid_file.as_ref(), manager, parent),
     }
 }
 
@@ -168,7 +173,7 @@ fn serve_one(
     directory: Directory,
     source: Source,
     pid_file: Option<&PidFile>,
-    manager: &Manager,
+    mut manager: Manager,
     parent: Parent,
 ) -> Result<Outcome> {
     let cleaner = Cleaner::start(source.name(), pid_file)?;
@@ -180,7 +185,7 @@ fn serve_one(
     manager.tell("READY=1");
     let client = match source {
         Source::Client(client) => client,
-        Source::Listener(listener) => match wait_for_client(&listener)? {
+        Source::Listener(listener) => match wait_for_client(&listener, &mut manager)? {
             Some(client) => client,
             None => return Ok(Outcome::Clean),
         },
@@ -193,7 +198,17 @@ fn serve_one(
 }
 
 /// Waits for the one client. `None` where this process was asked to stop meanwhile.
-fn wait_for_client(listener: &Listener) -> Result<Option<OwnedFd>> {
+fn wait_for_client(listener: &Listener, manager: &mut Manager) -> Result<Option<OwnedFd>> {
+    while manager.is_behind() {
+        let mut fds = [PollFd::new(listener.socket.as_fd(), PollFlags::POLLIN)];
+        let Some(ready) = signals::while_idle(|| poll(&mut fds, PollTimeout::from(1000u16))) else {
+            return Ok(None);
+        };
+        manager.tell_again();
+        if ready == Ok(1) {
+            break;
+        }
+    }
     loop {
         match signals::while_idle(|| listener.accept()) {
             None => return Ok(None),

@@ -1,16 +1,19 @@
 //! Where log lines go: standard error in the foreground, syslog as `virtfs-proxy-helper[pid]`, facility daemon,
 //! otherwise.
 //!
-//! The connection to syslog is made once, before the sandbox closes, and lines are dropped rather than waited
-//! for: a syslog daemon that has stopped must not stop the guest. libc's syslog(3) does neither.
+//! A line is one write, and no line is waited for: a reader that has stopped must not stop the guest. Lines that nobody took
+//! are counted, over all processes of this helper, and the number is logged as soon as somebody reads again. The connection to
+//! syslog is made once, before the sandbox closes. libc's syslog(3) does none of this.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
+use std::fmt::{Arguments, Write as _};
 use std::os::unix::net::UnixDatagram;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use super::{stderr, sys};
 
 /// The name in each line.
 const IDENT: &str = "virtfs-proxy-helper";
@@ -21,6 +24,10 @@ const FACILITY_DAEMON: u8 = 3 << 3;
 
 /// The pid in syslog's lines; 0: this process's own.
 static PID: AtomicU32 = AtomicU32::new(0);
+/// Where lines go, once logging has started.
+static SINK: OnceLock<Sink> = OnceLock::new();
+/// How many lines nobody took: shared by all processes that are forked after logging has started.
+static LOST: OnceLock<&'static AtomicU64> = OnceLock::new();
 
 /// Sets the pid that this process is known by outside its PID namespace.
 pub fn set_pid(pid: u32) {
@@ -34,7 +41,56 @@ enum Sink {
     Nowhere,
 }
 
-struct Logger(Sink);
+impl Sink {
+    /// Writes one line. False where nobody took it.
+    fn write(&self, level: Level, text: Arguments<'_>) -> bool {
+        match self {
+            Self::Stderr => {
+                let label = match level {
+                    Level::Error => "error: ",
+                    Level::Warn => "warning: ",
+                    Level::Info | Level::Debug | Level::Trace => "",
+                };
+                stderr::write_line(line(format_args!("{IDENT}: {label}{text}")).as_bytes())
+            }
+            Self::Syslog(socket) => {
+                let severity = match level {
+                    Level::Error => 3,
+                    Level::Warn => 4,
+                    Level::Info => 6,
+                    Level::Debug | Level::Trace => 7,
+                };
+                let pid = match PID.load(Ordering::Relaxed) {
+                    0 => std::process::id(),
+                    outside => outside,
+                };
+                let priority = FACILITY_DAEMON | severity;
+                let line = line(format_args!("<{priority}>{IDENT}[{pid}]: {text}"));
+                socket.send(line.trim_end().as_bytes()).is_ok()
+            }
+            Self::Nowhere => true,
+        }
+    }
+}
+
+/// A line with its end, cut where it is longer than one write can carry.
+fn line(text: Arguments<'_>) -> String {
+    const CUT: &str = " [cut]";
+    let mut line = String::new();
+    let _ = line.write_fmt(text);
+    if line.len() >= stderr::LINE {
+        let mut end = stderr::LINE - 1 - CUT.len();
+        while !line.is_char_boundary(end) {
+            end -= 1;
+        }
+        line.truncate(end);
+        line.push_str(CUT);
+    }
+    line.push('\n');
+    line
+}
+
+struct Logger;
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -42,38 +98,44 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
-        match &self.0 {
-            Sink::Stderr => {
-                let label = match record.level() {
-                    Level::Error => "error: ",
-                    Level::Warn => "warning: ",
-                    Level::Info | Level::Debug | Level::Trace => "",
-                };
-                let _ = writeln!(std::io::stderr().lock(), "{IDENT}: {label}{}", record.args());
-            }
-            Sink::Syslog(socket) => {
-                let severity = match record.level() {
-                    Level::Error => 3,
-                    Level::Warn => 4,
-                    Level::Info => 6,
-                    Level::Debug | Level::Trace => 7,
-                };
-                let mut line = String::new();
-                let pid = match PID.load(Ordering::Relaxed) {
-                    0 => std::process::id(),
-                    outside => outside,
-                };
-                let _ = write!(line, "<{}>{IDENT}[{pid}]: {}", FACILITY_DAEMON | severity, record.args());
-                let _ = socket.send(line.as_bytes());
-            }
-            Sink::Nowhere => {}
+        let Some(sink) = SINK.get().filter(|_| self.enabled(record.metadata())) else { return };
+        // First what is missing before it.
+        report_lost();
+        if !sink.write(record.level(), *record.args()) {
+            count_lost(1);
         }
     }
 
     fn flush(&self) {}
+}
+
+fn count_lost(lines: u64) {
+    if let Some(lost) = LOST.get() {
+        lost.fetch_add(lines, Ordering::Relaxed);
+    }
+}
+
+/// Whether lines were lost and nobody was told yet.
+pub fn has_lost() -> bool {
+    LOST.get().is_some_and(|lost| lost.load(Ordering::Relaxed) > 0)
+}
+
+/// Logs how many lines were lost, if any were.
+pub fn report_lost() {
+    let (Some(sink), Some(lost), true) = (SINK.get(), LOST.get(), has_lost()) else { return };
+    let count = lost.swap(0, Ordering::Relaxed);
+    let lines = if count == 1 { "line was" } else { "lines were" };
+    let text = format_args!("{count} log {lines} lost here: nobody read the log");
+    if count > 0 && !sink.write(Level::Warn, text) {
+        count_lost(count);
+    }
+}
+
+/// Writes a line to standard error, wherever the log goes: for what keeps a helper from starting.
+pub fn complain(text: Arguments<'_>) {
+    if !stderr::write_line(line(format_args!("{IDENT}: {text}")).as_bytes()) {
+        count_lost(1);
+    }
 }
 
 /// Starts logging. Says so where a daemon's lines will be lost.
@@ -82,17 +144,19 @@ pub fn start(level: LevelFilter, syslog: bool) -> Result<()> {
         match connect() {
             Ok(socket) => Sink::Syslog(socket),
             Err(error) => {
-                complain!(
-                    "{IDENT}: warning: no syslog daemon at {SYSLOG} ({error}): what the daemon logs is lost"
-                );
+                complain(format_args!(
+                    "warning: no syslog daemon at {SYSLOG} ({error}): what the daemon logs is lost"
+                ));
                 Sink::Nowhere
             }
         }
     } else {
         Sink::Stderr
     };
+    let _ = SINK.set(sink);
+    let _ = LOST.set(sys::shared_counter().context("cannot allocate a counter")?);
     log::set_max_level(level);
-    log::set_boxed_logger(Box::new(Logger(sink))).context("logging was started twice")
+    log::set_logger(&Logger).context("logging was started twice")
 }
 
 fn connect() -> std::io::Result<UnixDatagram> {
@@ -100,4 +164,19 @@ fn connect() -> std::io::Result<UnixDatagram> {
     socket.connect(SYSLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_fits_one_write_whatever_its_text() {
+        assert_eq!(line(format_args!("{IDENT}: short")), "virtfs-proxy-helper: short\n");
+        for text in ["x".repeat(stderr::LINE), "é".repeat(stderr::LINE), "x".repeat(stderr::LINE - 1)] {
+            let line = line(format_args!("{text}"));
+            assert!(line.len() <= stderr::LINE && line.ends_with('\n'), "{}", line.len());
+            assert_eq!(line.ends_with(" [cut]\n"), text.len() >= stderr::LINE, "{}", text.len());
+        }
+    }
 }

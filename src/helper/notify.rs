@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -15,29 +15,51 @@ use nix::unistd::{ForkResult, fork, pipe, setsid};
 use crate::exit::Outcome;
 
 /// The service manager's socket, connected while its path is in reach.
-pub struct Manager(Option<UnixDatagram>);
+pub struct Manager {
+    socket: Option<UnixDatagram>,
+    /// What the manager could not be told yet: its socket's queue was full.
+    behind: Option<&'static str>,
+}
 
 impl Manager {
     /// Connects, if the manager asked to be told.
     pub fn connect() -> Self {
-        let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Self(None) };
+        let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
+            return Self { socket: None, behind: None };
+        };
         let connected = connect_notify(&name);
         if let Err(error) = &connected {
             log::warn!("cannot tell the service manager about readiness: NOTIFY_SOCKET: {error}");
         }
-        Self(connected.ok())
+        Self { socket: connected.ok(), behind: None }
     }
 
-    /// Tells the manager. Nobody to tell, or nobody listening, is no failure.
-    pub fn tell(&self, state: &str) {
-        if let Some(socket) = &self.0 {
-            let _ = socket.send(state.as_bytes());
+    /// Tells the manager, without waiting: a manager that does not read its socket is told later, by
+    /// [`Manager::tell_again`]. Nobody to tell, or nobody listening, is no failure.
+    pub fn tell(&mut self, state: &'static str) {
+        let Some(socket) = &self.socket else { return };
+        let full = socket.send(state.as_bytes()).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        if full && self.behind.is_none() {
+            log::warn!("the service manager does not read NOTIFY_SOCKET: cannot tell it {state} now");
+        }
+        self.behind = full.then_some(state);
+    }
+
+    /// Whether the manager is still to be told something.
+    pub fn is_behind(&self) -> bool {
+        self.behind.is_some()
+    }
+
+    /// Tells the manager what it could not be told before.
+    pub fn tell_again(&mut self) {
+        if let Some(state) = self.behind {
+            self.tell(state);
         }
     }
 
     /// The socket, for the handler that ends the process.
     pub fn as_raw(&self) -> i32 {
-        self.0.as_ref().map_or(-1, std::os::fd::AsRawFd::as_raw_fd)
+        self.socket.as_ref().map_or(-1, std::os::fd::AsRawFd::as_raw_fd)
     }
 }
 
@@ -48,6 +70,7 @@ fn connect_notify(name: &OsString) -> std::io::Result<UnixDatagram> {
     };
     let socket = UnixDatagram::unbound()?;
     socket.connect_addr(&address)?;
+    socket.set_nonblocking(true)?;
     Ok(socket)
 }
 

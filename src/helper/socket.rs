@@ -17,6 +17,7 @@ use nix::sys::stat::{Mode, fchmod, fstatat};
 use nix::unistd::{Gid, Uid, fchownat};
 
 use super::identity::Identity;
+use super::logging;
 use super::settings::Owner;
 use crate::text::escape_path;
 
@@ -119,11 +120,11 @@ impl Name {
         let found = meta.map(|meta| Owner { uid: meta.uid(), gid: meta.gid() });
         let Some(owner) = owner.or(found) else {
             // Before the log is open.
-            complain!(
-                "virtfs-proxy-helper: warning: the passed socket '{}' was removed before this process started, and \
+            logging::complain(format_args!(
+                "warning: the passed socket '{}' was removed before this process started, and \
                  nobody says whose it was: it can't be made anew; add -u USER -g GROUP",
                 escape_path(path)
-            );
+            ));
             return None;
         };
         Some(Self { path: path.into(), owner, inode, ours: false })

@@ -35,6 +35,8 @@ const GRACE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(1);
 /// How long workers may take to end before they are killed.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long workers that were killed may take to be gone.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Everything the supervisor holds.
 struct Supervisor<'s> {
@@ -50,6 +52,7 @@ struct Supervisor<'s> {
     identity: Identity,
     pid_namespaces: PidNamespaces,
     lifeline: Lifeline,
+    manager: Manager,
     workers: HashSet<Pid>,
     served: bool,
     /// Since when the name is known to be missing.
@@ -64,7 +67,7 @@ pub fn run(
     directory: Directory,
     listener: Listener,
     pid_file: Option<PidFile>,
-    manager: Manager,
+    mut manager: Manager,
     parent: Parent,
 ) -> Result<Outcome> {
     sandbox::leave_shared_namespaces(settings.sandbox);
@@ -98,6 +101,7 @@ pub fn run(
         identity,
         pid_namespaces,
         lifeline,
+        manager,
         workers: HashSet::new(),
         served: false,
         failed_at: None,
@@ -105,10 +109,9 @@ pub fn run(
     };
     let ended = supervisor.run();
     if let Ok(Role::Worker(client)) = ended {
-        drop(manager);
         return Ok(supervisor.become_worker(client));
     }
-    manager.tell("STOPPING=1");
+    supervisor.manager.tell("STOPPING=1");
     supervisor.stop_workers();
     if let Some(name) = &supervisor.listener.name {
         name.remove();
@@ -148,6 +151,8 @@ impl<'s> Supervisor<'s> {
             if !self.settings.persistent && self.served && self.workers.is_empty() {
                 return Ok(Role::Supervisor);
             }
+            self.manager.tell_again();
+            logging::report_lost();
             self.wait()?;
             if self.take_signals()? {
                 log::info!("stopping: asked by a signal");
@@ -173,6 +178,8 @@ impl<'s> Supervisor<'s> {
         let needs_time = !self.retired.is_empty()
             || self.failed_at.is_some()
             || self.short_since.is_some()
+            || self.manager.is_behind()
+            || logging::has_lost()
             || (self.listener.name.is_some() && self.watch.is_none());
         let timeout = if needs_time { PollTimeout::try_from(RETRY)? } else { PollTimeout::NONE };
         match poll(&mut fds, timeout) {
@@ -220,14 +227,14 @@ impl<'s> Supervisor<'s> {
         while let Some(info) = self.signals.read_signal().context("cannot read signals")? {
             stop |= i32::try_from(info.ssi_signo) != Ok(Signal::SIGCHLD as i32);
         }
-        self.reap(WaitPidFlag::WNOHANG);
+        self.reap();
         Ok(stop)
     }
 
     /// Takes leave of the workers that have ended.
-    fn reap(&mut self, how: WaitPidFlag) {
+    fn reap(&mut self) {
         while !self.workers.is_empty() {
-            match waitpid(None, Some(how)) {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, _)) => {
                     self.workers.remove(&pid);
                 }
@@ -313,19 +320,21 @@ impl<'s> Supervisor<'s> {
 
     /// Ends all workers, in good time.
     fn stop_workers(&mut self) {
+        for (signal, patience) in [(Signal::SIGTERM, PATIENCE), (Signal::SIGKILL, LAST_PATIENCE)] {
+            for pid in &self.workers {
+                let _ = kill(*pid, signal);
+            }
+            let deadline = Instant::now() + patience;
+            while !self.workers.is_empty() && Instant::now() < deadline {
+                let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+                let _ = poll(&mut fds, PollTimeout::from(100u8));
+                let _ = self.signals.read_signal();
+                self.reap();
+            }
+        }
+        // A file system that hangs holds them in the kernel. They end when it lets them go.
         for pid in &self.workers {
-            let _ = kill(*pid, Signal::SIGTERM);
+            log::error!("worker {pid} does not end: a file system does not answer; leaving it behind");
         }
-        let deadline = Instant::now() + PATIENCE;
-        while !self.workers.is_empty() && Instant::now() < deadline {
-            let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-            let _ = poll(&mut fds, PollTimeout::from(100u8));
-            let _ = self.signals.read_signal();
-            self.reap(WaitPidFlag::WNOHANG);
-        }
-        for pid in &self.workers {
-            let _ = kill(*pid, Signal::SIGKILL);
-        }
-        self.reap(WaitPidFlag::empty());
     }
 }

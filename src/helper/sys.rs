@@ -4,6 +4,7 @@
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
 
@@ -71,6 +72,20 @@ pub fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) ->
         libc::sendmsg(socket.as_raw_fd(), &raw const message, SEND)
     };
     length(sent)
+}
+
+/// A counter that this process shares with those that it forks.
+pub fn shared_counter() -> Result<&'static AtomicU64, Errno> {
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping, zero-filled, aligned to a page and never unmapped; all access to it is atomic.
+    unsafe {
+        let memory = libc::mmap(std::ptr::null_mut(), size_of::<AtomicU64>(), access, flags, -1, 0);
+        if memory == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        Ok(AtomicU64::from_ptr(memory.cast()))
+    }
 }
 
 /// `statfs(2)`.

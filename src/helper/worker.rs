@@ -12,7 +12,7 @@ use super::sandbox::{self, Directory, Sandbox};
 use super::seccomp::Filter;
 use super::settings::Settings;
 use super::socket::describe_peer;
-use super::{landlock, privileges, sys};
+use super::{landlock, logging, privileges, sys};
 use crate::exit::Outcome;
 
 /// Who is served.
@@ -118,7 +118,7 @@ pub fn rehearse(settings: &Settings, directory: &Directory) -> Result<Sandbox> {
                 Ok(confined) if confined.walls != settings.sandbox => FELL_BACK,
                 Ok(_) => WELL,
                 Err(error) => {
-                    complain!("virtfs-proxy-helper: {error:#}");
+                    logging::complain(format_args!("{error:#}"));
                     1
                 }
             };

@@ -9,6 +9,7 @@ mod options;
 mod sockets;
 mod start;
 mod systemd;
+mod unread;
 mod usage;
 
 #[path = "../../examples/manual/pages.rs"]
