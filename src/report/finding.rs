@@ -107,6 +107,16 @@ kinds! {
     QEMU_BACKEND: "qemu-backend", Info,
         "nothing, as long as no guest uses the proxy backend";
 
+    /// A QEMU with a vulnerability that concerns a local share.
+    QEMU_VULNERABILITY: "qemu-vulnerability", Warning,
+        "update QEMU; a distribution may have mended it in its package without another version number";
+    /// A QEMU in which something of a local share fails.
+    QEMU_FAULT: "qemu-fault", Warning,
+        "use another version where the guest's programs need it";
+    /// A QEMU in which a local share is otherwise than in other versions.
+    QEMU_DIFFERENCE: "qemu-difference", Info,
+        "nothing, unless the guest's programs need it";
+
     // The files of an export: `migrate check` and `migrate convert`.
     /// An export that the host itself lives from.
     SYSTEM_DIRECTORY: "system-directory", Error,

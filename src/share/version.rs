@@ -1,6 +1,8 @@
-//! QEMU's versions: what the proxy backend is in each.
+//! QEMU's versions: what the proxy backend is in each, and (in [`advice`]) what each means for a `local` share.
 
 #![forbid(unsafe_code)]
+
+pub mod advice;
 
 use std::fmt;
 use std::str::FromStr;

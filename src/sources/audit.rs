@@ -1,5 +1,6 @@
 //! `migrate audit`: every proxy setup of a host, joined and judged.
 
+mod advise;
 mod exports;
 mod host;
 mod judge;
@@ -9,6 +10,7 @@ mod processes;
 mod progress;
 mod qemu;
 mod rewritable;
+mod root_user;
 mod scan;
 mod sockets;
 mod walk;
@@ -67,7 +69,8 @@ fn audit(args: &AuditArgs) -> anyhow::Result<AuditDocument> {
     }
     progress.finish();
     let processes = processes.unwrap_or_default();
-    Ok(Judge::new(args.qemu.clone(), installed, everything).document(scan, processes))
+    let as_root = root_user::find(&host, &scan, &processes);
+    Ok(Judge::new(args.qemu.clone(), installed, everything, as_root).document(scan, processes))
 }
 
 /// Looks at the processes, and joins the shares of the files that they were started with.

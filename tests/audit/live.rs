@@ -107,7 +107,14 @@ fn live_pairs_are_found_and_joined() {
         ("own-pair", &own_pair.2, &own_pair.0, &own_pair.1),
     ]
     .map(|(name, export, helper, qemu)| (name, export.as_path(), helper, qemu));
-    expect(&[], &all);
+    let found = expect(&["--qemu", "11.1.1"], &all);
+    let rows = found.list("findings").iter();
+    let severities: Vec<_> =
+        rows.filter(|row| row["id"] == "qemu-vulnerability").map(|row| &row["severity"]).collect();
+    assert!(
+        !severities.is_empty() && severities.iter().all(|severity| *severity == "error"),
+        "QEMU runs as root"
+    );
     // The same machine, mounted at its own root.
     let audit = expect(&["--root", "/"], &all);
     assert_eq!(audit.status, 3);

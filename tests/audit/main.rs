@@ -8,6 +8,7 @@ mod program;
 #[path = "../support/wire.rs"]
 mod wire;
 
+mod advice;
 mod hostile;
 mod joining;
 mod live;

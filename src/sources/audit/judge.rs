@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::advise;
 use super::processes::Processes;
 use super::qemu::Installed;
 use super::scan::Scan;
@@ -25,13 +26,20 @@ pub struct Judge {
     installed: Vec<Installed>,
     /// Whether all of the machine was audited.
     everything: bool,
+    /// What runs QEMU as root.
+    as_root: Option<String>,
 }
 
 impl Judge {
     /// Judges against `asked`, else against the newest version installed.
-    pub fn new(asked: Option<Version>, installed: Vec<Installed>, everything: bool) -> Self {
+    pub fn new(
+        asked: Option<Version>,
+        installed: Vec<Installed>,
+        everything: bool,
+        as_root: Option<String>,
+    ) -> Self {
         let newest = installed.iter().map(|one| one.version.clone()).max();
-        Self { target: asked.or(newest), installed, everything }
+        Self { target: asked.or(newest), installed, everything, as_root }
     }
 
     /// The document of everything that was found.
@@ -75,6 +83,10 @@ impl Judge {
         }
         if self.everything {
             self.backends(&mut document);
+        }
+        if !document.shares.is_empty() || !document.helpers.is_empty() {
+            let as_root = self.as_root.as_deref();
+            document.findings.extend(advise::findings(self.target.as_ref(), &self.installed, as_root));
         }
         document.finish();
         document
