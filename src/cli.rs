@@ -73,3 +73,27 @@ pub enum MigrateVerb {
     /// Merge the audits of many hosts into one report.
     Report(ReportArgs),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::share::invocation::OPTIONS;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_table_of_other_processes_options_is_this_programs() {
+        let command = Cli::command();
+        let mut declared: Vec<_> = command
+            .get_arguments()
+            .filter(|argument| argument.get_id() != "version")
+            .filter_map(|argument| {
+                Some((argument.get_long()?, argument.get_short(), argument.get_action().takes_values()))
+            })
+            .collect();
+        declared.push(("help", Some('h'), false));
+        for option in &declared {
+            assert!(OPTIONS.contains(option), "{option:?} is missing");
+        }
+        assert_eq!(OPTIONS.len(), declared.len());
+    }
+}

@@ -4,6 +4,7 @@ pub mod argv;
 pub mod backend;
 pub mod bounds;
 pub mod helper;
+pub mod invocation;
 pub mod local;
 pub mod qemu_opts;
 pub mod rewrite;

@@ -6,7 +6,6 @@ mod cmdline;
 mod commands;
 mod config;
 mod documents;
-mod invocation;
 mod join;
 mod launcher;
 pub mod libvirt;

@@ -9,12 +9,14 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::Context;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::mounts::{self, Location, Mounts};
 use crate::text;
@@ -23,6 +25,9 @@ mod commands;
 mod kernel;
 
 pub use kernel::KernelUse;
+
+/// How a file is opened as a mere name, which never waits.
+const NAME_ONLY: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
 /// Who uses an export.
 #[derive(Debug, Default)]
@@ -346,7 +351,10 @@ impl Scene {
         let command = fs::read(of("cmdline"))?;
         let name = fs::read(of("comm"))?.trim_ascii_end().to_vec();
         let uid = fs::metadata(of(""))?.uid();
-        let (role, named) = commands::role(&command, &name, &self.path);
+        // Its command line is everybody's to read, its environment is not: holds() counts it as unseen then.
+        let environment = fs::read(of("environ")).unwrap_or_default();
+        let (role, paths) = commands::role(&command, &environment, &name);
+        let named = paths.iter().any(|path| self.is_named(pid, path, namespaces));
         let mut user = User {
             pid,
             name,
@@ -365,6 +373,32 @@ impl Scene {
             Err(error) => return Err(error),
         }
         Ok(Some(user))
+    }
+
+    /// Whether `path`, as the process `pid` spells it, is the export, a directory around it, or one in it.
+    fn is_named(&self, pid: i32, path: &Path, namespaces: &mut Namespaces) -> bool {
+        let overlaps = |location: &Location| {
+            self.way_to(location).is_some() || location.way_to(&self.location).is_some()
+        };
+        let of = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
+        let cwd = fs::read_link(of("cwd")).unwrap_or_default();
+        let path = cwd.join(path);
+        let mut within = || {
+            let root = open_path(&of("root")).ok()?;
+            let file =
+                rustix::fs::openat2(root, &path, NAME_ONLY, Mode::empty(), ResolveFlags::IN_ROOT).ok()?;
+            let target = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+            let theirs = namespaces.of(pid).ok()?;
+            self.locate(&target, mounts::mount_id(&file).ok()?, &theirs)
+        };
+        if within().is_some_and(|location| overlaps(&location)) {
+            return true;
+        }
+        // A helper that made its export its root can't find it by that name any more. The name is one of this mount
+        // namespace, unless the process has another one.
+        let foreign = fs::read_link(of("ns/mnt")).is_ok_and(|namespace| namespace != self.namespace);
+        let own = fs::canonicalize(&path).unwrap_or(path);
+        !foreign && own.is_absolute() && (own.starts_with(&self.path) || self.path.starts_with(&own))
     }
 
     /// Fills in what a process holds of the export. The number of files that might be the export's or not.

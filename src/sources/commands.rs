@@ -7,11 +7,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::chars::{Command, Embedded, Lexed, Lines, Word, span};
-use super::invocation::{self, Invocation, Text};
 use super::spelling::respell;
 use super::{Document, Format, Reading, Unreadable};
 use crate::share::argv::{self, Arg, ArgvShare, Splice};
 use crate::share::backend::Backend;
+use crate::share::invocation::{self, Invocation, Text};
 use crate::share::rewrite::{Edit, Edits, Moved, Refusal, Rewrite};
 use crate::share::{ExportFrom, ExportPath, Note, Place, Share, Transport};
 use crate::text::escape_path;

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use virtfs_proxy_helper::data::live::{Live, Role, User, look};
 
-use crate::program::{Launch, ours, reference, scratch, wait_until};
+use crate::program::{Launch, Running, ours, reference, scratch, wait_until};
 
 /// A process that has said that it is where it should be, ended with its owner.
 struct Actor(Child);
@@ -178,6 +178,58 @@ fn helpers_that_serve_it_are_found_behind_every_wall() {
         assert_eq!(user.role, Role::Helper, "{number}: {user:?}");
         assert!(user.is_busy(), "{number}");
     }
+}
+
+/// The helper of a container has its options from its environment, and names of its container's.
+#[test]
+fn a_helpers_environment_counts_and_that_of_the_one_who_looks_does_not() {
+    let (scratch, export) = export();
+    let other = scratch.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let socket = scratch.path().join("socket");
+    let mut helper = Command::new(ours());
+    helper
+        .arg("--nodaemon")
+        .env("VIRTFS_PATH", &other)
+        .env("VIRTFS_SOCKET", &socket)
+        .env("VIRTFS_SANDBOX", "none");
+    let helper = Running::spawn(helper.env("VIRTFS_UID", "0").env("VIRTFS_GID", "0"));
+    wait_until("the socket", || socket.exists());
+    let user = look(&other).unwrap().users.into_iter().find(|user| user.pid == helper.pid().cast_signed());
+    assert!(
+        user.is_some_and(|user| user.role == Role::Helper && user.is_busy()),
+        "it serves '{}'",
+        other.display()
+    );
+    assert!(!look(&export).unwrap().is_busy(), "it does not serve '{}'", export.display());
+    // With variables of its own, as in the image.
+    let check = Command::new(ours())
+        .env("VIRTFS_PATH", &export)
+        .args(["migrate", "check", "--format=json", "--exit-zero"])
+        .arg(&export)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&check.stdout);
+    assert!(text.contains("findings") && !text.contains("in-use"), "{text}");
+}
+
+#[test]
+fn a_name_of_another_mount_namespace_is_looked_up_there() {
+    let (scratch, export) = export();
+    let other = scratch.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let (socket, program) = (scratch.path().join("socket"), ours());
+    // There, the export's name shows the other directory.
+    let script = "mount --bind \"$2\" \"$1\"; \"$3\" --nodaemon --sandbox=none --path \"$1\" \
+        --socket \"$4\" --uid 0 --gid 0 2>&- >&- & until [ -S \"$4\" ]; do sleep 0.1; done; echo ready; read -r _ || kill $!";
+    let mut actor = Actor::new(script, &[&export, &other, &program, &socket]);
+    let serves = |directory: &Path| {
+        look(directory).unwrap().users.iter().any(|user| user.role == Role::Helper && user.is_busy())
+    };
+    assert!(serves(&other));
+    assert!(!serves(&export));
+    drop(actor.0.stdin.take());
+    actor.0.wait().unwrap();
 }
 
 #[test]

@@ -1,49 +1,29 @@
-//! What a command line says of an export.
+//! What a process is, and which directories its command line and environment name.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-
-use clap::Parser;
+use std::path::PathBuf;
 
 use super::Role;
-use crate::cli::Cli;
+use crate::share::invocation;
 
-/// What a process is, and whether its command line (words that end with NUL) names the export, a directory around
-/// it or one in it. A name is the kernel's, cut after 15 bytes.
-pub fn role(command: &[u8], name: &[u8], export: &Path) -> (Role, bool) {
-    let words: Vec<&OsStr> = command
-        .strip_suffix(b"\0")
-        .unwrap_or(command)
-        .split(|&byte| byte == 0)
-        .map(OsStr::from_bytes)
-        .collect();
-    let program = words.first().and_then(|word| Path::new(word).file_name()).unwrap_or_default().as_bytes();
+/// What a process is, and the directories that it serves or exports, as the process itself names them. `command`:
+/// /proc/PID/cmdline; `environment`: /proc/PID/environ; `name`: the kernel's name for it, cut after 15 bytes.
+pub fn role(command: &[u8], environment: &[u8], name: &[u8]) -> (Role, Vec<PathBuf>) {
+    let words: Vec<&[u8]> = command.strip_suffix(b"\0").unwrap_or(command).split(|&byte| byte == 0).collect();
+    let first = words.first().copied().unwrap_or_default();
+    let program = first.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
     let called = |prefix: &str| program.starts_with(prefix.as_bytes()) || name.starts_with(prefix.as_bytes());
-    if called("virtfs-proxy-he") && !migrates(&words) {
-        let overlaps = |path: PathBuf| overlap(&resolved(&path), export);
-        (Role::Helper, served(&words).is_some_and(overlaps))
+    if called("virtfs-proxy-he") {
+        match invocation::of_process(words.iter().skip(1).copied(), environment) {
+            Some(invocation) => (Role::Helper, invocation.helper(None).export.into_iter().collect()),
+            None => (Role::Other, Vec::new()),
+        }
     } else if called("qemu-system") || called("qemu-kvm") || program == b"kvm" || name == b"kvm" {
-        let named = words.iter().flat_map(|word| paths(word.as_bytes()));
-        (Role::Qemu, named.map(|path| resolved(&path)).any(|path| overlap(&path, export)))
+        (Role::Qemu, words.iter().flat_map(|word| paths(word)).collect())
     } else {
-        (Role::Other, false)
+        (Role::Other, Vec::new())
     }
-}
-
-/// Whether a helper's program is at work on a migration instead.
-fn migrates(words: &[&OsStr]) -> bool {
-    Cli::try_parse_from(words).is_ok_and(|cli| cli.command.is_some())
-}
-
-/// What a helper's command line says it exports.
-fn served(words: &[&OsStr]) -> Option<PathBuf> {
-    if let Ok(cli) = Cli::try_parse_from(words) {
-        return cli.helper.path;
-    }
-    // An option that we don't know must not hide the one that counts.
-    let at = words.iter().position(|word| *word == "-p" || *word == "--path")?;
-    words.get(at + 1).map(PathBuf::from)
 }
 
 /// The directories that a word of QEMU's command line exports: `local,path=/srv,…`, commas doubled in values.
@@ -73,48 +53,53 @@ fn value(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A path free of symbolic links where it exists; as it stands otherwise.
-fn resolved(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
-}
-
-/// Whether one of two directories holds the other, or they are the same. The root directory holds everything and
-/// says nothing.
-fn overlap(path: &Path, export: &Path) -> bool {
-    path.is_absolute() && (path.starts_with(export) || (export.starts_with(path) && path != Path::new("/")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn named(command: &str, environment: &str, name: &str) -> (Role, Vec<PathBuf>) {
+        let words = command.replace(' ', "\0") + "\0";
+        role(words.as_bytes(), environment.replace(' ', "\0").as_bytes(), name.as_bytes())
+    }
+
     #[test]
-    fn command_lines_tell_helpers_and_qemus_with_the_export() {
-        for (command, expected) in [
-            ("/usr/lib/qemu/virtfs-proxy-helper -p /srv/x -s /run/s -u 1 -g 1", (Role::Helper, true)),
-            ("virtfs-proxy-helper --path=/srv/x --fd 3", (Role::Helper, true)),
-            ("virtfs-proxy-helper -np /srv/x/sub -f 3", (Role::Helper, true)),
-            ("virtfs-proxy-helper -p /srv -f 3", (Role::Helper, true)),
-            ("virtfs-proxy-helper -p /srv/xother -f 3", (Role::Helper, false)),
-            ("virtfs-proxy-helper --no-such-option -p /srv/x", (Role::Helper, true)),
-            ("qemu-system-x86_64 -fsdev local,id=f,path=/srv/x,security_model=none", (Role::Qemu, true)),
-            ("qemu-system-x86_64 -virtfs local,path=/srv/x/sub,mount_tag=t", (Role::Qemu, true)),
-            ("qemu-system-x86_64 -fsdev local,id=f,path=/srv/x,,y", (Role::Qemu, false)),
-            ("qemu-system-x86_64 -fsdev proxy,id=f,socket=/run/s", (Role::Qemu, false)),
-            ("qemu-system-x86_64 -chardev pipe,id=c,mypath=/srv/x", (Role::Qemu, false)),
-            ("/usr/bin/kvm -fsdev local,path=/srv/x", (Role::Qemu, true)),
-            ("virtfs-proxy-helper migrate manifest /srv/x", (Role::Other, false)),
-            ("less /srv/x/file", (Role::Other, false)),
+    fn command_lines_name_what_helpers_serve_and_qemu_exports() {
+        for (command, role, path) in [
+            ("/usr/lib/qemu/virtfs-proxy-helper -p /srv/x -s /run/s -u 1 -g 1", Role::Helper, Some("/srv/x")),
+            ("virtfs-proxy-helper --path=/srv/x --fd 3", Role::Helper, Some("/srv/x")),
+            ("virtfs-proxy-helper -np /srv/x/sub -f 3", Role::Helper, Some("/srv/x/sub")),
+            ("virtfs-proxy-helper --no-such-option -p /srv/x", Role::Helper, Some("/srv/x")),
+            ("virtfs-proxy-helper -f 3", Role::Helper, None),
+            (
+                "qemu-system-x86_64 -fsdev local,id=f,path=/srv/x,security_model=none",
+                Role::Qemu,
+                Some("/srv/x"),
+            ),
+            ("qemu-system-x86_64 -virtfs local,path=/srv/x/sub,mount_tag=t", Role::Qemu, Some("/srv/x/sub")),
+            ("qemu-system-x86_64 -fsdev local,id=f,path=/srv/x,,y", Role::Qemu, Some("/srv/x,y")),
+            ("qemu-system-x86_64 -fsdev proxy,id=f,socket=/run/s", Role::Qemu, None),
+            ("qemu-system-x86_64 -chardev pipe,id=c,mypath=/srv/x", Role::Qemu, None),
+            ("/usr/bin/kvm -fsdev local,path=/srv/x", Role::Qemu, Some("/srv/x")),
+            ("virtfs-proxy-helper migrate manifest /srv/x", Role::Other, None),
+            ("less /srv/x/file", Role::Other, None),
         ] {
-            let words = command.replace(' ', "\0") + "\0";
-            assert_eq!(role(words.as_bytes(), b"", Path::new("/srv/x")), expected, "{command}");
+            let paths = path.into_iter().map(PathBuf::from).collect();
+            assert_eq!(named(command, "", ""), (role, paths), "{command}");
         }
     }
 
     #[test]
+    fn a_containers_helper_is_told_by_its_environment_and_this_process_has_no_part_in_it() {
+        let environment = "PATH=/bin VIRTFS_PATH=/export VIRTFS_SOCKET=/run/virtfs/helper.sock";
+        assert_eq!(named("/virtfs-proxy-helper", environment, ""), (Role::Helper, vec!["/export".into()]));
+        assert_eq!(named("virtfs-proxy-helper migrate check /srv", environment, "").0, Role::Other);
+        assert_eq!(named("virtfs-proxy-helper healthcheck", environment, "").0, Role::Other);
+    }
+
+    #[test]
     fn a_renamed_process_is_known_by_the_kernels_name() {
-        assert_eq!(role(b"x\0-p\0/srv/x\0", b"virtfs-proxy-he", Path::new("/srv/x")), (Role::Helper, true));
-        assert_eq!(role(b"", b"", Path::new("/srv/x")), (Role::Other, false));
+        assert_eq!(named("x -p /srv/x", "", "virtfs-proxy-he"), (Role::Helper, vec!["/srv/x".into()]));
+        assert_eq!(named("", "", ""), (Role::Other, vec![]));
     }
 
     #[test]

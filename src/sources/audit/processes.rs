@@ -12,8 +12,8 @@ use super::sockets::{self, Names, Peers};
 use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, Arg};
 use crate::share::helper::Helper;
+use crate::share::invocation::{self, is_helper};
 use crate::share::{ExportFrom, ExportPath, Place, Share, Transport};
-use crate::sources::invocation::{self, Text, is_helper};
 use crate::sources::join::plain;
 use crate::sources::path_of;
 use crate::text::escape;
@@ -202,19 +202,29 @@ impl Live<'_> {
     }
 
     fn helper(&self, pid: i32, command: Vec<Vec<u8>>) -> Option<Running> {
-        let mut words: Vec<_> = command.iter().map(|word| Text::certain(word)).collect();
-        *words.first_mut()? = Text::certain(b"virtfs-proxy-helper");
-        let (_, invocation) = invocation::find(&words)?;
+        // A container's helper has its options from the environment.
+        let environment = match self.host.read(&proc(pid, "environ"), true) {
+            Ok(Content::Whole(text)) => text,
+            _ => Vec::new(),
+        };
+        let arguments = command.iter().skip(1).map(Vec::as_slice);
+        let invocation = invocation::of_process(arguments, &environment)?;
         let mut helper = invocation.helper(None);
         helper.export = helper.export.and_then(|export| exports::on_host(self.host, pid, &export));
-        if let Some(socket) = helper.socket.take() {
-            let cwd = self.host.read_link(&proc(pid, "cwd")).ok();
-            let cwd = cwd.filter(|_| !socket.is_absolute() && exports::sees_the_host(self.host, pid));
-            helper.socket = Some(cwd.map_or_else(|| socket.clone(), |cwd| cwd.join(&socket)));
-        }
+        helper.socket = helper.socket.map(|socket| self.socket_on_host(pid, &socket));
         helper.pid = Some(pid);
         helper.place = Place { file: Some(proc(pid, "cmdline")), pid: Some(pid), ..Place::default() };
         Some(Running { helper, pid, parent: self.parent(pid), command, mapped: self.is_mapped(pid) })
+    }
+
+    /// The name on the host of a socket that the process `pid` calls `spelt`; that one where none is known.
+    fn socket_on_host(&self, pid: i32, spelt: &Path) -> PathBuf {
+        let named = spelt.parent().zip(spelt.file_name());
+        let folder = |folder: &Path| {
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            exports::on_host(self.host, pid, folder)
+        };
+        named.and_then(|(parent, name)| Some(folder(parent)?.join(name))).unwrap_or_else(|| spelt.to_owned())
     }
 
     /// The parent, from the text behind the program's name in /proc/PID/stat.

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use crate::share::bounds::spend;
+use crate::share::invocation::is_helper;
 use crate::sources::Unreadable;
 use crate::sources::chars::{Char, Chars, Lines, Via, Word, offset, span};
-use crate::sources::invocation::is_helper;
 use crate::sources::spelling::Spelt;
 
 /// What stands in front of a program's path and says how it is run.

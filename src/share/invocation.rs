@@ -1,13 +1,16 @@
-//! A helper's command line → what it serves, and where.
+//! A helper's command line and environment → what it serves, and where.
+//!
+//! The command line is another program's: it is read here by a table, never by this program's own parser, which would
+//! fill in what *this* process's environment says.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::share::helper::Helper;
-use crate::sources::path_of;
+use super::helper::Helper;
 
-/// The options that take a value, and those that don't: the original's first, for its abbreviations.
-const OPTIONS: &[(&str, Option<char>, bool)] = &[
+/// The helper's options: name, short name, whether it takes a value. The original's come first, for its abbreviations.
+pub const OPTIONS: &[(&str, Option<char>, bool)] = &[
     ("path", Some('p'), true),
     ("fd", Some('f'), true),
     ("socket", Some('s'), true),
@@ -27,6 +30,18 @@ const OPTIONS: &[(&str, Option<char>, bool)] = &[
     ("seccomp", None, true),
     ("busy-poll", None, true),
 ];
+
+/// The variables that stand for options, as the image sets them.
+const VARIABLES: &[(&str, &str)] = &[
+    ("VIRTFS_PATH", "path"),
+    ("VIRTFS_SOCKET", "socket"),
+    ("VIRTFS_FD", "fd"),
+    ("VIRTFS_UID", "uid"),
+    ("VIRTFS_GID", "gid"),
+];
+
+/// Subcommands of this program: a process that runs one of them serves nothing.
+const VERBS: &[&[u8]] = &[b"migrate", b"healthcheck", b"help"];
 
 /// A value of an option, as the command line spells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +65,8 @@ pub struct Invocation {
     pub uid: Option<Text>,
     /// `-g`.
     pub gid: Option<Text>,
+    /// The subcommand, where there is one: then nothing is served.
+    verb: Option<Vec<u8>>,
 }
 
 impl Text {
@@ -90,10 +107,31 @@ pub fn find(words: &[Text]) -> Option<(usize, Invocation)> {
         rest = rest.get(1..)?;
     }
     let invocation = parse(rest);
+    if invocation.verb.is_some() {
+        return None;
+    }
     let connects = invocation.socket.is_some() || invocation.fd.is_some();
     // systemd may hold the socket. Then only the program's own place tells a start from a mention.
     let serves = invocation.path.is_some() && (connects || at == 0);
     serves.then_some((at, invocation))
+}
+
+/// A running helper's options: its arguments without the program's name, and its environment (`NAME=VALUE`, each ended
+/// by a NUL, as in /proc/PID/environ). `None` for a process that runs a subcommand.
+pub fn of_process<'a>(
+    arguments: impl IntoIterator<Item = &'a [u8]>,
+    environment: &[u8],
+) -> Option<Invocation> {
+    let words: Vec<_> = arguments.into_iter().map(Text::certain).collect();
+    let mut found = parse(&words);
+    if found.verb.is_some() {
+        return None;
+    }
+    found.fill_in(|name| {
+        let mut variables = environment.split(|byte| *byte == 0);
+        variables.find_map(|one| one.strip_prefix(name.as_bytes())?.strip_prefix(b"=")).map(Text::certain)
+    });
+    Some(found)
 }
 
 /// Reads options the way `getopt_long` does.
@@ -131,7 +169,11 @@ fn parse(words: &[Text]) -> Invocation {
                     }
                 }
             }
-            _ => {}
+            positional => {
+                if found.verb.is_none() && VERBS.contains(&positional) {
+                    found.verb = Some(positional.to_vec());
+                }
+            }
         }
     }
     found
@@ -155,6 +197,25 @@ impl Invocation {
             _ => return,
         };
         *slot = value;
+    }
+
+    /// Takes what the command line leaves open from variables of the environment.
+    pub fn fill_in(&mut self, variable: impl Fn(&str) -> Option<Text>) {
+        // The command line wins: with one of `-s` and `-f` on it, neither variable counts.
+        let connected = self.socket.is_some() || self.fd.is_some();
+        for (name, option) in VARIABLES {
+            let given = match *option {
+                "path" => self.path.is_some(),
+                "uid" => self.uid.is_some(),
+                "gid" => self.gid.is_some(),
+                _ => connected,
+            };
+            if let Some(value) =
+                (!given).then(|| variable(name)).flatten().filter(|value| !value.bytes.is_empty())
+            {
+                self.take(option, Some(value));
+            }
+        }
     }
 
     /// The model's form of it. Relative paths stand below `cwd`, where that is known.
@@ -183,6 +244,10 @@ impl Invocation {
             ..Helper::default()
         }
     }
+}
+
+fn path_of(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(bytes))
 }
 
 /// A directory without the slashes at its end.
@@ -219,12 +284,38 @@ mod tests {
     }
 
     #[test]
+    fn the_environment_stands_for_options_that_the_command_line_leaves_out() {
+        let environment =
+            b"HOME=/\0VIRTFS_PATH=/export\0VIRTFS_SOCKET=/run/virtfs/helper.sock\0VIRTFS_UID=107\0";
+        for (line, export, socket, fd) in [
+            ("", "/export", Some("/run/virtfs/helper.sock"), None),
+            ("--readonly", "/export", Some("/run/virtfs/helper.sock"), None),
+            ("-p /srv", "/srv", Some("/run/virtfs/helper.sock"), None),
+            ("--socket=/run/a", "/export", Some("/run/a"), None),
+            ("--fd 3", "/export", None, Some(3)),
+        ] {
+            let words = line.split(' ').filter(|word| !word.is_empty()).map(str::as_bytes);
+            let helper = of_process(words, environment).unwrap_or_else(|| panic!("{line}")).helper(None);
+            assert_eq!(helper.export.as_deref(), Some(Path::new(export)), "{line}");
+            assert_eq!(helper.socket.as_deref(), socket.map(Path::new), "{line}");
+            assert_eq!(helper.fd, fd, "{line}");
+            assert_eq!(helper.uid.as_deref(), Some(&b"107"[..]), "{line}");
+        }
+        for verb in
+            ["migrate check /srv", "--log-level debug migrate audit", "healthcheck", "-p /x migrate audit"]
+        {
+            assert_eq!(of_process(verb.split(' ').map(str::as_bytes), environment), None, "{verb}");
+        }
+    }
+
+    #[test]
     fn a_mention_is_no_invocation() {
         for line in [
             "pgrep -f virtfs-proxy-helper",
             "systemctl stop virtfs-proxy-helper",
             "./configure --enable-virtfs-proxy-helper -p /x -s /y",
             "virtfs-proxy-helper migrate audit",
+            "virtfs-proxy-helper -p /srv -f 3 migrate audit",
             "pgrep -f virtfs-proxy-helper -p /srv",
         ] {
             assert_eq!(helper(line), None, "{line}");
