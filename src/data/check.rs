@@ -29,7 +29,7 @@ mod judgement;
 mod price;
 mod system;
 
-pub use judgement::{findings, system as system_finding};
+pub use judgement::{findings, live as live_findings, system as system_finding};
 pub use price::of as price;
 pub(super) use system::reasons as system_reasons;
 

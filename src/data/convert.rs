@@ -6,6 +6,7 @@
 
 mod adopt;
 mod apply;
+mod consent;
 mod record;
 mod rounds;
 mod sweep;
@@ -25,7 +26,6 @@ use super::check::{self, Facts};
 use super::form::Model;
 use super::goal::Goal;
 use super::journal::{self, Begin, Journal, Stage, Totals, Writer};
-use super::live;
 use super::origins::Origins;
 use super::owner::Owner;
 use super::progress::Progress;
@@ -36,23 +36,13 @@ use super::troubles::Troubles;
 use super::walk;
 use crate::cli::ConvertArgs;
 use crate::exit::Outcome;
-use crate::report::finding::{self, Finding, Kind, Severity};
 use crate::report::{FindingRow, print_with, write_findings};
 use crate::text;
+use consent::{Consent, decide, differences};
+pub(super) use consent::{ensure_root, refuses_live};
 use record::{Recorder, Recording};
 use rounds::Reached;
 pub(super) use rounds::{each_listing, each_of};
-
-/// Findings that nobody can agree to: the conversion would fail, or the guest would see something else.
-const NOT_TO_ACCEPT: [&Kind; 7] = [
-    &finding::SYSTEM_DIRECTORY,
-    &finding::READ_ONLY_FILESYSTEM,
-    &finding::NO_USER_XATTRS,
-    &finding::NO_ROOM_FOR_ATTRIBUTES,
-    &finding::RESERVED_NAME,
-    &finding::DEVICE_NUMBER_TOO_LARGE,
-    &finding::LIVE_EXPORT,
-];
 
 /// Who converts one inode after the other: shared by all workers.
 struct Converter<'c> {
@@ -78,6 +68,7 @@ struct Converter<'c> {
 /// What the admin asked for.
 struct Order<'a> {
     args: &'a ConvertArgs,
+    consent: Consent,
     export: PathBuf,
     journal: PathBuf,
     owner: Owner,
@@ -87,15 +78,25 @@ struct Order<'a> {
 pub fn run(args: &ConvertArgs) -> Result<Outcome> {
     let shown = text::escape_path(&args.export);
     let export = args.export.canonicalize().with_context(|| format!("cannot find the export '{shown}'"))?;
-    for id in &args.accept {
-        ensure!(
-            finding::KINDS.iter().any(|kind| kind.id == id),
-            "--accept={}: there is no such finding; migrate check names those of this export",
-            text::escape(id.as_bytes())
-        );
+    let consent = match Consent::of(args, &export) {
+        Ok(consent) => consent,
+        Err(message) => return Ok(wrong_usage(&message)),
+    };
+    let journal = args.journal.clone().unwrap_or_else(|| journal::default_path(&export));
+    let journal = std::path::absolute(journal)?;
+    // Before anything in it is looked at.
+    let system = check::system_finding(&export, &check::system_reasons(&export));
+    if consent.refuses(system.as_slice())? {
+        return Ok(Outcome::Findings);
     }
-    if let Some(refused) = refuse_system(args, &export)? {
-        return Ok(refused);
+    if args.apply {
+        ensure_root("convert an export")?;
+    }
+    if is_inside(&export, &journal)? {
+        return Ok(wrong_usage(&format!(
+            "the journal '{}' would be inside the export: name another place by --journal",
+            text::escape_path(&journal)
+        )));
     }
     let owner = match &args.owner {
         Some(owner) => Owner::parse(owner)?,
@@ -109,32 +110,17 @@ pub fn run(args: &ConvertArgs) -> Result<Outcome> {
              ordinary user; where it runs as root (Proxmox VE), go on"
         );
     }
-    let journal = args.journal.clone().unwrap_or_else(|| journal::default_path(&export));
-    let journal = std::path::absolute(journal)?;
-    keep_outside(&export, &journal)?;
-    let order = Order { args, export, journal, owner };
+    let order = Order { args, consent, export, journal, owner };
     if args.apply { order.apply() } else { order.show() }
 }
 
-/// Refuses a directory of the system's, before anything in it is looked at.
-fn refuse_system(args: &ConvertArgs, export: &Path) -> Result<Option<Outcome>> {
-    let finding = check::system_finding(export, &check::system_reasons(export));
-    let Some(finding) = finding.filter(|_| !is_agreed_system(args, export)) else { return Ok(None) };
-    write_findings(&[FindingRow::from(&finding)], &mut std::io::stderr().lock())?;
-    complain!("virtfs-proxy-helper: nothing was changed: {}", decide(&[&finding]));
-    Ok(Some(Outcome::Findings))
+fn wrong_usage(message: &str) -> Outcome {
+    complain!("virtfs-proxy-helper: {message}");
+    Outcome::Usage
 }
 
-/// Whether the admin has named a directory of the system's as what is to be converted.
-fn is_agreed_system(args: &ConvertArgs, export: &Path) -> bool {
-    args.system_directory
-        .as_ref()
-        .and_then(|named| named.canonicalize().ok())
-        .is_some_and(|named| named == export)
-}
-
-/// A journal inside the export would be converted itself, and the guest could write to it.
-pub(super) fn keep_outside(export: &Path, journal: &Path) -> Result<()> {
+/// Whether a journal would be in the export: it would be converted itself, and the guest could write to it.
+fn is_inside(export: &Path, journal: &Path) -> Result<bool> {
     let root = export.metadata()?;
     let folder = journal.parent().context("the journal's folder")?;
     let folder = folder
@@ -142,13 +128,11 @@ pub(super) fn keep_outside(export: &Path, journal: &Path) -> Result<()> {
         .with_context(|| format!("cannot find the journal's folder '{}'", text::escape_path(folder)))?;
     for above in folder.ancestors() {
         let above = above.metadata()?;
-        ensure!(
-            (above.dev(), above.ino()) != (root.dev(), root.ino()),
-            "the journal '{}' would be inside the export: name another place by --journal",
-            text::escape_path(journal)
-        );
+        if (above.dev(), above.ino()) == (root.dev(), root.ino()) {
+            return Ok(true);
+        }
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Keeps a second conversion, rollback or verification of the same export out, for as long as the file is open.
@@ -162,21 +146,6 @@ pub(super) fn lock(export: &Path) -> Result<File> {
         }
         Err(error) => Err(error).with_context(|| format!("locking '{shown}'")),
     }
-}
-
-/// Refuses an export that is in use.
-pub(super) fn refuse_live(export: &Path, in_use: bool) -> Result<()> {
-    let live = live::look(export)?;
-    if in_use || !live.is_busy() {
-        return Ok(());
-    }
-    let users = live.busy().map(ToString::to_string).chain(live.kernel.iter().map(ToString::to_string));
-    let users: Vec<_> = users.map(|user| format!("\n  {user}")).collect();
-    bail!(
-        "the export '{}' is in use; shut the guest down and end these first:{}",
-        text::escape_path(export),
-        users.concat()
-    )
 }
 
 impl Order<'_> {
@@ -196,7 +165,7 @@ impl Order<'_> {
         let facts = Facts::gather(&self.export, Some(self.owner.clone()), self.args.work.jobs())?;
         let price = check::price(&facts, self.model());
         let findings = check::findings(&facts, self.model(), true, &price);
-        let blockers = self.blockers(&findings);
+        let blockers = self.consent.blockers(&findings);
         let survey = &facts.survey;
         print_with(|out| {
             write_findings(&findings.iter().map(FindingRow::from).collect::<Vec<_>>(), out)?;
@@ -222,7 +191,7 @@ impl Order<'_> {
                 crate::report::check::bytes(price.journal_bytes)
             )?;
             if blockers.is_empty() {
-                writeln!(out, "Nothing was changed. To convert, say the same with --apply.")
+                writeln!(out, "Dry run: nothing was changed. Run the same command with --apply to convert.")
             } else {
                 writeln!(out, "Nothing was changed, and nothing would be: {}", decide(&blockers))
             }
@@ -230,14 +199,27 @@ impl Order<'_> {
         Ok(if blockers.is_empty() { Outcome::Clean } else { Outcome::Findings })
     }
 
+    /// Tells how far a conversion that has begun is, and whether it is the one that is asked for.
     fn show_begun(&self, journal: &Journal, stage: Stage) -> Result<Outcome> {
         let shown = text::escape_path(&self.export);
         let entries = journal.totals().map_or(0, |totals| totals.entries);
+        if stage != Stage::RollingBack
+            && let Some(differences) = differences(self.args, &self.owner, journal.begin())
+        {
+            let begun = if stage == Stage::Converted { "is converted" } else { "is converted in part" };
+            complain!(
+                "virtfs-proxy-helper: nothing was changed: '{shown}' ({entries} entries) {begun} with {differences}. \
+                 Use the options that it was converted with; or take the conversion back by migrate rollback and convert \
+                 anew."
+            );
+            return Ok(Outcome::Findings);
+        }
         let (what, outcome) = match stage {
             Stage::Converted => ("is converted; there is nothing to do", Outcome::Clean),
-            Stage::RollingBack => {
-                ("is being rolled back: finish that by migrate rollback --apply", Outcome::Findings)
-            }
+            Stage::RollingBack => (
+                "is being rolled back: finish that by migrate rollback --apply, then convert again",
+                Outcome::Findings,
+            ),
             _ => ("is being converted, and was interrupted: --apply goes on", Outcome::Findings),
         };
         say!("'{shown}' ({entries} entries) {what}.")?;
@@ -252,15 +234,20 @@ impl Order<'_> {
         } else if self.journal.exists() {
             let journal = Journal::open(&self.journal)?;
             match journal.stage() {
+                stage @ (Stage::Converted | Stage::RollingBack) => return self.show_begun(&journal, stage),
                 Stage::Converting => return self.resume(&journal, &lock),
-                Stage::Converted => return self.show_begun(&journal, Stage::Converted),
-                Stage::RollingBack => bail!(
-                    "a rollback of this conversion has begun: finish it by migrate rollback --apply, then convert again"
-                ),
                 // Nothing was touched yet.
                 Stage::Recording => self.start_over()?,
-                Stage::RolledBack => self.move_aside()?,
+                Stage::RolledBack => {
+                    if refuses_live(&self.export, self.args.in_use)? {
+                        return Ok(Outcome::Findings);
+                    }
+                    return self.start_again(&lock);
+                }
             }
+        }
+        if refuses_live(&self.export, self.args.in_use)? {
+            return Ok(Outcome::Findings);
         }
         self.start(&lock)
     }
@@ -274,27 +261,41 @@ impl Order<'_> {
         Ok(std::fs::remove_file(&self.journal)?)
     }
 
-    /// Keeps the journal of an earlier conversion that was rolled back under another name.
-    fn move_aside(&self) -> Result<()> {
-        for number in 1.. {
+    /// [`Order::start`], where the journal of an earlier conversion that was rolled back has the name: it is kept under another
+    /// one, unless nothing comes of this conversion.
+    fn start_again(&self, lock: &File) -> Result<Outcome> {
+        let aside = self.move_aside()?;
+        let started = self.start(lock);
+        if self.journal.exists() {
+            complain!(
+                "virtfs-proxy-helper: the journal of the earlier conversion, which was rolled back, is now {}",
+                text::escape_path(&aside)
+            );
+        } else {
+            std::fs::rename(&aside, &self.journal)
+                .with_context(|| format!("renaming {}", text::escape_path(&aside)))?;
+        }
+        started
+    }
+
+    /// Renames the journal. Its new name.
+    fn move_aside(&self) -> Result<PathBuf> {
+        let name = |number: u64| {
             let mut name = self.journal.clone().into_os_string();
             name.push(format!(".{number}"));
-            let aside = PathBuf::from(name);
-            if !aside.exists() {
-                std::fs::rename(&self.journal, &aside)?;
-                complain!(
-                    "virtfs-proxy-helper: the journal of the earlier conversion, which was rolled back, is now {}",
-                    text::escape_path(&aside)
-                );
-                return Ok(());
-            }
-        }
-        Ok(())
+            PathBuf::from(name)
+        };
+        let aside = (1..=u64::from(u32::MAX))
+            .map(name)
+            .find(|aside| !aside.exists())
+            .context("a name for the earlier journal")?;
+        std::fs::rename(&self.journal, &aside)
+            .with_context(|| format!("renaming {}", text::escape_path(&self.journal)))?;
+        Ok(aside)
     }
 
     /// Records, decides, converts.
     fn start(&self, lock: &File) -> Result<Outcome> {
-        refuse_live(&self.export, self.args.in_use)?;
         let begin = self.begin(lock)?;
         let shown = text::escape_path(&self.journal);
         let writer =
@@ -356,31 +357,10 @@ impl Order<'_> {
         })?;
         drop(progress);
         let findings = check::findings(&facts, self.model(), true, &check::price(&facts, self.model()));
-        let blockers = self.blockers(&findings);
-        if !blockers.is_empty() {
-            let rows: Vec<_> = blockers.iter().map(|finding| FindingRow::from(*finding)).collect();
-            write_findings(&rows, &mut std::io::stderr().lock())?;
-            complain!("virtfs-proxy-helper: nothing was changed: {}", decide(&blockers));
+        if self.consent.refuses(&findings)? {
             return Ok(None);
         }
         Ok(recorded)
-    }
-
-    /// The findings that stand in the way: those that matter and that the admin has not agreed to.
-    fn blockers<'f>(&self, findings: &'f [Finding]) -> Vec<&'f Finding> {
-        let agreed = |kind: &Kind| {
-            if *kind == finding::LIVE_EXPORT {
-                return self.args.in_use;
-            }
-            if *kind == finding::SYSTEM_DIRECTORY {
-                return is_agreed_system(self.args, &self.export);
-            }
-            !NOT_TO_ACCEPT.contains(&kind) && self.args.accept.iter().any(|id| id == kind.id)
-        };
-        findings
-            .iter()
-            .filter(|finding| finding.kind.severity != Severity::Info && !agreed(finding.kind))
-            .collect()
     }
 
     /// The second half, the first time.
@@ -398,19 +378,12 @@ impl Order<'_> {
             text::escape_path(&self.journal),
             begin.export
         );
-        let wanted = (self.model().name(), self.owner.uid, self.owner.gid, self.args.fmode, self.args.dmode);
-        let begun = (begin.security_model.as_str(), begin.uid, begin.gid, begin.fmode, begin.dmode);
-        ensure!(
-            wanted == begun,
-            "the conversion that was interrupted had --security-model={} --owner={}:{} --fmode={:04o} --dmode={:04o}: \
-             go on with these, or take it back by migrate rollback",
-            begin.security_model,
-            begin.uid,
-            begin.gid,
-            begin.fmode,
-            begin.dmode
-        );
-        refuse_live(&self.export, self.args.in_use)?;
+        if differences(self.args, &self.owner, begin).is_some() {
+            return self.show_begun(journal, Stage::Converting);
+        }
+        if refuses_live(&self.export, self.args.in_use)? {
+            return Ok(Outcome::Findings);
+        }
         let tree = Tree::open(&self.export)?;
         let totals = journal.totals().unwrap_or_default();
         self.finish(&tree, begin, journal.append()?, totals, true)
@@ -460,7 +433,7 @@ impl Order<'_> {
         if !is_proof {
             complain!(
                 "virtfs-proxy-helper: somebody changed '{shown}' meanwhile, or may have. What was found is converted; see that nobody \
-                 uses it, and say the same again to convert what else may be there."
+                 uses it, and run the same command again to convert what else may be there."
             );
             return Ok(Outcome::Failure);
         }
@@ -470,24 +443,4 @@ impl Order<'_> {
         say!("'{shown}': {} entries are converted.", totals.entries)?;
         Ok(if troubles.is_empty() { Outcome::Clean } else { Outcome::Failure })
     }
-}
-
-/// What the admin has to do about findings that stand in the way.
-fn decide(blockers: &[&Finding]) -> String {
-    let mut ids: Vec<_> = blockers.iter().map(|finding| finding.kind).collect();
-    ids.sort_by_key(|kind| kind.id);
-    ids.dedup();
-    let (fixed, open): (Vec<&Kind>, Vec<&Kind>) =
-        ids.into_iter().partition(|kind| NOT_TO_ACCEPT.contains(kind));
-    let list = |kinds: Vec<&Kind>, prefix: &str| {
-        kinds.iter().map(|kind| format!("{prefix}{}", kind.id)).collect::<Vec<_>>()
-    };
-    let mut parts = Vec::new();
-    if !fixed.is_empty() {
-        parts.push(format!("deal with {} first", list(fixed, "").join(", ")));
-    }
-    if !open.is_empty() {
-        parts.push(format!("deal with these or agree to them by {}", list(open, "--accept=").join(" ")));
-    }
-    format!("{}.", parts.join("; "))
 }

@@ -14,6 +14,25 @@ pub struct Time {
     pub nanoseconds: u32,
 }
 
+impl Time {
+    /// The time as people read it: `2026-11-26 19:07:54.000000000 UTC`.
+    pub fn utc(self) -> String {
+        const DAY: i64 = 86_400;
+        let (days, second) = (self.seconds.div_euclid(DAY), self.seconds.rem_euclid(DAY));
+        // Days since 1 March of the year 0, in eras of 400 years: each year then ends with the leap day, if it has one.
+        let days = days + 719_468;
+        let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+        let of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * of_era + of_era / 4 - of_era / 100);
+        let month = (5 * day + 2) / 153;
+        let day = day - (153 * month + 2) / 5 + 1;
+        let month = if month < 10 { month + 3 } else { month - 9 };
+        let year = of_era + era * 400 + i64::from(month <= 2);
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{:09} UTC", self.nanoseconds)
+    }
+}
+
 /// What an entry is: its type bits, `mode & S_IFMT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -272,6 +291,26 @@ pub fn sample() -> Entry {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn times_are_told_as_people_read_them() {
+        // As `date -u -d @SECONDS` tells them.
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00:00"),
+            (-1, "1969-12-31 23:59:59"),
+            (951_782_400, "2000-02-29 00:00:00"),
+            (951_868_799, "2000-02-29 23:59:59"),
+            (4_107_542_400, "2100-03-01 00:00:00"),
+            (7_000_000_000, "2191-10-27 12:26:40"),
+            (-62_135_596_800, "0001-01-01 00:00:00"),
+        ] {
+            assert_eq!(Time { seconds, nanoseconds: 7 }.utc(), format!("{text}.000000007 UTC"));
+        }
+        // No time is too far.
+        for seconds in [i64::MIN / 2, i64::MAX / 2] {
+            assert!(Time { seconds, nanoseconds: 0 }.utc().ends_with("UTC"));
+        }
+    }
+
     use super::*;
 
     #[test]

@@ -1,12 +1,13 @@
 //! How far the work is: a bar on a terminal, a line a minute elsewhere, or JSON lines for programs.
 
+use std::fmt::Write;
 use std::io::IsTerminal as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde::Serialize;
 
 use crate::cli::ProgressMode;
@@ -157,13 +158,17 @@ fn duration(seconds: u64) -> String {
 
 fn bar(shared: &Shared) {
     let (bar, template) = if shared.total > 0 {
-        let template = "{msg} {wide_bar} {human_pos} of {human_len} entries, {per_sec}, {eta} left";
+        let template = "{msg} {wide_bar} {human_pos} of {human_len} entries, {rate} a second, {eta} left";
         (ProgressBar::new(shared.total), template)
     } else {
-        (ProgressBar::new_spinner(), "{msg} {spinner} {human_pos} entries, {per_sec}")
+        (ProgressBar::new_spinner(), "{msg} {spinner} {human_pos} entries, {rate} a second")
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
+        let rate = |state: &ProgressState, out: &mut dyn Write| {
+            // What can't be written is not shown.
+            let _ = write!(out, "{:.0}", state.per_sec());
+        };
+        bar.set_style(style.with_key("rate", rate));
     }
     bar.set_message(shared.what);
     while shared.wait(Duration::from_millis(100)) {

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context as _, Result, ensure};
 
 use self::kept::Kept;
-use super::convert::{lock, refuse_live};
+use super::convert::{ensure_root, lock, refuses_live};
 use super::entry::Time;
 use super::form::Form;
 use super::goal::Goal;
@@ -90,6 +90,8 @@ pub fn run(args: &RollbackArgs) -> Result<Outcome> {
         "there is no journal at {}: name the conversion's by --journal",
         text::escape_path(&path)
     );
+    // The journal is root's to read.
+    ensure_root("roll a conversion back")?;
     let guard = if args.apply { Some(lock(&export)?) } else { None };
     if Journal::is_stillborn(&path)? {
         say!("'{shown}': the conversion was interrupted before it began; there is nothing to do.")?;
@@ -113,14 +115,12 @@ pub fn run(args: &RollbackArgs) -> Result<Outcome> {
             say!("'{shown}' is rolled back; there is nothing to do.")?;
             Ok(Outcome::Clean)
         }
+        _ if refuses_live(&export, args.in_use)? => Ok(Outcome::Findings),
         _ if guard.is_none() => {
             show(&export, &journal)?;
             Ok(Outcome::Clean)
         }
-        stage => {
-            refuse_live(&export, args.in_use)?;
-            apply(args, &export, &journal, stage)
-        }
+        stage => apply(args, &export, &journal, stage),
     }
 }
 
@@ -137,7 +137,7 @@ fn show(export: &Path, journal: &Journal) -> Result<()> {
          conversion; entries that the guest has made or changed since keep what it gave them.",
         text::escape_path(export)
     )?;
-    say!("Nothing was changed. To roll back, say the same with --apply.")
+    say!("Dry run: nothing was changed. Run the same command with --apply to roll back.")
 }
 
 fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) -> Result<Outcome> {

@@ -34,6 +34,9 @@ mod compare;
 
 use compare::{Comparison, Problem};
 
+/// What to do about a difference after a rollback.
+const AFTER_ROLLBACK: &str = "if somebody has worked in the export since the conversion, this may be their work; else compare it to a backup";
+
 /// How many differences are told one by one.
 const TOLD: usize = 10_000;
 
@@ -279,8 +282,11 @@ impl Verifier<'_> {
     fn document(&self, mut found: Found) -> anyhow::Result<VerifyDocument> {
         found.differences.sort_by(|a, b| a.path.cmp(&b.path).then(a.message.cmp(&b.message)));
         let mut findings: Vec<_> = self.about_all()?.iter().map(FindingRow::from).collect();
+        // There is no conversion any more that could be taken back.
+        let remedy = (self.form == Form::Passthrough).then_some(AFTER_ROLLBACK);
         findings.extend(found.differences.iter().map(|difference| {
-            FindingRow::from(&at(difference.kind, self.path(&difference.path), difference.message.clone()))
+            let finding = at(difference.kind, self.path(&difference.path), difference.message.clone());
+            FindingRow::from(&Finding { remedy: remedy.map(str::to_owned), ..finding })
         }));
         if let Some(first) = &found.read.first {
             let message = match found.read.count {
@@ -351,5 +357,11 @@ fn pin(directory: &Directory, name: &CStr, record: &Record) -> rustix::io::Resul
 }
 
 fn at(kind: &'static Kind, path: PathBuf, message: String) -> Finding {
-    Finding { kind, place: Place { file: Some(path), ..Place::default() }, message, remedy: None }
+    Finding {
+        kind,
+        place: Place { file: Some(path), ..Place::default() },
+        message,
+        remedy: None,
+        subject: None,
+    }
 }

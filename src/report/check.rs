@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::finding;
 use super::rows::{Counts, FindingRow};
 use super::{Text, write_findings};
 use crate::exit::Outcome;
@@ -215,12 +216,17 @@ impl CheckDocument {
     fn verdict(&self, out: &mut dyn Write) -> io::Result<()> {
         let PriceRow { seconds, bytes: space, inodes, journal_bytes } = self.price;
         let owner = self.owner.as_deref().unwrap_or("a user still to be named (--owner)");
+        let is_converted = self.findings.iter().any(|row| row.id == finding::ALREADY_CONVERTED.id);
         let verdict = match (self.summary.errors, self.summary.warnings) {
             (0, 0) => "ready to move",
             (0, _) => "can move, after a decision on the warnings above,",
             _ => "can't move yet",
         };
-        writeln!(out, "{verdict} to {}, for QEMU as {owner}", self.security_model)?;
+        if is_converted {
+            writeln!(out, "converted already, or in part: see {} above", finding::ALREADY_CONVERTED.id)?;
+        } else {
+            writeln!(out, "{verdict} to {}, for QEMU as {owner}", self.security_model)?;
+        }
         let time = if seconds <= 1 { "about a second".into() } else { format!("about {seconds} seconds") };
         writeln!(
             out,

@@ -29,6 +29,8 @@ pub struct Finding {
     pub message: String,
     /// What to do about it here; the kind's own remedy otherwise.
     pub remedy: Option<String>,
+    /// What of its kind it is about, where `--accept=ID:SUBJECT` may name that: an attribute's name.
+    pub subject: Option<Vec<u8>>,
 }
 
 /// A kind of finding.
@@ -123,7 +125,7 @@ kinds! {
         "convert a directory that holds nothing but the share; if the whole host may lose this one, name it by --system-directory=EXPORT";
     /// A process or the kernel holds an export so that its files must not change.
     LIVE_EXPORT: "live-export", Error,
-        "shut the guest down and end what uses the export before `migrate convert`";
+        "shut the guest down and end what uses the export first; --in-use goes on in spite of it";
     /// Somebody besides the share uses an export, in a way that lets a conversion go on.
     EXPORT_IN_USE: "export-in-use", Warning,
         "after a conversion only QEMU's user can use these files on the host: see that nothing else needs them";
@@ -140,13 +142,13 @@ kinds! {
     NO_ROOM_FOR_ATTRIBUTES: "no-room-for-attributes", Error,
         "remove or shorten its attributes, turn on ext4's ea_inode feature, or use --security-model=mapped-file";
     /// There is not enough room for a conversion.
-    NOT_ENOUGH_SPACE: "not-enough-space", Error,
+    NOT_ENOUGH_SPACE: "not-enough-space", Warning,
         "make room, or keep the journal elsewhere (--journal)";
     /// The filesystem counts what belongs to whom.
     QUOTA: "quota", Info,
         "give QEMU's user a quota that holds the whole export";
     /// QEMU's user can't reach the export.
-    OWNER_KEPT_OUT: "owner-kept-out", Error,
+    OWNER_KEPT_OUT: "owner-kept-out", Warning,
         "let that user through: chmod o+x, or setfacl -m u:USER:x, on this directory";
     /// Accounts of the host own files of an export.
     HOST_ACCOUNTS: "host-accounts", Info,
@@ -155,13 +157,13 @@ kinds! {
     MOUNT_INSIDE: "mount-inside", Warning,
         "what is mounted here is not converted: unmount it, or convert it by itself and run QEMU with multidevs=remap";
     /// An entry that can't be changed.
-    IMMUTABLE_FILE: "immutable-file", Error,
+    IMMUTABLE_FILE: "immutable-file", Warning,
         "chattr -i it; or agree with --accept=immutable-file: the flag is lifted while it is converted and set again, and neither QEMU nor the guest can change it, as before";
     /// An entry that can only grow.
-    APPEND_ONLY_FILE: "append-only-file", Error,
+    APPEND_ONLY_FILE: "append-only-file", Warning,
         "chattr -a it; or agree with --accept=append-only-file: the flag is lifted while it is converted and set again";
     /// An entry that has been mapped before.
-    ALREADY_MAPPED: "already-mapped", Error,
+    ALREADY_MAPPED: "already-mapped", Warning,
         "an earlier conversion, or a share that was mapped before: roll it back or remove the attributes, for the guest would see them";
     /// An export that is converted.
     ALREADY_CONVERTED: "already-converted", Error,
@@ -210,7 +212,10 @@ kinds! {
         "nothing: reading changes no more than this time";
     /// QEMU's user can't use an entry.
     ENTRY_UNUSABLE: "entry-unusable", Error,
-        "run `migrate convert --apply` again, or take the conversion back";
+        "give it QEMU's user and the modes of the conversion (chown, chmod, chattr): `migrate convert` does not do it again for a converted export";
+    /// Others than QEMU's user can use an entry, by a real ACL.
+    ENTRY_EXPOSED: "entry-exposed", Error,
+        "remove the real ACL (setfacl -b): the guest's own is kept as an attribute and does not change";
     /// More owners than are told apart.
     MANY_OWNERS: "many-owners", Info,
         "nothing: they are converted as all others are";

@@ -124,6 +124,7 @@ fn generated_finding(domain: &Domain, place: Place) -> Finding {
         place,
         message: format!("libvirt writes this file itself while the guest {name} runs"),
         remedy: Some(runtime_remedy(domain)),
+        subject: None,
     }
 }
 

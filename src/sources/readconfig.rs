@@ -49,6 +49,7 @@ impl Format for Readconfig {
                     place: found.share.place.clone(),
                     message: managed.message(),
                     remedy: Some(managed.remedy()),
+                    subject: None,
                 });
             }
             reading.shares.push(found.share);

@@ -108,8 +108,16 @@ const IN_BOTH: &[Case<'_>] = &[
     (
         &["touch", "-d", "@5.25", "%dir/file"],
         &[
-            ("entry-differs", "dir/file", "its time of access is 5.250000000 instead of 100.500000000"),
-            ("entry-differs", "dir/file", "its time of modification is 5.250000000 instead of 100.500000000"),
+            (
+                "entry-differs",
+                "dir/file",
+                "its time of access is 1970-01-01 00:00:05.250000000 UTC instead of 1970-01-01 00:01:40.500000000 UTC",
+            ),
+            (
+                "entry-differs",
+                "dir/file",
+                "its time of modification is 1970-01-01 00:00:05.250000000 UTC instead of 1970-01-01 00:01:40.500000000 UTC",
+            ),
         ],
     ),
     (
@@ -179,6 +187,31 @@ fn what_mapped_xattr_keeps_is_compared() {
     stage.tool(&["setfattr", "-x", "user.virtfs.mode", "%link"]);
     let (findings, ..) = stage.verify();
     assert!(findings.iter().any(|finding| finding.2 == "its type is regular file instead of symbolic link"));
+}
+
+#[test]
+fn a_real_acl_on_a_converted_entry_is_found() {
+    let stage = Stage::settled("mapped-xattr");
+    // The mode stays what it was.
+    stage.tool(&["setfacl", "-m", "u:4321:r,m::---", "%dir/file"]);
+    stage.tool(&["setfacl", "-m", "d:u:4321:rwx", "%dir/sub"]);
+    stage.finds(&[
+        (
+            "entry-exposed",
+            "dir/file",
+            "on disk it has an ACL, user::rw-,user:4321:r--,group::---,mask::---,other::---",
+        ),
+        (
+            "entry-exposed",
+            "dir/sub",
+            "on disk it has a default ACL, user::rwx,user:4321:rwx,group::---,mask::rwx,other::---",
+        ),
+    ]);
+    // Under mapped-file the guest sees the real one.
+    let stage = Stage::settled("mapped-file");
+    stage.tool(&["setfacl", "-m", "u:4321:r,m::---", "%dir/file"]);
+    let message = "its ACL is user::rw-,user:4321:r--,group::---,mask::---,other::--- instead of none";
+    stage.finds(&[("entry-differs", "dir/file", message)]);
 }
 
 #[test]

@@ -14,5 +14,6 @@ mod snapshot;
 mod crash;
 mod power;
 mod racing;
+mod refusals;
 mod roundtrip;
 mod stage;

@@ -79,7 +79,7 @@ fn losses_must_be_agreed_to_before_anything_changes() {
         assert!(!stage.journal().exists(), "{finding}");
     }
     assert_same(&before, &stage.snapshot(), "refused conversions");
-    let said = ended(stage.convert("mapped-xattr").arg("--accept=no-such-finding"), 1);
+    let said = ended(stage.convert("mapped-xattr").arg("--accept=no-such-finding"), 2);
     assert!(said.contains("no-such-finding"), "{said}");
 }
 
@@ -111,7 +111,7 @@ fn a_journal_never_lies_in_the_export_nor_over_another_file() {
     let stage = Stage::knotted();
     let before = stage.snapshot();
     let inside = stage.export().join("d/journal");
-    let said = ended(stage.convert("mapped-xattr").arg("--journal").arg(&inside), 1);
+    let said = ended(stage.convert("mapped-xattr").arg("--journal").arg(&inside), 2);
     assert!(said.contains("inside the export"), "{said}");
     let precious = stage.folder().join("precious");
     fs::write(&precious, "precious").unwrap();
@@ -126,8 +126,11 @@ fn an_export_in_use_or_locked_is_left_alone() {
     let stage = Stage::knotted();
     let before = stage.snapshot();
     let open = fs::File::open(stage.export().join("d/caps")).unwrap();
-    let said = ended(&mut stage.convert("mapped-xattr"), 1);
-    assert!(said.contains("d/caps") && said.contains("in use"), "{said}");
+    // The same by a dry run and with --apply.
+    for apply in [&["--apply"][..], &[]] {
+        let said = ended(stage.command("convert").args([OWNER]).args(knot::ACCEPT).args(apply), 3);
+        assert!(said.contains("d/caps") && said.contains("live-export"), "{said}");
+    }
     drop(open);
     let lock = fs::File::open(stage.export()).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
@@ -137,7 +140,7 @@ fn an_export_in_use_or_locked_is_left_alone() {
     drop(lock);
     let open = fs::File::open(stage.export().join("d/caps")).unwrap();
     let said = ended(stage.convert("mapped-xattr").arg("--in-use"), 1);
-    assert!(said.contains("say the same again"), "{said}");
+    assert!(said.contains("run the same command again"), "{said}");
     drop(open);
     success(&mut stage.convert("mapped-xattr"));
 }
@@ -148,12 +151,34 @@ fn an_interrupted_conversion_goes_on_as_it_was_begun() {
     let stage = Stage::knotted();
     let whole = run(Stage::knotted().convert("mapped-xattr"), Meddling::Count);
     assert_eq!(run(stage.convert("mapped-xattr"), Meddling::Kill(whole.calls * 3 / 4)).status, None);
-    let said = ended(&mut stage.convert("mapped-file"), 1);
-    assert!(said.contains("--security-model=mapped-xattr"), "{said}");
-    let said = ended(stage.convert("mapped-xattr").arg("--fmode=0644"), 1);
-    assert!(said.contains("--fmode=0600"), "{said}");
+    others_are_refused(&stage);
     success(&mut stage.convert("mapped-xattr"));
     stage.verify("resumed");
+    others_are_refused(&stage);
+    success(&mut stage.convert("mapped-xattr"));
+}
+
+/// Each option that differs from those of the conversion is named, and nothing is changed, dry or not.
+#[track_caller]
+fn others_are_refused(stage: &Stage) {
+    let before = stage.snapshot();
+    for (option, value, was) in [
+        ("--security-model", "mapped-file", "mapped-xattr"),
+        ("--owner", "5:6", "64055:64056"),
+        ("--fmode", "0644", "0600"),
+        ("--dmode", "0755", "0700"),
+    ] {
+        for apply in [&["--apply"][..], &[]] {
+            let mut command = stage.command("convert");
+            if option != "--owner" {
+                command.arg(OWNER);
+            }
+            let said = ended(command.args(knot::ACCEPT).arg(format!("{option}={value}")).args(apply), 3);
+            assert!(said.contains(&format!("{option}={was} and not {option}={value}")), "{said}");
+            assert_eq!(said.matches(" and not ").count(), 1, "{said}");
+        }
+    }
+    assert_same(&before, &stage.snapshot(), "refused conversions");
 }
 
 /// What a guest does under a mapped model, done by hand: `mode`, `owner` and `device` of an entry.
@@ -254,7 +279,9 @@ fn a_name_that_qemu_keeps_for_itself_is_refused_under_mapped_file_alone() {
     let _turn = crate::stage::turn();
     let stage = Stage::knotted();
     fs::create_dir(stage.export().join("d/.virtfs_metadata")).unwrap();
-    let said = ended(stage.convert("mapped-file").arg("--accept=reserved-name"), 3);
+    let said = ended(stage.convert("mapped-file").arg("--accept=reserved-name"), 2);
+    assert!(said.contains("only warnings can be accepted"), "{said}");
+    let said = ended(&mut stage.convert("mapped-file"), 3);
     assert!(said.contains("reserved-name"), "{said}");
     success(&mut stage.convert("mapped-xattr"));
     stage.verify("a reserved name of the other model");

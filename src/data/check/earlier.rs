@@ -60,5 +60,5 @@ fn state(stage: Stage) -> Option<&'static str> {
 
 fn found(path: &Path, message: String) -> Finding {
     let place = Place { file: Some(path.to_path_buf()), ..Place::default() };
-    Finding { kind: &finding::ALREADY_CONVERTED, place, message, remedy: None }
+    Finding { kind: &finding::ALREADY_CONVERTED, place, message, remedy: None, subject: None }
 }

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::{Facts, earlier};
 use crate::data::filesystem::Attributes;
 use crate::data::form::Model;
+use crate::data::live::Live;
 use crate::data::survey::Group;
 use crate::report::check::{PriceRow, bytes, counted};
 use crate::report::finding::{self, Finding, Kind};
@@ -28,6 +29,22 @@ pub fn findings(facts: &Facts, model: Model, asked: bool, price: &PriceRow) -> V
     judge.found
 }
 
+/// The findings about who uses an export.
+pub fn live(export: &Path, live: &Live) -> Vec<Finding> {
+    let users = live.users.iter().map(|user| {
+        let kind = if user.is_busy() { &finding::LIVE_EXPORT } else { &finding::EXPORT_IN_USE };
+        (kind, user.to_string())
+    });
+    let kernel = live.kernel.iter().map(|used| (&finding::LIVE_EXPORT, used.to_string()));
+    let mounts = live.mounts.iter().map(|mount| (&finding::EXPORT_IN_USE, mount.to_string()));
+    let place = Place { file: Some(export.to_path_buf()), ..Place::default() };
+    users
+        .chain(kernel)
+        .chain(mounts)
+        .map(|(kind, message)| Finding { kind, place: place.clone(), message, remedy: None, subject: None })
+        .collect()
+}
+
 /// The finding about an export that is the system's or an account's, for these reasons.
 pub fn system(export: &Path, reasons: &[String]) -> Option<Finding> {
     let place = Place { file: Some(export.to_path_buf()), ..Place::default() };
@@ -37,6 +54,7 @@ pub fn system(export: &Path, reasons: &[String]) -> Option<Finding> {
         place,
         message,
         remedy: None,
+        subject: None,
     })
 }
 
@@ -48,7 +66,7 @@ struct Judge<'f> {
 impl Judge<'_> {
     fn add(&mut self, kind: &'static Kind, place: PathBuf, message: String, remedy: Option<String>) {
         let place = Place { file: Some(place), ..Place::default() };
-        self.found.push(Finding { kind, place, message, remedy });
+        self.found.push(Finding { kind, place, message, remedy, subject: None });
     }
 
     /// A finding about the whole export.
@@ -80,17 +98,7 @@ impl Judge<'_> {
     }
 
     fn users(&mut self) {
-        let facts = self.facts;
-        for user in &facts.live.users {
-            let kind = if user.is_busy() { &finding::LIVE_EXPORT } else { &finding::EXPORT_IN_USE };
-            self.whole(kind, user.to_string());
-        }
-        for used in &facts.live.kernel {
-            self.whole(&finding::LIVE_EXPORT, used.to_string());
-        }
-        for mount in &facts.live.mounts {
-            self.whole(&finding::EXPORT_IN_USE, mount.to_string());
-        }
+        self.found.extend(live(&self.facts.export, &self.facts.live));
     }
 
     fn filesystem(&mut self, model: Model, asked: bool, price: &PriceRow) {

@@ -58,6 +58,9 @@ impl Comparison<'_> {
             // What refused changes before refuses them still.
             let flags = (record.immutable, record.append_only);
             problems.extend(unusable(owner, pin.inode(), flags).map(|why| (&finding::ENTRY_UNUSABLE, why)));
+            if self.form == Form::Mapped(Model::MappedXattr) {
+                problems.extend(exposed(&pin).map(|why| (&finding::ENTRY_EXPOSED, why)));
+            }
         }
         problems
     }
@@ -155,7 +158,7 @@ fn acl_text(value: Option<&[u8]>) -> String {
 }
 
 fn time(time: Time) -> String {
-    format!("{}.{:09}", time.seconds, time.nanoseconds)
+    time.utc()
 }
 
 /// Why QEMU's user can't use an inode that was, or was not, immutable and append-only. An owner's rights are the mode's first three bits whatever ACL there is.
@@ -180,6 +183,17 @@ fn unusable(owner: &Owner, inode: &Inode, flags: (bool, bool)) -> Option<String>
         return Some("on disk it is immutable or append-only and was not, or is not and was".into());
     }
     None
+}
+
+/// What real ACL an inode has. Under mapped-xattr the guest's ACL is an attribute, and a real one lets others of this host in.
+/// Under mapped-file the real ACL is the guest's.
+fn exposed(pin: &Pin) -> Option<String> {
+    let acl = |name, what| match pin.xattr(name) {
+        Ok(Some(value)) => Some(format!("on disk it has {what}, {}", acl_text(Some(&value)))),
+        Ok(None) | Err(Errno::OPNOTSUPP) => None,
+        Err(errno) => Some(format!("on disk, {what} could not be read: {errno}")),
+    };
+    acl(c"system.posix_acl_access", "an ACL").or_else(|| acl(c"system.posix_acl_default", "a default ACL"))
 }
 
 #[cfg(test)]
@@ -210,11 +224,15 @@ mod tests {
             (|entry| entry.links = 2, &["its number of links is 2 instead of 1"]),
             (
                 |entry| entry.modified.nanoseconds = 2,
-                &["its time of modification is -2.000000002 instead of -2.000000001"],
+                &[
+                    "its time of modification is 1969-12-31 23:59:58.000000002 UTC instead of 1969-12-31 23:59:58.000000001 UTC",
+                ],
             ),
             (
                 |entry| entry.accessed.seconds = 0,
-                &["its time of access is 0.000000005 instead of 1.000000005"],
+                &[
+                    "its time of access is 1970-01-01 00:00:00.000000005 UTC instead of 1970-01-01 00:00:01.000000005 UTC",
+                ],
             ),
             (|entry| entry.accessed.seconds = 2, &[]),
             (|entry| entry.xattrs[0].1 = b"x".to_vec(), &["its attribute user.a has another value"]),

@@ -303,7 +303,7 @@ fn about_share(kind: &'static Kind, share: &Share, message: String, remedy: Opti
 }
 
 fn row_of(kind: &'static Kind, place: &Place, message: String, remedy: Option<String>) -> FindingRow {
-    FindingRow::from(&Finding { kind, place: place.clone(), message, remedy })
+    FindingRow::from(&Finding { kind, place: place.clone(), message, remedy, subject: None })
 }
 
 fn row_of_qemu(installed: &Installed) -> QemuRow {

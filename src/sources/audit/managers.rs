@@ -60,6 +60,7 @@ fn found(
                 escape_path(file)
             ),
             remedy: Some(managed.remedy()),
+            subject: None,
         });
         share.export = ExportPath::Known { path, from: ExportFrom::Manager(place.clone()) };
     }
@@ -70,6 +71,7 @@ fn found(
             place: share.place.clone(),
             message: format!("raw.idmap of the instance maps the ids of the share {}", share.title()),
             remedy: None,
+            subject: None,
         });
     }
     findings

@@ -354,6 +354,7 @@ impl Live<'_> {
                     running.pid
                 ),
                 remedy: None,
+                subject: None,
             }];
         }
         Vec::new()
@@ -442,5 +443,6 @@ fn not_seen(share: &Share, what: &str) -> Finding {
             escape(share.name())
         ),
         remedy: None,
+        subject: None,
     }
 }

@@ -241,7 +241,13 @@ fn placed(domain: &Domain, share: &Share) -> Share {
 
 fn about(domain: &Domain, found: &ArgvShare, kind: &'static Kind, reason: &str) -> Finding {
     let share = placed(domain, &found.share);
-    Finding { kind, message: format!("{}: {reason}", share.title()), place: share.place, remedy: None }
+    Finding {
+        kind,
+        message: format!("{}: {reason}", share.title()),
+        place: share.place,
+        remedy: None,
+        subject: None,
+    }
 }
 
 /// What libvirt adds to a running guest's XML does not last, and its secrets are left out.

@@ -1,0 +1,87 @@
+//! What is refused, and in which words: a dry run and `--apply` agree, and whatever is refused is left as it was.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use crate::snapshot::assert_same;
+use crate::stage::{MODELS, OWNER, Stage, ended, success};
+
+#[test]
+fn a_rollback_of_an_export_in_use_is_refused_dry_or_not() {
+    let _turn = crate::stage::turn();
+    let stage = Stage::knotted();
+    success(&mut stage.convert("mapped-xattr"));
+    let converted = stage.snapshot();
+    let open = std::fs::File::open(stage.export().join("d/caps")).unwrap();
+    for apply in [&["--apply"][..], &[]] {
+        let said = ended(stage.command("rollback").args(apply), 3);
+        assert!(said.contains("live-export") && said.contains("d/caps"), "{said}");
+    }
+    drop(open);
+    assert_same(&converted, &stage.snapshot(), "refused rollbacks");
+    let said = success(&mut stage.command("rollback"));
+    assert!(said.contains("Run the same command with --apply"), "{said}");
+}
+
+#[test]
+fn a_refused_conversion_leaves_the_journal_of_the_earlier_one_in_its_place() {
+    let _turn = crate::stage::turn();
+    let stage = Stage::knotted();
+    success(&mut stage.convert("mapped-xattr"));
+    success(&mut stage.rollback());
+    let journal = std::fs::read(stage.journal()).unwrap();
+    let aside = stage.folder().join("export.virtfs-journal.1");
+    // By a finding, and by somebody who uses it.
+    let said = ended(stage.command("convert").args([OWNER, "--apply", "--progress=never"]), 3);
+    assert!(said.contains("nothing was changed"), "{said}");
+    let open = std::fs::File::open(stage.export().join("d/caps")).unwrap();
+    ended(&mut stage.convert("mapped-xattr"), 3);
+    drop(open);
+    assert_eq!((std::fs::read(stage.journal()).unwrap(), aside.exists()), (journal.clone(), false));
+    success(&mut stage.convert("mapped-xattr"));
+    assert_eq!(std::fs::read(&aside).unwrap(), journal);
+    success(&mut stage.rollback());
+}
+
+#[test]
+fn an_ordinary_user_is_told_to_run_it_as_root() {
+    let _turn = crate::stage::turn();
+    let stage = Stage::knotted();
+    // Where that user can read it.
+    let program = stage.folder().join("program");
+    std::fs::copy(env!("CARGO_BIN_EXE_virtfs-proxy-helper"), &program).unwrap();
+    std::fs::set_permissions(stage.export(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let before = stage.snapshot();
+    let as_nobody = |words: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+        command.arg("migrate").args(words).arg(stage.export());
+        command
+    };
+    let convert = ["convert", OWNER, "--apply", "--accept=owner-kept-out"];
+    let said = ended(&mut as_nobody(&convert), 1);
+    assert!(said.contains("as root"), "{said}");
+    success(&mut stage.convert("mapped-xattr"));
+    for words in [&["rollback"][..], &["rollback", "--apply"]] {
+        let said = ended(&mut as_nobody(words), 1);
+        assert!(said.contains("as root"), "{said}");
+    }
+    success(&mut stage.rollback());
+    assert_same(&before, &stage.snapshot(), "refused to an ordinary user");
+}
+
+#[test]
+fn what_a_rolled_back_tree_differs_in_is_no_reason_to_take_a_conversion_back() {
+    let _turn = crate::stage::turn();
+    for model in MODELS {
+        let stage = Stage::knotted();
+        success(&mut stage.convert(model));
+        success(&mut stage.rollback());
+        let file = std::fs::File::options().write(true).open(stage.export().join("acl")).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(951_782_400_000_000_005);
+        file.set_times(std::fs::FileTimes::new().set_modified(time)).unwrap();
+        let said = ended(&mut stage.command("verify"), 3);
+        assert!(said.contains("is 2000-02-29 00:00:00.000000005 UTC instead of"), "{said}");
+        assert!(said.contains("backup") && !said.contains("take the conversion back"), "{said}");
+    }
+}
