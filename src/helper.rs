@@ -9,6 +9,7 @@
 //! | [`notify`] | detach, and tell when ready |
 //! | [`cleaner`] | what removes socket and pid file behind a process that serves |
 //! | [`sandbox`], [`landlock`], [`privileges`], [`seccomp`] | the walls, and what is left to do inside |
+//! | [`mount_watch`], [`mount_table`] | the process that keeps the export's mounts as the host's |
 //! | [`worker`], [`supervisor`] | a process that serves, and the one that starts them |
 //! | [`pid_namespace`], [`lifeline`] | what a worker has besides, because it was forked |
 //! | [`connection`], [`busy_poll`] | bytes ↔ requests and replies on a socket |
@@ -28,6 +29,8 @@ pub mod identity;
 pub mod landlock;
 pub mod lifeline;
 pub mod logging;
+pub mod mount_table;
+pub mod mount_watch;
 pub mod notify;
 pub mod operations;
 pub mod path;

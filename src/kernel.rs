@@ -15,7 +15,13 @@ struct MountAttr {
 /// `mount_setattr(2)`: sets and clears attributes (`MOUNT_ATTR_*`) of the mount `tree` and of all mounted below it, and makes
 /// them private.
 pub fn restrict_mount(tree: BorrowedFd<'_>, set: u64, clear: u64) -> io::Result<()> {
-    let attr = MountAttr { attr_set: set, attr_clr: clear, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    change_mounts(tree, set, clear, libc::MS_PRIVATE)
+}
+
+/// `mount_setattr(2)`: sets and clears attributes (`MOUNT_ATTR_*`) of the mount `tree` and of all mounted below it, and gives
+/// them the propagation type `propagation` (`MS_*`; 0 leaves it as it is).
+pub fn change_mounts(tree: BorrowedFd<'_>, set: u64, clear: u64, propagation: u64) -> io::Result<()> {
+    let attr = MountAttr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
     // SAFETY: the path is terminated and empty; the kernel reads `size_of::<MountAttr>()` bytes of `attr`.
     let result = unsafe {
         libc::syscall(

@@ -5,10 +5,12 @@
 //! - Nothing outside the export is reached. Where the export is this process's root directory the kernel sees to
 //!   it, and each operation is the one system call on an absolute path ([`Reach::Rooted`]). Elsewhere openat2(2) resolves
 //!   the path beneath the export first ([`Reach::Beneath`]).
-//! - No device is opened, no FIFO waited for, neither handed out. Where every mount is nodev the kernel keeps devices
-//!   closed, and a file is opened by its path without waiting, then looked at. Elsewhere it is *pinned* first:
-//!   `O_PATH` opens nothing, only takes hold of the inode. What was pinned is then looked at, and only a regular file or a
-//!   directory is opened, through its magic link: by then a rename can't put another file in its place.
+//! - No device and no FIFO is opened or handed out. A file is *pinned* first: `O_PATH` opens nothing, only takes hold of the
+//!   inode. What was pinned is then looked at, and only a regular file or a directory is opened, through its magic link: by
+//!   then a rename can't put another file in its place. Where the client has just been told that the file is a regular one
+//!   (QEMU asks so before each open), and the mount that it is on is always nodev, the file is opened by its path without
+//!   waiting, then looked at, which takes half the time. That holds for the namespace's root mount only, which is made with
+//!   nodev; one that the host mounts below it later gets nodev a moment after it arrives.
 //!
 //! Final symbolic links are followed where the original's system call follows them; as those on the way, inside the export.
 //!
@@ -28,7 +30,7 @@ use super::sys::{self, MagicLink};
 pub enum Reach {
     /// The export is this process's root directory.
     Rooted {
-        /// Whether each mount in it is nodev, so that no path leads to an open device.
+        /// Whether the mount at the root is nodev. The mounts below it need not be.
         nodev: bool,
     },
     /// The export is this directory, somewhere below the process's root.
@@ -47,6 +49,15 @@ impl At<'_> {
     pub fn dir(&self) -> BorrowedFd<'_> {
         self.parent.as_ref().map_or(AT_FDCWD, AsFd::as_fd)
     }
+}
+
+/// What is known of a file that is to be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing.
+    Nothing,
+    /// It was a regular file or a directory a moment ago.
+    Regular,
 }
 
 /// How many times openat2(2) is asked again when renames elsewhere keep it from deciding.
@@ -99,15 +110,16 @@ impl Reach {
     }
 
     /// Opens the regular file or directory that the absolute `path` leads to; through a final symbolic link too, unless
-    /// `flags` say `O_NOFOLLOW`. `ENXIO` for a special file.
-    pub fn open(&self, path: &CStr, flags: OFlag) -> Result<Opened, Errno> {
+    /// `flags` say `O_NOFOLLOW`. `ENXIO` for a special file. `known` is what is known of it.
+    pub fn open(&self, path: &CStr, flags: OFlag, known: Known) -> Result<Opened, Errno> {
         if flags.contains(OFlag::O_DIRECTORY) {
             return self.open_directory(path, flags);
         }
-        if let Self::Rooted { nodev: true } = self {
+        if let (Self::Rooted { nodev: true }, Known::Regular) = (self, known) {
             match open_without_waiting(path, flags) {
-                // A device, a file under a lease, or what it says: the pin finds out.
-                Err(Errno::EACCES | Errno::EAGAIN) => {}
+                // On another mount, on a kernel or in a container without openat2(2), a device, a file under a lease, or what
+                // it says: the pin finds out.
+                Err(Errno::EXDEV | Errno::ENOSYS | Errno::EPERM | Errno::EACCES | Errno::EAGAIN) => {}
                 result => return result,
             }
         }
@@ -196,10 +208,11 @@ fn openable(stat: &FileStat) -> Result<Kind, Errno> {
     }
 }
 
-/// Opens the regular file or directory at `path`, where no device can be opened. A FIFO opens without waiting, and is
-/// closed again.
+/// Opens the regular file or directory at `path` on the mount of the root directory, where no device can be opened; `EXDEV` on
+/// another mount. A FIFO that has taken the file's place opens without waiting, and is closed again.
 fn open_without_waiting(path: &CStr, flags: OFlag) -> Result<Opened, Errno> {
-    let file = open(path, flags | OURS | OFlag::O_NONBLOCK, Mode::empty())?;
+    let how = OpenHow::new().flags(flags | OURS | OFlag::O_NONBLOCK).resolve(ResolveFlag::RESOLVE_NO_XDEV);
+    let file = openat2(AT_FDCWD, path, how)?;
     let kind = openable(&fstat(&file)?)?;
     if !flags.contains(OFlag::O_NONBLOCK) {
         fcntl(&file, FcntlArg::F_SETFL(flags))?;

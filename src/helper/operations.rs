@@ -9,7 +9,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fstatat, mkdirat, mk
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 
-use super::export::{Kind, Opened, Reach};
+use super::export::{Kind, Known, Opened, Reach};
 use super::identity::{Identity, LEAVE};
 use super::path::{NameBuffer, PathBuffer, TargetBuffer};
 use super::protocol::{
@@ -36,6 +36,8 @@ pub struct Operations {
     identity: Identity,
     readonly: bool,
     versions: Versions,
+    /// The regular file that the last request was told of.
+    looked: Looked,
     first: PathBuffer,
     second: PathBuffer,
     target: TargetBuffer,
@@ -65,7 +67,7 @@ pub const CALLS: &[(&str, &[libc::c_long])] = &[
     ("beneath", &[libc::SYS_openat2, libc::SYS_close]),
     ("identity", &[libc::SYS_setfsuid, libc::SYS_setfsgid, libc::SYS_capget, libc::SYS_capset]),
     // And one fcntl, F_SETFL.
-    ("T_OPEN", &[libc::SYS_openat, libc::SYS_newfstatat, libc::SYS_fstat]),
+    ("T_OPEN", &[libc::SYS_openat, libc::SYS_openat2, libc::SYS_newfstatat, libc::SYS_fstat]),
     ("T_CREATE", &[libc::SYS_openat, libc::SYS_newfstatat, libc::SYS_fstat]),
     ("T_MKNOD", &[libc::SYS_mknodat]),
     ("T_MKDIR", &[libc::SYS_mkdirat]),
@@ -120,11 +122,13 @@ fn id<T>(raw: u32, new: impl FnOnce(u32) -> T) -> Option<T> {
 impl Operations {
     /// Serves what `reach` reaches, as `identity` where nothing else is asked for.
     pub fn new(reach: Reach, identity: Identity, readonly: bool) -> Self {
+        let looked = Looked::new(&reach);
         Self {
             reach,
             identity,
             readonly,
             versions: Versions::default(),
+            looked,
             first: PathBuffer::default(),
             second: PathBuffer::default(),
             target: TargetBuffer::default(),
@@ -143,8 +147,9 @@ impl Operations {
         if self.readonly && request.effect() == Effect::Changes {
             return Err(Errno::EROFS);
         }
+        let known = self.looked.take(&request);
         match request {
-            Request::Open { path, flags } => self.open(path, open_flags(flags)?),
+            Request::Open { path, flags } => self.open(path, open_flags(flags)?, known),
             Request::Create { path, flags, mode, uid, gid } => {
                 self.create(path, open_flags(flags)?, OFlag::from_bits_retain(flags), mode, (uid, gid))
             }
@@ -231,14 +236,19 @@ impl Operations {
 
     fn lstat(&mut self, path: &[u8]) -> Result<FileStat, Errno> {
         let at = self.reach.at(self.first.set(path)?)?;
-        fstatat(at.dir(), at.name, AtFlags::AT_SYMLINK_NOFOLLOW)
+        let stat = fstatat(at.dir(), at.name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        self.looked.remember(path, &stat);
+        Ok(stat)
     }
 
-    fn open(&mut self, path: &[u8], flags: OFlag) -> Result<Answer, Errno> {
+    fn open(&mut self, path: &[u8], flags: OFlag, known: Known) -> Result<Answer, Errno> {
         if self.readonly && opens_for_change(flags) {
             return Err(Errno::EROFS);
         }
-        let Opened { file, pin, .. } = self.reach.open(self.first.set(path)?, flags)?;
+        let Opened { file, pin, .. } = self.reach.open(self.first.set(path)?, flags, known)?;
+        if known == Known::Regular && pin.is_some() {
+            self.looked.was_pinned();
+        }
         Ok(Answer::File(file, pin))
     }
 
@@ -270,7 +280,7 @@ impl Operations {
                         result => return result.map(|file| Answer::File(file, None)),
                     }
                 }
-                return match reach.open(path, flags) {
+                return match reach.open(path, flags, Known::Nothing) {
                     Err(Errno::ENOENT) if makes && reach.is_symlink(path) => Err(Errno::ELOOP),
                     Err(Errno::ENOENT) if makes => continue,
                     Ok(opened) if makes && opened.kind == Kind::Directory => {
@@ -325,6 +335,55 @@ impl Operations {
             Err(Errno::EISDIR) => unlinkat(at.dir(), at.name, UnlinkatFlags::RemoveDir),
             result => result,
         }
+    }
+}
+
+/// The path of the regular file that a client was told of by its last request. QEMU asks for a file's status before it opens
+/// the file.
+struct Looked {
+    path: Box<[u8; libc::PATH_MAX as usize]>,
+    length: usize,
+    /// The file's device, and that of the export's root.
+    device: u64,
+    root: Option<u64>,
+    /// The device of another mount, on which it does not help to know the file.
+    other: Option<u64>,
+}
+
+impl Looked {
+    fn new(reach: &Reach) -> Self {
+        let root = reach.at(c"/").and_then(|at| fstatat(at.dir(), at.name, AtFlags::empty()));
+        Self {
+            path: Box::new([0; libc::PATH_MAX as usize]),
+            length: 0,
+            device: 0,
+            root: root.ok().map(|stat| stat.st_dev),
+            other: None,
+        }
+    }
+
+    fn remember(&mut self, path: &[u8], stat: &FileStat) {
+        if Kind::of(stat) == Kind::File
+            && self.other != Some(stat.st_dev)
+            && let Some(place) = self.path.get_mut(..path.len())
+        {
+            place.copy_from_slice(path);
+            (self.length, self.device) = (path.len(), stat.st_dev);
+        }
+    }
+
+    /// What is known of the file that a request opens, and forgets it.
+    fn take(&mut self, request: &Request<'_>) -> Known {
+        let looked = &self.path[..std::mem::take(&mut self.length)];
+        match request {
+            Request::Open { path, .. } if !looked.is_empty() && *path == looked => Known::Regular,
+            _ => Known::Nothing,
+        }
+    }
+
+    /// The file had to be pinned all the same.
+    fn was_pinned(&mut self) {
+        self.other = Some(self.device).filter(|_| self.root != Some(self.device));
     }
 }
 

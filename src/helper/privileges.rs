@@ -34,6 +34,15 @@ impl Kept {
         Self(HashSet::from([Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER]))
     }
 
+    /// What following the host's mounts takes: to change mounts and namespaces, and to find mount points in closed directories.
+    pub fn for_mount_watcher() -> Self {
+        Self(HashSet::from([
+            Capability::CAP_DAC_OVERRIDE,
+            Capability::CAP_SYS_ADMIN,
+            Capability::CAP_SYS_CHROOT,
+        ]))
+    }
+
     /// These, and what confining a worker takes.
     pub fn for_supervisor(&self) -> Self {
         let mut all = self.0.clone();

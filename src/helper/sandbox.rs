@@ -17,6 +17,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 use super::export::Reach;
+use super::mount_watch::{Host, Watched};
 use super::sys;
 use super::worker::stands;
 use crate::text::escape_path;
@@ -77,14 +78,28 @@ impl Directory {
     }
 }
 
+/// How a process that is behind its walls reaches the export.
+pub struct Entered {
+    /// How paths become files.
+    pub reach: Reach,
+    /// The walls that it got.
+    pub walls: Sandbox,
+    /// What keeps its mounts as the host's, where it has mounts of its own.
+    pub watched: Option<Watched>,
+}
+
 /// Puts this process, and it alone, behind the walls of `sandbox`. Where it can't have a namespace it falls back to chroot,
 /// and says so. Returns how the export is reached now, and by which walls.
-pub fn enter(sandbox: Sandbox, directory: &Directory) -> Result<(Reach, Sandbox)> {
+pub fn enter(sandbox: Sandbox, directory: &Directory) -> Result<Entered> {
     let descriptors = own_descriptors()?;
     let mut walls = sandbox;
+    let mut watched = None;
     let reach = match sandbox {
         Sandbox::Namespace => match enter_namespace(directory) {
-            Ok(reach) => reach,
+            Ok((reach, watcher)) => {
+                watched = Some(watcher);
+                reach
+            }
             Err(NamespaceError::Forbidden(step, errno)) => {
                 log::warn!(
                     "no mount namespace here ({step}: {}): falling back to --sandbox=chroot",
@@ -99,7 +114,7 @@ pub fn enter(sandbox: Sandbox, directory: &Directory) -> Result<(Reach, Sandbox)
         Sandbox::None => beneath(directory)?,
     };
     nix::unistd::fchdir(&descriptors).context("cannot change to /proc/self/fd")?;
-    Ok((reach, walls))
+    Ok(Entered { reach, walls, watched })
 }
 
 /// Leaves the host's network, IPC and UTS namespaces: a process that serves has no use for any of them. Making a
@@ -155,29 +170,29 @@ impl NamespaceError {
     }
 }
 
-/// Private mount namespace, the export as its root. The steps before pivot_root change nothing that a
-/// fall-back to chroot would miss.
-fn enter_namespace(directory: &Directory) -> Result<Reach, NamespaceError> {
+/// A mount namespace with the export as its root, whose mounts follow the host's. The steps before pivot_root change nothing
+/// that a fall-back to chroot would miss.
+fn enter_namespace(directory: &Directory) -> Result<(Reach, Watched), NamespaceError> {
+    let attributes = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    let host = Host::take(directory.file.as_fd()).map_err(NamespaceError::at("/proc/self"))?;
     unshare(CloneFlags::CLONE_NEWNS).map_err(NamespaceError::at("unshare"))?;
-    // Nothing that happens here may reach the host, and nothing mounted there later comes in without nodev.
+    // What happens here must not reach the host; what the host mounts and unmounts below the export must come here.
     let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
-        .map_err(NamespaceError::at("mount --make-rprivate"))?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
+        .map_err(NamespaceError::at("mount --make-rslave"))?;
     let export = directory.again().map_err(NamespaceError::Failed)?;
     let tree = sys::clone_mount(export.as_fd(), c"", true).map_err(NamespaceError::at("open_tree"))?;
-    sys::restrict_mount(tree.as_fd()).map_err(NamespaceError::at("mount_setattr"))?;
+    sys::enslave_mounts(tree.as_fd(), attributes).map_err(NamespaceError::at("mount_setattr"))?;
     sys::attach_mount(tree.as_fd(), export.as_fd()).map_err(NamespaceError::at("move_mount"))?;
     nix::unistd::fchdir(&tree).map_err(NamespaceError::at("fchdir"))?;
     // With both arguments the working directory the old root ends up on top of the new one (pivot_root(2)), and one umount
     // takes it away with all that is mounted below.
     nix::unistd::pivot_root(".", ".").map_err(NamespaceError::at("pivot_root"))?;
-    umount2(".", MntFlags::MNT_DETACH).map_err(|errno| {
-        NamespaceError::Failed(
-            anyhow::Error::new(errno).context("cannot let go of the host's root directory"),
-        )
-    })?;
-    nix::unistd::chdir("/").map_err(NamespaceError::at("chdir"))?;
-    Ok(Reach::Rooted { nodev: true })
+    let failed = |step| move |errno| NamespaceError::Failed(anyhow::Error::new(errno).context(step));
+    umount2(".", MntFlags::MNT_DETACH).map_err(failed("cannot let go of the host's root directory"))?;
+    nix::unistd::chdir("/").map_err(failed("cannot change to the export"))?;
+    let watched = Watched::start(host, tree, attributes).map_err(NamespaceError::Failed)?;
+    Ok((Reach::Rooted { nodev: true }, watched))
 }
 
 fn enter_chroot(directory: &Directory) -> Result<Reach> {

@@ -68,6 +68,23 @@ pub fn handle_stop(manager: i32) -> Result<()> {
     ignore_hangup()
 }
 
+/// What [`end_when_lost`]'s handler writes to standard error.
+const LOST: &[u8] = b"error: the process that watches the export's mounts has ended: ending too\n";
+
+extern "C" fn on_lost(_: libc::c_int) {
+    // SAFETY: write and _exit are async-signal-safe (signal-safety(7)); the message is a constant.
+    unsafe {
+        libc::write(libc::STDERR_FILENO, LOST.as_ptr().cast(), LOST.len());
+        libc::_exit(1)
+    }
+}
+
+/// Lets this signal, which the kernel sends when a process is gone that this one cannot do without, end this one with status
+/// 1. (SIGKILL would not do: the first process of a PID namespace ignores it.)
+pub fn end_when_lost(signal: Signal) -> Result<()> {
+    install(signal, &SigAction::new(SigHandler::Handler(on_lost), SaFlags::empty(), SigSet::empty()))
+}
+
 /// SIGHUP leaves the daemon be.
 pub fn ignore_hangup() -> Result<()> {
     install(Signal::SIGHUP, &SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty()))
@@ -83,7 +100,7 @@ pub fn ignore_stop() -> Result<()> {
 }
 
 fn install(signal: Signal, action: &SigAction) -> Result<()> {
-    // SAFETY: the only handler installed, `on_stop`, calls nothing but async-signal-safe functions.
+    // SAFETY: the only handlers installed, `on_stop` and `on_lost`, call nothing but async-signal-safe functions.
     unsafe { sigaction(signal, action) }.with_context(|| format!("cannot handle {signal}"))?;
     Ok(())
 }

@@ -231,9 +231,10 @@ impl<'s> Supervisor<'s> {
         Ok(stop)
     }
 
-    /// Takes leave of the workers that have ended.
+    /// Takes leave of the workers that have ended. Where this process is the first of its PID namespace, the processes that
+    /// they leave behind are its too.
     fn reap(&mut self) {
-        while !self.workers.is_empty() {
+        loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, _)) => {
                     self.workers.remove(&pid);

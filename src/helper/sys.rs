@@ -434,11 +434,41 @@ pub fn attach_mount(tree: BorrowedFd<'_>, onto: BorrowedFd<'_>) -> Result<(), Er
     .map(drop)
 }
 
-/// Makes the mount `tree` and all mounted below it nodev, nosuid, noexec and private.
-pub fn restrict_mount(tree: BorrowedFd<'_>) -> Result<(), Errno> {
-    let attributes = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
-    kernel::restrict_mount(tree, attributes, 0).map_err(|_| Errno::last())
+/// Sets `attributes` (`MOUNT_ATTR_*`) on the mount `tree` and on all mounted below it.
+pub fn set_mount_attributes(tree: BorrowedFd<'_>, attributes: u64) -> Result<(), Errno> {
+    kernel::change_mounts(tree, attributes, 0, 0).map_err(|_| Errno::last())
 }
+
+/// Sets `attributes` on the mount `tree` and on all mounted below it, and makes them slaves: what the kernel mounts and
+/// unmounts on their masters, it mounts and unmounts here, and nothing from here reaches a master.
+pub fn enslave_mounts(tree: BorrowedFd<'_>, attributes: u64) -> Result<(), Errno> {
+    kernel::change_mounts(tree, attributes, 0, libc::MS_SLAVE).map_err(|_| Errno::last())
+}
+
+/// The number by which `/proc/PID/mountinfo` knows the mount that `fd` is on (`statx(2)`, `STATX_MNT_ID`, Linux 5.8).
+pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    const STATX_MNT_ID: libc::c_uint = 0x1000;
+    // struct statx: 256 bytes, of which the first 4 say what is filled in, and those from 144 on are the number.
+    let mut out = [0u64; 32];
+    // SAFETY: the path is terminated and empty; the kernel writes one struct statx to `out`.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_statx,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
+            STATX_MNT_ID,
+            out.as_mut_ptr(),
+        )
+    })?;
+    if out[0].to_ne_bytes().first_chunk().map_or(0, |mask| u32::from_ne_bytes(*mask)) & STATX_MNT_ID == 0 {
+        return Err(Errno::ENOSYS);
+    }
+    Ok(out[18])
+}
+
+/// `statx(2)` asks no server of a network file system. Not every C library's part of the libc crate names it.
+const AT_STATX_DONT_SYNC: libc::c_int = 0x4000;
 
 /// Has the kernel send this process `signal` whenever something happens on the open file `fd` (`F_SETSIG`, fcntl(2)).
 pub fn signal_on_event(fd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {

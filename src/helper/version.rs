@@ -15,7 +15,7 @@ use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::fstatat;
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
 
-use super::export::{Kind, Reach};
+use super::export::{Kind, Known, Reach};
 use super::sys::{self, FileHandle};
 
 /// How many devices are remembered: an export with more file systems mounted in it gets slower, not wrong.
@@ -86,7 +86,7 @@ impl Versions {
         let stat = fstatat(at.dir(), at.name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
         let population = Population { device: stat.st_dev, kind: Kind::of(&stat) };
         match population.kind {
-            Kind::Symlink => return ask(reach, path).map(|answer| answer.or_none()),
+            Kind::Symlink => return ask(reach, path, Known::Nothing).map(|answer| answer.or_none()),
             Kind::Special => return Err(Errno::ENXIO),
             Kind::File | Kind::Directory => {}
         }
@@ -94,14 +94,14 @@ impl Versions {
             return Ok(0);
         }
         let Ok(handle) = sys::name_to_handle(at.dir(), at.name) else {
-            return ask(reach, path).map(|answer| self.unless_never(population, &answer));
+            return ask(reach, path, Known::Regular).map(|answer| self.unless_never(population, &answer));
         };
         let shape = Shape { device: stat.st_dev, kind: handle.kind(), length: handle.bytes().len() };
         let known = self.lessons.iter().flatten().find(|lesson| lesson.confirmed && lesson.shape == shape);
         if let Some(version) = known.and_then(|lesson| word(&handle, lesson.offset)) {
             return Ok(version.into());
         }
-        let version = self.unless_never(population, &ask(reach, path)?);
+        let version = self.unless_never(population, &ask(reach, path, Known::Regular)?);
         self.learn(shape, &handle, version);
         Ok(version)
     }
@@ -140,9 +140,9 @@ fn word(handle: &FileHandle, offset: usize) -> Option<u32> {
 }
 
 /// Asks the ioctl.
-fn ask(reach: &Reach, path: &CStr) -> Result<Generation, Errno> {
+fn ask(reach: &Reach, path: &CStr, known: Known) -> Result<Generation, Errno> {
     // Without O_NONBLOCK a file under a lease would keep us waiting for its holder.
-    let opened = reach.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
+    let opened = reach.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, known)?;
     let version = match sys::inode_version(opened.file.as_fd()) {
         Err(Errno::ENOTTY | Errno::ENOSYS | Errno::EINVAL | Errno::EOPNOTSUPP) => {
             let fuse = fstatfs(&opened.file).is_ok_and(|status| status.filesystem_type() == FUSE_SUPER_MAGIC);

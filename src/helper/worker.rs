@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use super::busy_poll::BusyPoll;
 use super::connection::{Connection, Ending};
 use super::identity::{IdMaps, Identity};
+use super::mount_watch::Watched;
 use super::operations::Operations;
-use super::sandbox::{self, Directory, Sandbox};
+use super::sandbox::{self, Directory, Entered, Sandbox};
 use super::seccomp::Filter;
 use super::settings::Settings;
 use super::socket::describe_peer;
@@ -39,6 +40,8 @@ pub struct Confined {
     /// What keeps it from the rest of the kernel, once it serves.
     filter: Filter,
     busy_poll: BusyPoll,
+    /// Keeps the process alive that watches the mounts.
+    watched: Option<Watched>,
 }
 
 /// Confines this process to `directory` for good, and returns what serves it.
@@ -50,7 +53,7 @@ pub struct Confined {
 pub fn confine(settings: &Settings, sandbox: Sandbox, directory: &Directory) -> Result<Confined> {
     let maps = IdMaps::read()?;
     let busy_poll = BusyPoll::new(settings.busy_poll);
-    let (reach, walls) = sandbox::enter(sandbox, directory)?;
+    let Entered { reach, walls, watched } = sandbox::enter(sandbox, directory)?;
     if stands("landlock") {
         landlock::confine(&reach)?;
     }
@@ -62,7 +65,8 @@ pub fn confine(settings: &Settings, sandbox: Sandbox, directory: &Directory) -> 
         privileges::limit_resources(settings.rlimit_nofile)?;
     }
     let filter = Filter::prepare(settings.seccomp)?;
-    Ok(Confined { operations: Operations::new(reach, identity, settings.readonly), walls, filter, busy_poll })
+    let operations = Operations::new(reach, identity, settings.readonly);
+    Ok(Confined { operations, walls, filter, busy_poll, watched })
 }
 
 /// Whether the wall of this name is to be built: always, but in the tests that try each by itself.
@@ -115,8 +119,11 @@ pub fn rehearse(settings: &Settings, directory: &Directory) -> Result<Sandbox> {
     match unsafe { fork() }.context("cannot fork")? {
         ForkResult::Child => {
             let status = match confine(settings, settings.sandbox, directory) {
-                Ok(confined) if confined.walls != settings.sandbox => FELL_BACK,
-                Ok(_) => WELL,
+                Ok(confined) => {
+                    let walls = confined.walls;
+                    confined.watched.into_iter().for_each(Watched::end);
+                    if walls == settings.sandbox { WELL } else { FELL_BACK }
+                }
                 Err(error) => {
                     logging::complain(format_args!("{error:#}"));
                     1

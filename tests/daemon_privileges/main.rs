@@ -6,12 +6,15 @@ mod clients;
 mod escapes;
 mod identity;
 mod missing;
+mod mounts;
 mod standing;
 
 #[path = "../support/apart.rs"]
 mod apart;
 #[path = "../support/calls.rs"]
 mod calls;
+#[path = "../support/disk.rs"]
+mod disk;
 #[path = "../support/namespace.rs"]
 mod namespace;
 #[path = "../support/process.rs"]

@@ -9,10 +9,21 @@ use nix::sched::{CloneFlags, unshare};
 
 /// Runs `test` on a thread with mounts of its own, which nobody else sees, and which go with it.
 pub fn with_private_mounts<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+    with_own_mounts(MsFlags::MS_PRIVATE, test)
+}
+
+/// The same where what is mounted comes into the namespaces of the thread's child processes (`MS_SHARED`, as under systemd), or
+/// does not (`MS_PRIVATE`).
+pub fn with_own_mounts<T: Send + 'static>(
+    propagation: MsFlags,
+    test: impl FnOnce() -> T + Send + 'static,
+) -> T {
     const NONE: Option<&str> = None;
-    let thread = std::thread::spawn(|| {
+    let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace: these tests need CAP_SYS_ADMIN");
-        mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).expect("private mounts");
+        for propagation in [MsFlags::MS_PRIVATE, propagation] {
+            mount(NONE, "/", NONE, MsFlags::MS_REC | propagation, NONE).expect("a propagation type");
+        }
         test()
     });
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

@@ -1,0 +1,289 @@
+//! Mounts that come and go below the export while it is served.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use libc::{O_CREAT, O_NONBLOCK, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::SANDBOXES;
+use crate::apart::with_own_mounts;
+use crate::disk::run;
+use crate::process;
+use crate::program::{self, wait_until};
+use crate::standing::each_way;
+use crate::tree::Owned;
+use crate::wire::{Answer, Client, ask};
+
+const NONE: Option<&str> = None;
+
+/// Whether the host's mounts are shared, as under systemd, or private.
+const PROPAGATIONS: [(&str, MsFlags); 2] = [("shared", MsFlags::MS_SHARED), ("private", MsFlags::MS_PRIVATE)];
+
+/// An export, and file systems to mount in it.
+struct Host {
+    dir: tempfile::TempDir,
+}
+
+impl Host {
+    fn new() -> Self {
+        let dir = program::scratch();
+        Owned::below(dir.path())
+            .dir("export", 0o755, 0, 0)
+            .dir("export/mnt", 0o755, 0, 0)
+            .file("export/mnt/hidden", b"", 0o644, 0, 0)
+            .file("export/file", b"hidden", 0o644, 0, 0)
+            .dir("lower", 0o755, 0, 0)
+            .file("lower/mounted", b"", 0o644, 0, 0)
+            .dir("upper", 0o755, 0, 0)
+            .dir("work", 0o755, 0, 0)
+            .file("source", b"mounted", 0o644, 0, 0);
+        let image = dir.path().join("image");
+        fs::File::create(&image).unwrap().set_len(4 << 20).unwrap();
+        let lower = dir.path().join("lower");
+        run("mkfs.ext4", &[&"-q", &"-O", &"^has_journal", &"-d", &lower, &image]);
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Mounts a file system of this kind on `mnt` in the export. It holds a file `mounted`.
+    fn mount(&self, kind: &str) {
+        let mnt = self.path("export/mnt");
+        match kind {
+            "tmpfs" => {
+                // Mounted elsewhere first would be another mount: the file comes later.
+                mount(Some("tmpfs"), &mnt, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
+                fs::write(mnt.join("mounted"), b"").unwrap();
+            }
+            "bind" => mount(Some(&self.path("lower")), &mnt, NONE, MsFlags::MS_BIND, NONE).unwrap(),
+            "overlay" => {
+                let path = |name| self.path(name).display().to_string();
+                let options =
+                    format!("lowerdir={},upperdir={},workdir={}", path("lower"), path("upper"), path("work"));
+                mount(Some("overlay"), &mnt, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+                    .unwrap();
+            }
+            "ext4" => run("mount", &[&"-o", &"loop", &self.path("image"), &mnt]),
+            kind => panic!("{kind}"),
+        }
+    }
+
+    /// Tries to unmount it, as an administrator does: not lazily.
+    fn try_unmount(&self) -> Result<(), Errno> {
+        umount2(&self.path("export/mnt"), MntFlags::empty())
+    }
+
+    /// Unmounts it.
+    fn unmount(&self, when: &str) {
+        unmount(&self.path("export/mnt"), when);
+    }
+}
+
+/// Unmounts what must not be busy. The processes that other tests of this process fork hold its descriptors for a moment.
+fn unmount(path: &Path, when: &str) {
+    let mut result = Ok(());
+    wait_until(&format!("{} to be free, {when}: {result:?}", path.display()), || {
+        result = umount2(path, MntFlags::empty());
+        result != Err(Errno::EBUSY)
+    });
+    assert_eq!(result, Ok(()), "{when}");
+}
+
+/// Waits until the client is told of a file, or that there is none.
+fn sees(client: &mut Client, path: &[u8], there: bool, when: &str) {
+    let path_shown = String::from_utf8_lossy(path);
+    wait_until(&format!("{path_shown} (there: {there}), {when}"), || {
+        client.ask(&ask::lstat(path)).is_success() == there
+    });
+}
+
+/// The same at once: the kernel propagates within the host's own system call.
+fn sees_at_once(client: &mut Client, path: &[u8], there: bool, when: &str) {
+    let answer = client.ask(&ask::lstat(path));
+    assert_eq!(answer.is_success(), there, "{when}: {}: {answer:?}", String::from_utf8_lossy(path));
+}
+
+/// The mounts of a process that lack an attribute.
+fn lacking(pid: u32) -> Vec<process::Mount> {
+    let lacks = |mount: &process::Mount| {
+        ["nodev", "nosuid", "noexec"].iter().any(|name| !mount.options.iter().any(|has| has == name))
+    };
+    process::mounts(pid).into_iter().filter(lacks).collect()
+}
+
+/// Runs a test with each propagation type, sandbox and way to serve.
+fn everywhere(test: impl Fn(&Host, &str, (bool, &str), u32, &mut Client) + Clone + Send + 'static) {
+    for (name, propagation) in PROPAGATIONS {
+        let test = test.clone();
+        with_own_mounts(propagation, move || {
+            for sandbox in SANDBOXES {
+                let host = Host::new();
+                let at_once = name == "shared" || sandbox != "namespace";
+                each_way(&host.path("export"), sandbox, |way, pid, client| {
+                    test(&host, &format!("{name}, {sandbox}, {way}"), (at_once, sandbox), pid, client);
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn a_mount_that_comes_later_is_served_and_one_that_goes_is_released() {
+    everywhere(|host, way, (at_once, sandbox), pid, client| {
+        let sees = if at_once { sees_at_once } else { sees };
+        for kind in ["tmpfs", "bind", "overlay", "ext4"] {
+            let when = format!("{way}, {kind}");
+            sees(client, b"/mnt/hidden", true, &when);
+            host.mount(kind);
+            sees(client, b"/mnt/mounted", true, &when);
+            sees(client, b"/mnt/hidden", false, &when);
+            client.ask(&ask::mkdir(b"/mnt/made", 0o755, 0, 0)).ok();
+            assert!(
+                host.path("export/mnt/made").is_dir(),
+                "{when}: the guest's directory is beneath the mount"
+            );
+            client.ask(&ask::remove(b"/mnt/made")).ok();
+            if sandbox == "namespace" {
+                wait_until(&format!("nodev, nosuid and noexec, {when}"), || lacking(pid).is_empty());
+            }
+            // One mount inside of the other.
+            client.ask(&ask::mkdir(b"/mnt/deep", 0o755, 0, 0)).ok();
+            let deep = host.path("export/mnt/deep");
+            mount(Some("tmpfs"), &deep, Some("tmpfs"), MsFlags::empty(), Some("mode=700")).unwrap();
+            fs::write(deep.join("below"), b"").unwrap();
+            sees(client, b"/mnt/deep/below", true, &when);
+            assert_eq!(host.try_unmount(), Err(Errno::EBUSY), "{when}: something is mounted on it");
+            unmount(&deep, &when);
+            sees(client, b"/mnt/deep/below", false, &when);
+            client.ask(&ask::remove(b"/mnt/deep")).ok();
+            host.unmount(&when);
+            sees(client, b"/mnt/hidden", true, &when);
+            sees(client, b"/mnt/mounted", false, &when);
+        }
+        // A file on a file.
+        let file = host.path("export/file");
+        mount(Some(&host.path("source")), &file, NONE, MsFlags::MS_BIND, NONE).unwrap();
+        let size = |client: &mut Client| client.ask(&ask::lstat(b"/file")).stat().unwrap().size;
+        wait_until(&format!("a mounted file, {way}"), || size(client) == 7);
+        unmount(&file, way);
+        wait_until(&format!("an unmounted file, {way}"), || size(client) == 6);
+    });
+}
+
+/// The process that watches the mounts of a serving process.
+fn watcher(serving: u32) -> Pid {
+    let comm = |pid: u32| fs::read_to_string(process::of(pid, "comm")).unwrap_or_default();
+    let found = process::children(serving).into_iter().find(|&pid| comm(pid) == "virtfs-mounts\n");
+    Pid::from_raw(found.expect("a process that watches the mounts").cast_signed())
+}
+
+/// Runs the open file as an unprivileged user; it prints its effective user id.
+fn effective_user(program: OwnedFd) -> String {
+    let command = ["--reuid=1000", "--regid=1000", "--clear-groups", "/proc/self/fd/0", "-u"];
+    let output = Command::new("setpriv").args(command).stdin(program).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().into()
+}
+
+#[test]
+fn no_device_is_opened_and_no_set_id_bit_obeyed_before_a_late_mount_has_its_flags() {
+    with_own_mounts(MsFlags::MS_SHARED, || {
+        let host = Host::new();
+        let export = host.path("export");
+        each_way(&export, "namespace", |way, pid, client| {
+            // With the watcher stopped the moment between the mount and its flags lasts.
+            let watcher = watcher(pid);
+            kill(watcher, Signal::SIGSTOP).unwrap();
+            let mnt = export.join("mnt");
+            mount(Some("tmpfs"), &mnt, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
+            let tree = Owned::below(&mnt);
+            tree.file("regular", b"", 0o644, 0, 0).fifo("fifo");
+            run("mknod", &[&mnt.join("null"), &"c", &"1", &"3"]);
+            fs::copy("/usr/bin/id", mnt.join("id")).unwrap();
+            fs::set_permissions(mnt.join("id"), fs::Permissions::from_mode(0o4755)).unwrap();
+            Owned::below(&export).link("tonull", "mnt/null");
+            assert_eq!(lacking(pid).len(), 1, "{way}: the mount has its flags already");
+            let opens = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).unwrap();
+            for name in ["null", "fifo"] {
+                opens.add_watch(&mnt.join(name), AddWatchFlags::IN_OPEN).unwrap();
+            }
+            for path in [b"/mnt/null".as_slice(), b"/tonull", b"/mnt/fifo"] {
+                for flags in [O_RDONLY, O_WRONLY, O_RDWR, O_RDWR | O_TRUNC, O_RDONLY | O_NONBLOCK, 3] {
+                    // As QEMU does: it asks for the file's status first.
+                    client.ask(&ask::lstat(path)).ok();
+                    client.ask(&ask::open(path, flags)).fails(Errno::ENXIO);
+                    client.ask(&ask::create(path, flags | O_CREAT, 0o644, 0, 0)).fails(Errno::ENXIO);
+                }
+                client.ask(&ask::version(path)).fails(Errno::ENXIO);
+            }
+            // What was a regular file when it was looked at, and leads to the device when it is opened.
+            fs::write(export.join("changing"), b"").unwrap();
+            client.ask(&ask::lstat(b"/changing")).ok();
+            fs::rename(export.join("tonull"), export.join("changing")).unwrap();
+            client.ask(&ask::open(b"/changing", O_RDWR)).fails(Errno::ENXIO);
+            client.ask(&ask::lstat(b"/mnt/regular")).ok();
+            fs::rename(mnt.join("null"), mnt.join("regular")).unwrap();
+            client.ask(&ask::open(b"/mnt/regular", O_RDWR)).fails(Errno::ENXIO);
+            let events = opens.read_events().unwrap_or_default();
+            assert!(events.is_empty(), "{way}: a device or FIFO was opened: {events:?}");
+            // On the host it is a set-id program, through the helper's descriptor it is not.
+            assert_eq!(effective_user(fs::File::open(mnt.join("id")).unwrap().into()), "0");
+            let program = client.ask(&ask::open(b"/mnt/id", O_RDONLY)).fd();
+            assert_eq!(effective_user(program), "1000", "{way}");
+            kill(watcher, Signal::SIGCONT).unwrap();
+            wait_until(&format!("nodev, nosuid and noexec, {way}"), || lacking(pid).is_empty());
+            fs::remove_file(export.join("changing")).unwrap();
+            unmount(&mnt, way);
+        });
+    });
+}
+
+#[test]
+fn a_file_that_a_client_has_open_keeps_its_mount_and_nothing_else_does() {
+    everywhere(|host, way, (at_once, _), _, client| {
+        host.mount("ext4");
+        let when = format!("{way}: before");
+        let sees = if at_once { sees_at_once } else { sees };
+        sees(client, b"/mnt/mounted", true, &when);
+        let file = client.ask(&ask::open(b"/mnt/mounted", O_RDWR)).fd();
+        if at_once {
+            assert_eq!(host.try_unmount(), Err(Errno::EBUSY), "{way}");
+            drop(file);
+            // The helper has closed its own descriptor when it answers again.
+            client.ask(&ask::lstat(b"/")).ok();
+            host.unmount(way);
+        } else {
+            // A private mount is another one than the client's.
+            host.unmount(way);
+            drop(file);
+        }
+        // The file system is free: the loop device goes with its last mount.
+        let image = host.path("image");
+        let is_free = || {
+            let output = Command::new("losetup").arg("-j").arg(&image).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            output.stdout.is_empty()
+        };
+        wait_until(&format!("the loop device to be free, {way}"), is_free);
+        sees(client, b"/mnt/hidden", true, &format!("{way}: after"));
+    });
+}
+
+#[test]
+fn a_serving_process_ends_with_the_one_that_watches_its_mounts() {
+    let dir = program::scratch();
+    each_way(dir.path(), "namespace", |way, pid, client| {
+        kill(watcher(pid), Signal::SIGKILL).unwrap();
+        wait_until(&format!("an end, {way}"), || matches!(client.ask(&ask::lstat(b"/")), Answer::Closed));
+    });
+}
