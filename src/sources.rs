@@ -17,6 +17,7 @@ pub mod readconfig;
 mod shell;
 mod spelling;
 mod systemd;
+mod templates;
 
 use std::ffi::OsStr;
 use std::fmt;

@@ -110,6 +110,18 @@ pub fn bytes(chars: &[Char]) -> Vec<u8> {
     chars.iter().map(|c| c.byte).collect()
 }
 
+/// The parts of `chars` that are not statically known, as indexes.
+pub fn unknown_parts(chars: &[Char]) -> Vec<Range<usize>> {
+    let mut unknown: Vec<Range<usize>> = Vec::new();
+    for (at, _) in chars.iter().enumerate().filter(|(_, c)| !c.known) {
+        match unknown.last_mut() {
+            Some(last) if last.end == at => last.end += 1,
+            _ => unknown.push(at..at + 1),
+        }
+    }
+    unknown
+}
+
 /// The bytes of the file that spell `chars`, from the first to the last; where they are used, for those that came
 /// through a variable together with others that did not.
 pub fn span(chars: &[Char]) -> Range<usize> {
@@ -183,13 +195,7 @@ impl Word {
 
     /// The model's form of it.
     pub fn arg(&self, lines: &Lines) -> Arg {
-        let mut unknown: Vec<Range<usize>> = Vec::new();
-        for (at, _) in self.chars.iter().enumerate().filter(|(_, c)| !c.known) {
-            match unknown.last_mut() {
-                Some(last) if last.end == at => last.end += 1,
-                _ => unknown.push(at..at + 1),
-            }
-        }
+        let unknown = unknown_parts(&self.chars);
         let line = lines.line(self.span.start);
         Arg { value: self.bytes(), unknown, span: self.span.clone(), line }
     }

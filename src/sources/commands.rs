@@ -6,9 +6,9 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::chars::{Command, Embedded, Lexed, Lines, Word, span};
+use super::chars::{Command, Embedded, Lexed, Lines, Word, span, unknown_parts};
 use super::spelling::respell;
-use super::{Document, Format, Reading, Unreadable};
+use super::{Document, Format, Reading, Unreadable, templates};
 use crate::share::argv::{self, Arg, ArgvShare, Splice};
 use crate::share::backend::Backend;
 use crate::share::invocation::{self, Invocation, Text};
@@ -75,7 +75,7 @@ pub fn read(document: &Document, lexed: &Lexed) -> Reading {
         let (format, bytes) = inside(embedded);
         let inner = Document { path: embedded.name.as_deref(), bytes: &bytes };
         // A text that only looks like a document of that format is no reason to give up the file.
-        if let Some(Ok(inner)) = deeper(|| format.read(&inner)) {
+        if let Some(Ok(inner)) = deeper(embedded, || format.read(&inner)) {
             reading.take(inner, document, embedded, &lines);
         }
     }
@@ -94,7 +94,7 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
             let mut joined = share.share.clone();
             join_within(&mut joined, &invocations);
             let export = how.export_of(&joined)?;
-            refuse_line_break(&joined, &export)?;
+            refuse_name(&joined, &export)?;
             all.moved.push(Moved { share: joined, export: export.clone() });
             pairs.push((share, export));
         }
@@ -125,10 +125,10 @@ fn rewrite_embedded(
     let (format, bytes) = inside(embedded);
     let inner = Document { path: embedded.name.as_deref(), bytes: &bytes };
     let holds_shares = |read: Result<Reading, _>| read.is_ok_and(|read| !read.shares.is_empty());
-    if !deeper(|| format.read(&inner)).is_some_and(holds_shares) {
+    if !deeper(embedded, || format.read(&inner)).is_some_and(holds_shares) {
         return Ok(());
     }
-    let Some(edits) = deeper(|| format.rewrite(&inner, how)) else { return Ok(()) };
+    let Some(edits) = deeper(embedded, || format.rewrite(&inner, how)) else { return Ok(()) };
     let word = Word { chars: embedded.chars.clone(), span: span(&embedded.chars) };
     let edits = edits.map_err(|refusal| Refusal { line: Some(lines.line(word.span.start)), ..refusal })?;
     for edit in edits.edits {
@@ -141,8 +141,15 @@ fn rewrite_embedded(
     Ok(())
 }
 
-/// A line's end ends an argument in most of these formats, quotes or not.
-fn refuse_line_break(share: &Share, export: &Path) -> Result<(), Refusal> {
+/// A line's end ends an argument in most of these formats, quotes or not; and a template's expression is filled in.
+fn refuse_name(share: &Share, export: &Path) -> Result<(), Refusal> {
+    if templates::may_open(export.as_os_str().as_bytes()) {
+        return Err(Refusal::at(
+            share.place.line,
+            format!("{} has a template's expression in its name", escape_path(export)),
+            "give the directory another name, or change this share by hand",
+        ));
+    }
     if export.as_os_str().as_bytes().contains(&b'\n') {
         return Err(Refusal::at(
             share.place.line,
@@ -296,14 +303,14 @@ thread_local! {
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Goes one document deeper, unless that is too deep.
-fn deeper<T>(work: impl FnOnce() -> T) -> Option<T> {
+/// Goes one document deeper, unless that is too deep. What is not known in the text around it is not known inside.
+fn deeper<T>(embedded: &Embedded, work: impl FnOnce() -> T) -> Option<T> {
     let depth = DEPTH.get();
     if depth >= MAX_DEPTH {
         return None;
     }
     DEPTH.set(depth + 1);
-    let result = work();
+    let result = templates::with_opaque(unknown_parts(&embedded.chars), work);
     DEPTH.set(depth);
     Some(result)
 }

@@ -15,6 +15,7 @@ use super::audit::Host;
 use super::join::{self, Joined};
 use super::launcher::Launcher;
 use super::libvirt::is_saved_image;
+use super::templates::refuse_cut;
 use super::{Beside, Document, Format as _, Reading, Unreadable, recognise_named};
 use crate::cli::ConfigArgs;
 use crate::exit::Outcome;
@@ -66,6 +67,7 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     }
     let (edits, _) = bounded(|| format.rewrite_beside(&document, &how, beside));
     let edits = edits.map_err(|refusal| input.refused(&refusal))?;
+    refuse_cut(&document, &edits.edits).map_err(|refusal| input.refused(&refusal))?;
     let new = apply(&input.bytes, &edits.edits);
     // libvirt's own words for a share are in no argument, in a domain inside another file neither.
     let native = memchr::memmem::find(&new, b"<filesystem").is_some();

@@ -14,6 +14,7 @@ use super::{Beside, Document, Format, Reading, Unreadable};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::sources::chars::Lexed;
 use crate::sources::commands::{is_candidate, read, rewrite};
+use crate::sources::templates::Masked;
 
 /// YAML and JSON.
 pub struct Documents;
@@ -48,7 +49,7 @@ impl Format for Documents {
         if !is_candidate(document.bytes) {
             return Ok(Reading::default());
         }
-        Ok(read(document, &lex(document.bytes)?))
+        Ok(read(document, &lex_document(document)?))
     }
 
     fn rewrite_beside(
@@ -60,7 +61,7 @@ impl Format for Documents {
         if !is_candidate(document.bytes) {
             return Ok(Edits::default());
         }
-        rewrite(document, &lex(document.bytes).map_err(Unreadable::refusal)?, how)
+        rewrite(document, &lex_document(document).map_err(Unreadable::refusal)?, how)
     }
 }
 
@@ -78,6 +79,12 @@ fn looks_like_one(text: &[u8]) -> bool {
     let mut lines = start.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
     let first = lines.clone().find(|line| !line.is_empty() && !line.starts_with(b"#"));
     first == Some(b"---") || lines.any(|line| KEYS.iter().any(|key| line.starts_with(key)))
+}
+
+/// The commands of a document that a template may be.
+fn lex_document(document: &Document) -> Result<Lexed, Unreadable> {
+    let masked = Masked::of_yaml(document);
+    Ok(masked.restore(lex(masked.bytes())?))
 }
 
 /// The commands of a document.

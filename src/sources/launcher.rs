@@ -8,8 +8,9 @@ mod settings;
 
 use std::ops::Range;
 
-use super::chars::{Command, Embedded, Lexed, Word, verbatim};
+use super::chars::{Command, Embedded, Lexed, verbatim};
 use super::spelling::Spelt;
+use super::templates::{Masked, all_expressions};
 use super::{Beside, Document, Format, Reading, Unreadable, commands};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::sources::shell;
@@ -106,6 +107,11 @@ fn is_prose(document: &Document) -> bool {
 }
 
 fn lex(document: &Document) -> Lexed {
+    let masked = Masked::of(document);
+    masked.restore(lex_plain(&Document { bytes: masked.bytes(), ..*document }))
+}
+
+fn lex_plain(document: &Document) -> Lexed {
     let name = name_of(document);
     let first = document.bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let interpreted = first.starts_with(b"#!")
@@ -121,21 +127,25 @@ fn lex(document: &Document) -> Lexed {
     if let Some(lexed) = settings::lex(document.bytes) {
         return lexed;
     }
-    if let Some(words) = bare_arguments(document.bytes) {
-        return Lexed { commands: vec![Command { words, guest: None }], embedded: Vec::new() };
+    if let Some(lexed) = bare_arguments(document.bytes) {
+        return lexed;
     }
     // Nearly a shell's, as a whole or line by line.
     shell::lex_text(document.bytes).unwrap_or_else(|_| by_lines(document.bytes))
 }
 
 /// A file of nothing but arguments, on as many lines as it pleases.
-fn bare_arguments(file: &[u8]) -> Option<Vec<Word>> {
+fn bare_arguments(file: &[u8]) -> Option<Lexed> {
     let mut lines = file.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let first = lines.find(|line| !line.is_empty() && !line.starts_with(b"#"))?;
     if !first.starts_with(b"-") || first.starts_with(b"---") || first.starts_with(b"- ") {
         return None;
     }
-    super::proxmox::words(file, 0..file.len()).ok()
+    // Nobody says who expands a variable here, or whether anybody does.
+    let masked = Masked::hiding(file, all_expressions(file));
+    let words = super::proxmox::words(masked.bytes(), 0..file.len()).ok()?;
+    let lexed = Lexed { commands: vec![Command { words, guest: None }], embedded: Vec::new() };
+    Some(masked.restore(lexed))
 }
 
 /// Each line that could hold something, with its continuations, as a shell's.

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
+mod templates;
+
 use super::{Document, Format, Reading, recognise};
 use crate::share::Transport;
 use crate::share::rewrite::{Edits, Rewrite, apply};

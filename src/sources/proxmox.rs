@@ -2,6 +2,7 @@
 
 use super::chars::{Char, Chars, Command, Lexed, Lines, Word, verbatim};
 use super::spelling::Spelt;
+use super::templates::Masked;
 use super::{Beside, Document, Format, Reading, Unreadable, commands};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 
@@ -78,7 +79,8 @@ fn lines(file: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
 }
 
 fn lex(document: &Document) -> Result<Lexed, Unreadable> {
-    let file = document.bytes;
+    let masked = Masked::of_bracketed(document, false);
+    let file = masked.bytes();
     commands::refuse_long(file)?;
     let mut lexed = Lexed::default();
     let number = document.path.and_then(|path| path.file_stem()?.to_str());
@@ -95,7 +97,7 @@ fn lex(document: &Document) -> Result<Lexed, Unreadable> {
             lexed.commands.push(Command { words, guest: name.clone() });
         }
     }
-    Ok(lexed)
+    Ok(masked.restore(lexed))
 }
 
 /// Takes a line apart the way Perl's shellwords does: quotes and backslashes, no variables.

@@ -7,6 +7,7 @@ mod lines;
 use std::path::Path;
 
 use super::managed::Managed;
+use super::templates::all_expressions;
 use super::{Beside, Document, Format, Reading, Unreadable};
 use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, Arg, ArgvShare};
@@ -106,7 +107,8 @@ impl<'a> Configuration<'a> {
                 let said = option_string(document.bytes, section);
                 for value in [option.to_vec(), said] {
                     let span = section.span.clone();
-                    file.args.push(Arg { value, unknown: Vec::new(), span, line: section.line });
+                    let unknown = all_expressions(&value);
+                    file.args.push(Arg { value, unknown, span, line: section.line });
                     file.origins.push(index);
                 }
             }

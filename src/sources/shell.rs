@@ -7,6 +7,7 @@ mod word;
 pub use env::split;
 
 use super::chars::Lexed;
+use super::templates::Masked;
 use super::{Beside, Document, Format, Reading, Unreadable, commands};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 
@@ -52,7 +53,7 @@ impl Format for Shell {
         if !commands::is_candidate(document.bytes) {
             return Ok(Reading::default());
         }
-        Ok(commands::read(document, &lexer::lex(document.bytes, beside)?))
+        Ok(commands::read(document, &lex(document, beside)?))
     }
 
     fn rewrite_beside(
@@ -64,9 +65,14 @@ impl Format for Shell {
         if !commands::is_candidate(document.bytes) {
             return Ok(Edits::default());
         }
-        let lexed = lexer::lex(document.bytes, beside).map_err(Unreadable::refusal)?;
+        let lexed = lex(document, beside).map_err(Unreadable::refusal)?;
         commands::rewrite(document, &lexed, how)
     }
+}
+
+fn lex(document: &Document, beside: Option<&dyn Beside>) -> Result<Lexed, Unreadable> {
+    let masked = Masked::of(document);
+    Ok(masked.restore(lexer::lex(masked.bytes(), beside)?))
 }
 
 /// Lexes text that is nearly a shell's.

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::chars::{Char, LEVELS, Word};
+use super::chars::{Char, LEVELS, Word, bytes, unknown_parts};
+use super::templates::{is_positional, steers};
 use crate::share::argv::Splice;
 use crate::share::rewrite::Edit;
 
@@ -137,6 +138,16 @@ fn respell_one(file: &[u8], word: &Word, splice: &Splice) -> Result<Edit, String
     let (Some(first), Some(last)) = (old.first(), old.last()) else {
         return insert(file, word, start, &splice.with);
     };
+    for part in unknown_parts(old) {
+        let text = bytes(old.get(part).unwrap_or_default());
+        if is_positional(&text) {
+            let text = crate::text::escape(&text).into_owned();
+            return Err(format!("{text} takes an argument of the call that fills this text in"));
+        }
+        if steers(&text) {
+            return Err("a template's condition or loop is a part of it".to_owned());
+        }
+    }
     // The outermost place that holds all of it and nothing else: where a variable is used, else where it is set.
     let mut refusal = String::new();
     for level in 0..LEVELS {

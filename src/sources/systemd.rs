@@ -7,6 +7,7 @@ mod words;
 use std::path::PathBuf;
 
 use super::chars::{Chars, Command, Embedded, Lexed, Word, bytes};
+use super::templates::Masked;
 use super::{Beside, Document, Format, Listener, Reading, Unreadable, commands, path_of};
 use crate::share::bounds::spend;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
@@ -52,16 +53,21 @@ impl Format for Systemd {
         if commands::is_long(document.bytes) {
             return Ok(Reading::default());
         }
-        let entries = lines::entries(document.bytes);
+        let masked = Masked::of_bracketed(document, true);
+        let entries = lines::entries(masked.bytes());
+        let lex = |unit: &Document| {
+            let plain = Document { bytes: masked.bytes(), ..*unit };
+            Ok::<_, Unreadable>(masked.restore(lex(&plain, &entries, beside)?))
+        };
         let mut reading = Reading::default();
         if commands::is_candidate(document.bytes) {
-            reading = commands::read(document, &lex(document, &entries, beside)?);
+            reading = commands::read(document, &lex(document)?);
             let instances = beside.map(|beside| surroundings::instances(document.path, &entries, beside));
             // Each instance is the whole unit once more.
             let pays = |_: &PathBuf| spend(document.bytes.len().saturating_mul(4));
             let helpers = instances.unwrap_or_default().into_iter().take_while(pays).flat_map(|unit| {
                 let instance = Document { path: Some(&unit), ..*document };
-                let reading = lex(&instance, &entries, beside).map(|lexed| commands::read(document, &lexed));
+                let reading = lex(&instance).map(|lexed| commands::read(document, &lexed));
                 reading.map(|reading| reading.helpers).unwrap_or_default()
             });
             let helpers: Vec<_> = helpers.filter(|helper| helper.export.is_some()).collect();
@@ -83,8 +89,10 @@ impl Format for Systemd {
         if !commands::is_candidate(document.bytes) || commands::is_long(document.bytes) {
             return Ok(Edits::default());
         }
-        let lexed = lex(document, &lines::entries(document.bytes), beside).map_err(Unreadable::refusal)?;
-        commands::rewrite(document, &lexed, how)
+        let masked = Masked::of_bracketed(document, true);
+        let plain = Document { bytes: masked.bytes(), ..*document };
+        let lexed = lex(&plain, &lines::entries(plain.bytes), beside).map_err(Unreadable::refusal)?;
+        commands::rewrite(document, &masked.restore(lexed), how)
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use crate::share::bounds::bounded;
 use crate::share::rewrite::{Refusal, Rewrite};
 use crate::share::{Note, Share, Transport};
+use crate::sources::templates::refuse_cut;
 use crate::sources::{Beside, Document, Format};
 
 /// More shares than this have a file's first refusal in common: each is one more rewrite of the file.
@@ -32,7 +33,11 @@ pub fn refusals(
         }
         how.exports.extend(names.into_iter().map(|name| (name, "/export".into())));
     }
-    let refusal = |how: &Rewrite| bounded(|| format.rewrite_beside(document, how, Some(beside))).0.err();
+    let rewrite = |how: &Rewrite| {
+        let edits = bounded(|| format.rewrite_beside(document, how, Some(beside))).0?;
+        refuse_cut(document, &edits.edits)
+    };
+    let refusal = |how: &Rewrite| rewrite(how).err();
     let first = refusal(&how);
     let each = |share: &Share| {
         let own = match &first {

@@ -9,6 +9,7 @@ use crate::share::bounds::spend;
 use crate::sources::chars::{Char, Chars, Command, Embedded, Lexed, Via, Word, offset};
 use crate::sources::path_of;
 use crate::sources::spelling::Spelt;
+use crate::sources::templates;
 
 /// Keys whose lists make one command line together, in this order: Compose's and Kubernetes's.
 const PARTS: &[&str] = &["entrypoint", "command", "args"];
@@ -165,14 +166,8 @@ fn placeholder(text: &[u8]) -> usize {
     let start = text.get(..text.len().min(LONGEST)).unwrap_or_default();
     let until = |end: &[u8]| memchr::memmem::find(start, end).map_or(0, |at| at + end.len());
     match text {
-        [b'$', b'{', ..] => until(b"}"),
-        [b'$', b'(', ..] => until(b")"),
         [b'{', b'{', ..] => until(b"}}"),
-        [b'$', first, ..] if first.is_ascii_alphabetic() || *first == b'_' => {
-            let name = text.get(1..).unwrap_or_default();
-            1 + name.iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count()
-        }
-        _ => 0,
+        _ => templates::dollar(text),
     }
 }
 

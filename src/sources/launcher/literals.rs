@@ -8,6 +8,7 @@ use crate::share::bounds::spend;
 use crate::sources::chars::{Char, Chars, Command, Embedded, Lexed, Word, unknown, verbatim};
 use crate::sources::shell::split;
 use crate::sources::spelling::Spelt;
+use crate::sources::templates::{balanced, dollar};
 
 /// The longest expression in or behind a literal that is looked at, in bytes.
 const LONGEST: usize = 512;
@@ -215,7 +216,7 @@ fn literal(file: &[u8], open: usize) -> (Option<Chars>, Range<usize>, usize) {
             _ => {
                 let length = interpolation(rest, formatted);
                 if length > 0 {
-                    chars.extend(unknown(file, at..at + length, Spelt::Fixed));
+                    chars.extend(unknown(file, at..at + length, Spelt::Literal));
                 } else {
                     chars.extend(verbatim(file, at..at + 1, Spelt::Literal));
                 }
@@ -227,15 +228,38 @@ fn literal(file: &[u8], open: usize) -> (Option<Chars>, Range<usize>, usize) {
 
 /// How long the interpolation is that `text` starts with.
 fn interpolation(text: &[u8], formatted: bool) -> usize {
-    let braces = match text {
-        [b'$' | b'#' | b'{', b'{', ..] => 2,
-        [b'{', ..] if formatted => 1,
-        [b'{', b'}', ..] => 1,
-        [b'%', b's' | b'd', ..] => return 2,
-        _ => return 0,
-    };
-    let end = text.iter().take(LONGEST).skip(braces).position(|byte| matches!(byte, b'}' | b'\n'));
-    end.map_or(0, |end| braces + end + 1)
+    match text {
+        [b'$' | b'#', b'{', ..] => balanced(text, 1).unwrap_or(0),
+        [b'{', b'{', ..] => balanced(text, 0).unwrap_or(0),
+        [b'{', ..] if formatted => balanced(text, 0).unwrap_or(0),
+        [b'{', ..] => named(text),
+        [b'%', b's' | b'd', ..] => 2,
+        [b'$', ..] => variable(text),
+        _ => 0,
+    }
+}
+
+/// `{}`, `{0}`, `{name}`: how long it is.
+fn named(text: &[u8]) -> usize {
+    let name = text.iter().skip(1).take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count();
+    if text.get(1 + name) == Some(&b'}') { name + 2 } else { 0 }
+}
+
+/// Perl's and PHP's `$name`, `$name{key}`, `$name->[0]`: how long it is.
+fn variable(text: &[u8]) -> usize {
+    let mut length = dollar(text);
+    while length > 0 {
+        let rest = text.get(length..).unwrap_or_default();
+        let arrow = if rest.starts_with(b"->") { 2 } else { 0 };
+        match rest.get(arrow) {
+            Some(b'{' | b'[') => match balanced(rest, arrow) {
+                Some(end) => length += end,
+                None => break,
+            },
+            _ => break,
+        }
+    }
+    length
 }
 
 /// What is added to a literal behind it: `+ socket`, up to the end of the argument. It is not known.

@@ -4,6 +4,7 @@ use roxmltree::{Document as Xml, Node};
 
 use super::file::File;
 use crate::share::argv::Arg;
+use crate::sources::templates::all_expressions;
 
 /// The namespace of `<qemu:commandline>`, whatever its prefix.
 const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
@@ -104,5 +105,8 @@ fn argument<'a, 'input>(file: &File, node: Node<'a, 'input>) -> Option<(Node<'a,
     let open = text.find(['\'', '"']).unwrap_or(0);
     let span = file.at(range.start + open + 1..range.end - 1);
     let line = file.line(node.range().start);
-    Some((node, Arg { value: attribute.value().as_bytes().to_vec(), unknown: Vec::new(), span, line }))
+    let value = attribute.value().as_bytes().to_vec();
+    // libvirt expands nothing: what looks so is filled in before it reads the file.
+    let unknown = all_expressions(&value);
+    Some((node, Arg { value, unknown, span, line }))
 }
