@@ -169,8 +169,8 @@ impl Source {
     }
 }
 
-/// Serves the one client in this very process, as the original does: it is behind its walls before anybody is
-/// told that it is ready.
+/// Serves the one client in this very process, as the original does. Where the client is still to come, a forked process
+/// finds out beforehand whether this one can be confined: the directory is served that is there when the client is.
 fn serve_one(
     settings: &Settings,
     directory: Directory,
@@ -182,16 +182,25 @@ fn serve_one(
     let cleaner = Cleaner::start(source.name(), pid_file)?;
     signals::handle_stop(manager.as_raw())?;
     sandbox::leave_shared_namespaces(settings.sandbox);
-    let mut confined = worker::confine(settings, settings.sandbox, &directory)?;
-    drop(directory);
-    parent.release()?;
-    manager.tell("READY=1");
-    let client = match source {
-        Source::Client(client) => client,
-        Source::Listener(listener) => match wait_for_client(&listener, &mut manager)? {
-            Some(client) => client,
-            None => return Ok(Outcome::Clean),
-        },
+    let (client, mut confined) = match source {
+        Source::Client(client) => {
+            let confined = worker::confine(settings, settings.sandbox, &directory)?;
+            drop(directory);
+            parent.release()?;
+            manager.tell("READY=1");
+            (client, confined)
+        }
+        Source::Listener(listener) => {
+            let sandbox = worker::rehearse(settings, &directory)?;
+            let export = directory.close()?;
+            if worker::stands("capabilities") {
+                privileges::drop_all_but(&settings.kept.for_supervisor())?;
+            }
+            parent.release()?;
+            manager.tell("READY=1");
+            let Some(client) = wait_for_client(&listener, &mut manager)? else { return Ok(Outcome::Clean) };
+            (client, worker::confine(settings, sandbox, &export.find()?)?)
+        }
     };
     cleaner.connected();
     let outcome = worker::serve(Client::new(client), &mut confined);

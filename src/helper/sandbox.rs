@@ -39,6 +39,9 @@ pub struct Directory {
     file: File,
 }
 
+/// A file's device and inode number.
+type FileId = (u64, u64);
+
 impl Directory {
     /// Finds the directory; a symbolic link to one will do.
     pub fn find(path: &Path) -> Result<Self> {
@@ -66,15 +69,45 @@ impl Directory {
         &self.path
     }
 
+    /// Closes the directory, so that the host can unmount it. It is found again by its path.
+    pub fn close(self) -> Result<Export> {
+        Ok(Export { first: self.id()?, path: self.path })
+    }
+
+    fn id(&self) -> Result<FileId> {
+        let metadata = self.file.metadata().context("cannot look at the export")?;
+        Ok((metadata.dev(), metadata.ino()))
+    }
+
     /// Finds the directory again by its path, in the mount namespace this process is in now. Another one that took its place is
     /// refused.
     fn again(&self) -> Result<OwnedFd> {
         let again = Self::find(&self.path)?;
-        let identity = |file: &File| file.metadata().map(|meta| (meta.dev(), meta.ino()));
-        if identity(&again.file)? != identity(&self.file)? {
-            bail!("'{}' was replaced while the helper started", escape_path(&self.path));
+        if again.id()? != self.id()? {
+            bail!("'{}' was replaced at this very moment; connect or start again", escape_path(&self.path));
         }
         Ok(again.file.into())
+    }
+}
+
+/// The path of the directory to be served, and which directory was there at the start.
+pub struct Export {
+    path: PathBuf,
+    first: FileId,
+}
+
+impl Export {
+    /// Finds the directory that is there now, be it another one than at the start.
+    pub fn find(&self) -> Result<Directory> {
+        let directory = Directory::find(&self.path)?;
+        if directory.id()? != self.first {
+            log::info!(
+                "'{}' is another directory than when the helper started: it was replaced, mounted or unmounted. \
+                 Serving the directory that is there now",
+                escape_path(&self.path)
+            );
+        }
+        Ok(directory)
     }
 }
 

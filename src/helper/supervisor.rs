@@ -22,7 +22,7 @@ use super::identity::{IdMaps, Identity};
 use super::lifeline::Lifeline;
 use super::notify::{Manager, Parent};
 use super::pid_namespace::{PidNamespaces, id_outside};
-use super::sandbox::{self, Directory, Sandbox};
+use super::sandbox::{self, Directory, Export, Sandbox};
 use super::settings::Settings;
 use super::socket::{Listener, Name, accept};
 use super::worker::Client;
@@ -42,7 +42,7 @@ const LAST_PATIENCE: Duration = Duration::from_secs(2);
 struct Supervisor<'s> {
     settings: &'s Settings,
     sandbox: Sandbox,
-    directory: Directory,
+    export: Export,
     listener: Listener,
     /// Sockets that lost their name, for the clients that are still in their queues.
     retired: Vec<(OwnedFd, Instant)>,
@@ -72,6 +72,7 @@ pub fn run(
 ) -> Result<Outcome> {
     sandbox::leave_shared_namespaces(settings.sandbox);
     let sandbox = worker::rehearse(settings, &directory)?;
+    let export = directory.close()?;
     signals::ignore_hangup()?;
     let mut wanted = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
@@ -93,7 +94,7 @@ pub fn run(
     let mut supervisor = Supervisor {
         settings,
         sandbox,
-        directory,
+        export,
         listener,
         retired: Vec::new(),
         watch,
@@ -293,18 +294,15 @@ impl<'s> Supervisor<'s> {
     /// In a forked process: lets go of all that is the supervisor's, and serves the client.
     fn become_worker(self, client: Client) -> Outcome {
         logging::set_pid(id_outside());
-        let (settings, sandbox, directory, lifeline) = self.into_workers_part();
+        let (settings, sandbox, export, lifeline) = self.into_workers_part();
         let confine = || {
             signals::handle_stop(-1)?;
             lifeline.hold()?;
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-            worker::confine(settings, sandbox, &directory)
+            worker::confine(settings, sandbox, &export.find()?)
         };
         match confine() {
-            Ok(mut confined) => {
-                drop(directory);
-                worker::serve(client, &mut confined)
-            }
+            Ok(mut confined) => worker::serve(client, &mut confined),
             Err(error) => {
                 log::error!("cannot serve a client: {error:#}");
                 Outcome::Failure
@@ -314,9 +312,9 @@ impl<'s> Supervisor<'s> {
 
     /// What a worker needs. All else is dropped here: a worker that held the listening socket would keep it alive
     /// after the supervisor.
-    fn into_workers_part(self) -> (&'s Settings, Sandbox, Directory, Lifeline) {
-        let Self { settings, sandbox, directory, lifeline, .. } = self;
-        (settings, sandbox, directory, lifeline)
+    fn into_workers_part(self) -> (&'s Settings, Sandbox, Export, Lifeline) {
+        let Self { settings, sandbox, export, lifeline, .. } = self;
+        (settings, sandbox, export, lifeline)
     }
 
     /// Ends all workers, in good time.

@@ -13,14 +13,14 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::SANDBOXES;
 use crate::apart::with_own_mounts;
 use crate::disk::run;
 use crate::process;
-use crate::program::{self, wait_until};
+use crate::program::{self, Launch, wait_until};
 use crate::standing::each_way;
 use crate::tree::Owned;
 use crate::wire::{Answer, Client, ask};
+use crate::{SANDBOXES, ours};
 
 const NONE: Option<&str> = None;
 
@@ -81,6 +81,13 @@ impl Host {
     /// Tries to unmount it, as an administrator does: not lazily.
     fn try_unmount(&self) -> Result<(), Errno> {
         umount2(&self.path("export/mnt"), MntFlags::empty())
+    }
+
+    /// Whether nothing uses the ext4 file system any more: its loop device goes with its last mount.
+    fn is_free(&self) -> bool {
+        let output = Command::new("losetup").arg("-j").arg(self.path("image")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout.is_empty()
     }
 
     /// Unmounts it.
@@ -267,14 +274,7 @@ fn a_file_that_a_client_has_open_keeps_its_mount_and_nothing_else_does() {
             host.unmount(way);
             drop(file);
         }
-        // The file system is free: the loop device goes with its last mount.
-        let image = host.path("image");
-        let is_free = || {
-            let output = Command::new("losetup").arg("-j").arg(&image).output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            output.stdout.is_empty()
-        };
-        wait_until(&format!("the loop device to be free, {way}"), is_free);
+        wait_until(&format!("the loop device to be free, {way}"), || host.is_free());
         sees(client, b"/mnt/hidden", true, &format!("{way}: after"));
     });
 }
@@ -286,4 +286,95 @@ fn a_serving_process_ends_with_the_one_that_watches_its_mounts() {
         kill(watcher(pid), Signal::SIGKILL).unwrap();
         wait_until(&format!("an end, {way}"), || matches!(client.ask(&ask::lstat(b"/")), Answer::Closed));
     });
+}
+
+/// Ways to listen for clients: their options, and whether one after another is served.
+const LISTENING: [(&[&str], bool); 3] =
+    [(&[], false), (&["--persistent"], true), (&["--persistent", "--shared=4"], true)];
+
+#[test]
+fn the_directory_is_served_that_is_at_the_exports_path_when_a_client_comes() {
+    for (_, propagation) in PROPAGATIONS {
+        with_own_mounts(propagation, || {
+            for sandbox in SANDBOXES {
+                for (options, many) in LISTENING {
+                    for change in ["re-created", "mounted over", "unmounted", "unmounted and mounted again"] {
+                        changes(sandbox, options, many, change);
+                    }
+                }
+            }
+        });
+    }
+}
+
+fn changes(sandbox: &str, options: &[&str], many: bool, change: &str) {
+    let when = format!("{sandbox}, {options:?}, {change}");
+    let host = Host::new();
+    let (export, socket) = (host.path("export/mnt"), host.path("socket"));
+    let starts_mounted = change.starts_with("unmounted");
+    if starts_mounted {
+        host.mount("ext4");
+    }
+    let launch = options.iter().fold(ours(&export, sandbox), Launch::option);
+    let running = launch.by_socket(&socket);
+    if many {
+        let mut client = Client::connect_soon(&socket);
+        let there: &[u8] = if starts_mounted { b"/mounted" } else { b"/hidden" };
+        client.ask(&ask::lstat(there)).ok();
+        if starts_mounted {
+            assert_eq!(host.try_unmount(), Err(Errno::EBUSY), "{when}: it is served");
+        }
+        drop(client);
+    } else {
+        // It has given up what it does not need: it waits for its client.
+        wait_until("the helper to be ready", || process::status(running.pid(), "NoNewPrivs") == "1");
+    }
+    let there: &[u8] = match change {
+        "re-created" => {
+            fs::remove_dir_all(&export).unwrap();
+            fs::create_dir(&export).unwrap();
+            fs::write(export.join("new"), b"").unwrap();
+            b"/new"
+        }
+        "mounted over" => {
+            host.mount("bind");
+            b"/mounted"
+        }
+        "unmounted" => {
+            // Nobody is served any more: the host's umount is not refused.
+            host.unmount(&when);
+            b"/hidden"
+        }
+        _ => {
+            host.unmount(&when);
+            wait_until(&format!("the loop device to be free, {when}"), || host.is_free());
+            host.mount("ext4");
+            b"/mounted"
+        }
+    };
+    let mut client = Client::connect_soon(&socket);
+    let answer = client.ask(&ask::lstat(there));
+    assert!(answer.is_success(), "{when}: {answer:?}: {}", running.log());
+    let other = change != "unmounted and mounted again";
+    assert_eq!(running.log().contains("another directory"), other, "{when}: {}", running.log());
+    drop((client, running));
+    let _ = umount2(&export, MntFlags::MNT_DETACH);
+}
+
+#[test]
+fn a_client_is_refused_while_there_is_no_export_and_the_next_one_is_served_again() {
+    let dir = program::scratch();
+    for sandbox in SANDBOXES {
+        let (export, socket) = (dir.path().join(sandbox), dir.path().join(format!("{sandbox}.sock")));
+        fs::create_dir(&export).unwrap();
+        let mut running = ours(&export, sandbox).option("--persistent").by_socket(&socket);
+        Client::connect_soon(&socket).ask(&ask::lstat(b"/")).ok();
+        fs::remove_dir(&export).unwrap();
+        let answer = Client::connect_soon(&socket).ask(&ask::lstat(b"/"));
+        assert!(matches!(answer, Answer::Closed), "{sandbox}: {answer:?}");
+        running.wait_for_log("does not exist");
+        fs::create_dir(&export).unwrap();
+        Client::connect_soon(&socket).ask(&ask::lstat(b"/")).ok();
+        assert!(running.is_alive());
+    }
 }
