@@ -22,6 +22,9 @@ const DISTINCT: usize = 4096;
 /// How many entries of a sort are looked at to find the one whose path comes first.
 const COMPARED: u64 = 4096;
 
+/// How XFS shows its ACLs besides: its own form of them.
+const XFS_ACLS: [&[u8]; 2] = [b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"];
+
 /// How many files that may be journals are looked at.
 const JOURNALS: usize = 64;
 
@@ -325,6 +328,9 @@ impl Surveyor<'_> {
                 mapped = true;
             } else if bytes.starts_with(b"user.") {
                 heavy = true;
+            } else if XFS_ACLS.contains(&bytes) {
+                // The same ACL a second time.
+                acl = true;
             } else {
                 // A label of the host's is short: not worth a look.
                 heavy |= bytes != b"security.selinux";

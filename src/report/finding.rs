@@ -168,9 +168,12 @@ kinds! {
     /// An export that is converted.
     ALREADY_CONVERTED: "already-converted", Error,
         "prove it by `migrate verify`, take it back by `migrate rollback`; if it was interrupted, the same command again goes on";
-    /// An attribute that no mapped model passes.
+    /// An attribute that the guest's kernel acts on, and that no mapped model passes.
     XATTR_LOST: "xattr-lost", Warning,
         "no mapped model passes it to the guest; a rollback brings it back; agree with --accept=xattr-lost";
+    /// An attribute that no mapped model passes, and that no guest depends on.
+    XATTR_NOT_PASSED: "xattr-not-passed", Info,
+        "nothing: over the proxy a guest never saw trusted.* and could only read security.*; a rollback brings it back";
     /// An ACL of which mapped-file can't keep the owner's rights.
     ACL_OWNER_RIGHTS: "acl-owner-rights", Warning,
         "the mode that the guest sees stays as it is; use --security-model=mapped-xattr, or agree with --accept=acl-owner-rights";

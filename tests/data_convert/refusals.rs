@@ -85,3 +85,40 @@ fn what_a_rolled_back_tree_differs_in_is_no_reason_to_take_a_conversion_back() {
         assert!(said.contains("backup") && !said.contains("take the conversion back"), "{said}");
     }
 }
+
+#[test]
+fn the_loss_of_one_attribute_can_be_accepted_by_its_name_and_labels_stay() {
+    let _turn = crate::stage::turn();
+    const LABEL: &[u8] = b"system_u:object_r:svirt_image_t:s0\0";
+    for model in MODELS {
+        let stage = Stage::knotted();
+        let labelled = |name: &str| {
+            let mut value = [0; 64];
+            let path = stage.export().join(name);
+            let length = rustix::fs::lgetxattr(path, c"security.selinux", &mut value[..]).unwrap();
+            assert_eq!(&value[..length], LABEL, "{model}: {name}");
+        };
+        for name in ["link", "null", "d/e/fifo", "acl"] {
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::lsetxattr(stage.export().join(name), c"security.selinux", LABEL, flags).unwrap();
+        }
+        let before = stage.snapshot();
+        let convert = |accept: &str| {
+            let mut command = stage.command("convert");
+            command.args([OWNER, "--apply", "--progress=never", "--security-model", model]);
+            let rest = crate::knot::ACCEPT.iter().filter(|option| !option.starts_with("--accept=xattr-lost"));
+            command.args(rest).args(["--accept=acl-owner-rights", accept]);
+            command
+        };
+        let said = ended(&mut convert("--accept=xattr-lost:security.selinux"), 3);
+        assert!(said.contains("--accept=xattr-lost:security.capability"), "{said}");
+        ended(&mut convert("--accept=immutable-file:security.selinux"), 2);
+        success(&mut convert("--accept=xattr-lost:security.capability"));
+        for name in ["link", "null", "d/e/fifo", "acl"] {
+            labelled(name);
+        }
+        stage.verify("labelled");
+        success(&mut stage.rollback());
+        assert_same(&before, &stage.snapshot(), model);
+    }
+}

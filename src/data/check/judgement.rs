@@ -184,8 +184,24 @@ impl Judge<'_> {
         self.some(&finding::APPEND_ONLY_FILE, &survey.append_only, "it is append-only (chattr +a)");
         self.some(&finding::ALREADY_MAPPED, &survey.mapped, "it has user.virtfs.* attributes already");
         for (name, group) in &survey.lost {
-            let what = format!("the guest loses the attribute {}", text::escape(name));
-            self.some_with(&finding::XATTR_LOST, group, &what, lost_remedy(name));
+            let shown = text::escape(name);
+            if let Some(advice) = lost_advice(name) {
+                let id = finding::XATTR_LOST.id;
+                let remedy = format!(
+                    "{advice}; agree with --accept={id} or, to this one alone, --accept={id}:{shown}"
+                );
+                let what = format!("the guest loses the attribute {shown}");
+                self.some_with(&finding::XATTR_LOST, group, &what, Some(remedy));
+                if let Some(finding) = self.found.last_mut() {
+                    finding.subject = Some(name.clone());
+                }
+            } else {
+                self.some(
+                    &finding::XATTR_NOT_PASSED,
+                    group,
+                    &format!("the guest is not shown the attribute {shown}"),
+                );
+            }
         }
         self.some(&finding::XATTR_LOST, &survey.other_lost, "the guest loses attributes of many other names");
         let outside = "it has names outside the export, and what they show changes with it";
@@ -238,21 +254,18 @@ impl Judge<'_> {
     }
 }
 
-/// What an attribute is for decides whether its loss matters.
-fn lost_remedy(name: &[u8]) -> Option<String> {
-    let advice = match name {
-        b"security.capability" => {
-            "the programs lose their file capabilities in the guest: set them there at boot, or keep them on a disk image"
-        }
-        b"security.selinux" => {
-            "these are the host's labels unless the guest labelled the share itself: mount it there with context="
-        }
+/// What to do about the loss of an attribute that the guest's kernel acts on; `None` for all others: over the proxy no guest
+/// saw `trusted.*`, and what is in `security.*` else, no guest has put there.
+fn lost_advice(name: &[u8]) -> Option<&'static str> {
+    match name {
+        b"security.capability" => Some(
+            "the programs lose their file capabilities in the guest: set them there at boot, or keep them on a disk image",
+        ),
         b"security.ima" | b"security.evm" => {
-            "the guest can't appraise these files any more; exclude the mount from its policy"
+            Some("the guest can't appraise these files any more; exclude the mount from its policy")
         }
-        _ => return None,
-    };
-    Some(format!("{advice}; agree with --accept={}", finding::XATTR_LOST.id))
+        _ => None,
+    }
 }
 
 fn said(errno: Errno) -> String {

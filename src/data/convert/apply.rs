@@ -229,6 +229,7 @@ impl Converter<'_> {
         let Goal { uid, gid, model, .. } = self.goal;
         let (pin, entry) = (staging::create_file(place.fd, staged)?, &record.entry);
         mapped_file::shed_acls(&pin)?;
+        label(&pin, entry)?;
         staging::write_all(&pin, entry.target.as_deref().unwrap_or_default())?;
         match model {
             Model::MappedXattr => mapped_xattr::write(&pin, entry, &Attributes::default())?,
@@ -241,6 +242,19 @@ impl Converter<'_> {
         rustix::fs::fchown(&pin, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         rustix::fs::fchmod(&pin, Mode::from_raw_mode(self.goal.permissions(entry)))?;
         rustix::fs::futimens(&pin, &staging::timestamps(entry))
+    }
+}
+
+/// Gives the file that takes an entry's place the entry's label, by which the host's SELinux knows it.
+fn label(pin: &Pin, entry: &Entry) -> Result<()> {
+    const LABEL: &CStr = c"security.selinux";
+    let Some((_, value)) = entry.xattrs.iter().find(|(name, _)| name == LABEL.to_bytes()) else {
+        return Ok(());
+    };
+    match pin.set_xattr(LABEL, value) {
+        // The policy, or a container, does not let us: the kernel's default label stays.
+        Err(Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::OPNOTSUPP) => Ok(()),
+        labelled => labelled,
     }
 }
 
