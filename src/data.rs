@@ -8,7 +8,7 @@
 //! | [`form`] | the forms of a tree, and one reader for all |
 //! | [`journal`], [`origins`] | the original state of everything, and its format; of what is elsewhere now |
 //! | [`passthrough`], [`mapped_xattr`], [`mapped_file`] | one form each |
-//! | [`survey`], [`filesystem`], [`mounts`] | what an export holds, and what it lies on |
+//! | [`survey`], [`filesystem`], [`mounts`], [`idmap`] | what an export holds, and what it lies on |
 //! | [`mod@check`] | whether an export can move, and at what price |
 //! | [`mod@verify`] | a conversion proved against its journal |
 //! | [`live`] | who has an export open |
@@ -23,6 +23,7 @@ pub mod filesystem;
 mod flags;
 pub mod form;
 pub mod goal;
+pub mod idmap;
 pub mod journal;
 pub mod live;
 pub mod manifest;

@@ -12,6 +12,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 use super::entry::Kind;
 use super::filesystem::{self, Attributes, Filesystem};
 use super::form::Model;
+use super::idmap;
 use super::live::{self, Live, Role};
 use super::owner::Owner;
 use super::survey::{self, Survey};
@@ -52,6 +53,8 @@ pub struct Facts {
     pub owner: Option<Owner>,
     /// The first directory that keeps that user out, and why.
     pub barrier: Option<(PathBuf, Errno)>,
+    /// The first owner that the export's mount can't give to a file: root's, or QEMU's user's.
+    pub lacking: Option<(u32, u32)>,
     /// Whether the check could look at everything that root can.
     pub privileged: bool,
     /// How long the walk took.
@@ -63,14 +66,14 @@ pub struct Facts {
 impl Facts {
     /// Finds everything out, with `jobs` workers.
     pub fn gather(export: &Path, owner: Option<Owner>, jobs: usize) -> anyhow::Result<Self> {
-        Self::gather_by(export, owner, |tree, attributes| Ok(survey::survey(tree, attributes, jobs)))
+        Self::gather_by(export, owner, |tree, filesystem| Ok(survey::survey(tree, filesystem, jobs)))
     }
 
     /// Finds everything out; `walk` makes the survey on its way.
     pub(super) fn gather_by(
         export: &Path,
         owner: Option<Owner>,
-        walk: impl FnOnce(&Tree, Attributes) -> anyhow::Result<Survey>,
+        walk: impl FnOnce(&Tree, &Filesystem) -> anyhow::Result<Survey>,
     ) -> anyhow::Result<Self> {
         let shown = text::escape_path(export);
         let path = export.canonicalize().with_context(|| format!("cannot find the export '{shown}'"))?;
@@ -78,11 +81,12 @@ impl Facts {
             std::fs::File::open(&path).with_context(|| format!("cannot open the export '{shown}'"))?;
         let filesystem = Filesystem::of(&directory, &path)?;
         let per_inode = filesystem::time_per_inode(&directory);
+        let lacking = idmap::lacking(&directory, owner.iter().map(|owner| (owner.uid, owner.gid)));
         drop(directory);
         let live = live::look(&path)?;
         let tree = Tree::open(&path).with_context(|| format!("cannot open the export '{shown}'"))?;
         let start = Instant::now();
-        let survey = walk(&tree, filesystem.attributes)?;
+        let survey = walk(&tree, &filesystem)?;
         let walk = start.elapsed();
         let is_root = Uid::effective().is_root();
         // Only the way to the export counts: the export itself will be this user's.
@@ -100,6 +104,7 @@ impl Facts {
             live,
             owner,
             barrier,
+            lacking: lacking.filter(|_| is_root),
             privileged: is_root && sees_trusted_attributes(),
             walk,
             per_inode,

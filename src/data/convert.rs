@@ -25,6 +25,7 @@ use rustix::fs::FlockOperation;
 use super::check::{self, Facts};
 use super::form::Model;
 use super::goal::Goal;
+use super::idmap;
 use super::journal::{self, Begin, Journal, Stage, Totals, Writer};
 use super::origins::Origins;
 use super::owner::Owner;
@@ -341,11 +342,11 @@ impl Order<'_> {
     fn record(&self, writer: &Mutex<Writer>) -> Result<Option<(Tree, Totals)>> {
         let progress = Progress::start(self.args.work.progress, "recording", 0);
         let mut recorded = None;
-        let facts = Facts::gather_by(&self.export, Some(self.owner.clone()), |tree, attributes| {
+        let facts = Facts::gather_by(&self.export, Some(self.owner.clone()), |tree, filesystem| {
             let recording = Recording::new(writer, None, &progress);
             let links = survey::Links::default();
             let recorder =
-                || Recorder::new(&recording, Some(survey::Surveyor::new(tree, attributes, &links)));
+                || Recorder::new(&recording, Some(survey::Surveyor::new(tree, filesystem, &links)));
             let recorders = walk::parallel(tree, self.args.work.jobs(), recorder)?;
             let mut totals = Totals::default();
             for recorder in &recorders {
@@ -384,6 +385,7 @@ impl Order<'_> {
         if refuses_live(&self.export, self.args.in_use)? {
             return Ok(Outcome::Findings);
         }
+        idmap::refuse(&self.export, journal)?;
         let tree = Tree::open(&self.export)?;
         let totals = journal.totals().unwrap_or_default();
         self.finish(&tree, begin, journal.append()?, totals, true)

@@ -3,15 +3,17 @@
 //! Support for attributes is tried on an unnamed temporary inode (`O_TMPFILE`), which no directory and no other
 //! process ever sees, where the export can be written; else it is deduced from what the filesystem answers.
 
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::fs::{Mode, OFlags, XattrFlags, fgetxattr, fremovexattr, fsetxattr, fstat, fstatvfs, openat};
 use rustix::io::Errno;
 
-use super::mounts::{self, Mounts};
+use super::mounts::{self, Mount, Mounts};
 use crate::text;
 
 /// The filesystem of an export.
@@ -31,6 +33,52 @@ pub struct Filesystem {
     pub free_inodes: Option<u64>,
     /// Whether user xattrs can be kept.
     pub attributes: Attributes,
+    /// What is known of it where it is an overlay.
+    pub overlay: Option<Overlay>,
+}
+
+/// An overlay filesystem: what is changed of a lower layer is copied up first.
+#[derive(Debug)]
+pub struct Overlay {
+    /// Where the export is in the upper layer, as far as that is known and can be seen.
+    upper: Option<PathBuf>,
+    /// Whether names of one file stay names of one file when it is copied up (`index=on`).
+    pub keeps_links: bool,
+    /// Whether a change of owner, mode or attributes leaves the content in the lower layer (`metacopy=on`).
+    pub metadata_alone: bool,
+}
+
+impl Overlay {
+    /// That of a mount, on which an export is at `path`.
+    fn of(mount: &Mount, path: &Path) -> Option<Self> {
+        if mount.kind != b"overlay" {
+            return None;
+        }
+        let is_on = |name: &str| match mount.filesystem_option(name) {
+            Some(value) => value == b"on",
+            // What is the default is not told.
+            None => std::fs::read(format!("/sys/module/overlay/parameters/{name}"))
+                .is_ok_and(|value| value.starts_with(b"Y")),
+        };
+        let within = mount.locate(path).map(|location| location.path);
+        let upper = mount.filesystem_option("upperdir").zip(within).map(|(upper, within)| {
+            let upper = PathBuf::from(OsString::from_vec(mounts::unescape(upper)));
+            upper.join(within.strip_prefix("/").unwrap_or(&within))
+        });
+        Some(Self {
+            upper: upper.filter(|upper| upper.is_absolute()),
+            keeps_links: is_on("index"),
+            metadata_alone: is_on("metacopy"),
+        })
+    }
+
+    /// Whether the entry at a path from the export is in the upper layer already. Where that layer can't be seen, none is.
+    pub fn has_copied_up(&self, entry: &[u8]) -> bool {
+        let at = |upper: &PathBuf| {
+            if entry.is_empty() { upper.clone() } else { upper.join(OsStr::from_bytes(entry)) }
+        };
+        self.upper.as_ref().is_some_and(|upper| at(upper).symlink_metadata().is_ok())
+    }
 }
 
 /// What is known of a filesystem's user xattrs.
@@ -84,6 +132,7 @@ impl Filesystem {
             free_bytes: (room.f_blocks > 0).then_some(room.f_bavail.saturating_mul(room.f_frsize)),
             free_inodes: inodes,
             attributes: try_attributes(export),
+            overlay: mount.and_then(|mount| Overlay::of(mount, path)),
         })
     }
 }

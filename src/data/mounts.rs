@@ -52,6 +52,13 @@ impl Mount {
         among(&self.options) || among(&self.filesystem_options)
     }
 
+    /// The value of an option of the filesystem's, escaped as the kernel escapes it.
+    pub fn filesystem_option(&self, name: &str) -> Option<&[u8]> {
+        self.filesystem_options
+            .split(|&byte| byte == b',')
+            .find_map(|option| option.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    }
+
     /// Where in its filesystem the file lies that is at `path` through this mount; `None` where it is not below it.
     pub fn locate(&self, path: &Path) -> Option<Location> {
         let within = path.strip_prefix(&self.point).ok()?;

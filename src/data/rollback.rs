@@ -141,6 +141,7 @@ fn show(export: &Path, journal: &Journal) -> Result<()> {
 }
 
 fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) -> Result<Outcome> {
+    super::idmap::refuse(export, journal)?;
     let begin = journal.begin();
     let tree = Tree::open(export)?;
     let mut writer = journal.append()?;

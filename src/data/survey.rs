@@ -5,10 +5,11 @@ use std::convert::Infallible;
 use std::ffi::CStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::fs::Access;
 use rustix::io::Errno;
 
 use super::entry::{ACCESS_ACL, DEFAULT_ACL, Identity, Inode, Kind};
-use super::filesystem::{self, Attributes};
+use super::filesystem::{self, Attributes, Filesystem};
 use super::journal::SUFFIX as JOURNAL_SUFFIX;
 use super::mapped_file;
 use super::pin::Pin;
@@ -99,6 +100,14 @@ pub struct Survey {
     pub changed: Group,
     /// Entries that could not be looked at, by the reason.
     pub unread: BTreeMap<i32, Group>,
+    /// Entries whose owner or group the mount's id map lacks.
+    pub unmapped: Group,
+    /// Names of files with several names that are in a lower layer of an overlay, which copies each name up by itself.
+    pub breaking: Group,
+    /// Entries that an overlay would copy up from a lower layer.
+    pub lower: u64,
+    /// Bytes that those take.
+    pub lower_bytes: u64,
     /// Inodes with further names outside the export.
     pub leaving: Group,
     /// Files named as journals of conversions are, by their paths from the export: the first of them.
@@ -137,6 +146,8 @@ impl Survey {
             *self.owners.entry(owner).or_default() += count;
         }
         self.other_owners += other.other_owners;
+        self.lower += other.lower;
+        self.lower_bytes += other.lower_bytes;
         self.acls += other.acls;
         self.set_id += other.set_id;
         for (name, group) in other.lost {
@@ -156,6 +167,8 @@ impl Survey {
             (&mut self.weak_owners, other.weak_owners),
             (&mut self.mounts, other.mounts),
             (&mut self.changed, other.changed),
+            (&mut self.unmapped, other.unmapped),
+            (&mut self.breaking, other.breaking),
         ] {
             group.merge(more);
         }
@@ -164,10 +177,10 @@ impl Survey {
     }
 }
 
-/// Walks over a tree with `jobs` workers. `attributes` says what its filesystem keeps.
-pub fn survey(tree: &Tree, attributes: Attributes, jobs: usize) -> Survey {
+/// Walks over a tree on `filesystem` with `jobs` workers.
+pub fn survey(tree: &Tree, filesystem: &Filesystem, jobs: usize) -> Survey {
     let links = Links::default();
-    let Ok(parts) = walk::parallel(tree, jobs, || Surveyor::new(tree, attributes, &links));
+    let Ok(parts) = walk::parallel(tree, jobs, || Surveyor::new(tree, filesystem, &links));
     links.finish(parts)
 }
 
@@ -203,14 +216,14 @@ struct Link {
 pub(super) struct Surveyor<'s> {
     survey: Survey,
     tree: &'s Tree,
-    attributes: Attributes,
+    filesystem: &'s Filesystem,
     links: &'s Links,
 }
 
 impl<'s> Surveyor<'s> {
-    /// A surveyor of `tree`; `attributes` says what its filesystem keeps.
-    pub(super) fn new(tree: &'s Tree, attributes: Attributes, links: &'s Links) -> Self {
-        Self { survey: Survey::default(), tree, attributes, links }
+    /// A surveyor of `tree`, which lies on `filesystem`.
+    pub(super) fn new(tree: &'s Tree, filesystem: &'s Filesystem, links: &'s Links) -> Self {
+        Self { survey: Survey::default(), tree, filesystem, links }
     }
 }
 
@@ -285,6 +298,20 @@ impl Surveyor<'_> {
         if mapped_file::is_reserved(directory, name) {
             survey.reserved.add(path);
         }
+        if is_unmapped(pin) {
+            survey.unmapped.add(path);
+        }
+        if let Some(overlay) = &self.filesystem.overlay
+            && !overlay.has_copied_up(&path())
+        {
+            survey.lower += 1;
+            if !overlay.metadata_alone {
+                survey.lower_bytes += inode.blocks * 512;
+            }
+            if inode.is_linked() && !overlay.keeps_links {
+                survey.breaking.add(path);
+            }
+        }
         if self.is_first_name(inode, path) {
             self.survey.bytes += inode.blocks * 512;
         }
@@ -349,7 +376,7 @@ impl Surveyor<'_> {
 
     /// Whether an inode's attributes leave no room for the mapped ones.
     fn is_tight(&self, pin: &Pin) -> rustix::io::Result<bool> {
-        let Attributes::Tried { room, .. } = self.attributes else { return Ok(false) };
+        let Attributes::Tried { room, .. } = self.filesystem.attributes else { return Ok(false) };
         let mut wanted = Vec::new();
         for name in pin.xattr_names()?.iter() {
             let Some(value) = pin.xattr(name)? else { continue };
@@ -371,6 +398,15 @@ impl Surveyor<'_> {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Whether the mount's id map lacks an inode's owner or group: they show as the overflow ids, and not even root may write.
+fn is_unmapped(pin: &Pin) -> bool {
+    const OVERFLOW: u32 = 65534;
+    let inode = pin.inode();
+    (inode.uid == OVERFLOW || inode.gid == OVERFLOW)
+        && nix::unistd::geteuid().is_root()
+        && rustix::fs::access(pin.link(), Access::WRITE_OK) == Err(Errno::ACCESS)
 }
 
 /// A `user.*` attribute that takes the room of `name`, of which an inode holds `number` already: an ACL is kept as

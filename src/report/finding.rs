@@ -177,6 +177,12 @@ kinds! {
     /// An ACL of which mapped-file can't keep the owner's rights.
     ACL_OWNER_RIGHTS: "acl-owner-rights", Warning,
         "the mode that the guest sees stays as it is; use --security-model=mapped-xattr, or agree with --accept=acl-owner-rights";
+    /// Ids that the export's mount can't give to files.
+    IDS_NOT_MAPPED: "ids-not-mapped", Error,
+        "reach the export through a mount without an id map, outside of a user namespace; or give the map these ids";
+    /// Hard links that an overlay would break.
+    LINKS_WOULD_BREAK: "links-would-break", Error,
+        "mount the overlay with index=on, or convert a copy of the export (cp -a) that is on no overlay";
     /// An inode with names outside its export.
     LINKS_OUTSIDE: "links-outside", Warning,
         "its owner and mode change under its other names too: copy it, or agree with --accept=links-outside";

@@ -8,6 +8,7 @@ mod program;
 mod wire;
 
 mod check;
+mod layers;
 mod live;
 mod manifest;
 mod system;

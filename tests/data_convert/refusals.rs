@@ -88,8 +88,8 @@ fn what_a_rolled_back_tree_differs_in_is_no_reason_to_take_a_conversion_back() {
 
 #[test]
 fn the_loss_of_one_attribute_can_be_accepted_by_its_name_and_labels_stay() {
-    let _turn = crate::stage::turn();
     const LABEL: &[u8] = b"system_u:object_r:svirt_image_t:s0\0";
+    let _turn = crate::stage::turn();
     for model in MODELS {
         let stage = Stage::knotted();
         let labelled = |name: &str| {

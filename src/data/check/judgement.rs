@@ -159,6 +159,11 @@ impl Judge<'_> {
     fn owners(&mut self) {
         let facts = self.facts;
         let owner = facts.owner.as_ref();
+        if let Some((uid, gid)) = facts.lacking {
+            let whose = if (uid, gid) == (0, 0) { "root's files" } else { "files of QEMU's user" };
+            let message = format!("its mount can't have {whose} ({uid}:{gid}): they are not in its id map");
+            self.whole(&finding::IDS_NOT_MAPPED, message);
+        }
         if let (Some(owner), Some((directory, errno))) = (owner, &facts.barrier) {
             let message =
                 format!("{owner} can't enter this directory on the way to the export: {}", errno.desc());
@@ -204,6 +209,11 @@ impl Judge<'_> {
             }
         }
         self.some(&finding::XATTR_LOST, &survey.other_lost, "the guest loses attributes of many other names");
+        let unmapped = "its owner or group is not in the id map of the mount: nothing can be changed of it";
+        self.some(&finding::IDS_NOT_MAPPED, &survey.unmapped, unmapped);
+        let breaking = "it has several names in a lower layer of the overlay, which are copied up one by one: they become \
+                        different files";
+        self.some(&finding::LINKS_WOULD_BREAK, &survey.breaking, breaking);
         let outside = "it has names outside the export, and what they show changes with it";
         self.some(&finding::LINKS_OUTSIDE, &survey.leaving, outside);
         match model {

@@ -24,6 +24,7 @@ pub fn of(facts: &Facts, model: Model) -> PriceRow {
     let entries = survey.entries();
     let block = facts.filesystem.block;
     let targets = survey.of(Kind::Symlink).saturating_mul(block);
+    let (copied_bytes, copied) = (survey.lower_bytes, survey.lower);
     let (bytes, inodes) = match model {
         Model::MappedXattr => (targets.saturating_add(attribute_bytes(facts)), 0),
         // A text file for every entry, in a directory for every directory.
@@ -35,6 +36,7 @@ pub fn of(facts: &Facts, model: Model) -> PriceRow {
     let per_inode = facts.per_inode.unwrap_or(SLOW).saturating_mul(WORK);
     let work = per_inode.saturating_mul(u32::try_from(entries).unwrap_or(u32::MAX));
     let seconds = facts.walk.saturating_add(work).as_secs() + 1;
+    let (bytes, inodes) = (bytes.saturating_add(copied_bytes), inodes.saturating_add(copied));
     PriceRow { seconds, bytes, inodes, journal_bytes: entries.saturating_mul(JOURNAL_BYTES) }
 }
 
