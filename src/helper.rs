@@ -16,6 +16,7 @@
 //! | [`protocol`] | the wire format: table and codec |
 //! | [`operations`], [`export`], [`path`], [`identity`], [`version`] | what requests do, to which files, as whom |
 //! | [`health`] | asking a running helper how it is |
+//! | [`health_socket`], [`self_check`] | a running helper's answer |
 //! | [`sys`], [`signals`], [`logging`], [`stderr`] | the kernel's side |
 
 #[cfg(feature = "break-in")]
@@ -25,6 +26,7 @@ pub mod cleaner;
 pub mod connection;
 pub mod export;
 pub mod health;
+pub mod health_socket;
 pub mod identity;
 pub mod landlock;
 pub mod lifeline;
@@ -39,6 +41,7 @@ pub mod privileges;
 pub mod protocol;
 pub mod sandbox;
 pub mod seccomp;
+pub mod self_check;
 pub mod settings;
 pub mod signals;
 pub mod socket;
@@ -48,7 +51,7 @@ pub mod sys;
 pub mod version;
 pub mod worker;
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -179,13 +182,20 @@ fn serve_one(
     mut manager: Manager,
     parent: Parent,
 ) -> Result<Outcome> {
-    let cleaner = Cleaner::start(source.name(), pid_file)?;
+    let health = match source.name() {
+        Some(name) => health_socket::bind(name, &Identity::of_this_thread(IdMaps::read()?)?),
+        None => None,
+    };
+    let health_name = health.as_ref().and_then(|listener| listener.name.as_ref());
+    let cleaner = Cleaner::start(source.name(), health_name, pid_file)?;
     signals::handle_stop(manager.as_raw())?;
     sandbox::leave_shared_namespaces(settings.sandbox);
+    let health_fd = health.as_ref().map(|listener| listener.socket.as_raw_fd());
     let (client, mut confined) = match source {
         Source::Client(client) => {
-            let confined = worker::confine(settings, settings.sandbox, &directory)?;
+            let confined = worker::confine(settings, settings.sandbox, &directory, health_fd)?;
             drop(directory);
+            signals::show_life(health.as_ref(), notify::watchdog())?;
             parent.release()?;
             manager.tell("READY=1");
             (client, confined)
@@ -196,13 +206,15 @@ fn serve_one(
             if worker::stands("capabilities") {
                 privileges::drop_all_but(&settings.kept.for_supervisor())?;
             }
+            signals::show_life(health.as_ref(), notify::watchdog())?;
             parent.release()?;
             manager.tell("READY=1");
             let Some(client) = wait_for_client(&listener, &mut manager)? else { return Ok(Outcome::Clean) };
-            (client, worker::confine(settings, sandbox, &export.find()?)?)
+            (client, worker::confine(settings, sandbox, &export.find()?, health_fd)?)
         }
     };
     cleaner.connected();
+    signals::serving();
     let outcome = worker::serve(Client::new(client), &mut confined);
     manager.tell("STOPPING=1");
     drop(cleaner);

@@ -91,4 +91,8 @@ pub struct HealthcheckArgs {
     /// The helper's socket; by default, the one that process 1 was started with, then VIRTFS_SOCKET
     #[arg(short, long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+    /// How long the helper may take to answer, in seconds
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 3,
+          value_parser = RangedU64ValueParser::<u64>::new().range(1..=3600))]
+    pub timeout: u64,
 }

@@ -43,7 +43,7 @@ pub struct Cleaner(Option<(OwnedFd, Pid)>);
 
 impl Cleaner {
     /// Forks it off.
-    pub fn start(socket: Option<&Name>, pid_file: Option<&PidFile>) -> Result<Self> {
+    pub fn start(socket: Option<&Name>, health: Option<&Name>, pid_file: Option<&PidFile>) -> Result<Self> {
         if socket.is_none() && pid_file.is_none() {
             return Ok(Self(None));
         }
@@ -57,7 +57,7 @@ impl Cleaner {
             }
             ForkResult::Child => {
                 drop(write);
-                clean_up(read, socket, pid_file, serving);
+                clean_up(read, socket, health, pid_file, serving);
                 // SAFETY: ends the process; nothing is left to unwind or flush.
                 unsafe { libc::_exit(0) }
             }
@@ -83,7 +83,13 @@ impl Drop for Cleaner {
     }
 }
 
-fn clean_up(read: OwnedFd, socket: Option<&Name>, pid_file: Option<&PidFile>, serving: u32) {
+fn clean_up(
+    read: OwnedFd,
+    socket: Option<&Name>,
+    health: Option<&Name>,
+    pid_file: Option<&PidFile>,
+    serving: u32,
+) {
     log::set_max_level(log::LevelFilter::Off);
     let _ = signals::ignore_stop();
     let _ = nix::unistd::chdir("/");
@@ -100,8 +106,11 @@ fn clean_up(read: OwnedFd, socket: Option<&Name>, pid_file: Option<&PidFile>, se
     if let Some(socket) = socket {
         socket.remove();
     }
-    if connected && pid_file.is_some() {
+    if connected && (health.is_some() || pid_file.is_some()) {
         let _ = pipe.read(&mut [0]);
+    }
+    if let Some(socket) = health {
+        socket.remove();
     }
     if let Some(file) = pid_file {
         file.remove(serving);

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::unistd::{ForkResult, fork, pipe, setsid};
@@ -45,6 +46,13 @@ impl Manager {
         self.behind = full.then_some(state);
     }
 
+    /// Tells the manager now or never.
+    pub fn send(&self, state: &str) {
+        if let Some(socket) = &self.socket {
+            let _ = socket.send(state.as_bytes());
+        }
+    }
+
     /// Whether the manager is still to be told something.
     pub fn is_behind(&self) -> bool {
         self.behind.is_some()
@@ -72,6 +80,15 @@ fn connect_notify(name: &OsString) -> std::io::Result<UnixDatagram> {
     socket.connect_addr(&address)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
+}
+
+/// How long the service manager waits for `WATCHDOG=1` before it takes this process for dead (sd_watchdog_enabled(3)).
+pub fn watchdog() -> Option<Duration> {
+    let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+    if number("WATCHDOG_PID").is_some_and(|pid| pid != u64::from(std::process::id())) {
+        return None;
+    }
+    number("WATCHDOG_USEC").filter(|&usec| usec > 0).map(Duration::from_micros)
 }
 
 /// The parent that waits for a daemon to be ready.

@@ -5,6 +5,7 @@
 //! (`--seccomp=log`).
 
 use std::collections::BTreeMap;
+use std::os::fd::RawFd;
 
 use anyhow::{Context, Result, anyhow};
 use seccompiler::{
@@ -82,7 +83,9 @@ pub struct Filter(Option<BpfProgram>);
 
 impl Filter {
     /// Prepares the filter, so that nothing but its installation can fail later. None where the kernel has no seccomp, and says so.
-    pub fn prepare(seccomp: Seccomp) -> Result<Self> {
+    ///
+    /// Health checks are answered on the socket `health`.
+    pub fn prepare(seccomp: Seccomp, health: Option<RawFd>) -> Result<Self> {
         let otherwise = match seccomp {
             Seccomp::Kill => SeccompAction::KillProcess,
             Seccomp::Log => SeccompAction::Log,
@@ -100,6 +103,11 @@ impl Filter {
         for (call, argument, length, comparison, value) in narrow() {
             let condition = SeccompCondition::new(argument, length, comparison, value)?;
             rules.entry(call).or_default().push(SeccompRule::new(vec![condition])?);
+        }
+        if let Some(health) = health {
+            let (length, number) = (SeccompCmpArgLen::Dword, health.unsigned_abs().into());
+            let condition = SeccompCondition::new(0, length, SeccompCmpOp::Eq, number)?;
+            rules.insert(libc::SYS_accept4, vec![SeccompRule::new(vec![condition])?]);
         }
         let arch = std::env::consts::ARCH
             .try_into()

@@ -4,10 +4,18 @@
 //! apart just after. [`while_idle`] marks the wait; the handler ends the process there and then while the mark stands,
 //! and only takes note otherwise.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::time::Duration;
+
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+use super::socket::Listener;
+use super::{health_socket, sys};
 
 /// A signal asked this process to stop.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -19,6 +27,69 @@ static CLEANER: (AtomicI32, AtomicI32) = (AtomicI32::new(-1), AtomicI32::new(-1)
 
 /// Where the handler tells the service manager that it stops; -1: nowhere.
 static MANAGER: AtomicI32 = AtomicI32::new(-1);
+
+/// Somebody asks how this process is, or the service manager is to be told: nothing was in hand to be interrupted for it yet.
+static SIGN_OF_LIFE: AtomicBool = AtomicBool::new(false);
+/// Whether the service manager's watchdog is told, too.
+static WATCHED: AtomicBool = AtomicBool::new(false);
+/// Where it is asked: a listening socket; -1: nowhere.
+static HEALTH: AtomicI32 = AtomicI32::new(-1);
+/// Whether the client is there.
+static SERVING: AtomicBool = AtomicBool::new(false);
+/// What is answered before the client is there, and while it is.
+static ANSWERS: OnceLock<[String; 2]> = OnceLock::new();
+
+/// Has this process, which serves its one client itself, answer health checks on `socket`, and tell the service manager's
+/// watchdog every third of `watchdog`. Both happen between two requests only: a process that is stuck in one is silent.
+pub fn show_life(socket: Option<&Listener>, watchdog: Option<Duration>) -> Result<()> {
+    ANSWERS.get_or_init(|| {
+        ["waiting for its one client", "serving its one client"].map(|text| health_socket::line(true, text))
+    });
+    let show = SigAction::new(SigHandler::Handler(on_sign_of_life), SaFlags::SA_RESTART, SigSet::empty());
+    if let Some(listener) = socket {
+        HEALTH.store(listener.socket.as_raw_fd(), Ordering::SeqCst);
+        install(Signal::SIGIO, &show)?;
+        sys::signal_on_event(listener.socket.as_fd(), libc::SIGIO)
+            .context("cannot watch the health socket")?;
+        // Who asked before that is answered before the first wait.
+        SIGN_OF_LIFE.store(true, Ordering::SeqCst);
+    }
+    if let Some(limit) = watchdog {
+        WATCHED.store(true, Ordering::SeqCst);
+        install(Signal::SIGALRM, &show)?;
+        sys::signal_every(limit / 3).context("cannot start a timer for the watchdog")?;
+    }
+    Ok(())
+}
+
+/// The client is there.
+pub fn serving() {
+    SERVING.store(true, Ordering::SeqCst);
+}
+
+extern "C" fn on_sign_of_life(_: libc::c_int) {
+    let errno = Errno::last_raw();
+    SIGN_OF_LIFE.store(true, Ordering::SeqCst);
+    if IDLE.load(Ordering::SeqCst) {
+        give_sign_of_life();
+    }
+    Errno::set_raw(errno);
+}
+
+/// Answers all who ask. Makes async-signal-safe calls only (signal-safety(7)): accept, send, close.
+fn give_sign_of_life() {
+    if !SIGN_OF_LIFE.swap(false, Ordering::SeqCst) {
+        return;
+    }
+    if WATCHED.load(Ordering::SeqCst) {
+        sys::send_raw(MANAGER.load(Ordering::SeqCst), b"WATCHDOG=1");
+    }
+    let answer = ANSWERS.get().map_or("", |answers| &answers[usize::from(SERVING.load(Ordering::SeqCst))]);
+    // More than one can wait, and the kernel signals some of them once.
+    while let Ok(asker) = sys::accept_raw(HEALTH.load(Ordering::SeqCst)) {
+        let _ = sys::send(asker.as_fd(), answer.as_bytes());
+    }
+}
 
 /// Lets the handlers of [`handle_stop`] end the cleaner, too: `pipe` is closed and `pid` waited for.
 pub fn register_cleaner(pipe: i32, pid: i32) {
@@ -36,18 +107,10 @@ extern "C" fn on_stop(_: libc::c_int) {
     if IDLE.load(Ordering::SeqCst) {
         let pipe = CLEANER.0.load(Ordering::SeqCst);
         let manager = MANAGER.load(Ordering::SeqCst);
+        sys::send_raw(manager, b"STOPPING=1");
         // SAFETY: send, close, waitpid and _exit are async-signal-safe (signal-safety(7)). The descriptor that is closed is the
         // cleaner's pipe, which nothing uses any more.
         unsafe {
-            if manager >= 0 {
-                let state = b"STOPPING=1";
-                libc::send(
-                    manager,
-                    state.as_ptr().cast(),
-                    state.len(),
-                    libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-                );
-            }
             if pipe >= 0 {
                 libc::close(pipe);
                 libc::waitpid(CLEANER.1.load(Ordering::SeqCst), std::ptr::null_mut(), 0);
@@ -109,6 +172,7 @@ fn install(signal: Signal, action: &SigAction) -> Result<()> {
 /// during the call, it ends at once with status 0.
 pub fn while_idle<T>(wait: impl FnOnce() -> T) -> Option<T> {
     IDLE.store(true, Ordering::SeqCst);
+    give_sign_of_life();
     let result = (!STOP.load(Ordering::SeqCst)).then(wait);
     IDLE.store(false, Ordering::SeqCst);
     result

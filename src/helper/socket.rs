@@ -130,6 +130,11 @@ impl Name {
         Some(Self { path: path.into(), owner, inode, ours: false })
     }
 
+    /// Whose the socket is.
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+
     /// The socket's path.
     pub fn path(&self) -> &Path {
         &self.path
@@ -151,6 +156,13 @@ impl Name {
     pub fn bind_again(&self, identity: &Identity) -> Result<Listener> {
         Listener::bind(&self.path, self.owner, identity)
     }
+}
+
+/// Has no call on this socket wait.
+pub fn set_nonblocking(socket: BorrowedFd<'_>) -> Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
+    fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
 }
 
 /// Takes a connected stream socket that this process inherited as descriptor `fd`.

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
@@ -23,11 +22,13 @@ use super::lifeline::Lifeline;
 use super::notify::{Manager, Parent};
 use super::pid_namespace::{PidNamespaces, id_outside};
 use super::sandbox::{self, Directory, Export, Sandbox};
+use super::self_check::SelfCheck;
 use super::settings::Settings;
-use super::socket::{Listener, Name, accept};
+use super::socket::{Listener, Name, accept, set_nonblocking};
 use super::worker::Client;
-use super::{logging, privileges, signals, worker};
+use super::{logging, notify, privileges, signals, worker};
 use crate::exit::Outcome;
+use crate::text::escape_path;
 
 /// How long a client that found the old socket may take to arrive after the new one is there.
 const GRACE: Duration = Duration::from_secs(2);
@@ -53,6 +54,7 @@ struct Supervisor<'s> {
     pid_namespaces: PidNamespaces,
     lifeline: Lifeline,
     manager: Manager,
+    check: SelfCheck,
     workers: HashSet<Pid>,
     served: bool,
     /// Since when the name is known to be missing.
@@ -86,6 +88,7 @@ pub fn run(
         privileges::drop_all_but(&settings.kept.for_supervisor())?;
     }
     let identity = Identity::of_this_thread(IdMaps::read()?)?;
+    let check = SelfCheck::new(listener.name.as_ref(), &identity, notify::watchdog());
     let pid_namespaces = PidNamespaces::find(sandbox);
     let lifeline = Lifeline::new()?;
     nix::unistd::chdir("/").context("cannot change to /")?;
@@ -103,20 +106,24 @@ pub fn run(
         pid_namespaces,
         lifeline,
         manager,
+        check,
         workers: HashSet::new(),
         served: false,
         failed_at: None,
         short_since: None,
     };
     let ended = supervisor.run();
-    if let Ok(Role::Worker(client)) = ended {
-        return Ok(supervisor.become_worker(client));
+    match ended {
+        Ok(Role::Worker(client)) => return Ok(supervisor.become_worker(Some(client))),
+        Ok(Role::Check) => return Ok(supervisor.become_worker(None)),
+        Ok(Role::Supervisor) | Err(_) => {}
     }
     supervisor.manager.tell("STOPPING=1");
     supervisor.stop_workers();
     if let Some(name) = &supervisor.listener.name {
         name.remove();
     }
+    supervisor.check.remove();
     if let Some(file) = pid_file {
         file.remove(std::process::id());
     }
@@ -129,6 +136,8 @@ enum Role {
     Supervisor,
     /// Forked off to serve this client.
     Worker(Client),
+    /// Forked off to find out whether a client could be served.
+    Check,
 }
 
 /// Watches for the removal of the socket's name.
@@ -137,12 +146,6 @@ fn watch(name: &Name) -> Option<Inotify> {
     let events = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVED_TO;
     inotify.add_watch(name.path().parent()?, events).ok()?;
     Some(inotify)
-}
-
-fn set_nonblocking(socket: BorrowedFd<'_>) -> Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
-    fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
 }
 
 impl<'s> Supervisor<'s> {
@@ -165,6 +168,10 @@ impl<'s> Supervisor<'s> {
             if let Some(client) = self.accept_clients() {
                 return Ok(Role::Worker(client));
             }
+            self.check.take_questions();
+            if self.check.is_due() && self.start_check() {
+                return Ok(Role::Check);
+            }
         }
     }
 
@@ -176,13 +183,17 @@ impl<'s> Supervisor<'s> {
         if self.workers.len() < self.settings.shared && self.short_since.is_none() {
             fds.extend(self.sockets().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         }
+        fds.extend(self.check.socket().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         let needs_time = !self.retired.is_empty()
             || self.failed_at.is_some()
             || self.short_since.is_some()
             || self.manager.is_behind()
             || logging::has_lost()
             || (self.listener.name.is_some() && self.watch.is_none());
-        let timeout = if needs_time { PollTimeout::try_from(RETRY)? } else { PollTimeout::NONE };
+        let timeout = self.check.timeout().into_iter().chain(needs_time.then_some(RETRY)).min();
+        // Whole milliseconds: one more, so that time is up afterwards.
+        let timeout = timeout.map(|timeout| PollTimeout::try_from(timeout + Duration::from_millis(1)));
+        let timeout = timeout.transpose()?.unwrap_or(PollTimeout::NONE);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno).context("cannot wait for clients"),
@@ -197,6 +208,7 @@ impl<'s> Supervisor<'s> {
     /// Makes the socket anew when its name is gone: QEMU removes it as it connects.
     fn keep_name(&mut self) {
         self.retired.retain(|(_, since)| since.elapsed() < GRACE);
+        self.check.keep_name(&self.identity);
         let Some(name) = &self.listener.name else { return };
         if name.stands() || self.failed_at.is_some_and(|at| at.elapsed() < RETRY) {
             return;
@@ -237,6 +249,10 @@ impl<'s> Supervisor<'s> {
     fn reap(&mut self) {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, status)) if self.check.is_running(pid) => {
+                    self.end_check(status == 0);
+                }
+                Ok(WaitStatus::Signaled(pid, ..)) if self.check.is_running(pid) => self.end_check(false),
                 Ok(WaitStatus::Exited(pid, _)) => {
                     self.workers.remove(&pid);
                 }
@@ -267,6 +283,35 @@ impl<'s> Supervisor<'s> {
         None
     }
 
+    /// Starts to find out whether a client could be served. True in the process that does.
+    fn start_check(&mut self) -> bool {
+        self.check.begin();
+        // SAFETY: this process has one thread.
+        match unsafe { self.pid_namespaces.fork() } {
+            Ok(ForkResult::Parent { child }) => self.check.started(child),
+            Ok(ForkResult::Child) => return true,
+            Err(errno) => {
+                self.check.ended(false, &format!("cannot start a process: {}", errno.desc()));
+            }
+        }
+        false
+    }
+
+    /// Answers those who asked how this helper is.
+    fn end_check(&mut self, well: bool) {
+        let problem = if let Some(name) = self.listener.name.as_ref().filter(|name| !name.stands()) {
+            Some(format!("the socket '{}' is missing", escape_path(name.path())))
+        } else if self.short_since.is_some() {
+            Some("no client can be taken off the socket; the log says why".into())
+        } else {
+            (!well).then(|| "no client can be served; the log says why".into())
+        };
+        let text = format!("{} of {} clients", self.workers.len(), self.settings.shared);
+        if self.check.ended(problem.is_none(), problem.as_ref().unwrap_or(&text)) {
+            self.manager.send("WATCHDOG=1");
+        }
+    }
+
     /// Takes a client off the sockets. Where this process has no descriptor left for it, it waits a while: the kernel
     /// would say "there is one" without end.
     fn accept(&mut self) -> Option<OwnedFd> {
@@ -291,18 +336,22 @@ impl<'s> Supervisor<'s> {
         client
     }
 
-    /// In a forked process: lets go of all that is the supervisor's, and serves the client.
-    fn become_worker(self, client: Client) -> Outcome {
+    /// In a forked process: lets go of all that is the supervisor's, and serves the client, or finds out whether one could be
+    /// served.
+    fn become_worker(self, client: Option<Client>) -> Outcome {
         logging::set_pid(id_outside());
         let (settings, sandbox, export, lifeline) = self.into_workers_part();
         let confine = || {
             signals::handle_stop(-1)?;
             lifeline.hold()?;
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-            worker::confine(settings, sandbox, &export.find()?)
+            worker::confine(settings, sandbox, &export.find()?, None)
         };
         match confine() {
-            Ok(mut confined) => worker::serve(client, &mut confined),
+            Ok(mut confined) => match client {
+                Some(client) => worker::serve(client, &mut confined),
+                None => worker::look_at_export(&mut confined),
+            },
             Err(error) => {
                 log::error!("cannot serve a client: {error:#}");
                 Outcome::Failure
@@ -319,6 +368,7 @@ impl<'s> Supervisor<'s> {
 
     /// Ends all workers, in good time.
     fn stop_workers(&mut self) {
+        self.workers.extend(self.check.abandon());
         for (signal, patience) in [(Signal::SIGTERM, PATIENCE), (Signal::SIGKILL, LAST_PATIENCE)] {
             for pid in &self.workers {
                 let _ = kill(*pid, signal);

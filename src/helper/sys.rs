@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -43,6 +44,34 @@ const SEND: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
     // SAFETY: the kernel reads at most `bytes.len()` bytes from the slice, which is borrowed for the call.
     length(unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), SEND) })
+}
+
+/// [`send`] on a descriptor that may be -1, whatever comes of it. Safe in a signal handler.
+pub fn send_raw(socket: RawFd, bytes: &[u8]) {
+    // SAFETY: the kernel reads at most `bytes.len()` bytes from the slice; a descriptor that is none is an error.
+    unsafe { libc::send(socket, bytes.as_ptr().cast(), bytes.len(), SEND) };
+}
+
+/// `accept4(2)` on a descriptor that may be -1. Safe in a signal handler.
+pub fn accept_raw(socket: RawFd) -> Result<OwnedFd, Errno> {
+    let (address, length) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: no address is asked for; the descriptor that comes back is nobody else's.
+    unsafe {
+        let fd = check(libc::accept4(socket, address, length, libc::SOCK_CLOEXEC).into())?;
+        Ok(OwnedFd::from_raw_fd(RawFd::try_from(fd).map_err(|_| Errno::EBADF)?))
+    }
+}
+
+/// Has the kernel send this process SIGALRM again and again (`setitimer(2)`).
+pub fn signal_every(interval: Duration) -> Result<(), Errno> {
+    let time = libc::timeval {
+        tv_sec: interval.as_secs().try_into().map_err(|_| Errno::EINVAL)?,
+        tv_usec: interval.subsec_micros().max(1).into(),
+    };
+    let timer = libc::itimerval { it_interval: time, it_value: time };
+    // SAFETY: the kernel only reads the timer.
+    check(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) }.into())
+        .map(drop)
 }
 
 /// Space for one `SCM_RIGHTS` message of one descriptor, aligned as the kernel wants it.

@@ -1,6 +1,6 @@
 //! A process that serves: behind its walls, with what it needs and nothing else.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result};
 
@@ -8,7 +8,8 @@ use super::busy_poll::BusyPoll;
 use super::connection::{Connection, Ending};
 use super::identity::{IdMaps, Identity};
 use super::mount_watch::Watched;
-use super::operations::Operations;
+use super::operations::{Operations, REPLY};
+use super::protocol::Request;
 use super::sandbox::{self, Directory, Entered, Sandbox};
 use super::seccomp::Filter;
 use super::settings::Settings;
@@ -50,7 +51,14 @@ pub struct Confined {
 /// takes capabilities that nothing after them does; then everything but the seven capabilities goes. The
 /// identity is read last, as the capabilities that are left decide what it can do. The system call filter is prepared here
 /// and falls into place when there is a client to serve: waiting for one takes calls that serving it does not.
-pub fn confine(settings: &Settings, sandbox: Sandbox, directory: &Directory) -> Result<Confined> {
+///
+/// Where this process answers health checks itself, it does so on the socket `health`.
+pub fn confine(
+    settings: &Settings,
+    sandbox: Sandbox,
+    directory: &Directory,
+    health: Option<RawFd>,
+) -> Result<Confined> {
     let maps = IdMaps::read()?;
     let busy_poll = BusyPoll::new(settings.busy_poll);
     let Entered { reach, walls, watched } = sandbox::enter(sandbox, directory)?;
@@ -64,7 +72,7 @@ pub fn confine(settings: &Settings, sandbox: Sandbox, directory: &Directory) -> 
     if stands("limits") {
         privileges::limit_resources(settings.rlimit_nofile)?;
     }
-    let filter = Filter::prepare(settings.seccomp)?;
+    let filter = Filter::prepare(settings.seccomp, health)?;
     let operations = Operations::new(reach, identity, settings.readonly);
     Ok(Confined { operations, walls, filter, busy_poll, watched })
 }
@@ -106,6 +114,20 @@ pub fn serve(client: Client, confined: &mut Confined) -> Outcome {
     Outcome::Clean
 }
 
+/// Finds out whether the export can be looked at, as the first request of a client would.
+pub fn look_at_export(confined: &mut Confined) -> Outcome {
+    let mut reply = vec![0; REPLY];
+    let looked = confined.operations.perform(Request::Lstat { path: b"/" }, &mut reply);
+    confined.watched.take().into_iter().for_each(Watched::end);
+    match looked {
+        Ok(_) => Outcome::Clean,
+        Err(errno) => {
+            log::error!("cannot serve a client: the export can't be looked at: {}", errno.desc());
+            Outcome::Failure
+        }
+    }
+}
+
 /// Confines a forked process as a worker would be, to find out beforehand whether a worker can be. Returns the sandbox that
 /// workers are to use: namespace becomes chroot where only that can be had.
 pub fn rehearse(settings: &Settings, directory: &Directory) -> Result<Sandbox> {
@@ -118,7 +140,7 @@ pub fn rehearse(settings: &Settings, directory: &Directory) -> Result<Sandbox> {
     // SAFETY: this process has one thread.
     match unsafe { fork() }.context("cannot fork")? {
         ForkResult::Child => {
-            let status = match confine(settings, settings.sandbox, directory) {
+            let status = match confine(settings, settings.sandbox, directory, None) {
                 Ok(confined) => {
                     let walls = confined.walls;
                     confined.watched.into_iter().for_each(Watched::end);

@@ -4,6 +4,7 @@
 
 mod daemon;
 mod documents;
+mod health;
 mod logging;
 mod options;
 mod sockets;
