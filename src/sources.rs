@@ -10,6 +10,7 @@ mod join;
 mod launcher;
 pub mod libvirt;
 pub mod managed;
+mod mention;
 #[cfg(test)]
 mod properties;
 mod proxmox;

@@ -10,6 +10,9 @@ use super::rows::{Counts, FindingRow};
 use super::{SCHEMA, Text, write_findings};
 use crate::exit::Outcome;
 
+/// How many names of files or folders a line of the text holds at most.
+const MOST_NAMES: usize = 40;
+
 /// What `migrate audit` found. Unknown is null; paths are as on the audited host; bytes that are not UTF-8 and
 /// control characters stand as `\\xNN`, a backslash is doubled.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -28,6 +31,15 @@ pub struct AuditDocument {
     pub findings: Vec<FindingRow>,
     /// What could not be read or parsed. Unread is not clean.
     pub unread: Vec<UnreadRow>,
+    /// The files and folders that were looked in, with everything below them; `-` is standard input.
+    #[serde(default)]
+    pub looked_in: Vec<String>,
+    /// Files elsewhere that were read because units, timers, cron, scripts or running processes start them.
+    #[serde(default)]
+    pub followed: Vec<String>,
+    /// Container images, caches and object stores there that were left out.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     /// Counts.
     pub summary: Summary,
 }
@@ -191,8 +203,39 @@ impl Text for AuditDocument {
         if let Some(target) = &self.target_qemu {
             writeln!(out, "judged against QEMU {target}")?;
         }
+        self.places(out)?;
         self.summary.text(out)
     }
+}
+
+impl AuditDocument {
+    /// Where the audit looked: only that is clean where nothing was found.
+    fn places(&self, out: &mut dyn Write) -> io::Result<()> {
+        if !self.looked_in.is_empty() {
+            writeln!(out, "looked in: {}", some_of(&self.looked_in))?;
+        }
+        if !self.followed.is_empty() {
+            let all = count_of(self.followed.len(), "file");
+            writeln!(out, "and in {all} elsewhere that are started from there: {}", some_of(&self.followed))?;
+        }
+        if !self.left_out.is_empty() {
+            writeln!(out, "left out (images, caches, object stores): {}", some_of(&self.left_out))?;
+        }
+        Ok(())
+    }
+}
+
+/// As many names as a terminal's reader takes in; JSON and YAML have all.
+fn some_of(names: &[String]) -> String {
+    let text = names.iter().take(MOST_NAMES).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().checked_sub(MOST_NAMES) {
+        Some(more @ 1..) => format!("{text} and {more} more"),
+        _ => text,
+    }
+}
+
+fn count_of(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", plural(n as u64))
 }
 
 impl Text for Summary {

@@ -5,6 +5,7 @@ mod exports;
 mod host;
 mod judge;
 mod managers;
+mod named;
 mod places;
 mod processes;
 mod progress;
@@ -12,24 +13,31 @@ mod qemu;
 mod rewritable;
 mod root_user;
 mod scan;
+mod sift;
 mod sockets;
+mod started;
+mod unpack;
 mod walk;
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::Document;
 use crate::cli::AuditArgs;
 use crate::exit::Outcome;
 use crate::report::audit::AuditDocument;
+use crate::report::rows::path;
 use crate::report::{self, exit_zero, print_schema};
 pub(super) use host::Host;
 use judge::Judge;
 use processes::Processes;
 use progress::Progress;
 use scan::Scan;
+
+/// How many files may start each other, one after the other.
+const MOST_STEPS: usize = 8;
 
 /// Runs it.
 pub fn run(args: &AuditArgs) -> anyhow::Result<Outcome> {
@@ -60,17 +68,46 @@ fn audit(args: &AuditArgs) -> anyhow::Result<AuditDocument> {
     }
     let processes = everything.then(|| {
         progress.doing("looking at processes");
-        running(&host, &mut scan)
+        let mut processes = running(&host, &mut scan);
+        scan.started.extend(std::mem::take(&mut processes.started));
+        processes
     });
+    let followed = if everything { follow(&host, &roots, &mut scan, &progress) } else { Vec::new() };
     for file in &mut scan.readings {
         for share in &mut file.reading.shares {
             file.reading.findings.extend(managers::look_up(&host, share));
         }
     }
     progress.finish();
+    let left_out = std::mem::take(&mut scan.left_out);
     let processes = processes.unwrap_or_default();
     let as_root = root_user::find(&host, &scan, &processes);
-    Ok(Judge::new(args.qemu.clone(), installed, everything, as_root).document(scan, processes))
+    let judge = Judge::new(args.qemu.clone(), installed, everything, as_root);
+    let mut document = judge.document(scan, processes);
+    document.looked_in = roots.iter().map(|root| path(root)).collect();
+    document.looked_in.extend((!standard_input.is_empty()).then(|| "-".to_owned()));
+    document.followed = followed.iter().map(|file| path(file)).collect();
+    document.left_out = left_out.iter().map(|folder| path(folder)).collect();
+    Ok(document)
+}
+
+/// Reads what the files and the processes that were looked at start, wherever it is, and what that starts.
+fn follow(host: &Host, roots: &[PathBuf], scan: &mut Scan, progress: &Progress) -> Vec<PathBuf> {
+    let roots: Vec<_> =
+        roots.iter().map(|root| host.canonical(root).unwrap_or_else(|_| root.clone())).collect();
+    let mut seen: BTreeSet<PathBuf> = scan.readings.iter().filter_map(|file| file.path.clone()).collect();
+    let mut followed = Vec::new();
+    for _ in 0..MOST_STEPS {
+        let files = std::mem::take(&mut scan.started).files(host, &roots, &mut seen);
+        if files.is_empty() {
+            break;
+        }
+        scan.add(scan::scan(host, &files, false, progress));
+        followed.extend(files);
+    }
+    scan.sort();
+    followed.sort();
+    followed
 }
 
 /// Looks at the processes, and joins the shares of the files that they were started with.
@@ -120,7 +157,7 @@ fn read_standard_input(host: &Host, scan: &mut Scan) -> anyhow::Result<()> {
         let reason = format!("it is longer than {} MiB", host::MAX_FILE >> 20);
         scan.unread.push((None, None, reason));
     } else {
-        scan.document(host, &Document { path: None, bytes: &bytes });
+        named::content(scan, host, None, &bytes);
     }
     Ok(())
 }

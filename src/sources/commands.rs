@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::chars::{Command, Embedded, Lexed, Lines, Word, span, unknown_parts};
+use super::mention::says_word;
 use super::spelling::respell;
 use super::{Document, Format, Reading, Unreadable, templates};
 use crate::share::argv::{self, Arg, ArgvShare, Splice};
@@ -38,7 +39,7 @@ type Invocations = HashMap<Vec<u8>, Vec<(Invocation, Place)>>;
 
 /// Whether a file can hold anything of ours: every proxy share and every helper says this word.
 pub fn is_candidate(bytes: &[u8]) -> bool {
-    Backend::sought().is_in(bytes)
+    Backend::sought().is_in(bytes) || Backend::sought() == Backend::Proxy && says_word(bytes)
 }
 
 /// Stops at a text that is longer than any that starts guests, and that could hold something of ours. Each of its bytes

@@ -21,7 +21,7 @@ pub struct Launcher;
 /// Files for people, not for machines.
 const PROSE: &[&str] = &[
     "md", "markdown", "txt", "text", "rst", "log", "html", "htm", "adoc", "tex", "texi", "org", "csv", "eml",
-    "mbox", "diff", "patch", "orig", "rej", "po", "pot", "1", "5", "7", "8", "c", "h", "rs", "go", "java",
+    "mbox", "diff", "patch", "orig", "rej", "po", "pot", "1", "5", "7", "8", "hx",
 ];
 
 /// Languages whose arguments are string literals.
@@ -118,7 +118,9 @@ fn lex_plain(document: &Document) -> Lexed {
         && [&b"python"[..], b"perl", b"ruby", b"node", b"lua"]
             .iter()
             .any(|name| memchr::memmem::find(first, name).is_some());
-    if interpreted || name == "Vagrantfile" || LITERALS.contains(&extension(&name)) {
+    // xl reads its guests' configuration as lists of strings.
+    let is_xen = memchr::memmem::find(document.bytes, b"device_model_args").is_some();
+    if interpreted || is_xen || name == "Vagrantfile" || LITERALS.contains(&extension(&name)) {
         return literals::lex(document.bytes);
     }
     if image::is_one(&name) {

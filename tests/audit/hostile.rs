@@ -52,9 +52,9 @@ fn each_hostile_file_is_told_and_the_rest_is_read() {
     write(&root.join("wide.xml"), [&[0xff, 0xfe][..], &wide].concat());
     write(&root.join("truncated.xml"), &good[..good.len() - 30]);
     write(&root.join("quote.sh"), "qemu -virtfs 'proxy,id=f\n");
-    write(&root.join("broken.yaml"), "a: [proxy\nb: {\n");
+    write(&root.join("broken.yaml"), "a: [-fsdev, proxy\nb: {\n");
     write(&root.join("nul.sh"), "#!/bin/sh\nqemu \0 -virtfs proxy,id=n,mount_tag=nul,socket=/a\n");
-    write(&root.join("latin.xml"), b"<domain><name>caf\xe9 proxy</name></domain>");
+    write(&root.join("latin.xml"), b"<domain><name>caf\xe9 -fsdev proxy</name></domain>");
     symlink("loop", root.join("loop")).unwrap();
     symlink(".", root.join("self")).unwrap();
     mkfifo(&root.join("fifo.xml"), Mode::from_bits_truncate(0o644)).unwrap();

@@ -14,8 +14,8 @@ const SCRIPT: &str = "qemu -name web -virtfs proxy,id=f,mount_tag=t,socket=/run/
 fn the_status_is_the_same_in_every_format() {
     let dir = tempfile::tempdir().unwrap();
     write(&dir.path().join("found/a.sh"), SCRIPT);
-    write(&dir.path().join("found/b.xml"), "<domain>");
-    write(&dir.path().join("broken/b.xml"), "<domain>");
+    write(&dir.path().join("found/b.xml"), "<domain>-fsdev proxy");
+    write(&dir.path().join("broken/b.xml"), "<domain>-fsdev proxy");
     write(&dir.path().join("clean/c.xml"), "<domain/>");
     for (name, status) in [("clean", 0), ("found", 3), ("broken", 4)] {
         for format in ["text", "json", "yaml"] {
@@ -39,7 +39,7 @@ fn wrong_usage_and_failures_have_their_own() {
 fn json_and_yaml_say_the_same_and_fit_the_schema() {
     let dir = tempfile::tempdir().unwrap();
     write(&dir.path().join("a.sh"), SCRIPT);
-    write(&dir.path().join("b.xml"), "<domain>");
+    write(&dir.path().join("b.xml"), "<domain>-fsdev proxy");
     let folder = dir.path().to_str().unwrap();
     let json: Value = serde_json::from_slice(&plain(["--format=json", folder]).stdout).unwrap();
     let yaml: Value = serde_yaml::from_slice(&plain(["--format=yaml", folder]).stdout).unwrap();
@@ -156,4 +156,65 @@ fn prose_logs_and_other_proxies_are_no_setups() {
     let audit = audit([dir.path()]);
     assert_eq!(audit.list("shares").len() + audit.list("helpers").len(), 0, "{:#}", audit.document);
     assert_eq!(audit.status, 0);
+}
+
+#[test]
+fn a_named_file_is_never_passed_over_in_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = format!("#!/bin/sh\n{SCRIPT}");
+    write(&dir.path().join("start-vm.sh"), &script);
+    write(&dir.path().join("web.xml"), domain("web", "t", "/run/a.sock"));
+    write(&dir.path().join("clean.sh"), "#!/bin/sh\necho hello\n");
+    write(
+        &dir.path().join("binary"),
+        [b"\x7fELF\0\0\x01 -fsdev proxy,id=f,socket=/a", &[0; 100][..]].concat(),
+    );
+    write(&dir.path().join("other"), [&b"\x7fELF\0\0\x01 hello"[..], &[0; 100]].concat());
+    let shell = |command: &str| {
+        let status = Command::new("sh").arg("-c").arg(command).current_dir(dir.path()).status().unwrap();
+        assert!(status.success(), "{command}");
+    };
+    shell("gzip -k start-vm.sh clean.sh && xz -k start-vm.sh && zstd -q start-vm.sh");
+    shell(
+        "gzip -c web.xml >web.xml.gz && tar cf web.tar web.xml && tar czf web.tgz web.xml && tar cf clean.tar clean.sh",
+    );
+    shell("head -c 60 start-vm.sh.gz >cut.gz && head -c 20000000 /dev/zero >long && cat web.xml >>long");
+    shell(
+        "printf 'BZh91AY' >a.bz2 && head -c 20000000 /dev/zero | gzip >long.gz && head -c 20000000 /dev/zero >zeros",
+    );
+    for (name, status, shares) in [
+        ("start-vm.sh.gz", 3, 1),
+        ("start-vm.sh.xz", 3, 1),
+        ("start-vm.sh.zst", 3, 1),
+        ("web.xml.gz", 3, 1),
+        ("clean.sh.gz", 0, 0),
+        ("web.tar", 4, 0),
+        ("web.tgz", 4, 0),
+        ("clean.tar", 0, 0),
+        ("binary", 4, 0),
+        ("other", 0, 0),
+        ("cut.gz", 4, 0),
+        ("a.bz2", 4, 0),
+        ("long", 4, 0),
+        ("long.gz", 4, 0),
+        ("zeros", 0, 0),
+    ] {
+        let file = dir.path().join(name);
+        let found = audit([&file]);
+        assert_eq!(found.status, status, "{name}: {:#}", found.document);
+        assert_eq!(found.list("shares").len(), shares, "{name}");
+        assert!(found.list("shares").iter().all(|share| share["file"] == file.to_str().unwrap()), "{name}");
+        if name == "long" || name == "zeros" {
+            continue;
+        }
+        let input = std::fs::File::open(&file).unwrap();
+        let piped = Command::new(ours()).args(["migrate", "audit", "-"]).stdin(input).output().unwrap();
+        assert_eq!(piped.status.code(), Some(status), "{name} on standard input");
+    }
+    // In a folder they are passed over.
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["start-vm.sh.gz", "web.tar", "binary"] {
+        std::fs::copy(dir.path().join(name), folder.path().join(name)).unwrap();
+    }
+    assert_eq!(audit([folder.path()]).status, 0);
 }

@@ -151,6 +151,15 @@ impl Host {
         Ok(metadata.is_file().then_some((file, metadata.len())))
     }
 
+    /// Opens a regular file. `listed`: a folder's listing just said that it is one, and it is not asked again.
+    pub fn open_listed(&self, path: &Path, listed: bool) -> io::Result<Option<File>> {
+        if !listed {
+            return if self.kind(path, true)? == Kind::File { self.open(path) } else { Ok(None) };
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        Ok(Some(File::from(self.open_how(path, flags)?)))
+    }
+
     /// Reads a regular file. `known`: a folder's listing just said that it is one.
     pub fn read(&self, path: &Path, known: bool) -> io::Result<Content> {
         if !known && self.kind(path, true)? != Kind::File {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::exports;
 use super::host::{Content, Host, why};
 use super::sockets::{self, Names, Peers};
+use super::started::Started;
 use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, Arg};
 use crate::share::helper::Helper;
@@ -72,6 +73,9 @@ const WRAPPERS: &[&str] = &[
     "virtfs-proxy-helper",
 ];
 
+/// How many of a process's arguments may name the file that it was started with.
+const MOST_WORDS: usize = 8;
+
 /// What runs.
 #[derive(Debug, Default)]
 pub struct Processes {
@@ -87,6 +91,8 @@ pub struct Processes {
     pub unread: Vec<(Option<PathBuf>, Option<u64>, String)>,
     /// How many processes were looked at.
     pub looked_at: u64,
+    /// The files that they were started with.
+    pub started: Started,
 }
 
 /// A running QEMU that reads its configuration from a file.
@@ -144,6 +150,7 @@ pub fn look(host: &Host) -> (Processes, Live<'_>) {
             Ok(None) => {}
             Ok(Some(command)) => {
                 found.looked_at += 1;
+                note_started(host, pid, &command, &mut found.started);
                 live.classify(pid, command, &mut emulators);
             }
             // It ended meanwhile.
@@ -169,6 +176,18 @@ fn command_line(host: &Host, pid: i32) -> io::Result<Option<Vec<Vec<u8>>>> {
     }
     let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
     Ok(Some(bytes.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()))
+}
+
+/// Notes the files among a process's first arguments: a script's is behind its interpreter.
+fn note_started(host: &Host, pid: i32, command: &[Vec<u8>], started: &mut Started) {
+    let words: Vec<_> = command.iter().take(MOST_WORDS).filter(|word| word.contains(&b'/')).collect();
+    if words.is_empty() || !exports::sees_the_host(host, pid) {
+        return;
+    }
+    let cwd = host.read_link(&proc(pid, "cwd")).unwrap_or_else(|_| "/".into());
+    for word in words {
+        started.add(&cwd.join(path_of(word)));
+    }
 }
 
 /// A file that the kernel keeps of a process.

@@ -6,17 +6,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use super::host::{Content, Host, has_extension, why};
+use super::named;
 use super::progress::Progress;
+use super::sift::{Sieve, Sifted};
+use super::started::Started;
 use super::walk::{Met, walk};
 use crate::share::bounds::bounded;
 use crate::share::rewrite::{MAX_SHARES, Refusal};
-use crate::sources::{Document, Format, Reading, recognise, recognise_named};
+use crate::sources::libvirt::is_saved_image;
+use crate::sources::mention::{can_hold, names_share};
+use crate::sources::{Document, Format, Reading, recognise};
 
 /// How many paths wait for a reader at most.
 const QUEUE: usize = 1024;
 
 /// How many paths a reader takes at once.
 const BATCH: usize = 32;
+
+/// Taken by whoever reads a long file: readers of several at once would need much memory.
+static LONG_FILES: Mutex<()> = Mutex::new(());
 
 /// What the files hold.
 #[derive(Debug, Default)]
@@ -27,8 +35,12 @@ pub struct Scan {
     pub unread: Vec<(Option<PathBuf>, Option<u64>, String)>,
     /// Files that were read.
     pub looked_at: u64,
-    /// Files that no format claims.
+    /// Files that are no configuration, by their names or their first bytes.
     pub skipped: u64,
+    /// Folders that were left out.
+    pub left_out: Vec<PathBuf>,
+    /// What the files start, by its path.
+    pub started: Started,
 }
 
 /// What a file holds.
@@ -65,9 +77,10 @@ pub fn scan(host: &Host, roots: &[PathBuf], named: bool, progress: &Progress) ->
         for _ in 0..readers {
             scope.spawn(|| {
                 let mut mine = Scan::default();
+                let mut sieve = Sieve::default();
                 while let Some(batch) = next(&receiver) {
                     for waiting in batch {
-                        mine.file(host, &waiting);
+                        mine.file(host, &mut sieve, &waiting);
                         progress.looked_at(done.fetch_add(1, Ordering::Relaxed) + 1);
                     }
                 }
@@ -88,6 +101,7 @@ pub fn scan(host: &Host, roots: &[PathBuf], named: bool, progress: &Progress) ->
                 }
             }
             Met::Skipped(_) => walked.skipped += 1,
+            Met::LeftOut(path) => walked.left_out.push(path),
             Met::Unread(path, reason) => walked.unread.push((Some(path), None, reason)),
         });
         let _ = sender.send(batch);
@@ -97,8 +111,7 @@ pub fn scan(host: &Host, roots: &[PathBuf], named: bool, progress: &Progress) ->
         }
     });
     let mut scan = total.into_inner().unwrap_or_default();
-    scan.readings.sort_by(|a, b| a.path.cmp(&b.path));
-    scan.unread.sort();
+    scan.sort();
     scan
 }
 
@@ -107,41 +120,90 @@ fn next(receiver: &Mutex<Receiver<Vec<Waiting>>>) -> Option<Vec<Waiting>> {
 }
 
 impl Scan {
+    /// Brings everything into an order that does not depend on who read what.
+    pub fn sort(&mut self) {
+        self.readings.sort_by(|a, b| a.path.cmp(&b.path));
+        self.unread.sort();
+        self.left_out.sort();
+        self.left_out.dedup();
+    }
+
     /// Takes what another scan found.
     pub fn add(&mut self, other: Self) {
         self.readings.extend(other.readings);
         self.unread.extend(other.unread);
         self.looked_at += other.looked_at;
         self.skipped += other.skipped;
+        self.left_out.extend(other.left_out);
+        self.started.extend(other.started);
     }
 
-    fn file(&mut self, host: &Host, Waiting { path, listed, named }: &Waiting) {
-        let document = |bytes| Document { path: Some(path), bytes };
-        let recognised =
-            |document: &Document| if *named { recognise_named(document) } else { recognise(document) };
-        match host.read(path, *listed) {
-            Ok(Content::Whole(bytes)) => {
-                let document = document(&bytes);
-                self.read(host, &document, recognised(&document));
-            }
-            // A saved guest: its configuration comes first, its memory is of no interest.
-            Ok(Content::TooLong(start)) if start.starts_with(b"LibvirtQemud") => {
-                self.document(host, &document(&start));
-            }
-            Ok(Content::TooLong(start)) => {
-                if recognised(&document(&start)).is_some() {
-                    let limit = super::host::MAX_FILE >> 20;
-                    self.unread.push((Some(path.clone()), None, format!("it is longer than {limit} MiB")));
-                } else {
-                    self.skipped += 1;
-                }
-            }
-            Ok(Content::Special) => {
-                let reason = "not a regular file any more".to_owned();
-                self.unread.push((Some(path.clone()), None, reason));
-            }
-            Err(error) => self.unread.push((Some(path.clone()), None, why(&error))),
+    /// What was read of a compressed file, under the name of its text, is inside the file `packed`. Such a file is not
+    /// rewritten where it stands.
+    pub fn is_inside(&mut self, packed: Option<&Path>) {
+        let packed = packed.map(Path::to_owned);
+        for row in &mut self.unread {
+            row.0.clone_from(&packed);
         }
+        let refusal = Refusal::at(None, "the file is compressed", "unpack it first");
+        for file in &mut self.readings {
+            file.path.clone_from(&packed);
+            file.refusals = vec![Some(refusal.clone()); file.reading.shares.len()];
+            let reading = &mut file.reading;
+            let shares = reading.shares.iter_mut().map(|share| &mut share.place);
+            let helpers = reading.helpers.iter_mut().map(|helper| &mut helper.place);
+            let findings = reading.findings.iter_mut().map(|finding| &mut finding.place);
+            for place in shares.chain(helpers).chain(findings) {
+                place.file.clone_from(&packed);
+            }
+        }
+    }
+
+    fn file(&mut self, host: &Host, sieve: &mut Sieve, Waiting { path, listed, named }: &Waiting) {
+        if *named {
+            return named::file(self, host, path);
+        }
+        let sifted = sieve.sift(host, path, *listed);
+        if let Some(text) = sieve.whole() {
+            self.started.take(path, text);
+        }
+        match sifted {
+            Ok(Sifted::Nothing) => self.looked_at += 1,
+            Ok(Sifted::Binary) => self.skipped += 1,
+            Ok(Sifted::Candidate) => match sieve.whole() {
+                Some(bytes) => self.document(host, &Document { path: Some(path), bytes }),
+                None => self.candidate(host, path),
+            },
+            Ok(Sifted::TooLong) => self.too_long(path),
+            Ok(Sifted::Special) => self.not_read(Some(path), "not a regular file any more"),
+            Err(error) => self.not_read(Some(path), why(&error)),
+        }
+    }
+
+    /// Reads a file that may hold something, and that is not in memory yet.
+    fn candidate(&mut self, host: &Host, path: &Path) {
+        // One long file in memory at a time is enough.
+        let _turn = LONG_FILES.lock();
+        match host.read(path, true) {
+            // Of a saved guest, the configuration comes first; its memory is of no interest.
+            Ok(Content::Whole(bytes)) => self.document(host, &Document { path: Some(path), bytes: &bytes }),
+            Ok(Content::TooLong(start)) if is_saved_image(&start) => {
+                self.document(host, &Document { path: Some(path), bytes: &start });
+            }
+            Ok(Content::TooLong(_)) => self.too_long(path),
+            Ok(Content::Special) => self.not_read(Some(path), "not a regular file any more"),
+            Err(error) => self.not_read(Some(path), why(&error)),
+        }
+    }
+
+    /// A file that may hold something is too long to be read.
+    pub fn too_long(&mut self, path: &Path) {
+        self.not_read(Some(path), format!("it is longer than {} MiB", super::host::MAX_FILE >> 20));
+    }
+
+    /// Something could not be read.
+    pub fn not_read(&mut self, path: Option<&Path>, reason: impl Into<String>) {
+        self.unread.push((path.map(Into::into), None, reason.into()));
     }
 
     /// Reads a document.
@@ -149,31 +211,43 @@ impl Scan {
         self.read(host, document, recognise(document));
     }
 
-    fn read(&mut self, host: &Host, document: &Document, format: Option<&'static dyn Format>) {
+    /// Reads a document of a format, if it is of any.
+    pub fn read(&mut self, host: &Host, document: &Document, format: Option<&'static dyn Format>) {
         let Some(format) = format else {
             self.skipped += 1;
             return;
         };
         let (read, cut) = bounded(|| format.read_beside(document, Some(host)));
         let path = || document.path.map(Into::into);
-        match read {
-            Ok(mut reading) => {
+        let mut reading = match read {
+            Ok(reading) => reading,
+            // What can hold nothing is not unread, whatever else is wrong with it.
+            Err(_) if !can_hold(document.bytes) => {
                 self.looked_at += 1;
-                let refusal = unfinished(&mut reading, cut);
-                self.unread.extend(refusal.iter().map(|why| (path(), None, why.message.clone())));
-                if !(reading.shares.is_empty()
-                    && reading.helpers.is_empty()
-                    && reading.findings.is_empty()
-                    && reading.listeners.is_empty())
-                {
-                    let refusals = match refusal {
-                        Some(refusal) => vec![Some(refusal); reading.shares.len()],
-                        None => super::rewritable::refusals(format, document, &reading.shares, host),
-                    };
-                    self.readings.push(FileReading { kind: format.name(), reading, path: path(), refusals });
-                }
+                return;
             }
-            Err(unreadable) => self.unread.push((path(), unreadable.line, unreadable.reason)),
+            Err(unreadable) => {
+                self.unread.push((path(), unreadable.line, unreadable.reason));
+                return;
+            }
+        };
+        self.looked_at += 1;
+        let refusal = unfinished(&mut reading, cut);
+        self.unread.extend(refusal.iter().map(|why| (path(), None, why.message.clone())));
+        let is_found = !(reading.shares.is_empty() && reading.helpers.is_empty());
+        if !is_found
+            && refusal.is_none()
+            && let Some(line) = names_share(document.bytes)
+        {
+            let reason = "it names a proxy share in a form that is not known: look at it yourself";
+            self.unread.push((path(), Some(line), reason.to_owned()));
+        }
+        if is_found || !reading.findings.is_empty() || !reading.listeners.is_empty() {
+            let refusals = match refusal {
+                Some(refusal) => vec![Some(refusal); reading.shares.len()],
+                None => super::rewritable::refusals(format, document, &reading.shares, host),
+            };
+            self.readings.push(FileReading { kind: format.name(), reading, path: path(), refusals });
         }
     }
 }
@@ -193,15 +267,14 @@ fn unfinished(reading: &mut Reading, cut: Option<&str>) -> Option<Refusal> {
 }
 
 /// Whether a name says that the file is a program, a picture, a disk, documentation, a log: not worth opening.
-fn is_no_configuration(path: &Path) -> bool {
+pub fn is_no_configuration(path: &Path) -> bool {
     has_extension(
         path,
         &[
-            "md", "rst", "adoc", "html", "htm", "log", "pdf", "tex", "png", "jpg", "jpeg", "gif", "svg",
-            "ico", "so", "o", "a", "ko", "pyc", "class", "jar", "qcow2", "img", "raw", "vmdk", "vdi", "iso",
-            "gz", "xz", "bz2", "zst", "zip", "tar", "tgz", "deb", "rpm", "mo", "po", "db", "sqlite", "ttf",
-            "woff", "woff2", "mp3", "mp4", "wav", "c", "h", "cc", "cpp", "hpp", "rs", "go", "java", "js",
-            "css", "patch", "diff",
+            "md", "markdown", "rst", "adoc", "html", "htm", "log", "pdf", "tex", "texi", "po", "pot", "png",
+            "jpg", "jpeg", "gif", "svg", "ico", "so", "o", "a", "ko", "pyc", "class", "jar", "qcow2", "img",
+            "raw", "vmdk", "vdi", "iso", "gz", "xz", "bz2", "zst", "lz4", "zip", "tar", "tgz", "txz", "deb",
+            "rpm", "mo", "db", "sqlite", "ttf", "woff", "woff2", "mp3", "mp4", "wav", "css", "patch", "diff",
         ],
     )
 }

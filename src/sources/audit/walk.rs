@@ -1,8 +1,10 @@
 //! Folders → the files in them: sorted, each once, and without end in no case.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::host::{Host, Kind, why};
+use super::places::is_left_out;
 
 /// What the walk meets.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,13 +20,17 @@ pub enum Met {
     },
     /// Something that no configuration is: a FIFO, a device, another view of what is looked at anyway.
     Skipped(PathBuf),
+    /// A folder of images, caches or objects, which the walk of a whole machine leaves out.
+    LeftOut(PathBuf),
     /// Something that can't be looked at.
     Unread(PathBuf, String),
 }
 
-/// Walks down from each of `roots`, in order. `named`: the admin named them, so that one which is missing is told.
+/// Walks down from each of `roots`, in order. `named`: the admin named them, so that one which is missing is told, and
+/// nothing below them is left out.
 pub fn walk(host: &Host, roots: &[PathBuf], named: bool, met: &mut dyn FnMut(Met)) {
-    let mut walk = Walk { host, trees: Vec::new(), links: Vec::new(), met };
+    let files = HashSet::new();
+    let mut walk = Walk { host, trees: Vec::new(), files, links: Vec::new(), all: named, met };
     for root in roots {
         match host.kind(root, true) {
             Ok(Kind::File) => (walk.met)(Met::File { path: root.clone(), listed: false, named }),
@@ -51,8 +57,12 @@ struct Walk<'a> {
     host: &'a Host,
     /// The folders whose every file is met, by their real paths.
     trees: Vec<PathBuf>,
+    /// Files that links led to.
+    files: HashSet<PathBuf>,
     /// Links met on the way. What they lead to is looked at last, unless it was met anyway.
     links: Vec<PathBuf>,
+    /// Whether nothing is left out.
+    all: bool,
     met: &'a mut dyn FnMut(Met),
 }
 
@@ -65,6 +75,10 @@ impl Walk<'_> {
     fn folder(&mut self, root: PathBuf) {
         let mut waiting = vec![root];
         while let Some(folder) = waiting.pop() {
+            if !self.all && is_left_out(&folder) {
+                (self.met)(Met::LeftOut(folder));
+                continue;
+            }
             let entries = match self.host.list(&folder) {
                 Ok(Some(entries)) => entries,
                 Ok(None) => continue,
@@ -98,8 +112,14 @@ impl Walk<'_> {
             match target {
                 Ok((_, target)) if self.covers(&target) => (self.met)(Met::Skipped(link)),
                 Ok((Kind::File, target)) => {
-                    self.trees.push(target);
-                    (self.met)(Met::File { path: link, listed: false, named: false });
+                    if self.files.insert(target) {
+                        (self.met)(Met::File { path: link, listed: false, named: false });
+                    } else {
+                        (self.met)(Met::Skipped(link));
+                    }
+                }
+                Ok((Kind::Folder, target)) if !self.all && is_left_out(&target) => {
+                    (self.met)(Met::LeftOut(target));
                 }
                 // A link to a folder around this one would show all of the machine.
                 Ok((Kind::Folder, target)) if self.trees.iter().any(|tree| tree.starts_with(&target)) => {
@@ -135,7 +155,7 @@ mod tests {
         walk(&host, roots, true, &mut |met| {
             let (mark, path) = match met {
                 Met::File { path, .. } => ("", path),
-                Met::Skipped(path) => ("-", path),
+                Met::Skipped(path) | Met::LeftOut(path) => ("-", path),
                 Met::Unread(path, _) => ("!", path),
             };
             names.push(format!("{mark}{}", path.strip_prefix(root).unwrap_or(&path).display()));

@@ -1,0 +1,249 @@
+//! Whether bytes can hold a proxy share or a helper at all, and whether they name one: a cheap look before any reader.
+
+#![forbid(unsafe_code)]
+
+use memchr::memmem;
+
+use super::chars::Lines;
+
+/// The word that every proxy share and every helper says.
+const WORD: &[u8] = b"proxy";
+
+/// The word in UTF-16 of either byte order.
+const WIDE_WORD: &[u8] = b"p\0r\0o\0x\0y";
+
+/// What stands beside the word in every share and in every helper's command line.
+const MARKS: &[&[u8]] = &[b"fsd", b"virtfs", b"fs_driver"];
+
+/// The first keys of a proxy share's options: `proxy,KEY=`.
+const KEYS: &[&[u8]] = &[b"id=", b"socket=", b"sock_fd=", b"mount_tag=", b"readonly", b"writeout="];
+
+/// How much of one piece is looked at again together with the next one, in bytes.
+pub const OVERLAP: usize = 64;
+
+/// What the pieces of a file said so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mentions {
+    word: bool,
+    mark: bool,
+    option: bool,
+    entity: bool,
+}
+
+impl Mentions {
+    /// Takes the next piece of a file, which begins with the last [`OVERLAP`] bytes of the one before.
+    pub fn take(&mut self, piece: &[u8], finders: &Finders) {
+        if finders.word.find(piece).is_some() {
+            self.word = true;
+            self.option |= has_option(piece);
+        }
+        self.mark = self.mark || finders.marks.iter().any(|mark| mark.find(piece).is_some());
+    }
+
+    /// Looks at a file's beginning for what only some formats have: other encodings, and entities of libvirt's XML.
+    pub fn take_start(&mut self, start: &[u8]) {
+        let wide = start.iter().take(4).any(|byte| matches!(byte, 0 | 0xfe | 0xff));
+        if wide && memmem::find(start, WIDE_WORD).is_some() {
+            self.word = true;
+            self.mark = true;
+        }
+        let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
+        self.entity |= text.first() == Some(&b'<')
+            && memmem::find(start, b"<!ENTITY").is_some()
+            && memmem::find(start, b"domain").is_some();
+    }
+
+    /// Whether the file can hold something of ours, if no escape spells the word.
+    pub fn are_enough(self) -> bool {
+        self.word && (self.mark || self.option) || self.entity
+    }
+
+    /// Whether the file could still spell the word by escapes.
+    pub fn may_be_escaped(self) -> bool {
+        self.mark && !self.word
+    }
+}
+
+/// The searchers for the words, which are worth keeping from file to file.
+#[derive(Debug)]
+pub struct Finders {
+    word: memmem::Finder<'static>,
+    marks: Vec<memmem::Finder<'static>>,
+}
+
+impl Default for Finders {
+    fn default() -> Self {
+        Self {
+            word: memmem::Finder::new(WORD),
+            marks: MARKS.iter().map(|mark| memmem::Finder::new(*mark)).collect(),
+        }
+    }
+}
+
+/// Whether `bytes`, all of a file, can hold a share or a helper: they say the word and what stands beside it, or they
+/// have an escape or an entity that could spell it.
+pub fn can_hold(bytes: &[u8]) -> bool {
+    let mut mentions = Mentions::default();
+    mentions.take_start(bytes);
+    mentions.take(bytes, &Finders::default());
+    mentions.are_enough() || mentions.may_be_escaped() && spells_word(bytes)
+}
+
+/// Whether the word stands in `bytes`, plainly or by escapes.
+pub fn says_word(bytes: &[u8]) -> bool {
+    memmem::find(bytes, WORD).is_some() || spells_word(bytes)
+}
+
+/// Whether escapes of any of the formats spell the word.
+fn spells_word(bytes: &[u8]) -> bool {
+    unescaped(bytes).is_some_and(|plain| memmem::find(&plain, WORD).is_some())
+}
+
+/// The text with the escapes that spell the word's letters replaced by these; `None` where there is none.
+fn unescaped(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut plain = Vec::new();
+    let mut from = 0;
+    for at in memchr::memchr3_iter(b'\\', b'&', b'%', bytes) {
+        let Some((byte, length)) = bytes.get(at..).and_then(escape) else { continue };
+        if at < from || !WORD.contains(&byte) {
+            continue;
+        }
+        plain.extend_from_slice(bytes.get(from..at)?);
+        plain.push(byte);
+        from = at + length;
+    }
+    if from == 0 {
+        return None;
+    }
+    plain.extend_from_slice(bytes.get(from..)?);
+    Some(plain)
+}
+
+/// The byte that an escape at the start of `text` spells, and how long the escape is: `\x70`, `\u0070`, `\u{70}`,
+/// `\160`, `&#112;`, `&#x70;`, `%70`.
+fn escape(text: &[u8]) -> Option<(u8, usize)> {
+    let (prefix, radix, most, closed): (usize, u32, usize, Option<u8>) = match text {
+        [b'&', b'#', b'x' | b'X', ..] => (3, 16, 8, Some(b';')),
+        [b'&', b'#', ..] => (2, 10, 8, Some(b';')),
+        [b'\\', b'u' | b'x', b'{', ..] => (3, 16, 8, Some(b'}')),
+        [b'\\', b'x', ..] => (2, 16, 2, None),
+        [b'\\', b'u', ..] => (2, 16, 4, None),
+        [b'\\', b'U', ..] => (2, 16, 8, None),
+        [b'\\', b'0', b'1', ..] => (2, 8, 3, None),
+        [b'\\', b'1', ..] => (1, 8, 3, None),
+        [b'%', ..] => (1, 16, 2, None),
+        _ => return None,
+    };
+    let rest = text.get(prefix..)?;
+    let digits = rest.iter().take(most).take_while(|byte| char::from(**byte).is_digit(radix)).count();
+    let number = std::str::from_utf8(rest.get(..digits)?).ok()?;
+    let byte = u32::from_str_radix(number, radix).ok().and_then(|number| u8::try_from(number).ok())?;
+    let closing = usize::from(closed.is_some());
+    let ends = closed.is_none_or(|close| rest.get(digits) == Some(&close));
+    ends.then_some((byte, prefix + digits + closing))
+}
+
+/// Whether `proxy,KEY=` stands in `text`.
+fn has_option(text: &[u8]) -> bool {
+    memmem::find_iter(text, b"proxy,").any(|at| starts_option(text.get(at + 6..).unwrap_or_default()))
+}
+
+fn starts_option(rest: &[u8]) -> bool {
+    KEYS.iter().any(|key| rest.starts_with(key))
+}
+
+/// The line on which `text` names a proxy share outside of comments, as a value and not as a synopsis.
+pub fn names_share(text: &[u8]) -> Option<u64> {
+    let plain = if memmem::find(text, WORD).is_none() { unescaped(text) } else { None };
+    let text = plain.as_deref().unwrap_or(text);
+    let named = |at: &usize| {
+        let rest = text.get(at + 6..).unwrap_or_default();
+        starts_option(rest) && starts_word(text, *at) && !is_synopsis(rest) && !is_comment(text, *at)
+    };
+    memmem::find_iter(text, b"proxy,").find(named).map(|at| Lines::new(text).line(at))
+}
+
+/// Whether the word at `at` is one by itself: no `http-proxy,`.
+fn starts_word(text: &[u8], at: usize) -> bool {
+    let before = at.checked_sub(1).and_then(|at| text.get(at));
+    before.is_none_or(|byte| !(byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/')))
+}
+
+/// Whether an option string goes on as a manual writes it: `id=ID[,readonly=on]`, `socket=<path>`.
+fn is_synopsis(rest: &[u8]) -> bool {
+    let ends = |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, b'"' | b'\'' | b'`');
+    let length = rest.iter().position(ends).unwrap_or(rest.len());
+    let value = rest.get(..length).unwrap_or_default();
+    [&b"[,"[..], b"][", b"=<", b"=@var", b"]"].iter().any(|part| memmem::find(value, part).is_some())
+}
+
+/// Whether the line of `at` is a comment in most languages.
+fn is_comment(text: &[u8], at: usize) -> bool {
+    let start = text.get(..at).and_then(|before| memchr::memrchr(b'\n', before)).map_or(0, |at| at + 1);
+    let line = text.get(start..at).unwrap_or_default().trim_ascii_start();
+    let opens = [&b"#"[..], b"//", b";", b"*", b"/*", b"--", b"<!--", b"%", b"\"\"\"", b"REM "];
+    opens.iter().any(|open| line.starts_with(open) && !line.starts_with(b"#{"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_escapes_that_spell_them_are_seen() {
+        for (text, expected) in [
+            ("-fsdev proxy,id=f,socket=/a", true),
+            ("'proxy,id=f,socket=/a'", true),
+            ("fsdriver = \"proxy\"", true),
+            ("/usr/lib/qemu/virtfs-proxy-helper", true),
+            ("\"-fsdev\", \"\\u0070roxy,id=f\"", true),
+            ("-fsdev $'\\x70roxy,id=f'", true),
+            ("-fsdev $'\\160roxy,id=f'", true),
+            ("-fsdev p&#114;oxy,id=f", true),
+            ("-fsdev p&#x72;oxy,id=f", true),
+            ("-fsdev %70roxy,id=f", true),
+            ("-fsdev \\u{70}roxy,id=f", true),
+            ("<!DOCTYPE x [<!ENTITY e \"pro\">]><domain>", true),
+            ("<!DOCTYPE x [<!ENTITY e \"pro\">]><refentry>", false),
+            ("proxy_pass http://x;", false),
+            ("use a proxy, which is", false),
+            ("-fsdev local,id=f,path=/a", false),
+            ("-fsdev local,id=f,path=/\\x70", false),
+            ("&#112;&#114; %70 \\x70", false),
+            ("", false),
+        ] {
+            assert_eq!(can_hold(text.as_bytes()), expected, "{text}");
+        }
+        let wide = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
+        assert!(can_hold(&wide("\u{feff}<domain>proxy</domain>")));
+        assert!(!can_hold(&wide("\u{feff}<domain>local</domain>")));
+    }
+
+    #[test]
+    fn pieces_say_what_the_whole_says() {
+        let text = format!("{}-fsdev{}proxy,id=f", "x".repeat(100), " ".repeat(200));
+        for cut in OVERLAP..text.len() {
+            let mut mentions = Mentions::default();
+            mentions.take(&text.as_bytes()[..cut], &Finders::default());
+            mentions.take(&text.as_bytes()[cut - OVERLAP..], &Finders::default());
+            assert!(mentions.are_enough(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_named_by_a_value_outside_of_comments() {
+        for (text, line) in [
+            ("a\n-virtfs proxy,id=f,socket=/a", Some(2)),
+            ("x(\"proxy,socket=/a,id=f\")", Some(1)),
+            ("# -virtfs proxy,id=f,socket=/a", None),
+            ("  // \"proxy,id=f\"", None),
+            ("-fsdev proxy,id=ID[,readonly=on],socket=SOCKET", None),
+            ("-fsdev proxy,id=<id>,socket=<socket>", None),
+            ("http-proxy,id=4", None),
+            ("a\n\"\\x70roxy,id=f\"", Some(2)),
+            ("the proxy, which", None),
+        ] {
+            assert_eq!(names_share(text.as_bytes()), line, "{text}");
+        }
+    }
+}
