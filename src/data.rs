@@ -3,6 +3,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | [`entry`] | an entry as the guest sees it; an inode as the kernel tells it |
+//! | [`identity`] | which inode, for as long as its file system exists |
 //! | [`pin`] | one inode, held by a descriptor |
 //! | [`tree`], [`walk`] | a tree's directories, and walks over them that nothing leads outside |
 //! | [`form`] | the forms of a tree, and one reader for all |
@@ -23,6 +24,7 @@ pub mod filesystem;
 mod flags;
 pub mod form;
 pub mod goal;
+pub mod identity;
 pub mod idmap;
 pub mod journal;
 pub mod live;

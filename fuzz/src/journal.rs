@@ -1,4 +1,4 @@
-//! A conversion's journal, as a crash, a bad disk or a bad man may have left it.
+//! A conversion's journal, as a crash, a bad disk or an attacker may have left it.
 
 use std::io::Write as _;
 

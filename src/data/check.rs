@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use caps::{CapSet, Capability};
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User};
 
@@ -39,10 +38,10 @@ pub(super) use system::reasons as system_reasons;
 pub struct Facts {
     /// Where it is, free of symbolic links.
     pub export: PathBuf,
-    /// Its inode number.
-    pub root_inode: u64,
     /// Why it is a directory of the system's or of an account's; empty where it is not.
     pub system: Vec<String>,
+    /// Its files.
+    pub tree: Tree,
     /// What it lies on.
     pub filesystem: Filesystem,
     /// What it holds.
@@ -94,18 +93,17 @@ impl Facts {
             (Some(owner), Some(parent)) if is_root => owner.barrier_to(parent)?,
             _ => None,
         };
-        let root_inode = tree.inode().identity.number;
         Ok(Self {
             system: system::reasons(&path),
             export: path,
-            root_inode,
+            tree,
             filesystem,
             survey,
             live,
             owner,
             barrier,
             lacking: lacking.filter(|_| is_root),
-            privileged: is_root && sees_trusted_attributes(),
+            privileged: is_root && super::sys::sees_trusted_attributes(),
             walk,
             per_inode,
         })
@@ -134,21 +132,11 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Outcome> {
     Ok(report::exit_zero(document.outcome(), args.look.exit_zero))
 }
 
-/// Whether this process sees `trusted.*` attributes: by `CAP_SYS_ADMIN` of the first user namespace, xattr(7). To others
-/// they are not there.
-fn sees_trusted_attributes() -> bool {
-    // The number of the first user namespace, the same on every Linux: include/linux/proc_ns.h.
-    const FIRST_USER_NAMESPACE: &str = "user:[4026531837]";
-    let is_first =
-        std::fs::read_link("/proc/self/ns/user").is_ok_and(|name| name == Path::new(FIRST_USER_NAMESPACE));
-    is_first && caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false)
-}
-
 fn document(facts: &Facts, asked: Option<Model>) -> CheckDocument {
     let model = asked.unwrap_or_else(|| facts.fitting_model());
     let price = price::of(facts, model);
     let mut findings = findings(facts, model, asked.is_some(), &price);
-    if let Some(earlier) = earlier::conversion(&facts.export, facts.root_inode) {
+    if let Some(earlier) = earlier::conversion(&facts.export, &facts.tree) {
         // It says where the attributes come from.
         findings.retain(|finding| *finding.kind != finding::ALREADY_MAPPED);
         findings.insert(0, earlier);

@@ -7,19 +7,21 @@
 mod adopt;
 mod apply;
 mod consent;
+mod earlier;
 mod record;
 mod rounds;
 mod sweep;
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use rustix::fs::FlockOperation;
 
 use super::check::{self, Facts};
@@ -27,8 +29,10 @@ use super::form::Model;
 use super::goal::Goal;
 use super::idmap;
 use super::journal::{self, Begin, Journal, Stage, Totals, Writer};
+use super::mounts::{self, Mounts};
 use super::origins::Origins;
 use super::owner::Owner;
+use super::pin;
 use super::progress::Progress;
 use super::staging::{Links, Staging};
 use super::survey;
@@ -41,6 +45,7 @@ use crate::report::{FindingRow, print_with, write_findings};
 use crate::text;
 use consent::{Consent, decide, differences};
 pub(super) use consent::{ensure_root, refuses_live};
+use earlier::Earlier;
 use record::{Recorder, Recording};
 use rounds::Reached;
 pub(super) use rounds::{each_listing, each_of};
@@ -156,12 +161,12 @@ impl Order<'_> {
 
     /// Tells what would be done.
     fn show(&self) -> Result<Outcome> {
-        if self.journal.exists() && !Journal::is_stillborn(&self.journal)? {
-            let journal = Journal::open(&self.journal)?;
-            match journal.stage() {
+        match Earlier::of(&self.journal, &File::open(&self.export)?)? {
+            Earlier::Begun(journal) => match journal.stage() {
                 Stage::Recording | Stage::RolledBack => {}
                 stage => return self.show_begun(&journal, stage),
-            }
+            },
+            Earlier::Nothing | Earlier::Stillborn => {}
         }
         let facts = Facts::gather(&self.export, Some(self.owner.clone()), self.args.work.jobs())?;
         let price = check::price(&facts, self.model());
@@ -230,22 +235,29 @@ impl Order<'_> {
     /// Converts.
     fn apply(&self) -> Result<Outcome> {
         let lock = lock(&self.export)?;
-        if self.journal.exists() && Journal::is_stillborn(&self.journal)? {
-            std::fs::remove_file(&self.journal)?;
-        } else if self.journal.exists() {
-            let journal = Journal::open(&self.journal)?;
-            match journal.stage() {
-                stage @ (Stage::Converted | Stage::RollingBack) => return self.show_begun(&journal, stage),
+        match Earlier::of(&self.journal, &lock)? {
+            Earlier::Nothing => {}
+            Earlier::Stillborn => std::fs::remove_file(&self.journal)
+                .with_context(|| format!("removing {}", text::escape_path(&self.journal)))?,
+            Earlier::Begun(journal) => match journal.stage() {
                 Stage::Converting => return self.resume(&journal, &lock),
+                stage @ Stage::Converted => {
+                    // A run that was killed may not have got to this.
+                    journal.append_marking(lock.as_fd())?.mark(stage).context("marking the export")?;
+                    return self.show_begun(&journal, stage);
+                }
+                stage @ Stage::RollingBack => return self.show_begun(&journal, stage),
                 // Nothing was touched yet.
                 Stage::Recording => self.start_over()?,
                 Stage::RolledBack => {
                     if refuses_live(&self.export, self.args.in_use)? {
                         return Ok(Outcome::Findings);
                     }
+                    // A rollback that was killed may not have got to this.
+                    journal::mark::remove(&lock).context("removing the export's mark")?;
                     return self.start_again(&lock);
                 }
-            }
+            },
         }
         if refuses_live(&self.export, self.args.in_use)? {
             return Ok(Outcome::Findings);
@@ -299,8 +311,8 @@ impl Order<'_> {
     fn start(&self, lock: &File) -> Result<Outcome> {
         let begin = self.begin(lock)?;
         let shown = text::escape_path(&self.journal);
-        let writer =
-            Writer::create(&self.journal, &begin).with_context(|| format!("making the journal {shown}"))?;
+        let writer = Writer::create(&self.journal, &begin, lock.as_fd())
+            .with_context(|| format!("making the journal {shown}"))?;
         let writer = Mutex::new(writer);
         match self.record(&writer) {
             Ok(Some((tree, totals))) => self.convert(
@@ -319,22 +331,29 @@ impl Order<'_> {
 
     /// What this conversion is, for the journal.
     fn begin(&self, lock: &File) -> Result<Begin> {
-        let root = lock.metadata()?;
-        let mut random = [0; 8];
-        let source = File::open("/dev/urandom").context("opening /dev/urandom")?;
-        rustix::io::read(source, &mut random).context("reading /dev/urandom")?;
+        let root = pin::stat(lock.as_fd())?;
+        let mounts = Mounts::own()?;
+        let mount = mounts::mount_id(lock).ok().and_then(|id| mounts.by_id(id));
+        let (kind, source) = mount.map_or((&b""[..], &b""[..]), |mount| (&mount.kind, &mount.source));
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         Ok(Begin {
             program: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into(),
             export: text::escape(self.export.as_os_str().as_bytes()).into_owned(),
-            root_inode: root.ino(),
+            root_inode: root.id.number,
             security_model: self.model().name().into(),
             uid: self.owner.uid,
             gid: self.owner.gid,
             fmode: self.args.fmode,
             dmode: self.args.dmode,
-            staging: format!(".virtfs-convert-{:016x}.", u64::from_ne_bytes(random)),
+            staging: format!(".virtfs-convert-{}.", random::<8>()?),
             accepted: self.args.accept.clone(),
             at: journal::now(),
+            id: random::<16>()?,
+            host: text::escape(host.trim_end().as_bytes()).into_owned(),
+            file_system: journal::file_system(lock, kind, source),
+            root: Some(root.id),
+            marks: journal::mark::is_possible(lock),
+            adopts: false,
         })
     }
 
@@ -373,12 +392,6 @@ impl Order<'_> {
     /// Goes on where an earlier run was interrupted.
     fn resume(&self, journal: &Journal, lock: &File) -> Result<Outcome> {
         let begin = journal.begin();
-        ensure!(
-            begin.root_inode == lock.metadata()?.ino(),
-            "{} is the journal of another directory ({})",
-            text::escape_path(&self.journal),
-            begin.export
-        );
         if differences(self.args, &self.owner, begin).is_some() {
             return self.show_begun(journal, Stage::Converting);
         }
@@ -388,7 +401,10 @@ impl Order<'_> {
         idmap::refuse(&self.export, journal)?;
         let tree = Tree::open(&self.export)?;
         let totals = journal.totals().unwrap_or_default();
-        self.finish(&tree, begin, journal.append()?, totals, true)
+        let writer = journal.append_marking(lock.as_fd())?;
+        // A run that was killed may not have got to this.
+        writer.mark(Stage::Converting).context("marking the export")?;
+        self.finish(&tree, begin, writer, totals, true)
     }
 
     /// Converts everything that is recorded.
@@ -445,4 +461,17 @@ impl Order<'_> {
         say!("'{shown}': {} entries are converted.", totals.entries)?;
         Ok(if troubles.is_empty() { Outcome::Clean } else { Outcome::Failure })
     }
+}
+
+/// `N` random bytes in hexadecimal.
+fn random<const N: usize>() -> Result<String> {
+    let mut bytes = [0; N];
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .context("reading /dev/urandom")?;
+    Ok(bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect())
 }

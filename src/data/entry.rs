@@ -5,8 +5,12 @@
 
 use std::cmp::Ordering;
 
+use serde::{Deserialize, Serialize};
+
+use super::identity::Id;
+
 /// A point in time, as the kernel counts it: also before 1970 and after 2038.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash, Serialize, Deserialize)]
 pub struct Time {
     /// Seconds since 1970-01-01 00:00:00 UTC.
     pub seconds: i64,
@@ -205,7 +209,7 @@ pub const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 /// The extended attribute of file capabilities, which a change of owner clears.
 pub const CAPABILITY: &[u8] = b"security.capability";
 
-/// Which inode, among all of this machine's.
+/// Which inode, among all of this machine's until it restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
     /// The file system's device number.
@@ -217,8 +221,10 @@ pub struct Identity {
 /// An inode as the kernel tells it, whatever a mapped model makes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inode {
-    /// Which one.
+    /// Which one, until this machine restarts.
     pub identity: Identity,
+    /// Which one of its file system, for as long as that exists.
+    pub id: Id,
     /// The mount it was reached through; 0 on kernels that don't say (before Linux 5.8).
     pub mount: u64,
     /// `st_mode`.
@@ -327,6 +333,7 @@ mod tests {
     fn extended_attributes_are_kept_in_order_and_acls_apart() {
         let inode = Inode {
             identity: Identity { device: 1, number: 2 },
+            id: Id { volume: 0, number: 2, stamp: super::super::identity::Stamp::None },
             mount: 3,
             mode: libc::S_IFREG | 0o4755,
             uid: 4,

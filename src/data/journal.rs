@@ -4,7 +4,9 @@
 #![doc = include_str!("journal/format.md")]
 
 mod codec;
+mod export;
 mod gaps;
+pub mod mark;
 mod reader;
 mod superseded;
 mod writer;
@@ -17,15 +19,48 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, Inode, Time};
 use super::form::Model;
+use super::identity::{Id, Stamp};
 
 pub use codec::Damaged;
+pub use export::file_system;
 pub use gaps::Gaps;
+pub use mark::Mark;
 pub use reader::{Journal, Listings};
 pub use superseded::Superseded;
 pub use writer::{Part, Writer};
 
-/// What the file starts with.
-pub const MAGIC: &[u8; 16] = b"virtfs-journal1\n";
+/// What a journal of this version's format starts with.
+pub const MAGIC: &[u8; 16] = Format::Two.magic();
+
+/// The formats that are read. New journals are of the last one; an earlier one is continued as it was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Format {
+    /// Inodes are known by their numbers alone.
+    One,
+    /// Inodes are known by [`Id`]s, notes are written twice, and marks say how far it got.
+    Two,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 2] = [Self::One, Self::Two];
+
+    /// What a file of this format starts with.
+    pub const fn magic(self) -> &'static [u8; 16] {
+        match self {
+            Self::One => b"virtfs-journal1\n",
+            Self::Two => b"virtfs-journal2\n",
+        }
+    }
+
+    /// Its number.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+}
 
 /// The length of a frame without its payload.
 const HEAD: usize = 9;
@@ -58,6 +93,21 @@ impl Kind {
     const fn byte(self) -> u8 {
         self as u8
     }
+
+    /// The note of which a byte is the kind of a second copy.
+    fn of_copy(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.is_note() && kind.copy() == byte)
+    }
+
+    /// The kind of a note's second copy.
+    const fn copy(self) -> u8 {
+        self.byte().to_ascii_lowercase()
+    }
+
+    /// Whether it says how far a conversion got.
+    fn is_note(self) -> bool {
+        !matches!(self, Self::Begin | Self::Directory)
+    }
 }
 
 /// What is being done to which export.
@@ -85,6 +135,35 @@ pub struct Begin {
     pub accepted: Vec<String>,
     /// When it began: seconds since 1970.
     pub at: u64,
+    /// Which journal this is: a random number in hexadecimal. This and what follows is empty in format 1.
+    #[serde(default)]
+    pub id: String,
+    /// The name of the host.
+    #[serde(default)]
+    pub host: String,
+    /// The export's file system.
+    #[serde(default)]
+    pub file_system: FileSystem,
+    /// The export's root.
+    #[serde(default)]
+    pub root: Option<Id>,
+    /// Whether the export's root is marked before the first change: without a mark, nothing was changed.
+    #[serde(default)]
+    pub marks: bool,
+    /// Whether mapped attributes that were there before are what the guest sees, and are kept.
+    #[serde(default)]
+    pub adopts: bool,
+}
+
+/// Which file system an export is on, for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSystem {
+    /// Its type: `ext4`.
+    pub kind: String,
+    /// What is mounted, as [`crate::text::escape`] spells it: `/dev/vda1`.
+    pub source: String,
+    /// Its id, `f_fsid` of statfs(2), in hexadecimal.
+    pub id: String,
 }
 
 impl Begin {
@@ -126,11 +205,28 @@ pub enum Stage {
     RolledBack,
 }
 
+impl Stage {
+    /// Every stage, in order.
+    pub const ALL: [Self; 5] =
+        [Self::Recording, Self::Converting, Self::Converted, Self::RollingBack, Self::RolledBack];
+
+    /// Its name, for programs and people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Recording => "recording",
+            Self::Converting => "converting",
+            Self::Converted => "converted",
+            Self::RollingBack => "rolling-back",
+            Self::RolledBack => "rolled-back",
+        }
+    }
+}
+
 /// The original state of one inode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Its inode number.
-    pub number: u64,
+    /// Which inode.
+    pub id: Id,
     /// What the guest saw, every extended attribute of every namespace included.
     pub entry: Entry,
     /// When it last changed in any way.
@@ -145,18 +241,36 @@ impl Record {
     /// The record of an inode and what the guest saw of it.
     pub fn new(inode: &Inode, entry: Entry) -> Self {
         Self {
-            number: inode.identity.number,
+            id: inode.id,
             entry,
             changed: inode.changed,
             immutable: inode.immutable,
             append_only: inode.append_only,
         }
     }
+
+    /// Whether it is of `inode`, or of one of the same kind where nothing else is known.
+    pub fn is(&self, inode: &Inode) -> bool {
+        self.is_inode(inode) && self.entry.kind() == inode.kind()
+    }
+
+    /// Whether it is of `inode`, whatever that is now.
+    pub fn is_inode(&self, inode: &Inode) -> bool {
+        self.id.is(&inode.id, self.changed)
+    }
+
+    /// The same, whichever inode it is of.
+    fn of_any(mut self) -> Self {
+        self.id.stamp = Stamp::Any;
+        self
+    }
 }
 
 /// (A part of) a directory: one frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
+    /// The format of the journal that it is in.
+    pub format: Format,
     /// Where the directory's first frame starts in the file: the directory's name in this journal.
     pub id: u64,
     /// The parent's; `None` for the root.

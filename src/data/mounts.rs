@@ -26,6 +26,8 @@ pub struct Mount {
     pub options: Vec<u8>,
     /// The filesystem's type: `ext4`.
     pub kind: Vec<u8>,
+    /// What is mounted, as the filesystem calls it: `/dev/vda1`.
+    pub source: Vec<u8>,
     /// The filesystem's options: `rw,usrquota`.
     pub filesystem_options: Vec<u8>,
 }
@@ -42,8 +44,9 @@ impl Mount {
         // Any number of tags such as `shared:1` come before the dash.
         fields.find(|&field| field == b"-")?;
         let kind = unescape(fields.next()?);
-        let filesystem_options = fields.nth(1)?.to_vec();
-        Some(Self { id, device, root, point, options, kind, filesystem_options })
+        let source = unescape(fields.next()?);
+        let filesystem_options = fields.next()?.to_vec();
+        Some(Self { id, device, root, point, options, kind, source, filesystem_options })
     }
 
     /// Whether an option is among the mount's own or the filesystem's.

@@ -10,6 +10,7 @@ use anyhow::Result;
 use super::entry::{CAPABILITY, Entry, Inode, Kind, Time};
 use super::form::Model;
 use super::goal::Goal;
+use super::identity::Stamp;
 use super::journal::{Journal, Listing, Record};
 use super::mapped_xattr::LONGEST_TARGET;
 use super::pin::Pin;
@@ -72,21 +73,18 @@ impl Origins {
 
     /// The record of the file or directory `inode`, if it may be the one that was recorded.
     pub fn kept(&self, inode: &Inode) -> Option<Record> {
-        self.unchanged(inode).or_else(|| {
-            let is_it = |record: &Record| {
-                record.number == inode.identity.number && record.entry.kind() == inode.kind()
-            };
-            self.look_up(number_look(inode.identity.number), is_it)
-        })
+        self.unchanged(inode)
+            .or_else(|| self.look_up(number_look(inode.id.number), |record| is_exactly(record, inode)))
     }
 
     /// The record of the file `inode`, whose content was not changed since.
     fn unchanged(&self, inode: &Inode) -> Option<Record> {
         let is_it = |record: &Record| {
-            (record.number, record.entry.kind()) == (inode.identity.number, Some(Kind::File))
+            is_exactly(record, inode)
+                && inode.kind() == Some(Kind::File)
                 && (record.entry.modified, record.entry.size) == (inode.modified, inode.size)
         };
-        self.look_up(file_look(inode.identity.number, inode.modified), is_it)
+        self.look_up(file_look(inode.id.number, inode.modified), is_it)
     }
 
     /// The record of what a regular file stands for that now has this content: of one that looks like `like`.
@@ -191,12 +189,17 @@ fn is_replaced(entry: &Entry) -> bool {
     entry.kind().is_some_and(Kind::is_replaced)
 }
 
+/// Whether a record is of `inode`. In a copy of an export, numbers say nothing.
+fn is_exactly(record: &Record, inode: &Inode) -> bool {
+    record.id.stamp != Stamp::Any && record.is(inode)
+}
+
 /// What a record is found by: a number may have been another file's before, so that one with the same time goes first.
 fn looks(record: &Record) -> Vec<u64> {
     let entry = &record.entry;
     match entry.kind() {
-        Some(Kind::Directory) => vec![number_look(record.number)],
-        Some(Kind::File) => vec![file_look(record.number, entry.modified), number_look(record.number)],
+        Some(Kind::Directory) => vec![number_look(record.id.number)],
+        Some(Kind::File) => vec![file_look(record.id.number, entry.modified), number_look(record.id.number)],
         _ => vec![look(entry)],
     }
 }

@@ -8,6 +8,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxAttributes, St
 use rustix::io::{Errno, Result};
 
 use super::entry::{Identity, Inode, Kind, Time};
+use super::identity;
 
 /// How everything below an export is looked up: never out of it, never through a symbolic link, never onto
 /// another mount.
@@ -24,7 +25,7 @@ const REGULAR: OFlags = ALWAYS.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 const XATTR_MAX: usize = 65536;
 
 /// What is asked about every inode.
-const ASKED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::MNT_ID);
+const ASKED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::MNT_ID).union(StatxFlags::BTIME);
 
 /// An inode held by a descriptor, and what the kernel said about it when it was opened.
 #[derive(Debug)]
@@ -210,10 +211,10 @@ impl XattrNames {
 
 /// What the kernel says about `fd`'s inode.
 pub(super) fn stat(fd: BorrowedFd<'_>) -> Result<Inode> {
-    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, ASKED).map(|told| inode(&told))
+    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, ASKED).map(|told| inode(fd, &told))
 }
 
-fn inode(told: &Statx) -> Inode {
+fn inode(fd: BorrowedFd<'_>, told: &Statx) -> Inode {
     let time = |time: rustix::fs::StatxTimestamp| Time { seconds: time.tv_sec, nanoseconds: time.tv_nsec };
     let has = |flag| told.stx_attributes.contains(flag);
     Inode {
@@ -221,6 +222,7 @@ fn inode(told: &Statx) -> Inode {
             device: rustix::fs::makedev(told.stx_dev_major, told.stx_dev_minor),
             number: told.stx_ino,
         },
+        id: identity::of(fd, told),
         mount: told.stx_mnt_id,
         mode: told.stx_mode.into(),
         uid: told.stx_uid,

@@ -14,8 +14,8 @@ mod restore;
 mod times;
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +27,7 @@ use super::convert::{ensure_root, lock, refuses_live};
 use super::entry::Time;
 use super::form::Form;
 use super::goal::Goal;
+use super::identity::Key;
 use super::journal::{self, Journal, Stage};
 use super::origins::Origins;
 use super::progress::Progress;
@@ -63,7 +64,7 @@ struct Restorer<'r> {
     /// What was recorded of inodes that are not at their recorded places.
     origins: Origins,
     /// Inodes that had mapped attributes before the conversion, and have them again. The admin agreed to convert them.
-    mapped_before: Option<Mutex<HashSet<u64>>>,
+    mapped_before: Option<Mutex<HashSet<Key>>>,
     counts: Counts,
     troubles: Troubles,
     progress: &'r Progress,
@@ -93,17 +94,11 @@ pub fn run(args: &RollbackArgs) -> Result<Outcome> {
     // The journal is root's to read.
     ensure_root("roll a conversion back")?;
     let guard = if args.apply { Some(lock(&export)?) } else { None };
-    if Journal::is_stillborn(&path)? {
+    let root = File::open(&export).with_context(|| format!("cannot open the export '{shown}'"))?;
+    let Some(journal) = Journal::of_export(&path, root.as_fd())? else {
         say!("'{shown}': the conversion was interrupted before it began; there is nothing to do.")?;
         return Ok(Outcome::Clean);
-    }
-    let journal = Journal::open(&path)?;
-    ensure!(
-        journal.begin().root_inode == export.metadata()?.ino(),
-        "{} is the journal of another directory ({})",
-        text::escape_path(&path),
-        journal.begin().export
-    );
+    };
     match journal.stage() {
         Stage::Recording => {
             say!(
@@ -112,6 +107,13 @@ pub fn run(args: &RollbackArgs) -> Result<Outcome> {
             Ok(Outcome::Clean)
         }
         Stage::RolledBack => {
+            if guard.is_some() {
+                // A run that was killed may not have got to this.
+                journal
+                    .append_marking(root.as_fd())?
+                    .mark(Stage::RolledBack)
+                    .context("removing the export's mark")?;
+            }
             say!("'{shown}' is rolled back; there is nothing to do.")?;
             Ok(Outcome::Clean)
         }
@@ -144,7 +146,7 @@ fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) ->
     super::idmap::refuse(export, journal)?;
     let begin = journal.begin();
     let tree = Tree::open(export)?;
-    let mut writer = journal.append()?;
+    let mut writer = journal.append_marking(tree.root().open()?.as_fd())?;
     if stage != Stage::RollingBack {
         writer.rollback_begun().context("writing the journal")?;
     }

@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, renam
 use rustix::io::{Errno, Result};
 
 use super::entry::{Entry, Inode, Time};
+use super::identity::{Id, Key};
 use super::pin::{BENEATH, Pin, magic_link};
 use super::tree::Directory;
 
@@ -184,26 +185,21 @@ pub fn restore_times(fd: BorrowedFd<'_>, accessed: Time, modified: Time) -> Resu
 
 /// Inodes of several names that got another inode in their place: where that is.
 #[derive(Debug, Default)]
-pub struct Links(Mutex<HashMap<u64, Linked>>);
+pub struct Links(Mutex<HashMap<Key, Linked>>);
 
 /// One name of the inode in another one's place.
 #[derive(Debug, Clone)]
 pub struct Linked {
     directory: Arc<Directory>,
     name: CString,
-    number: u64,
+    id: Id,
 }
 
 impl Linked {
-    /// The inode's number.
-    pub fn number(&self) -> u64 {
-        self.number
-    }
-
     /// Pins it; `None` where it is not there any more.
     pub fn pin(&self) -> Result<Option<Pin>> {
         match self.directory.entry(&self.name, None) {
-            Ok(pin) if pin.inode().identity.number == self.number => Ok(Some(pin)),
+            Ok(pin) if pin.inode().id == self.id => Ok(Some(pin)),
             Ok(_) | Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error),
         }
@@ -219,21 +215,18 @@ impl Links {
 
 /// [`Links`] that nobody else changes.
 #[derive(Debug)]
-pub struct LockedLinks<'l>(MutexGuard<'l, HashMap<u64, Linked>>);
+pub struct LockedLinks<'l>(MutexGuard<'l, HashMap<Key, Linked>>);
 
 impl LockedLinks<'_> {
-    /// What is in place of the inode that had this number.
-    pub fn get(&self, original: u64) -> Option<&Linked> {
+    /// What is in place of the inode that was this one.
+    pub fn get(&self, original: Key) -> Option<&Linked> {
         self.0.get(&original)
     }
 
-    /// `name` in `directory` is the inode `now` in place of the one that had the number `original`.
-    pub fn insert(&mut self, original: u64, place: Place<'_>, now: &Inode) {
-        let linked = Linked {
-            directory: Arc::clone(place.directory),
-            name: place.name.to_owned(),
-            number: now.identity.number,
-        };
+    /// `name` in `directory` is the inode `now` in place of `original`.
+    pub fn insert(&mut self, original: Key, place: Place<'_>, now: &Inode) {
+        let linked =
+            Linked { directory: Arc::clone(place.directory), name: place.name.to_owned(), id: now.id };
         self.0.insert(original, linked);
     }
 }

@@ -1,7 +1,9 @@
-//! A mount of our own, through which a tree is looked at.
+//! System calls of the rooms that read and change trees.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 
+use caps::{CapSet, Capability};
 use rustix::io::{Errno, Result};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -25,4 +27,57 @@ fn restrict(tree: BorrowedFd<'_>) -> Result<()> {
     // The modes of access times exclude each other: all are cleared before one is set.
     kernel::restrict_mount(tree, attributes, libc::MOUNT_ATTR__ATIME)
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
+/// A file handle: what a file system finds an inode by, whatever its names are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handle {
+    /// `handle_type`.
+    pub kind: i32,
+    /// `f_handle`.
+    pub bytes: Vec<u8>,
+}
+
+/// The longest handle, `MAX_HANDLE_SZ`.
+const LONGEST_HANDLE: usize = 128;
+
+/// `struct file_handle` with room for the longest.
+#[repr(C)]
+struct RawHandle {
+    length: u32,
+    kind: i32,
+    bytes: [u8; LONGEST_HANDLE],
+}
+
+/// The handle of the inode that `fd` refers to, by name_to_handle_at(2); `None` where its file system has none.
+pub fn file_handle(fd: BorrowedFd<'_>) -> Option<Handle> {
+    let mut handle = RawHandle { length: 128, kind: 0, bytes: [0; LONGEST_HANDLE] };
+    let mut mount: libc::c_int = 0;
+    // SAFETY: the path is terminated and empty; RawHandle is laid out as struct file_handle, and `length` says how many bytes
+    // the kernel may write behind its head; `mount` takes an int.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            &raw mut handle,
+            &raw mut mount,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    let length = usize::try_from(handle.length).ok()?;
+    (result == 0)
+        .then(|| handle.bytes.get(..length))
+        .flatten()
+        .map(|bytes| Handle { kind: handle.kind, bytes: bytes.into() })
+}
+
+/// Whether this process sees `trusted.*` attributes: by `CAP_SYS_ADMIN` of the first user namespace, xattr(7). To others
+/// they are not there.
+pub fn sees_trusted_attributes() -> bool {
+    // The number of the first user namespace, the same on every Linux: include/linux/proc_ns.h.
+    const FIRST_USER_NAMESPACE: &str = "user:[4026531837]";
+    let is_first =
+        std::fs::read_link("/proc/self/ns/user").is_ok_and(|name| name == Path::new(FIRST_USER_NAMESPACE));
+    is_first && caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false)
 }

@@ -6,15 +6,17 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString, OsStr, OsString};
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 
 use super::convert::each_of;
 use super::entry::{self, Identity};
 use super::form::Form;
+use super::identity::Key;
 use super::journal::{self, Gaps, Journal, Listing, NameSum, Record, Stage, Superseded};
 use super::owner::Owner;
 use super::pin::Pin;
@@ -58,16 +60,11 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<Outcome> {
 
 /// Compares an export (free of symbolic links) to its journal, with `jobs` workers.
 pub fn verify(export: &Path, journal: &Path, jobs: usize) -> anyhow::Result<VerifyDocument> {
-    let journal = Journal::open(journal).context("without its journal a conversion can't be verified")?;
     let tree = Tree::open(export)
         .with_context(|| format!("cannot open the export '{}'", text::escape_path(export)))?;
-    ensure!(
-        journal.begin().root_inode == tree.inode().identity.number,
-        "the journal '{}' is of another directory ('{}', inode {})",
-        text::escape_path(journal.path()),
-        journal.begin().export,
-        journal.begin().root_inode
-    );
+    let journal = Journal::of_export(journal, tree.root().open()?.as_fd())
+        .context("without its journal a conversion can't be verified")?
+        .context("nothing of the export was converted yet: there is nothing to verify")?;
     let form = match journal.stage() {
         Stage::Recording => bail!("nothing of the export was converted yet: there is nothing to verify"),
         Stage::RolledBack => Form::Passthrough,
@@ -109,7 +106,7 @@ struct Verifier<'v> {
     form: Form,
     owner: Option<&'v Owner>,
     /// Inodes of several names: what each was, by the number it had.
-    inodes: Mutex<HashMap<u64, Identity>>,
+    inodes: Mutex<HashMap<Key, Identity>>,
     found: Mutex<Found>,
 }
 

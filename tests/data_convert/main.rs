@@ -12,6 +12,7 @@ mod knot;
 mod snapshot;
 
 mod crash;
+mod journal;
 mod power;
 mod racing;
 mod refusals;

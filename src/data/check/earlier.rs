@@ -1,38 +1,61 @@
 //! Whether an export is converted already, by the journal beside it.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use crate::data::journal::{Journal, Stage, default_path};
+use crate::data::journal::{Journal, Mark, Stage, default_path};
+use crate::data::tree::Tree;
 use crate::report::finding::{self, Finding};
 use crate::share::Place;
 use crate::text;
 
-/// A finding where the journal beside the export (free of symbolic links) says that it is converted, or half so. A
-/// journal that can't be read says nothing.
-pub fn conversion(export: &Path, root_inode: u64) -> Option<Finding> {
+/// A finding where the journal beside the export (free of symbolic links), or the mark on the export's root, says that it is
+/// converted, or half so; also where there is a journal that can't be relied on. One that may not be read says nothing.
+pub fn conversion(export: &Path, tree: &Tree) -> Option<Finding> {
     let path = default_path(export);
-    let journal = Journal::open(&path).ok()?;
-    if journal.begin().root_inode != root_inode {
-        return None;
-    }
-    let message = format!(
-        "{}, to {}: its journal is '{}'",
-        state(journal.stage())?,
-        text::escape(journal.begin().security_model.as_bytes()),
-        text::escape_path(&path)
-    );
+    let root = tree.root().open().ok()?;
+    let shown = text::escape_path(&path);
+    let message = match Journal::of_export(&path, root.as_fd()) {
+        Ok(None) => return None,
+        Ok(Some(journal)) => {
+            let state = state(journal.stage())?;
+            let model = text::escape(journal.begin().security_model.as_bytes());
+            format!("{state}, to {model}: its journal is '{shown}'")
+        }
+        // Another directory's, which is in nobody's way.
+        Err(_) if Journal::open(&path).is_ok_and(|journal| journal.stage() == Stage::RolledBack) => {
+            return None;
+        }
+        Err(error) => {
+            let is_of = |kind| {
+                let cause = error.downcast_ref::<std::io::Error>();
+                cause.is_some_and(|cause| cause.kind() == kind)
+            };
+            let mark = Mark::of_export(&root).ok().flatten();
+            match mark {
+                Some(mark) if is_of(std::io::ErrorKind::NotFound) => format!(
+                    "it is marked as {} by the journal {}, which is not at '{shown}'",
+                    mark.stage.name(),
+                    mark.id
+                ),
+                _ if is_of(std::io::ErrorKind::NotFound) || is_of(std::io::ErrorKind::PermissionDenied) => {
+                    return None;
+                }
+                _ => format!("{error:#}"),
+            }
+        }
+    };
     Some(found(export, message))
 }
 
 /// Likewise where the journal beside a directory around the export says so of that one.
 pub fn around(export: &Path) -> Option<Finding> {
     export.ancestors().skip(1).find_map(|directory| {
-        let journal = Journal::open(&default_path(directory)).ok()?;
-        let is_it = directory.metadata().is_ok_and(|of| of.ino() == journal.begin().root_inode);
-        let state = state(journal.stage()).filter(|_| is_it)?;
+        let root = File::open(directory).ok()?;
+        let state = state(Journal::of_export(&default_path(directory), root.as_fd()).ok()??.stage())?;
         let message =
             format!("it is inside '{}', of which a journal says: {state}", text::escape_path(directory));
         Some(found(export, message))

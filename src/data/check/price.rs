@@ -9,7 +9,7 @@ use crate::data::form::Model;
 use crate::report::check::PriceRow;
 
 /// Bytes that the journal takes for an entry; what it says of itself, rounded up for names and attributes.
-const JOURNAL_BYTES: u64 = 40;
+const JOURNAL_BYTES: u64 = 50;
 /// How long an inode takes where it could not be tried.
 const SLOW: Duration = Duration::from_micros(100);
 /// What a conversion does to an inode, in terms of what was measured on a new one: it also finds it, reads it, records

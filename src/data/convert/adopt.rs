@@ -29,7 +29,7 @@ impl Converter<'_> {
     /// Records what is now where a recorded directory was, if that is anything; `parent` tells of the directory it is in.
     pub(super) fn adopt_other(&self, directory: &Arc<Directory>, parent: &Listing) {
         let adopted = staging::at_own_place(directory, |place| {
-            let is_it = place.directory.pin()?.inode().identity.number == parent.own.number;
+            let is_it = parent.own.is_inode(place.directory.pin()?.inode());
             // Otherwise what it was in is not there either, and is told of by itself.
             if is_it {
                 self.adopt(place, parent);
@@ -85,5 +85,6 @@ impl Converter<'_> {
 
 /// One more part of the directory that a listing tells of.
 pub(super) fn more(listing: &Listing) -> Part {
-    Part::new(listing.parent, listing.name.to_bytes(), listing.own.clone(), true).more(listing.id)
+    Part::new(listing.format, listing.parent, listing.name.to_bytes(), listing.own.clone(), true)
+        .more(listing.id)
 }

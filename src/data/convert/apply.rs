@@ -42,7 +42,7 @@ impl Converter<'_> {
     /// the root, which is in itself under an empty name.
     pub(super) fn keep(&self, place: Place<'_>, pin: &Pin, record: &Record) -> Done {
         let inode = pin.inode();
-        if inode.identity.number != record.number || inode.kind() != record.entry.kind() {
+        if !record.is(inode) {
             return Err(Obstacle::Changed);
         }
         let lifted = Lifted::of(pin.as_fd(), record.immutable, record.append_only)?;
@@ -90,14 +90,14 @@ impl Converter<'_> {
         }
         // All names of an inode share one metadata file, so that the guest's changes are seen by each.
         let mut links = self.metadata.lock();
-        if let Some(first) = links.get(record.number)
+        if let Some(first) = links.get(record.id.key())
             && let Some(first) = first.pin()?
         {
             return mapped_file::link(place.fd, place.name, &first);
         }
         let pin = mapped_file::write(place.fd, place.name, &record.entry, uid, gid)?;
         let directory = place.directory.child(mapped_file::METADATA);
-        links.insert(record.number, Place { directory: &directory, ..place }, pin.inode());
+        links.insert(record.id.key(), Place { directory: &directory, ..place }, pin.inode());
         Ok(())
     }
 
@@ -168,11 +168,11 @@ impl Converter<'_> {
             return Err(Obstacle::Changed);
         }
         self.show_replaced(place, record)?;
-        if let Some(first) = links.as_ref().and_then(|links| links.get(record.number))
+        if let Some(first) = links.as_ref().and_then(|links| links.get(record.id.key()))
             && let Some(first) = first.pin()?
         {
             if first.inode().identity != pin.inode().identity {
-                self.staging.link(place, record.number, &first)?;
+                self.staging.link(place, record.id.number, &first)?;
             }
             return Ok(());
         }
@@ -180,11 +180,11 @@ impl Converter<'_> {
             staging::restore_times(pin.as_fd(), record.entry.accessed, record.entry.modified)?;
         } else {
             let was = pin.inode().identity.number;
-            self.staging.swap(place, record.number, was, |staged| self.make(place, staged, record))?;
+            self.staging.swap(place, record.id.number, was, |staged| self.make(place, staged, record))?;
         }
         if let Some(links) = &mut links {
             let now = place.directory.entry_at(place.fd, place.name, None)?;
-            links.insert(record.number, place, now.inode());
+            links.insert(record.id.key(), place, now.inode());
         }
         Ok(())
     }
@@ -291,7 +291,7 @@ fn has_changed(inode: &Inode, record: &Record) -> bool {
 /// Whether what is to be replaced is what was recorded.
 fn is_original(pin: &Pin, record: &Record) -> Result<bool> {
     let inode = pin.inode();
-    if inode.identity.number != record.number || Kind::of(inode.mode) != record.entry.kind() {
+    if !record.is(inode) {
         return Ok(false);
     }
     if inode.changed == record.changed {

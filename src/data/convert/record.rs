@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use crate::data::entry::{Entry, Kind};
 use crate::data::form::{Form, Model};
 use crate::data::goal::Goal;
-use crate::data::journal::{Part, Record, Totals, Writer};
+use crate::data::journal::{Format, Part, Record, Totals, Writer};
 use crate::data::origins::Origins;
 use crate::data::passthrough;
 use crate::data::pin::Pin;
@@ -26,6 +26,8 @@ pub(super) struct Recording<'r> {
     /// For entries that are met after the recording proper.
     pub(super) late: Option<Late<'r>>,
     pub(super) progress: &'r Progress,
+    /// The journal's.
+    format: Format,
     /// Directories of which some entries are still to be read, by their ids.
     suspended: Mutex<HashMap<u64, Part>>,
 }
@@ -40,7 +42,8 @@ pub(super) struct Late<'r> {
 
 impl<'r> Recording<'r> {
     pub(super) fn new(writer: &'r Mutex<Writer>, late: Option<Late<'r>>, progress: &'r Progress) -> Self {
-        Self { writer, late, progress, suspended: Mutex::default() }
+        let format = writer.lock().unwrap_or_else(PoisonError::into_inner).format();
+        Self { writer, late, progress, format, suspended: Mutex::default() }
     }
 }
 
@@ -163,7 +166,8 @@ impl Visitor for Recorder<'_> {
             .with_context(|| format!("reading the directory '{}'", crate::text::escape(&directory.path())))?;
         self.survey(directory, directory.name(), pin, &own);
         let parent = directory.parent().map(|parent| parent.mark.load(Ordering::Acquire));
-        self.part = Some(Part::new(parent, directory.name().to_bytes(), own, self.shared.late.is_some()));
+        let (name, is_late) = (directory.name().to_bytes(), self.shared.late.is_some());
+        self.part = Some(Part::new(self.shared.format, parent, name, own, is_late));
         Ok(())
     }
 

@@ -144,7 +144,7 @@ impl Converter<'_> {
     /// Converts (a part of) a directory.
     fn listing(&self, directory: &Arc<Directory>, at: u64, listing: &mut Listing) -> Result<(), Obstacle> {
         let pin = directory.pin()?;
-        if pin.inode().identity.number != listing.own.number {
+        if !listing.own.is_inode(pin.inode()) {
             return Err(Obstacle::Changed);
         }
         let fd = directory.open()?;

@@ -19,7 +19,7 @@ use crate::data::goal::Obstacle;
 use crate::data::journal::{Gaps, Journal, Listing, NameSum, Superseded};
 use crate::data::staging::{self, Place};
 use crate::data::tree::Directory;
-use crate::data::{mapped_file, walk};
+use crate::data::{mapped_file, pin, walk};
 
 /// A directory whose names have to be looked at one by one.
 #[derive(Debug, Default)]
@@ -106,7 +106,7 @@ impl Converter<'_> {
         is_known: impl Fn(&CString) -> bool,
     ) -> Result<(), Obstacle> {
         let fd = directory.open()?;
-        if directory.identity().is_some_and(|identity| identity.number != listing.own.number) {
+        if !listing.own.is_inode(&pin::stat(fd.as_fd())?) {
             return Err(Obstacle::Changed);
         }
         for (name, _) in walk::names(directory)? {
@@ -153,7 +153,7 @@ impl Converter<'_> {
                 let inode = pin.inode();
                 // Its flags were lifted and set again. Before, nobody could change it.
                 let is_fixed = inode.immutable || inode.append_only;
-                inode.identity.number == listing.own.number && (inode.changed < began || is_fixed)
+                listing.own.is_inode(inode) && (inode.changed < began || is_fixed)
             });
             has_changed.fetch_or(!is_still, Ordering::Relaxed);
             Ok(())

@@ -2,8 +2,9 @@
 
 use std::ffi::CString;
 
-use super::{Listing, NameSum, Record};
+use super::{Format, Listing, NameSum, Record};
 use crate::data::entry::{ACCESS_ACL, DEFAULT_ACL, Entry, Time};
+use crate::data::identity::{Id, Stamp};
 
 const SAME_MODE: u16 = 1;
 const SAME_OWNER: u16 = 1 << 1;
@@ -14,8 +15,17 @@ const XATTRS: u16 = 1 << 5;
 const SAME_ACCESSED: u16 = 1 << 6;
 const SAME_CHANGED: u16 = 1 << 7;
 const FLAGS: u16 = 1 << 8;
-/// Bits that no record of this format has.
-const UNKNOWN: u16 = !0x1ff;
+const BORN: u16 = 1 << 9;
+const VOLUME: u16 = 1 << 10;
+const HANDLE: u16 = 1 << 11;
+
+/// Bits that no record of a format has.
+const fn unknown(format: Format) -> u16 {
+    match format {
+        Format::One => !0x1ff,
+        Format::Two => !0xfff,
+    }
+}
 
 const LAST: u8 = 1;
 const LATE: u8 = 1 << 1;
@@ -40,6 +50,7 @@ impl std::error::Error for Damaged {}
 /// What the next record is told relative to.
 #[derive(Debug, Clone, Copy, Default)]
 struct Before {
+    volume: u64,
     number: u64,
     mode: u32,
     uid: u32,
@@ -49,15 +60,23 @@ struct Before {
 
 impl Before {
     fn of(record: &Record) -> Self {
-        let Record { number, entry, .. } = record;
+        let Record { id: Id { volume, number, .. }, entry, .. } = record;
         let Entry { mode, uid, gid, modified, .. } = entry;
-        Self { number: *number, mode: *mode, uid: *uid, gid: *gid, modified: modified.seconds }
+        Self {
+            volume: *volume,
+            number: *number,
+            mode: *mode,
+            uid: *uid,
+            gid: *gid,
+            modified: modified.seconds,
+        }
     }
 }
 
 /// The entries of a listing in the making.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Entries {
+    format: Format,
     bytes: Vec<u8>,
     count: u64,
     before: Before,
@@ -65,8 +84,13 @@ pub(super) struct Entries {
 
 impl Entries {
     /// Those that follow the directory's own record.
-    pub(super) fn after(own: &Record) -> Self {
-        Self { bytes: Vec::new(), count: 0, before: Before::of(own) }
+    pub(super) fn after(own: &Record, format: Format) -> Self {
+        Self { format, bytes: Vec::new(), count: 0, before: Before::of(own) }
+    }
+
+    /// The format of the journal that they are for.
+    pub(super) fn format(&self) -> Format {
+        self.format
     }
 
     /// Adds an entry; a directory without record.
@@ -75,7 +99,7 @@ impl Entries {
         put_bytes(&mut self.bytes, name);
         self.bytes.push(if record.is_some() { RECORD } else { DIRECTORY });
         if let Some(record) = record {
-            put_record(&mut self.bytes, record, self.before);
+            put_record(&mut self.bytes, record, self.before, self.format);
             self.before = Before::of(record);
         }
     }
@@ -112,7 +136,7 @@ pub(super) fn encode(offset: u64, head: Head<'_>, entries: &Entries) -> Vec<u8> 
     put_varint(&mut bytes, back(head.id));
     put_varint(&mut bytes, back(head.parent));
     put_bytes(&mut bytes, head.name);
-    put_record(&mut bytes, head.own, Before::default());
+    put_record(&mut bytes, head.own, Before::default(), entries.format);
     if let Some(names) = head.names {
         put_varint(&mut bytes, names.count);
         bytes.extend_from_slice(&names.sum.to_le_bytes());
@@ -122,8 +146,8 @@ pub(super) fn encode(offset: u64, head: Head<'_>, entries: &Entries) -> Vec<u8> 
     bytes
 }
 
-fn put_record(bytes: &mut Vec<u8>, record: &Record, before: Before) {
-    let Record { number, entry, changed, immutable, append_only } = record;
+fn put_record(bytes: &mut Vec<u8>, record: &Record, before: Before, format: Format) {
+    let Record { id: Id { volume, number, stamp }, entry, changed, immutable, append_only } = record;
     let count = entry.xattrs.len()
         + usize::from(entry.access_acl.is_some())
         + usize::from(entry.default_acl.is_some());
@@ -137,10 +161,17 @@ fn put_record(bytes: &mut Vec<u8>, record: &Record, before: Before) {
         (SAME_ACCESSED, entry.accessed == entry.modified),
         (SAME_CHANGED, *changed == entry.modified),
         (FLAGS, *immutable || *append_only),
+        (BORN, matches!(stamp, Stamp::Born(_))),
+        (VOLUME, *volume != before.volume),
+        (HANDLE, matches!(stamp, Stamp::Handle(_))),
     ];
     let bits = bits.into_iter().filter(|(_, set)| *set).fold(0, |bits, (bit, _)| bits | bit);
+    let bits = bits & !unknown(format);
     bytes.extend_from_slice(&bits.to_le_bytes());
     put_zigzag(bytes, number.wrapping_sub(before.number).cast_signed());
+    if bits & VOLUME != 0 {
+        put_varint(bytes, *volume);
+    }
     if bits & SAME_MODE == 0 {
         put_varint(bytes, entry.mode.into());
     }
@@ -161,6 +192,11 @@ fn put_record(bytes: &mut Vec<u8>, record: &Record, before: Before) {
     }
     if bits & SAME_CHANGED == 0 {
         put_time(bytes, *changed, entry.modified.seconds);
+    }
+    match stamp {
+        Stamp::Born(born) if bits & BORN != 0 => put_time(bytes, *born, entry.modified.seconds),
+        Stamp::Handle(handle) if bits & HANDLE != 0 => bytes.extend_from_slice(&handle.to_le_bytes()),
+        _ => {}
     }
     if bits & FLAGS != 0 {
         bytes.push(u8::from(*immutable) | u8::from(*append_only) << 1);
@@ -203,9 +239,9 @@ fn put_time(bytes: &mut Vec<u8>, time: Time, before: i64) {
 }
 
 /// Takes the payload of a listing's frame that starts at `offset` apart.
-pub(super) fn decode(offset: u64, payload: &[u8]) -> Result<Listing, Damaged> {
+pub(super) fn decode(format: Format, offset: u64, payload: &[u8]) -> Result<Listing, Damaged> {
     let mut bytes = Bytes(payload);
-    let (mut listing, last) = decode_head(offset, &mut bytes)?;
+    let (mut listing, last) = decode_head(format, offset, &mut bytes)?;
     if last {
         listing.names = Some(NameSum { count: bytes.varint()?, sum: u64::from_le_bytes(bytes.array()?) });
     }
@@ -213,7 +249,7 @@ pub(super) fn decode(offset: u64, payload: &[u8]) -> Result<Listing, Damaged> {
     for _ in 0..bytes.varint()? {
         let name = bytes.name()?;
         let record = match bytes.byte()? {
-            RECORD => Some(bytes.record(before)?),
+            RECORD => Some(bytes.record(before, format)?),
             DIRECTORY => None,
             GONE => {
                 listing.gone.push(name);
@@ -230,7 +266,7 @@ pub(super) fn decode(offset: u64, payload: &[u8]) -> Result<Listing, Damaged> {
 }
 
 /// The front of a listing, up to the directory's own record; and whether it is the directory's last part.
-fn decode_head(offset: u64, bytes: &mut Bytes<'_>) -> Result<(Listing, bool), Damaged> {
+fn decode_head(format: Format, offset: u64, bytes: &mut Bytes<'_>) -> Result<(Listing, bool), Damaged> {
     let bits = bytes.byte()?;
     if bits & !(LAST | LATE) != 0 {
         return Err(Damaged);
@@ -241,12 +277,13 @@ fn decode_head(offset: u64, bytes: &mut Bytes<'_>) -> Result<(Listing, bool), Da
         back => Some(offset.checked_sub(back).ok_or(Damaged)?),
     };
     let name = if parent.is_none() { bytes.string()? } else { bytes.name()? };
-    let own = bytes.record(Before::default())?;
+    let own = bytes.record(Before::default(), format)?;
     if parent.is_none() != name.is_empty() || parent.is_some_and(|parent| parent >= id) {
         return Err(Damaged);
     }
     let late = bits & LATE != 0;
-    let listing = Listing { id, parent, name, late, own, names: None, entries: Vec::new(), gone: Vec::new() };
+    let (names, entries, gone) = (None, Vec::new(), Vec::new());
+    let listing = Listing { format, id, parent, name, late, own, names, entries, gone };
     Ok((listing, bits & LAST != 0))
 }
 
@@ -330,13 +367,18 @@ impl<'a> Bytes<'a> {
         if nanoseconds < 1_000_000_000 { Ok(Time { seconds, nanoseconds }) } else { Err(Damaged) }
     }
 
-    fn record(&mut self, before: Before) -> Result<Record, Damaged> {
+    fn record(&mut self, before: Before, format: Format) -> Result<Record, Damaged> {
         let bits = u16::from_le_bytes(self.array()?);
-        if bits & UNKNOWN != 0 {
+        let has = |bit| bits & bit != 0;
+        if bits & unknown(format) != 0 || has(BORN) && has(HANDLE) {
             return Err(Damaged);
         }
-        let has = |bit| bits & bit != 0;
         let number = before.number.wrapping_add(self.zigzag()?.cast_unsigned());
+        let volume = match format {
+            Format::One => Id::ANY_VOLUME,
+            Format::Two if has(VOLUME) => self.varint()?,
+            Format::Two => before.volume,
+        };
         let mode = if has(SAME_MODE) { before.mode } else { self.short()? };
         let (uid, gid) =
             if has(SAME_OWNER) { (before.uid, before.gid) } else { (self.short()?, self.short()?) };
@@ -346,6 +388,14 @@ impl<'a> Bytes<'a> {
         let modified = self.time(before.modified)?;
         let accessed = if has(SAME_ACCESSED) { modified } else { self.time(modified.seconds)? };
         let changed = if has(SAME_CHANGED) { modified } else { self.time(modified.seconds)? };
+        let stamp = if has(BORN) {
+            Stamp::Born(self.time(modified.seconds)?)
+        } else if has(HANDLE) {
+            Stamp::Handle(u64::from_le_bytes(self.array()?))
+        } else {
+            Stamp::None
+        };
+        let id = Id { volume, number, stamp };
         let flags = if has(FLAGS) { self.byte()? } else { 0 };
         let target = if has(TARGET) { Some(self.bytes()?.to_vec()) } else { None };
         let (access_acl, default_acl, xattrs) = (None, None, Vec::new());
@@ -369,7 +419,7 @@ impl<'a> Bytes<'a> {
                 entry.push_xattr(name, self.bytes()?.to_vec());
             }
         }
-        Ok(Record { number, entry, changed, immutable: flags & 1 != 0, append_only: flags & 2 != 0 })
+        Ok(Record { id, entry, changed, immutable: flags & 1 != 0, append_only: flags & 2 != 0 })
     }
 }
 
@@ -403,9 +453,14 @@ mod tests {
 
     prop_compose! {
         fn record()(
-            number in any::<u64>(), entry in entry(), changed in time(), flags in any::<(bool, bool)>(),
+            (volume, number) in (0..3_u64, any::<u64>()),
+            stamp in prop_oneof![
+                Just(Stamp::None), time().prop_map(Stamp::Born), any::<u64>().prop_map(Stamp::Handle),
+            ],
+            entry in entry(), changed in time(), flags in any::<(bool, bool)>(),
         ) -> Record {
-            Record { number, entry, changed, immutable: flags.0, append_only: flags.1 }
+            let id = Id { volume, number, stamp };
+            Record { id, entry, changed, immutable: flags.0, append_only: flags.1 }
         }
     }
 
@@ -423,15 +478,23 @@ mod tests {
             names in proptest::option::of(any::<(u64, u64)>()),
             entries in vec((name(), proptest::option::of(record())), 0..8),
             gone in vec(name(), 0..3),
+            format in prop_oneof![Just(Format::One), Just(Format::Two)],
         ) -> Listing {
             let name = if parent.is_none() { CString::default() } else { directory };
             let names = names.map(|(count, sum)| NameSum { count, sum });
-            Listing { id, parent, name, late, own, names, entries, gone }
+            let mut listing = Listing { format, id, parent, name, late, own, names, entries, gone };
+            if format == Format::One {
+                let records = listing.entries.iter_mut().filter_map(|(_, record)| record.as_mut());
+                for record in records.chain([&mut listing.own]) {
+                    record.id = Id { volume: Id::ANY_VOLUME, stamp: Stamp::None, ..record.id };
+                }
+            }
+            listing
         }
     }
 
     fn encoded(offset: u64, listing: &Listing) -> Vec<u8> {
-        let mut entries = Entries::after(&listing.own);
+        let mut entries = Entries::after(&listing.own, listing.format);
         for (name, record) in &listing.entries {
             entries.push(name.to_bytes(), record.as_ref());
         }
@@ -448,7 +511,7 @@ mod tests {
         #[test]
         fn a_listing_comes_back_as_it_was(listing in listing(), offset in 2000..u64::MAX) {
             let payload = encoded(offset, &listing);
-            prop_assert_eq!(decode(offset, &payload), Ok(listing.clone()));
+            prop_assert_eq!(decode(listing.format, offset, &payload), Ok(listing.clone()));
             prop_assert_eq!(decode_place(offset, &payload), Ok((listing.parent, listing.name)));
         }
 
@@ -456,12 +519,14 @@ mod tests {
         fn a_cut_listing_is_damaged(listing in listing(), cut in any::<proptest::sample::Index>()) {
             let payload = encoded(5000, &listing);
             let cut = cut.index(payload.len());
-            prop_assert_eq!(decode(5000, &payload[..cut]), Err(Damaged));
+            prop_assert_eq!(decode(listing.format, 5000, &payload[..cut]), Err(Damaged));
         }
 
         #[test]
-        fn any_bytes_are_taken_calmly(payload in vec(any::<u8>(), 0..300)) {
-            let _ = decode(5000, &payload);
+        fn decode_never_panics(payload in vec(any::<u8>(), 0..300)) {
+            for format in Format::ALL {
+                let _ = decode(format, 5000, &payload);
+            }
             let _ = decode_place(5000, &payload);
         }
     }
@@ -492,10 +557,13 @@ mod tests {
             accessed: time,
             modified: time,
         };
-        let record = Record { number: 1_000_000, entry, changed: time, immutable: false, append_only: false };
-        let mut entries = Entries::after(&record);
-        let next = Record { number: record.number + 1, ..record };
-        entries.push(b"", Some(&next));
-        assert!(entries.len() <= 14, "{}", entries.len());
+        let id = Id { volume: 256, number: 1_000_000, stamp: Stamp::Born(time) };
+        let record = Record { id, entry, changed: time, immutable: false, append_only: false };
+        let next = Record { id: Id { number: id.number + 1, ..id }, ..record.clone() };
+        for (format, most) in [(Format::One, 14), (Format::Two, 20)] {
+            let mut entries = Entries::after(&record, format);
+            entries.push(b"", Some(&next));
+            assert!(entries.len() <= most, "{format:?}: {}", entries.len());
+        }
     }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 
 use super::codec::{decode, decode_place};
-use super::{Begin, HEAD, Kind, Listing, MAGIC, Moment, Stage, Superseded, Totals, Writer};
+use super::{Begin, Format, HEAD, Kind, Listing, Mark, Moment, Record, Stage, Superseded, Totals, Writer};
 use crate::data::tree::{Directory, Tree};
 use crate::text;
 
@@ -22,6 +22,9 @@ const REMEMBERED: usize = 4096;
 /// More than the payload of any frame takes that says how far a conversion got.
 const LONGEST_NOTE: u32 = 4096;
 
+/// The length of what a journal starts with.
+const MAGIC_LENGTH: usize = Format::Two.magic().len();
+
 /// How much of a listing is read for its place: more than flags, two numbers and a name take.
 const PLACE: usize = 512;
 
@@ -30,11 +33,14 @@ const PLACE: usize = 512;
 pub struct Journal {
     path: PathBuf,
     file: File,
+    format: Format,
     begin: Begin,
     totals: Option<Totals>,
     stage: Stage,
     /// Where the last good frame ends.
     good: u64,
+    /// Where the first copy of the last note ends.
+    noted: u64,
     /// Bytes behind it, which a crash left.
     torn: u64,
     /// Whether it was converted at any time.
@@ -43,6 +49,8 @@ pub struct Journal {
     since: Option<u64>,
     /// Whether any listing is late.
     late: bool,
+    /// Whether entries are known by their paths alone.
+    by_path: bool,
     known: Mutex<HashMap<u64, Arc<Directory>>>,
 }
 
@@ -50,35 +58,56 @@ pub struct Journal {
 struct Frame {
     offset: u64,
     kind: Kind,
+    /// Whether it is the second copy of a note.
+    is_copy: bool,
     payload: Vec<u8>,
 }
 
 impl Journal {
     /// Opens a journal and checks all of it.
     pub fn open(path: &Path) -> Result<Self> {
-        let shown = text::escape_path(path);
         let file = File::options().read(true).append(true).open(path);
+        Self::of_file(path, file)
+    }
+
+    /// [`Journal::open`] for one that is only looked at.
+    pub fn open_to_read(path: &Path) -> Result<Self> {
+        Self::of_file(path, File::open(path))
+    }
+
+    fn of_file(path: &Path, file: std::io::Result<File>) -> Result<Self> {
+        let shown = text::escape_path(path);
         let file = file.with_context(|| format!("opening the journal {shown}"))?;
         Self::read(path, file).with_context(|| format!("the journal {shown}"))
     }
 
     fn read(path: &Path, file: File) -> Result<Self> {
         let length = file.metadata()?.len();
-        let mut magic = [0; MAGIC.len()];
-        ensure!(
-            file.read_exact_at(&mut magic, 0).is_ok() && magic == *MAGIC,
-            "this is not a journal of this format: it does not start with {:?}",
-            text::escape(MAGIC)
-        );
-        let mut frames = Frames::new(file.try_clone()?, length)?;
+        let mut magic = [0; MAGIC_LENGTH];
+        let format = match file.read_exact_at(&mut magic, 0) {
+            Ok(()) => Format::ALL.into_iter().find(|format| *format.magic() == magic),
+            Err(_) => None,
+        };
+        let format = format.with_context(|| {
+            format!(
+                "this is not a journal that this version knows: it starts neither with {:?} nor with {:?}",
+                text::escape(Format::One.magic()),
+                text::escape(Format::Two.magic())
+            )
+        })?;
+        let mut frames = Frames::new(file.try_clone()?, length, format)?;
         let Some(first) = frames.next()? else {
-            bail!("it is damaged at byte {}, its first record", frames.offset)
+            bail!("it is damaged at byte {}, its first record: restore it from a backup", frames.offset)
         };
         ensure!(first.kind == Kind::Begin, "its first record does not say what was begun");
         let begin = json(&first)?;
         let (mut stage, mut totals) = (Stage::Recording, None);
         let (mut converted, mut since, mut late) = (false, None, false);
+        let mut noted = frames.offset;
         while let Some(frame) = frames.next()? {
+            if frame.kind.is_note() && !frame.is_copy {
+                noted = frames.offset;
+            }
             stage = match frame.kind {
                 Kind::Begin => bail!("a second beginning at byte {}", frame.offset),
                 Kind::Directory => {
@@ -103,43 +132,89 @@ impl Journal {
         let good = frames.offset;
         // A crash leaves nothing whole behind what it tore: something damaged the file later.
         ensure!(
-            !frames.has_more()?,
+            !frames.has_more()? && !frames.is_flipped()?,
             "it is damaged at byte {good}, and what follows can't be relied on: restore it from a backup"
         );
         let known = Mutex::default();
-        Ok(Self {
+        let journal = Self {
             path: path.into(),
             file,
+            format,
             begin,
             totals,
             stage,
             good,
+            noted,
             torn: length - good,
             converted,
             since,
             late,
+            by_path: false,
             known,
-        })
+        };
+        if let Some(mark) = Mark::of_journal(&journal.file)? {
+            journal.keeps(&mark, "the journal's file")?;
+        }
+        Ok(journal)
+    }
+
+    /// Refuses a journal that has lost what a mark `on` something says was on stable storage.
+    pub(super) fn keeps(&self, mark: &Mark, on: &str) -> Result<()> {
+        let Mark { id, stage, length } = mark;
+        if *id != self.begin.id {
+            bail!(
+                "it is the journal {}, and {on} is marked by the journal {id} (as {}): name that one by --journal",
+                if self.begin.id.is_empty() { "of a format without ids" } else { &self.begin.id },
+                stage.name()
+            );
+        }
+        ensure!(
+            self.good >= *length && self.stage >= *stage,
+            "it is damaged at byte {}: it was {length} bytes long when {on} was marked as {}. Restore it from a backup; nothing \
+             was changed",
+            self.good,
+            stage.name()
+        );
+        Ok(())
     }
 
     /// Whether a file is what a crash leaves of a journal that was just being made: nothing was done yet.
-    pub fn is_stillborn(path: &Path) -> Result<bool> {
+    pub(super) fn is_stillborn(path: &Path) -> Result<bool> {
         let mut bytes = Vec::new();
         let length = File::open(path)?.take(1 << 16).read_to_end(&mut bytes)? as u64;
-        if length <= MAGIC.len() as u64 {
-            return Ok(MAGIC.starts_with(&bytes) || bytes.iter().all(|&byte| byte == 0));
+        if length <= MAGIC_LENGTH as u64 {
+            let is_cut = Format::ALL.into_iter().any(|format| format.magic().starts_with(&bytes));
+            return Ok(is_cut || bytes.iter().all(|&byte| byte == 0));
         }
-        let is_ours = bytes.starts_with(MAGIC) || bytes.iter().all(|&byte| byte == 0);
+        let format = Format::ALL.into_iter().find(|format| bytes.starts_with(format.magic()));
+        let is_ours = format.is_some() || bytes.iter().all(|&byte| byte == 0);
         if !is_ours || length >= 1 << 16 {
             return Ok(false);
         }
-        let mut frames = Frames::new(File::open(path)?, length)?;
+        let mut frames = Frames::new(File::open(path)?, length, format.unwrap_or(Format::Two))?;
         Ok(frames.next()?.is_none() && !frames.has_more()?)
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Its format.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// From now on its entries are known by their paths, whichever inodes are there.
+    #[must_use]
+    pub(super) fn by_path(mut self) -> Self {
+        self.by_path = true;
+        self
+    }
+
+    /// Whether its entries are known by their paths.
+    pub fn is_by_path(&self) -> bool {
+        self.by_path
     }
 
     /// What was begun.
@@ -167,6 +242,11 @@ impl Journal {
         self.since
     }
 
+    /// Where the first copy of the last note ends: what is behind it may be lost.
+    pub(super) fn noted(&self) -> u64 {
+        self.noted
+    }
+
     /// How many bytes of it count.
     pub fn len(&self) -> u64 {
         self.good
@@ -184,14 +264,14 @@ impl Journal {
 
     /// Goes on writing it, behind the last good record.
     pub fn append(&self) -> Result<Writer> {
-        Ok(Writer::append(self.file.try_clone()?, self.good)?)
+        Ok(Writer::append(self, self.file.try_clone()?)?)
     }
 
     /// Every listing, in the order they were written.
     pub fn listings(&self) -> Result<Listings> {
         // A descriptor of its own, for a copy would share the position.
         let file = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.file)))?;
-        Ok(Listings(Frames::new(file, self.good)?))
+        Ok(Listings { frames: Frames::new(file, self.good, self.format)?, by_path: self.by_path })
     }
 
     /// Which entries are told of more than once, and which directories are therefore told of in vain.
@@ -208,7 +288,9 @@ impl Journal {
         ensure!(u64::from(length) <= self.good, "byte {offset} does not start a record");
         let mut payload = vec![0; length as usize];
         self.file.read_exact_at(&mut payload, offset + HEAD as u64)?;
-        decode(offset, &payload).with_context(|| format!("the listing at byte {offset}"))
+        let listing =
+            decode(self.format, offset, &payload).with_context(|| format!("the listing at byte {offset}"))?;
+        Ok(if self.by_path { of_any(listing) } else { listing })
     }
 
     /// The directory of `tree` that a listing tells of.
@@ -266,6 +348,7 @@ fn json<T: DeserializeOwned>(frame: &Frame) -> Result<T> {
 /// The good frames of a file, one after the other.
 struct Frames {
     file: BufReader<File>,
+    format: Format,
     /// Where the next one starts.
     offset: u64,
     /// Where the file ends.
@@ -273,15 +356,27 @@ struct Frames {
 }
 
 impl Frames {
-    fn new(mut file: File, end: u64) -> Result<Self> {
-        let offset = MAGIC.len() as u64;
+    fn new(mut file: File, end: u64, format: Format) -> Result<Self> {
+        let offset = MAGIC_LENGTH as u64;
         file.seek(SeekFrom::Start(offset))?;
-        Ok(Self { file: BufReader::with_capacity(1 << 18, file), offset, end })
+        Ok(Self { file: BufReader::with_capacity(1 << 18, file), format, offset, end })
     }
 
     /// The next frame; `None` at the end, or where the rest was torn by a crash.
     fn next(&mut self) -> Result<Option<Frame>> {
-        let left = self.end - self.offset;
+        let offset = self.offset;
+        let Some((kind, payload)) = self.read()? else { return self.copy() };
+        let copy = if self.format > Format::One { Kind::of_copy(kind) } else { None };
+        let Some(kind) = Kind::of(kind).or(copy) else {
+            bail!("the record at byte {offset} is of a kind that this version does not know")
+        };
+        self.offset += (HEAD + payload.len()) as u64;
+        Ok(Some(Frame { offset, kind, is_copy: copy.is_some(), payload }))
+    }
+
+    /// Reads what stands here; `None` where that is no whole frame.
+    fn read(&mut self) -> Result<Option<(u8, Vec<u8>)>> {
+        let left = self.end.saturating_sub(self.offset);
         if left < HEAD as u64 {
             return Ok(None);
         }
@@ -294,39 +389,95 @@ impl Frames {
         }
         let mut payload = vec![0; length as usize];
         self.file.read_exact(&mut payload)?;
-        if checksum(length, kind, &payload) != u32::from_le_bytes([c0, c1, c2, c3]) {
+        let is_whole = checksum(length, kind, &payload) == u32::from_le_bytes([c0, c1, c2, c3]);
+        Ok(is_whole.then_some((kind, payload)))
+    }
+
+    /// The second copy of the note whose first one should be here, where that alone is damaged.
+    fn copy(&mut self) -> Result<Option<Frame>> {
+        if self.format == Format::One || self.offset >= self.end {
             return Ok(None);
         }
+        let rest = self.rest(2 * (HEAD + LONGEST_NOTE as usize))?;
         let offset = self.offset;
-        let Some(kind) = Kind::of(kind) else {
-            bail!("the record at byte {offset} is of a kind that this version does not know")
-        };
-        self.offset += HEAD as u64 + u64::from(length);
-        Ok(Some(Frame { offset, kind, payload }))
+        for (at, size, kind) in notes(&rest) {
+            if let Some(kind) = Kind::of_copy(kind).filter(|_| at == size) {
+                self.offset += (at + size) as u64;
+                self.file.seek(SeekFrom::Start(self.offset))?;
+                let payload = rest.get(at + HEAD..at + size).unwrap_or_default().to_vec();
+                return Ok(Some(Frame { offset, kind, is_copy: false, payload }));
+            }
+        }
+        Ok(None)
     }
-}
 
-impl Frames {
+    /// Up to `most` of the bytes from here on.
+    fn rest(&mut self, most: usize) -> Result<Vec<u8>> {
+        self.file.seek(SeekFrom::Start(self.offset))?;
+        let mut rest = Vec::new();
+        let left = self.end.saturating_sub(self.offset).min(most as u64);
+        (&mut self.file).take(left).read_to_end(&mut rest)?;
+        Ok(rest)
+    }
+
     /// Whether behind what is no frame a later one follows that says how far the conversion got.
     fn has_more(&mut self) -> Result<bool> {
         if self.offset == self.end {
             return Ok(false);
         }
-        self.file.seek(SeekFrom::Start(self.offset))?;
-        let mut rest = Vec::new();
-        self.file.read_to_end(&mut rest)?;
-        let notes = [Kind::Recorded, Kind::Converted, Kind::RollbackBegun, Kind::RolledBack].map(Kind::byte);
-        Ok(rest.windows(HEAD).enumerate().any(|(at, head)| {
-            let &[l0, l1, l2, l3, c0, c1, c2, c3, kind] = head else { return false };
-            let length = u32::from_le_bytes([l0, l1, l2, l3]);
-            let payload = at + HEAD..at + HEAD + length as usize;
-            notes.contains(&kind)
-                && length < LONGEST_NOTE
-                && rest.get(payload).is_some_and(|payload| {
-                    checksum(length, kind, payload) == u32::from_le_bytes([c0, c1, c2, c3])
-                })
-        }))
+        let rest = self.rest(usize::MAX)?;
+        Ok(notes(&rest).next().is_some())
     }
+
+    /// Whether what stands at the end is a note of which one bit is another: no crash leaves that.
+    fn is_flipped(&mut self) -> Result<bool> {
+        // Of a note that is there twice, the other copy says the same.
+        if self.format > Format::One || self.end - self.offset > (HEAD + LONGEST_NOTE as usize) as u64 {
+            return Ok(false);
+        }
+        let mut tail = self.rest(usize::MAX)?;
+        for bit in 0..tail.len() * 8 {
+            let flip = |tail: &mut Vec<u8>| {
+                if let Some(byte) = tail.get_mut(bit / 8) {
+                    *byte ^= 1 << (bit % 8);
+                }
+            };
+            flip(&mut tail);
+            let is_note = notes_at(&tail, 0).is_some_and(|(size, _)| size == tail.len());
+            flip(&mut tail);
+            if is_note {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The notes that stand anywhere in these bytes: where, their sizes and their kinds, of first and of second copies.
+fn notes(bytes: &[u8]) -> impl Iterator<Item = (usize, usize, u8)> {
+    (0..bytes.len()).filter_map(|at| notes_at(bytes, at).map(|(size, kind)| (at, size, kind)))
+}
+
+/// The size and the kind of the note that stands at `at`.
+fn notes_at(bytes: &[u8], at: usize) -> Option<(usize, u8)> {
+    let &[l0, l1, l2, l3, c0, c1, c2, c3, kind] = bytes.get(at..at + HEAD)? else { return None };
+    let length = u32::from_le_bytes([l0, l1, l2, l3]);
+    let is_note = Kind::of(kind).or(Kind::of_copy(kind)).is_some_and(Kind::is_note);
+    if !is_note || length >= LONGEST_NOTE {
+        return None;
+    }
+    let size = HEAD + length as usize;
+    let payload = bytes.get(at + HEAD..at + size)?;
+    (checksum(length, kind, payload) == u32::from_le_bytes([c0, c1, c2, c3])).then_some((size, kind))
+}
+
+/// A listing whose entries are known by their paths.
+fn of_any(mut listing: Listing) -> Listing {
+    listing.own = listing.own.of_any();
+    for (_, record) in &mut listing.entries {
+        *record = record.take().map(Record::of_any);
+    }
+    listing
 }
 
 /// A frame's checksum.
@@ -339,21 +490,25 @@ fn checksum(length: u32, kind: u8, payload: &[u8]) -> u32 {
 }
 
 /// Every listing of a journal. Each comes with the offset of its frame.
-pub struct Listings(Frames);
+pub struct Listings {
+    frames: Frames,
+    by_path: bool,
+}
 
 impl Iterator for Listings {
     type Item = Result<(u64, Listing)>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            match self.0.next() {
+            match self.frames.next() {
                 Err(error) => return Some(Err(error)),
                 Ok(None) => return None,
                 Ok(Some(frame)) if frame.kind != Kind::Directory => {}
                 Ok(Some(Frame { offset, payload, .. })) => {
-                    let listing =
-                        decode(offset, &payload).with_context(|| format!("the listing at byte {offset}"));
-                    return Some(listing.map(|listing| (offset, listing)));
+                    let listing = decode(self.frames.format, offset, &payload)
+                        .with_context(|| format!("the listing at byte {offset}"));
+                    let told = |listing| (offset, if self.by_path { of_any(listing) } else { listing });
+                    return Some(listing.map(told));
                 }
             }
         }

@@ -2,14 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use rustix::io::Errno;
 use serde::Serialize;
 
 use super::codec::{Entries, Head, encode};
-use super::{Begin, HEAD, Kind, MAGIC, Moment, NameSum, Record, Totals, now};
+use super::{Begin, Format, HEAD, Journal, Kind, Mark, Moment, NameSum, Record, Stage, Totals, mark, now};
 
 /// How much is gathered before it is written.
 const GATHERED: usize = 1 << 18;
@@ -24,13 +25,27 @@ pub struct Writer {
     gathered: Vec<u8>,
     /// Where the next frame starts.
     offset: u64,
+    /// Where the first copy of the last note ends.
+    noted: u64,
+    format: Format,
+    /// [`Begin::id`].
+    id: String,
+    /// The export's root, where it can be marked.
+    root: Option<File>,
 }
 
 impl Writer {
-    /// Makes a new journal at `path`, where nothing may be yet.
-    pub fn create(path: &Path, begin: &Begin) -> io::Result<Self> {
+    /// Makes a new journal at `path`, where nothing may be yet, of the export with this open root.
+    pub fn create(path: &Path, begin: &Begin, root: BorrowedFd<'_>) -> io::Result<Self> {
+        Self::create_in(Format::Two, path, begin, root)
+    }
+
+    /// [`Writer::create`] in one of the formats.
+    pub fn create_in(format: Format, path: &Path, begin: &Begin, root: BorrowedFd<'_>) -> io::Result<Self> {
         let file = File::options().read(true).append(true).create_new(true).mode(0o600).open(path)?;
-        let mut writer = Self { file, gathered: MAGIC.to_vec(), offset: MAGIC.len() as u64 };
+        let root = if begin.marks { Some(mark::root(root)?) } else { None };
+        let (gathered, offset) = (format.magic().to_vec(), format.magic().len() as u64);
+        let mut writer = Self { file, gathered, offset, noted: offset, format, id: begin.id.clone(), root };
         writer.note(Kind::Begin, begin)?;
         writer.sync()?;
         // Its name, too, must survive a crash.
@@ -39,26 +54,39 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Goes on with a journal of which `good` bytes count; what a crash left behind them is cut off, and they are put on
+    /// Goes on with a journal, by its file: what a crash left behind the bytes that count is cut off, and those are put on
     /// stable storage, for whoever wrote the last of them may have been killed before.
-    pub(super) fn append(file: File, good: u64) -> io::Result<Self> {
-        file.set_len(good)?;
+    pub(super) fn append(journal: &Journal, file: File) -> io::Result<Self> {
+        let (offset, noted) = (journal.len(), journal.noted());
+        file.set_len(offset)?;
         rustix::fs::fdatasync(file.as_fd())?;
-        Ok(Self { file, gathered: Vec::new(), offset: good })
+        let (format, id) = (journal.format(), journal.begin().id.clone());
+        Ok(Self { file, gathered: Vec::new(), offset, noted, format, id, root: None })
+    }
+
+    /// From now on, the export with this open root is marked.
+    pub(super) fn marking(mut self, root: BorrowedFd<'_>) -> io::Result<Self> {
+        self.root = Some(mark::root(root)?);
+        Ok(self)
+    }
+
+    /// The format that it has.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// Appends a frame; returns where it starts.
-    fn frame(&mut self, kind: Kind, payload: &[u8]) -> io::Result<u64> {
+    fn frame(&mut self, kind: u8, payload: &[u8]) -> io::Result<u64> {
         let too_long = |_| io::Error::other("a record of more than 4 GiB");
         let length = u32::try_from(payload.len()).map_err(too_long)?.to_le_bytes();
         let mut crc = crc32fast::Hasher::new();
         crc.update(&length);
-        crc.update(&[kind.byte()]);
+        crc.update(&[kind]);
         crc.update(payload);
         let start = self.offset;
         self.gathered.extend_from_slice(&length);
         self.gathered.extend_from_slice(&crc.finalize().to_le_bytes());
-        self.gathered.push(kind.byte());
+        self.gathered.push(kind);
         self.gathered.extend_from_slice(payload);
         self.offset += (HEAD + payload.len()) as u64;
         if self.gathered.len() >= GATHERED {
@@ -68,7 +96,13 @@ impl Writer {
     }
 
     fn note(&mut self, kind: Kind, note: &impl Serialize) -> io::Result<()> {
-        self.frame(kind, &serde_json::to_vec(note)?).map(drop)
+        let payload = serde_json::to_vec(note)?;
+        self.frame(kind.byte(), &payload)?;
+        self.noted = self.offset;
+        if kind.is_note() && self.format > Format::One {
+            self.frame(kind.copy(), &payload)?;
+        }
+        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -94,37 +128,57 @@ impl Writer {
             names: part.last.then_some(part.names),
         };
         let payload = encode(self.offset, head, &part.entries);
-        let start = self.frame(Kind::Directory, &payload)?;
+        let start = self.frame(Kind::Directory.byte(), &payload)?;
         part.id.get_or_insert(start);
-        part.entries = Entries::after(&part.own);
+        part.entries = Entries::after(&part.own, part.entries.format());
         Ok(())
     }
 
-    /// Everything is recorded: from now on the export may be touched.
+    /// Everything is recorded: from now on the export may be touched. Where it can be marked it is, before it is touched.
     pub fn recorded(&mut self, totals: Totals) -> io::Result<()> {
         self.sync()?;
         self.note(Kind::Recorded, &Totals { at: now(), ..totals })?;
-        self.sync()
+        self.sync()?;
+        self.mark(Stage::Converting)
+    }
+
+    /// Marks the export and the journal's file. `stage` and all of the journal are on stable storage.
+    pub fn mark(&self, stage: Stage) -> io::Result<()> {
+        if self.format == Format::One {
+            return Ok(());
+        }
+        let mark = Mark { id: self.id.clone(), stage, length: self.noted };
+        mark.put_on_journal(&self.file)?;
+        match &self.root {
+            None => Ok(()),
+            Some(root) if stage == Stage::RolledBack => Ok(mark::remove(root)?),
+            Some(root) => match mark.put_on_export(root) {
+                // The mark that is there is true as well.
+                Err(Errno::NOSPC | Errno::DQUOT) if stage > Stage::Converting => Ok(()),
+                put => Ok(put?),
+            },
+        }
     }
 
     /// Everything is converted.
     pub fn converted(&mut self) -> io::Result<()> {
-        self.moment(Kind::Converted)
+        self.moment(Kind::Converted, Stage::Converted)
     }
 
     /// A rollback begins.
     pub fn rollback_begun(&mut self) -> io::Result<()> {
-        self.moment(Kind::RollbackBegun)
+        self.moment(Kind::RollbackBegun, Stage::RollingBack)
     }
 
     /// Everything is rolled back.
     pub fn rolled_back(&mut self) -> io::Result<()> {
-        self.moment(Kind::RolledBack)
+        self.moment(Kind::RolledBack, Stage::RolledBack)
     }
 
-    fn moment(&mut self, kind: Kind) -> io::Result<()> {
+    fn moment(&mut self, kind: Kind, stage: Stage) -> io::Result<()> {
         self.note(kind, &Moment { at: now() })?;
-        self.sync()
+        self.sync()?;
+        self.mark(stage)
     }
 
     /// How long the journal is, in bytes.
@@ -152,9 +206,9 @@ pub struct Part {
 }
 
 impl Part {
-    /// The start of a directory whose parent has the id `parent`; the root has none.
-    pub fn new(parent: Option<u64>, name: &[u8], own: Record, late: bool) -> Self {
-        let entries = Entries::after(&own);
+    /// The start of a directory whose parent has the id `parent`, for a journal of this format; the root has none.
+    pub fn new(format: Format, parent: Option<u64>, name: &[u8], own: Record, late: bool) -> Self {
+        let entries = Entries::after(&own, format);
         Self {
             id: None,
             parent,

@@ -43,7 +43,7 @@ impl Restorer<'_> {
     fn listing(&self, directory: &Arc<Directory>, at: u64, listing: &Listing) -> Result<(), Obstacle> {
         let own = &listing.own;
         let (pin, fd) = match directory.pin().and_then(|pin| Ok((pin, directory.open()?))) {
-            Ok((pin, fd)) if pin.inode().identity.number == own.number => (pin, fd),
+            Ok((pin, fd)) if own.is_inode(pin.inode()) => (pin, fd),
             // The guest has removed it, or put it elsewhere: the walk that follows finds it.
             Ok(_) | Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR | Errno::LOOP) => {
                 return Ok(());
@@ -150,7 +150,7 @@ impl Restorer<'_> {
 
     /// Restores a regular file or a directory.
     fn kept(&self, place: Place<'_>, pin: &Pin, record: &Record) -> Result<(), Obstacle> {
-        if pin.inode().identity.number != record.number || pin.inode().kind() != record.entry.kind() {
+        if !record.is(pin.inode()) {
             return Ok(());
         }
         if self.is_restored(pin, record)? {
@@ -196,7 +196,7 @@ impl Restorer<'_> {
         if let Some(numbers) = &self.mapped_before
             && record.entry.xattrs.iter().any(|(name, _)| name.starts_with(b"user.virtfs."))
         {
-            numbers.lock().unwrap_or_else(PoisonError::into_inner).insert(pin.inode().identity.number);
+            numbers.lock().unwrap_or_else(PoisonError::into_inner).insert(pin.inode().id.key());
         }
     }
 
@@ -265,13 +265,13 @@ impl Restorer<'_> {
     /// Makes a name of a special inode that was several times there before the conversion one of the same inode again.
     fn rejoin(&self, place: Place<'_>, pin: &Pin, record: &Record) -> Result<(), Obstacle> {
         let mut originals = self.originals.lock();
-        let first = originals.get(record.number).map(staging::Linked::pin).transpose()?.flatten();
+        let first = originals.get(record.id.key()).map(staging::Linked::pin).transpose()?.flatten();
         match first {
             Some(first) if first.inode().identity != pin.inode().identity => {
-                self.staging.link(place, record.number, &first)?;
+                self.staging.link(place, record.id.number, &first)?;
             }
             Some(_) => {}
-            None => originals.insert(record.number, place, pin.inode()),
+            None => originals.insert(record.id.key(), place, pin.inode()),
         }
         Ok(())
     }

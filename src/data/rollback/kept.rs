@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::rest::changing;
 use crate::data::goal::Obstacle;
+use crate::data::identity::Key;
 use crate::data::staging::{Links, Place, Staging};
 use crate::data::tree::{Directory, Tree};
 use crate::data::walk;
@@ -44,7 +45,7 @@ impl Kept {
         let directory = tree.root().child(&name);
         let fd = directory.open()?;
         for (name, _) in walk::names(&directory)? {
-            let Some(carrier) = number(&name) else {
+            let Some(carrier) = key(&name) else {
                 rustix::fs::unlinkat(&fd, &*name, AtFlags::empty())?;
                 continue;
             };
@@ -58,12 +59,12 @@ impl Kept {
     /// Calls `work` with the place at which what replaces the inode `carrier` is kept, if there is one.
     pub(super) fn place<T>(
         &self,
-        carrier: u64,
+        carrier: Key,
         work: impl FnOnce(Place<'_>) -> rustix::io::Result<T>,
     ) -> rustix::io::Result<Option<T>> {
         let Some(directory) = &self.0 else { return Ok(None) };
         let fd = directory.open()?;
-        let name = CString::new(format!("{carrier:x}")).unwrap_or_default();
+        let name = CString::new(format!("{:x}-{:x}", carrier.volume, carrier.number)).unwrap_or_default();
         work(Place { directory, fd: fd.as_fd(), name: &name }).map(Some)
     }
 
@@ -90,6 +91,10 @@ impl Kept {
 }
 
 /// The inode that a name in the directory stands for; `None`: it was only on the way there.
-fn number(name: &CStr) -> Option<u64> {
-    u64::from_str_radix(name.to_str().ok()?, 16).ok()
+fn key(name: &CStr) -> Option<Key> {
+    let name = name.to_str().ok()?;
+    // Without a volume: a rollback that an earlier version began.
+    let (volume, number) = name.split_once('-').unwrap_or(("0", name));
+    let parse = |digits| u64::from_str_radix(digits, 16).ok();
+    Some(Key { volume: parse(volume)?, number: parse(number)? })
 }

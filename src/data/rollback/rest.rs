@@ -14,6 +14,7 @@ use crate::data::entry::Kind;
 use crate::data::flags::Lifted;
 use crate::data::form::Model;
 use crate::data::goal::Obstacle;
+use crate::data::identity::Key;
 use crate::data::pin::{self, Pin};
 use crate::data::staging::{self, Place};
 use crate::data::tree::Directory;
@@ -56,9 +57,9 @@ impl Restorer<'_> {
             Model::MappedFile if !self.complete && !self.is_owned(pin.inode()) => Ok(false),
             Model::MappedFile => Ok(mapped_file::read_attributes(place.directory, place.name)?.is_some()),
             Model::MappedXattr => {
-                let is_old = |numbers: &std::sync::Mutex<std::collections::HashSet<u64>>| {
+                let is_old = |numbers: &std::sync::Mutex<std::collections::HashSet<Key>>| {
                     let numbers = numbers.lock().unwrap_or_else(PoisonError::into_inner);
-                    numbers.contains(&pin.inode().identity.number)
+                    numbers.contains(&pin.inode().id.key())
                 };
                 Ok(mapped_xattr::is_carried(pin)? && !self.mapped_before.as_ref().is_some_and(is_old))
             }

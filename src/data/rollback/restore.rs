@@ -108,19 +108,19 @@ impl Restorer<'_> {
         // The last of a carrier's names has none beside it: its others have been replaced already.
         let is_linked = carrier.links > 1
             || record.is_some_and(|record| record.entry.links > 1)
-            || self.carriers.lock().get(carrier.identity.number).is_some();
+            || self.carriers.lock().get(carrier.id.key()).is_some();
         if !is_linked {
             self.staging.replace(place, carrier.identity.number, |name| make(place, name, entry, record))?;
             return self.forget_special(place);
         }
         let (mut originals, mut carriers) = (self.originals.lock(), self.carriers.lock());
-        let first = match record.and_then(|record| originals.get(record.number)) {
-            None => carriers.get(carrier.identity.number),
+        let first = match record.and_then(|record| originals.get(record.id.key())) {
+            None => carriers.get(carrier.id.key()),
             first => first,
         };
         match first.map(staging::Linked::pin).transpose()?.flatten() {
             Some(first) => self.staging.link(place, carrier.identity.number, &first)?,
-            None if carrier.links > 1 && self.link_kept(place, carrier.identity.number, entry, record)? => {}
+            None if carrier.links > 1 && self.link_kept(place, carrier, entry, record)? => {}
             None => {
                 self.staging
                     .replace(place, carrier.identity.number, |name| make(place, name, entry, record))?;
@@ -128,9 +128,9 @@ impl Restorer<'_> {
         }
         let now = place.directory.entry_at(place.fd, place.name, entry.kind())?;
         if let Some(record) = record {
-            originals.insert(record.number, place, now.inode());
+            originals.insert(record.id.key(), place, now.inode());
         }
-        carriers.insert(carrier.identity.number, place, now.inode());
+        carriers.insert(carrier.id.key(), place, now.inode());
         self.forget_special(place)
     }
 
@@ -139,14 +139,15 @@ impl Restorer<'_> {
     fn link_kept(
         &self,
         place: Place<'_>,
-        carrier: u64,
+        carrier: &Inode,
         entry: &Entry,
         record: Option<&Record>,
     ) -> Result<bool> {
-        let linked = self.kept.place(carrier, |kept| {
-            self.staging.replace(kept, carrier, |name| make(kept, name, entry, record))?;
+        let number = carrier.identity.number;
+        let linked = self.kept.place(carrier.id.key(), |kept| {
+            self.staging.replace(kept, number, |name| make(kept, name, entry, record))?;
             let pin = kept.directory.entry_at(kept.fd, kept.name, entry.kind())?;
-            match self.staging.link(place, carrier, &pin) {
+            match self.staging.link(place, number, &pin) {
                 Err(Errno::XDEV | Errno::MLINK) => {
                     rustix::fs::unlinkat(kept.fd, kept.name, AtFlags::empty())?;
                     Ok(false)
@@ -184,7 +185,7 @@ impl Restorer<'_> {
 fn restore_capabilities(pin: &Pin, entry: &Entry, record: &Record) -> Result<()> {
     let was = &record.entry;
     let inode = pin.inode();
-    let is_same = inode.identity.number == record.number
+    let is_same = record.is(inode)
         && (inode.size, inode.modified) == (was.size, was.modified)
         && (entry.uid, entry.gid) == (was.uid, was.gid);
     for (name, value) in &was.xattrs {

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use crate::data::acl;
 use crate::data::entry::{self, Entry, Identity, Inode, Time, Xattr};
 use crate::data::form::{Form, Model};
+use crate::data::identity::Key;
 use crate::data::journal::Record;
 use crate::data::mapped_xattr;
 use crate::data::owner::Owner;
@@ -22,7 +23,7 @@ pub struct Comparison<'c> {
     /// Who must be able to use every entry.
     pub owner: Option<&'c Owner>,
     /// What inodes of several names are now, by the number that the journal has for them.
-    pub inodes: &'c Mutex<HashMap<u64, Identity>>,
+    pub inodes: &'c Mutex<HashMap<Key, Identity>>,
 }
 
 /// What is wrong with an entry.
@@ -71,7 +72,7 @@ impl Comparison<'_> {
             return None;
         }
         let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = *inodes.entry(record.number).or_insert(inode.identity);
+        let first = *inodes.entry(record.id.key()).or_insert(inode.identity);
         (first != inode.identity).then(|| "it is no link to the same file as its other names any more".into())
     }
 }

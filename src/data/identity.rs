@@ -1,0 +1,176 @@
+//! Which inode: beyond its number, which repeats between the subvolumes of a Btrfs and is given out again after a deletion.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
+use std::sync::{PoisonError, RwLock};
+
+use rustix::fs::{Statx, StatxFlags};
+use serde::{Deserialize, Serialize};
+
+use super::entry::Time;
+use super::sys;
+
+/// An inode of one file system, for as long as the file system exists: it stays the same across mounts and restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Id {
+    /// The Btrfs subvolume's number; 0 on other file systems; [`Id::ANY_VOLUME`] where it was not recorded.
+    pub volume: u64,
+    /// The inode's number.
+    pub number: u64,
+    /// What tells it from an earlier or a later inode of the same number.
+    pub stamp: Stamp,
+}
+
+/// What tells an inode from an earlier or a later one of the same number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stamp {
+    /// Nothing: the file system keeps neither, or not for as long as it exists.
+    #[default]
+    None,
+    /// When it was made: `stx_btime` of statx(2).
+    Born(Time),
+    /// The 64-bit FNV-1a hash of its file handle, of `handle_type` (little-endian) and `f_handle`: name_to_handle_at(2).
+    Handle(u64),
+    /// Every inode of its kind: a journal that is compared by path.
+    Any,
+}
+
+impl Id {
+    /// The volume of an inode of which only the number was recorded (format 1).
+    pub const ANY_VOLUME: u64 = u64::MAX;
+
+    /// Whether `inode` is this one, which last changed at `changed`.
+    ///
+    /// Where nothing but the number was recorded (format 1), one that was made after that is another.
+    pub fn is(&self, inode: &Self, changed: Time) -> bool {
+        let is_same = match (self.stamp, inode.stamp) {
+            (Stamp::Any, _) | (_, Stamp::Any) => return true,
+            (Stamp::Born(was), Stamp::Born(now)) => was == now,
+            (Stamp::Handle(was), Stamp::Handle(now)) => was == now,
+            (Stamp::None, Stamp::Born(born)) => born <= changed,
+            // One of the two is not known.
+            _ => true,
+        };
+        is_same
+            && self.number == inode.number
+            && (self.volume == inode.volume || self.volume == Self::ANY_VOLUME)
+    }
+
+    /// What inodes of several names are found by among those of one journal.
+    pub fn key(&self) -> Key {
+        Key { volume: self.volume, number: self.number }
+    }
+}
+
+/// An inode among those that exist at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// [`Id::volume`].
+    pub volume: u64,
+    /// [`Id::number`].
+    pub number: u64,
+}
+
+/// What is known of a device number, `st_dev`.
+#[derive(Debug, Clone, Copy)]
+struct Device {
+    volume: u64,
+    /// Whether the times at which inodes were made and their handles last as long as the file system.
+    is_lasting: bool,
+}
+
+/// The id of the inode that `fd` refers to and of which statx(2) told `told`.
+pub(super) fn of(fd: BorrowedFd<'_>, told: &Statx) -> Id {
+    let device = device(fd, u64::from(told.stx_dev_major) << 32 | u64::from(told.stx_dev_minor));
+    let stamp = match device {
+        Device { is_lasting: false, .. } => Stamp::None,
+        _ if told.stx_mask & StatxFlags::BTIME.bits() != 0 => {
+            Stamp::Born(Time { seconds: told.stx_btime.tv_sec, nanoseconds: told.stx_btime.tv_nsec })
+        }
+        _ => sys::file_handle(fd).map_or(Stamp::None, |handle| Stamp::Handle(hash(&handle))),
+    };
+    Id { volume: device.volume, number: told.stx_ino, stamp }
+}
+
+/// What is known of the device number of `fd`'s file system. It is found out once.
+fn device(fd: BorrowedFd<'_>, number: u64) -> Device {
+    static KNOWN: RwLock<Option<HashMap<u64, Device>>> = RwLock::new(None);
+    thread_local! {
+        static LAST: Cell<Option<(u64, Device)>> = const { Cell::new(None) };
+    }
+    if let Some((_, device)) = LAST.get().filter(|(last, _)| *last == number) {
+        return device;
+    }
+    let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
+    let found = known.as_ref().and_then(|known| known.get(&number).copied());
+    drop(known);
+    let device = found.unwrap_or_else(|| {
+        let device = look_up(fd);
+        let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+        known.get_or_insert_default().insert(number, device);
+        device
+    });
+    LAST.set(Some((number, device)));
+    device
+}
+
+fn look_up(fd: BorrowedFd<'_>) -> Device {
+    const BTRFS: u64 = 0x9123_683e;
+    // ext2 to ext4, XFS, Btrfs, tmpfs, F2FS, ZFS. Those that pass on what another file system says (overlayfs, FUSE, NFS) may
+    // give an inode another handle after a restart, or another time when it is copied up.
+    const LASTING: [u64; 6] = [0xef53, 0x5846_5342, BTRFS, 0x0102_1994, 0xf2f5_2010, 0x2fc1_2fc1];
+    let kind = rustix::fs::fstatfs(fd).map_or(0, |told| told.f_type.cast_unsigned());
+    let volume =
+        if kind == BTRFS { sys::file_handle(fd).and_then(|handle| subvolume(&handle)) } else { None };
+    Device { volume: volume.unwrap_or(0), is_lasting: LASTING.contains(&kind) }
+}
+
+/// The number of the subvolume in a handle of Btrfs: `struct btrfs_fid` has the inode's number, the subvolume's and the
+/// generation.
+fn subvolume(handle: &sys::Handle) -> Option<u64> {
+    // FILEID_BTRFS_WITHOUT_PARENT, FILEID_BTRFS_WITH_PARENT and FILEID_BTRFS_WITH_PARENT_ROOT: include/linux/exportfs.h.
+    if !(0x4d..=0x4f).contains(&handle.kind) {
+        return None;
+    }
+    handle.bytes.get(8..16)?.try_into().ok().map(u64::from_le_bytes)
+}
+
+fn hash(handle: &sys::Handle) -> u64 {
+    let kind = handle.kind.to_le_bytes();
+    kind.iter()
+        .chain(&handle.bytes)
+        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(volume: u64, number: u64, stamp: Stamp) -> Id {
+        Id { volume, number, stamp }
+    }
+
+    #[test]
+    fn an_inode_is_known_by_volume_number_and_stamp() {
+        let time = |seconds| Time { seconds, nanoseconds: 5 };
+        let (born, later) = (Stamp::Born(time(3)), Stamp::Born(time(9)));
+        for (was, now, is) in [
+            (id(0, 7, born), id(0, 7, born), true),
+            (id(0, 7, born), id(0, 7, later), false),
+            (id(0, 7, born), id(0, 8, born), false),
+            (id(256, 7, born), id(257, 7, born), false),
+            (id(0, 7, Stamp::Handle(1)), id(0, 7, Stamp::Handle(1)), true),
+            (id(0, 7, Stamp::Handle(1)), id(0, 7, Stamp::Handle(2)), false),
+            // Format 1: it last changed at 5.
+            (id(Id::ANY_VOLUME, 7, Stamp::None), id(256, 7, born), true),
+            (id(0, 7, Stamp::None), id(0, 7, later), false),
+            (id(0, 7, Stamp::None), id(0, 7, Stamp::None), true),
+            (id(0, 7, born), id(0, 7, Stamp::None), true),
+            (id(0, 7, Stamp::Any), id(3, 8, later), true),
+        ] {
+            assert_eq!(was.is(&now, time(5)), is, "{was:?} {now:?}");
+        }
+    }
+}

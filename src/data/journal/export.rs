@@ -1,0 +1,125 @@
+//! A journal and the export that it is of: whether the two fit each other, and whether the journal tells all that was done.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::fs::AtFlags;
+
+use super::{Begin, Journal, Mark, Stage, Writer};
+use crate::data::entry::Inode;
+use crate::data::mapped_file::METADATA_ROOT;
+use crate::data::mapped_xattr::UID;
+use crate::data::{pin, sys};
+use crate::text;
+
+/// What to do about a journal that can't be relied on.
+const WAY: &str = "restore the journal from a backup; `migrate journal FILE` says what is left of this one. Nothing was changed";
+
+impl Journal {
+    /// Opens the journal of the export with this open root. `None`: it was just being made when it was interrupted, and
+    /// nothing was done yet.
+    ///
+    /// An error where it is another export's, where it is damaged, or where something was done to the export that it does
+    /// not tell.
+    pub fn of_export(path: &Path, root: BorrowedFd<'_>) -> Result<Option<Self>> {
+        let shown = text::escape_path(path);
+        let mark = Mark::of_export(root)?;
+        if Self::is_stillborn(path)? {
+            let is_marked = mark.is_some() || Mark::of_journal(File::open(path)?)?.is_some();
+            ensure!(
+                !is_marked && !looks_mapped(root),
+                "the journal {shown} is damaged: nothing of it is left, and the export is converted, at least in part: {WAY}"
+            );
+            return Ok(None);
+        }
+        let journal = Self::open(path)?;
+        journal.is_of(&pin::stat(root)?)?;
+        if let Some(mark) = &mark {
+            journal.keeps(mark, "the export").with_context(|| format!("the journal {shown}"))?;
+        }
+        ensure!(
+            journal.stage() > Stage::Recording || journal.is_untouched(root, mark.as_ref())?,
+            "the journal {shown} ends at byte {} before it says that everything is recorded, and the export was changed since it \
+             began: either the journal is damaged, or somebody has worked in the export. {WAY}. If you know that nothing was \
+             converted, remove the journal",
+            journal.len()
+        );
+        Ok(Some(journal))
+    }
+
+    /// Opens the journal of a converted export of which the directory with this open root is a copy: its entries are known by
+    /// their paths.
+    pub fn of_copy(path: &Path, root: BorrowedFd<'_>) -> Result<Self> {
+        let journal = Self::open(path)?;
+        if let Some(mark) = Mark::of_export(root)? {
+            journal.keeps(&mark, "the export")?;
+        }
+        ensure!(
+            journal.stage() > Stage::Recording,
+            "the journal {} does not tell all of the export: nothing can be compared by it",
+            text::escape_path(path)
+        );
+        Ok(journal.by_path())
+    }
+
+    /// Goes on writing it; the export with this open root is marked from now on.
+    pub fn append_marking(&self, root: BorrowedFd<'_>) -> Result<Writer> {
+        let writer = self.append()?;
+        Ok(if self.begin().marks && sys::sees_trusted_attributes() { writer.marking(root)? } else { writer })
+    }
+
+    fn is_of(&self, root: &Inode) -> Result<()> {
+        let begin = self.begin();
+        let is_same = match &begin.root {
+            Some(id) => id.is(&root.id, root.changed),
+            None => begin.root_inode == root.identity.number,
+        };
+        if is_same {
+            return Ok(());
+        }
+        bail!(
+            "{} is the journal of another directory ({}{}). If the export was restored from a backup or copied, `migrate verify` and \
+             `migrate rollback` go by paths with --by-path",
+            text::escape_path(self.path()),
+            begin.export,
+            begin.on_host()
+        )
+    }
+
+    /// Whether nothing was done to the export of a journal that does not tell all of it: everything that touches it marks it
+    /// first. Where it can't be marked, or the mark not be seen, the root must be as it was recorded.
+    fn is_untouched(&self, root: BorrowedFd<'_>, mark: Option<&Mark>) -> Result<bool> {
+        if self.begin().marks && sys::sees_trusted_attributes() {
+            return Ok(mark.is_none());
+        }
+        let now = pin::stat(root)?;
+        // Before its record is written nothing is, and what follows the beginning is the root's.
+        match self.listings()?.next() {
+            None => Ok(self.torn() == 0 && !looks_mapped(root)),
+            Some(listing) => Ok(listing?.1.own.changed == now.changed),
+        }
+    }
+}
+
+impl Begin {
+    /// The host that it was written on, for a message; empty where that is not known.
+    fn on_host(&self) -> String {
+        if self.host.is_empty() { String::new() } else { format!(", on the host {}", self.host) }
+    }
+}
+
+/// Whether the root of an export has what a conversion to a mapped model gives it.
+fn looks_mapped(root: BorrowedFd<'_>) -> bool {
+    let has_attribute = rustix::fs::fgetxattr(root, UID, &mut [0_u8; 16][..]).is_ok();
+    let has_file = rustix::fs::statat(root, METADATA_ROOT, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+    has_attribute || has_file
+}
+
+/// What the file systems of exports are called in journals.
+pub fn file_system(root: impl AsFd, kind: &[u8], source: &[u8]) -> super::FileSystem {
+    let id =
+        rustix::fs::fstatvfs(root.as_fd()).map(|told| format!("{:016x}", told.f_fsid)).unwrap_or_default();
+    super::FileSystem { kind: text::escape(kind).into_owned(), source: text::escape(source).into_owned(), id }
+}
