@@ -1,5 +1,6 @@
 //! A second wall around the files, where the kernel has Landlock: whatever path a process that serves might
-//! come by, it can open, make, remove and rename files only beneath the export, executes none, connects and signals
+//! come by, it can open, make, remove and rename files only beneath the export (only read them, where the export is served
+//! for reading), executes none, connects and signals
 //! nowhere.
 //!
 //! Rules follow files, not paths, so that this wall stands where the others have a gap: in a chroot, outside of it.
@@ -12,6 +13,7 @@ use ::landlock::{
 use anyhow::Result;
 
 use super::export::Reach;
+use super::sandbox;
 
 /// The first version that lets a guest do all that it may: before Linux 5.19 there was no renaming or linking from one
 /// directory to another.
@@ -22,8 +24,8 @@ const MOST: ABI = ABI::V6;
 
 /// Confines this process to the files that `reach` reaches, for good. A kernel without Landlock, or with its first version, is
 /// said to be one in the log, for those who look.
-pub fn confine(reach: &Reach) -> Result<()> {
-    match restrict(reach) {
+pub fn confine(reach: &Reach, access: sandbox::Access) -> Result<()> {
+    match restrict(reach, access) {
         Ok(()) => Ok(()),
         Err(error @ (RulesetError::CreateRuleset(_) | RulesetError::HandleAccesses(_))) => {
             log::debug!("no Landlock here that a guest could work under: {error}");
@@ -33,7 +35,7 @@ pub fn confine(reach: &Reach) -> Result<()> {
     }
 }
 
-fn restrict(reach: &Reach) -> Result<(), RulesetError> {
+fn restrict(reach: &Reach, access: sandbox::Access) -> Result<(), RulesetError> {
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(LEAST))?
@@ -42,7 +44,10 @@ fn restrict(reach: &Reach) -> Result<(), RulesetError> {
         .handle_access(AccessNet::from_all(MOST))?
         .scope(Scope::from_all(MOST))?
         .create()?;
-    let allowed = AccessFs::from_all(MOST) & !(AccessFs::Execute | AccessFs::IoctlDev);
+    let allowed = match access {
+        sandbox::Access::Full => AccessFs::from_all(MOST) & !(AccessFs::Execute | AccessFs::IoctlDev),
+        sandbox::Access::Read => AccessFs::ReadFile | AccessFs::ReadDir,
+    };
     let ruleset = match reach {
         Reach::Rooted { .. } => match PathFd::new("/") {
             Ok(root) => ruleset.add_rule(PathBeneath::new(root, allowed))?,
@@ -52,4 +57,34 @@ fn restrict(reach: &Reach) -> Result<(), RulesetError> {
         Reach::Beneath(root) => ruleset.add_rule(PathBeneath::new(root, allowed))?,
     };
     ruleset.restrict_self().map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+
+    #[test]
+    fn an_export_for_reading_can_only_be_read() {
+        for (access, writes) in [(sandbox::Access::Full, true), (sandbox::Access::Read, false)] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().to_owned();
+            fs::write(path.join("file"), b"").unwrap();
+            // Landlock confines the thread that asks for it.
+            let confined = std::thread::spawn(move || {
+                nix::sys::prctl::set_no_new_privs().unwrap();
+                confine(&Reach::Beneath(File::open(&path).unwrap().into()), access).unwrap();
+                let read = fs::read(path.join("file")).is_ok() && fs::read_dir(&path).is_ok();
+                let changes = [
+                    File::options().write(true).open(path.join("file")).is_ok(),
+                    fs::create_dir(path.join("dir")).is_ok(),
+                    fs::rename(path.join("file"), path.join("moved")).is_ok(),
+                    fs::remove_file(path.join("moved")).is_ok(),
+                ];
+                (read, changes)
+            });
+            assert_eq!(confined.join().unwrap(), (true, [writes; 4]), "{access:?}");
+        }
+    }
 }

@@ -71,6 +71,29 @@ impl Host {
         let name = format!("self/fd/{}", self.export.as_raw_fd());
         readlinkat(&self.proc, name.as_str()).map(OsStringExt::into_vec)
     }
+
+    /// The host's mounts below the export.
+    fn mounts(&self) -> Result<HostMounts> {
+        let export = sys::mount_id(self.export.as_fd()).context("cannot look at the export")?;
+        let path = self.path().context("cannot find the export")?;
+        let all = parse(&read(&self.table)?);
+        let is_private = |mount: &Mount| !mount.shared;
+        let mut private = all.iter().any(|mount| mount.id == export && is_private(mount));
+        let below: Vec<Mount> = all
+            .into_iter()
+            .filter_map(|mount| {
+                let point = mount.below(&path)?.to_vec();
+                (!point.is_empty()).then_some(Mount { point, ..mount })
+            })
+            .collect();
+        private |= below.iter().any(is_private);
+        Ok(HostMounts { mounts: below, private })
+    }
+
+    /// Whether a mount at or below the export is private, so that the kernel does not propagate what the host mounts there.
+    pub fn has_private_mounts(&self) -> Result<bool> {
+        self.mounts().map(|mounts| mounts.private)
+    }
 }
 
 fn table(proc: &OwnedFd) -> Result<File, Errno> {
@@ -196,7 +219,7 @@ impl Watcher {
     fn follow(&mut self) -> Result<bool> {
         let mut private = false;
         for _ in 0..ROUNDS {
-            let host = self.host_mounts()?;
+            let host = self.host.mounts()?;
             let own = self.own_mounts()?;
             if own.iter().any(|mount| mount.attributes & self.attributes != self.attributes) {
                 sys::set_mount_attributes(self.tree.as_fd(), self.attributes).context("mount_setattr")?;
@@ -212,7 +235,7 @@ impl Watcher {
                 changed |= self.attach(mount)?;
             }
             // Read after the own table: what has been propagated since is in both.
-            let host = self.host_mounts()?;
+            let host = self.host.mounts()?;
             for mount in difference(&own, &host.mounts).into_iter().rev() {
                 changed |= self.known.contains(&mount.id) && self.detach(mount);
             }
@@ -228,23 +251,6 @@ impl Watcher {
         let only_own: HashSet<u64> = difference(own, host).iter().map(|mount| mount.id).collect();
         let is_known = |id: &u64| self.known.contains(id) || !only_own.contains(id);
         self.known = own.iter().map(|mount| mount.id).filter(is_known).collect();
-    }
-
-    fn host_mounts(&self) -> Result<HostMounts> {
-        let export = sys::mount_id(self.host.export.as_fd()).context("cannot look at the export")?;
-        let path = self.host.path().context("cannot find the export")?;
-        let all = parse(&read(&self.host.table)?);
-        let is_private = |mount: &Mount| !mount.shared;
-        let mut private = all.iter().any(|mount| mount.id == export && is_private(mount));
-        let below: Vec<Mount> = all
-            .into_iter()
-            .filter_map(|mount| {
-                let point = mount.below(&path)?.to_vec();
-                (!point.is_empty()).then_some(Mount { point, ..mount })
-            })
-            .collect();
-        private |= below.iter().any(is_private);
-        Ok(HostMounts { mounts: below, private })
     }
 
     /// The own mounts, all but the root.

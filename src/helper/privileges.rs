@@ -29,6 +29,15 @@ impl Default for Kept {
 }
 
 impl Kept {
+    /// Those of these that reading takes: of the seven, the one that opens files to this process.
+    pub fn for_reading(self) -> Self {
+        let changes = |capability: &Capability| {
+            *capability != Capability::CAP_DAC_OVERRIDE
+                && NEEDED.iter().any(|(needed, _)| needed == capability)
+        };
+        Self(self.0.into_iter().filter(|capability| !changes(capability)).collect())
+    }
+
     /// What removing a file in somebody else's directory takes.
     pub fn for_cleaner() -> Self {
         Self(HashSet::from([Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER]))

@@ -27,7 +27,7 @@ use crate::text::escape_path;
 pub enum Sandbox {
     /// Its own mount namespace with nothing but the export in it, nodev, nosuid and noexec.
     Namespace,
-    /// chroot(2) into the export, as the original helper.
+    /// The export as the root directory, with the host's mounts as they are, as the original helper.
     Chroot,
     /// No walls: paths are resolved beneath the export by openat2(2). For a run without privileges on one's own files.
     None,
@@ -122,33 +122,50 @@ pub struct Entered {
 }
 
 /// Puts this process, and it alone, behind the walls of `sandbox`. Where it can't have a namespace it falls back to chroot,
-/// and says so. Returns how the export is reached now, and by which walls.
-pub fn enter(sandbox: Sandbox, directory: &Directory) -> Result<Entered> {
+/// and says so. Where `access` is for reading only, so is each mount of a namespace of its own. Returns how the export is
+/// reached now, and by which walls.
+pub fn enter(sandbox: Sandbox, directory: &Directory, access: Access) -> Result<Entered> {
     let descriptors = own_descriptors()?;
-    let mut walls = sandbox;
-    let mut watched = None;
-    let reach = match sandbox {
-        Sandbox::Namespace => match enter_namespace(directory) {
-            Ok((reach, watcher)) => {
-                watched = Some(watcher);
-                reach
+    let entered = match sandbox {
+        Sandbox::Namespace => match enter_namespace(directory, RESTRICTIONS | access.attributes()) {
+            Ok(watched) => {
+                let reach = Reach::Rooted { nodev: true };
+                Entered { reach, walls: Sandbox::Namespace, watched: Some(watched) }
             }
             Err(NamespaceError::Forbidden(step, errno)) => {
                 log::warn!(
                     "no mount namespace here ({step}: {}): falling back to --sandbox=chroot",
                     errno.desc()
                 );
-                walls = Sandbox::Chroot;
                 enter_chroot(directory)?
             }
             Err(NamespaceError::Failed(error)) => return Err(error),
         },
-        Sandbox::Chroot => enter_chroot(directory)?,
-        Sandbox::None => beneath(directory)?,
+        Sandbox::Chroot => enter_chroot_in_namespace(directory, access)?,
+        Sandbox::None => Entered { reach: beneath(directory)?, walls: Sandbox::None, watched: None },
     };
     nix::unistd::fchdir(&descriptors).context("cannot change to /proc/self/fd")?;
-    Ok(Entered { reach, walls, watched })
+    Ok(entered)
 }
+
+/// What clients may do to the export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Anything.
+    Full,
+    /// Nothing that changes it (`--readonly`).
+    Read,
+}
+
+impl Access {
+    /// The mount attributes that enforce it.
+    fn attributes(self) -> u64 {
+        if self == Self::Read { libc::MOUNT_ATTR_RDONLY } else { 0 }
+    }
+}
+
+/// The attributes of each mount in the namespace.
+const RESTRICTIONS: u64 = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
 
 /// Leaves the host's network, IPC and UTS namespaces: a process that serves has no use for any of them. Making a
 /// network namespace takes the kernel milliseconds, so this is done once, not for every client. Where it is forbidden it
@@ -203,10 +220,9 @@ impl NamespaceError {
     }
 }
 
-/// A mount namespace with the export as its root, whose mounts follow the host's. The steps before pivot_root change nothing
+/// A mount namespace with the export as its root, whose mounts follow the host's and have `attributes` besides. The steps before pivot_root change nothing
 /// that a fall-back to chroot would miss.
-fn enter_namespace(directory: &Directory) -> Result<(Reach, Watched), NamespaceError> {
-    let attributes = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+fn enter_namespace(directory: &Directory, attributes: u64) -> Result<Watched, NamespaceError> {
     let host = Host::take(directory.file.as_fd()).map_err(NamespaceError::at("/proc/self"))?;
     unshare(CloneFlags::CLONE_NEWNS).map_err(NamespaceError::at("unshare"))?;
     // What happens here must not reach the host; what the host mounts and unmounts below the export must come here.
@@ -224,15 +240,39 @@ fn enter_namespace(directory: &Directory) -> Result<(Reach, Watched), NamespaceE
     let failed = |step| move |errno| NamespaceError::Failed(anyhow::Error::new(errno).context(step));
     umount2(".", MntFlags::MNT_DETACH).map_err(failed("cannot let go of the host's root directory"))?;
     nix::unistd::chdir("/").map_err(failed("cannot change to the export"))?;
-    let watched = Watched::start(host, tree, attributes).map_err(NamespaceError::Failed)?;
-    Ok((Reach::Rooted { nodev: true }, watched))
+    Watched::start(host, tree, attributes).map_err(NamespaceError::Failed)
 }
 
-fn enter_chroot(directory: &Directory) -> Result<Reach> {
+/// `--sandbox=chroot`: the export as the root of a mount namespace, with the host's own attributes, so that no directory's
+/// descriptor leads out of it, and none can be written through if the export is served for reading. (Who is sent a descriptor is
+/// outside of any chroot of this process's.) Where that is forbidden, a plain chroot; and where a mount is private and clients
+/// may write, because only a process in the host's namespace sees at once what the host mounts there.
+fn enter_chroot_in_namespace(directory: &Directory, access: Access) -> Result<Entered> {
+    let follows = || {
+        Host::take(directory.file.as_fd()).is_ok_and(|host| matches!(host.has_private_mounts(), Ok(false)))
+    };
+    if stands("mounts") && (access == Access::Read || follows()) {
+        match enter_namespace(directory, access.attributes()) {
+            Ok(watched) => {
+                let reach = Reach::Rooted { nodev: false };
+                return Ok(Entered { reach, walls: Sandbox::Chroot, watched: Some(watched) });
+            }
+            Err(NamespaceError::Forbidden(step, errno)) => {
+                log::debug!("no mount namespace for the chroot ({step}: {})", errno.desc());
+            }
+            Err(NamespaceError::Failed(error)) => return Err(error),
+        }
+    }
+    enter_chroot(directory)
+}
+
+fn enter_chroot(directory: &Directory) -> Result<Entered> {
     nix::unistd::fchdir(&directory.again()?).context("cannot change to the export")?;
     match nix::unistd::chroot(".") {
         // Its mounts are the host's, with devices or without.
-        Ok(()) => Ok(Reach::Rooted { nodev: false }),
+        Ok(()) => {
+            Ok(Entered { reach: Reach::Rooted { nodev: false }, walls: Sandbox::Chroot, watched: None })
+        }
         Err(Errno::EPERM) => bail!(
             "cannot chroot into '{}': CAP_SYS_CHROOT is missing. Start the helper as root, give it the capability, \
              or use --sandbox=none on files of your own",

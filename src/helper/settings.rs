@@ -7,7 +7,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use super::privileges::Kept;
-use super::sandbox::Sandbox;
+use super::sandbox::{Access, Sandbox};
 use super::seccomp::Seccomp;
 use crate::cli::HelperArgs;
 use crate::text::{escape, escape_path};
@@ -43,6 +43,13 @@ pub struct Settings {
     pub syslog: bool,
     /// What is logged.
     pub log_level: LevelFilter,
+}
+
+impl Settings {
+    /// What clients may do to the export.
+    pub fn access(&self) -> Access {
+        if self.readonly { Access::Read } else { Access::Full }
+    }
 }
 
 /// Where clients come from.
@@ -127,7 +134,7 @@ impl TryFrom<HelperArgs> for Settings {
             readonly: args.readonly,
             sandbox: args.sandbox,
             seccomp: args.seccomp,
-            kept: args.modcaps,
+            kept: if args.readonly { args.modcaps.for_reading() } else { args.modcaps },
             busy_poll: Duration::from_micros(args.busy_poll),
             rlimit_nofile: args.rlimit_nofile,
             pid_file: args.pid_file,

@@ -61,9 +61,9 @@ pub fn confine(
 ) -> Result<Confined> {
     let maps = IdMaps::read()?;
     let busy_poll = BusyPoll::new(settings.busy_poll);
-    let Entered { reach, walls, watched } = sandbox::enter(sandbox, directory)?;
+    let Entered { reach, walls, watched } = sandbox::enter(sandbox, directory, settings.access())?;
     if stands("landlock") {
-        landlock::confine(&reach)?;
+        landlock::confine(&reach, settings.access())?;
     }
     if stands("capabilities") {
         privileges::drop_all_but(&settings.kept)?;

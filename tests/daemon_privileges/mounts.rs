@@ -1,23 +1,24 @@
 //! Mounts that come and go below the export while it is served.
 
 use std::fs;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use libc::{O_CREAT, O_NONBLOCK, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
+use libc::{O_CREAT, O_DIRECTORY, O_NONBLOCK, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustix::fs::{Mode, OFlags};
 
 use crate::apart::with_own_mounts;
 use crate::disk::run;
 use crate::process;
 use crate::program::{self, Launch, wait_until};
-use crate::standing::each_way;
+use crate::standing::{FOR_READING, each_way, each_way_of};
 use crate::tree::Owned;
 use crate::wire::{Answer, Client, ask};
 use crate::{SANDBOXES, ours};
@@ -376,5 +377,87 @@ fn a_client_is_refused_while_there_is_no_export_and_the_next_one_is_served_again
         fs::create_dir(&export).unwrap();
         Client::connect_soon(&socket).ask(&ask::lstat(b"/")).ok();
         assert!(running.is_alive());
+    }
+}
+
+/// Opens a file below an open directory, as QEMU could with a descriptor that it was sent.
+fn open_below(directory: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(directory, path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o644))
+        .map_err(|error| Errno::from_raw(error.raw_os_error()))
+}
+
+#[test]
+fn no_descriptor_of_a_readonly_helper_lets_its_client_write() {
+    for (name, propagation) in PROPAGATIONS {
+        with_own_mounts(propagation, move || {
+            for sandbox in SANDBOXES {
+                let host = Host::new();
+                let export = host.path("export");
+                let launch = ours(&export, sandbox).option("--readonly");
+                each_way_of(&launch, |way, pid, client| {
+                    let when = format!("{name}, {sandbox}, {way}");
+                    for set in ["CapPrm", "CapEff", "CapBnd"] {
+                        assert_eq!(process::capabilities(pid, set), FOR_READING, "{when}: {set}");
+                    }
+                    // A directory that only its owner may enter, and a file with access times.
+                    client.ask(&ask::open(b"/file", O_RDONLY | libc::O_NOATIME)).ok();
+                    host.mount("tmpfs");
+                    sees(client, b"/mnt/mounted", true, &when);
+                    if sandbox != "none" {
+                        wait_until(&format!("a read-only mount, {when}"), || {
+                            let is_readonly =
+                                |mount: &process::Mount| mount.options.iter().any(|has| has == "ro");
+                            process::mounts(pid).iter().all(is_readonly)
+                        });
+                    }
+                    // `none` has no mounts of its own.
+                    let expected = if sandbox == "none" { None } else { Some(Errno::EROFS) };
+                    for (directory, file) in [("/", "/file"), ("/mnt", "/mnt/mounted")] {
+                        let directory = client.ask(&ask::open(directory.as_bytes(), O_DIRECTORY)).fd();
+                        let new = open_below(&directory, "new", OFlags::CREATE | OFlags::WRONLY);
+                        assert_eq!(new.err(), expected, "{when}: a file below the descriptor of a directory");
+                        let file = client.ask(&ask::open(file.as_bytes(), O_RDONLY)).fd();
+                        let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+                        let again = fs::File::options().write(true).open(link).err();
+                        let again = again.and_then(|error| error.raw_os_error()).map(Errno::from_raw);
+                        assert_eq!(again, expected, "{when}: a file opened again");
+                    }
+                    host.unmount(&when);
+                    let _ = fs::remove_file(export.join("new"));
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn no_directorys_descriptor_leads_out_of_the_export_where_there_can_be_a_mount_namespace() {
+    for (name, propagation) in PROPAGATIONS {
+        with_own_mounts(propagation, move || {
+            let host = Host::new();
+            let export = host.path("export");
+            let without = ["setpriv", "--bounding-set", "-sys_admin", "--"];
+            for (launch, stays, when) in [
+                (ours(&export, "namespace"), true, "namespace"),
+                // Where mounts are private, it stays in the host's namespace to follow them at once.
+                (ours(&export, "chroot"), name == "shared", "chroot"),
+                (ours(&export, "chroot").option("--readonly"), true, "chroot, for reading"),
+                (ours(&export, "chroot").under(without), false, "chroot without SYS_ADMIN"),
+                (ours(&export, "none"), false, "none"),
+            ] {
+                each_way_of(&launch, |way, _, client| {
+                    let root = client.ask(&ask::open(b"/", O_DIRECTORY)).fd();
+                    let above = rustix::fs::fstat(open_below(&root, "..", OFlags::PATH).unwrap()).unwrap();
+                    let expected = if stays { export.clone() } else { host.path("") };
+                    let there = fs::metadata(&expected).unwrap();
+                    assert_eq!(
+                        (above.st_dev, above.st_ino),
+                        (there.dev(), there.ino()),
+                        "{name}, {when}, {way}: `..` of the export is not {}",
+                        expected.display()
+                    );
+                });
+            }
+        });
     }
 }

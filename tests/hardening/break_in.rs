@@ -63,7 +63,7 @@ const WALLS: [Walls; 10] = [
     walls("no wall", "none", "none", "view,capabilities,landlock,limits"),
     walls("capabilities", "none", "none", "view,landlock,limits"),
     walls("namespaces", "namespace", "none", "capabilities,landlock,limits"),
-    walls("chroot", "chroot", "none", "view,capabilities,landlock,limits"),
+    walls("chroot", "chroot", "none", "mounts,view,capabilities,landlock,limits"),
     walls("Landlock", "none", "none", "view,capabilities,limits"),
     walls("seccomp", "none", "kill", "view,capabilities,landlock,limits"),
     walls("limits", "none", "none", "view,capabilities,landlock"),
