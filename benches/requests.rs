@@ -138,12 +138,21 @@ fn files_with_attribute(tree: &Owned<'_>, numbers: Range<usize>) {
 const DEEP: &[u8] = b"//deep//1//2//3//4//5//6//7//8//file";
 
 /// Every request type, those that depend on whom or what they act for and on in several rows.
-const ROWS: [Row; 35] = [
+const ROWS: [Row; 36] = [
     Row {
         name: "open, regular file",
         batch: MANY,
         prepare: nothing,
         request: |_| ask::open(b"//file", O_RDONLY),
+    },
+    Row {
+        name: "lstat, open, regular file",
+        batch: MANY,
+        prepare: nothing,
+        // As QEMU does.
+        request: |number| {
+            if number % 2 == 0 { ask::lstat(b"//file") } else { ask::open(b"//file", O_RDONLY) }
+        },
     },
     Row {
         name: "open, directory",

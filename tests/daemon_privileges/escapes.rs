@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,8 +10,9 @@ use std::time::Instant;
 
 use libc::{O_CREAT, O_DIRECTORY, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use tempfile::TempDir;
 
 use crate::apart::Stopper;
@@ -327,6 +328,35 @@ fn outcome(client: &mut Client, request: &Request, running: &Running) -> String 
         Answer::Errno(errno) => format!("{errno:?}"),
         Answer::Closed | Answer::Silent | Answer::Strange(_) => panic!("{request:?}: {}", running.log()),
         Answer::Done | Answer::Data(_) => "done".into(),
+    }
+}
+
+#[test]
+fn a_fifos_waiting_reader_is_not_told_of_a_writer_that_never_was() {
+    for sandbox in SANDBOXES {
+        let host = Host::new();
+        let export = host.export();
+        Owned::below(&export).fifo("fifo").link("link", "fifo");
+        let (_running, mut client) = ours(&export, sandbox).by_fd();
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let reader = rustix::fs::openat(CWD, export.join("fifo"), flags, rustix::fs::Mode::empty()).unwrap();
+        let is_told = || {
+            let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::ZERO).unwrap() != 0
+        };
+        for path in [b"/fifo".as_slice(), b"/link"] {
+            for flags in [O_WRONLY, O_RDWR, O_WRONLY | O_TRUNC, O_WRONLY | libc::O_NONBLOCK] {
+                client.ask(&ask::open(path, flags)).fails(Errno::ENXIO);
+                client.ask(&ask::create(path, flags | O_CREAT, 0o644, 0, 0)).fails(Errno::ENXIO);
+                // QEMU asks for a file's status before it opens it.
+                client.ask(&ask::lstat(path)).ok();
+                client.ask(&ask::open(path, flags)).fails(Errno::ENXIO);
+                assert!(!is_told(), "{sandbox}: {} was opened for writing", String::from_utf8_lossy(path));
+            }
+        }
+        // A writer that comes and goes does tell it.
+        drop(fs::File::options().write(true).open(export.join("fifo")).unwrap());
+        assert!(is_told(), "{sandbox}: this test would see nothing");
     }
 }
 
