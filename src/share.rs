@@ -27,6 +27,8 @@ pub struct Share {
     pub mount_tag: Option<Vec<u8>>,
     /// How QEMU reaches its helper.
     pub transport: Transport,
+    /// Where the host has the socket, where QEMU runs in a container that says so: a path of the host's, or `VOLUME/NAME`.
+    pub socket_on_host: Option<PathBuf>,
     /// `readonly`, of the fsdev.
     pub readonly: bool,
     /// `writeout=immediate`, of the fsdev.

@@ -5,6 +5,7 @@ mod chars;
 mod cmdline;
 mod commands;
 mod config;
+mod containers;
 mod documents;
 mod join;
 mod launcher;

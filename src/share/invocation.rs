@@ -80,7 +80,9 @@ impl Text {
         self.known.iter().all(|known| *known).then_some(self.bytes.as_slice())
     }
 
-    fn from(&self, at: usize) -> Self {
+    /// The part from the byte `at` on.
+    #[must_use]
+    pub fn from(&self, at: usize) -> Self {
         Self {
             bytes: self.bytes.get(at..).unwrap_or_default().to_vec(),
             known: self.known.get(at..).unwrap_or_default().to_vec(),
@@ -116,6 +118,12 @@ pub fn find(words: &[Text]) -> Option<(usize, Invocation)> {
     serves.then_some((at, invocation))
 }
 
+/// The options of a helper that is known to be one: its arguments without the program's name. `None` where they name a
+/// subcommand.
+pub fn of_words(words: &[Text]) -> Option<Invocation> {
+    Some(parse(words)).filter(|found| found.verb.is_none())
+}
+
 /// A running helper's options: its arguments without the program's name, and its environment (`NAME=VALUE`, each ended
 /// by a NUL, as in /proc/PID/environ). `None` for a process that runs a subcommand.
 pub fn of_process<'a>(
@@ -123,10 +131,7 @@ pub fn of_process<'a>(
     environment: &[u8],
 ) -> Option<Invocation> {
     let words: Vec<_> = arguments.into_iter().map(Text::certain).collect();
-    let mut found = parse(&words);
-    if found.verb.is_some() {
-        return None;
-    }
+    let mut found = of_words(&words)?;
     found.fill_in(|name| {
         let mut variables = environment.split(|byte| *byte == 0);
         variables.find_map(|one| one.strip_prefix(name.as_bytes())?.strip_prefix(b"=")).map(Text::certain)

@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
+use super::containers::Container;
 use super::spelling::Spelt;
 use crate::share::argv::Arg;
 
@@ -240,6 +241,8 @@ pub struct Lexed {
     pub commands: Vec<Command>,
     /// Documents in the document.
     pub embedded: Vec<Embedded>,
+    /// Containers that the document describes otherwise than by an engine's command line.
+    pub containers: Vec<Container>,
 }
 
 #[cfg(test)]

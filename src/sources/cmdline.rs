@@ -52,7 +52,7 @@ fn lex(file: &[u8]) -> Lexed {
         at = range.end + 1;
         Word { chars: verbatim(file, range.clone(), Spelt::Verbatim), span: range }
     });
-    Lexed { commands: vec![Command { words: words.collect(), guest: None }], embedded: Vec::new() }
+    Lexed { commands: vec![Command { words: words.collect(), guest: None }], ..Lexed::default() }
 }
 
 #[cfg(test)]

@@ -4,14 +4,16 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::chars::{Command, Embedded, Lexed, Lines, Word, span, unknown_parts};
+use super::containers::{self, Container};
 use super::mention::says_word;
 use super::spelling::respell;
 use super::{Document, Format, Reading, Unreadable, templates};
 use crate::share::argv::{self, Arg, ArgvShare, Splice};
 use crate::share::backend::Backend;
+use crate::share::helper::Helper;
 use crate::share::invocation::{self, Invocation, Text};
 use crate::share::rewrite::{Edit, Edits, Moved, Refusal, Rewrite};
 use crate::share::{ExportFrom, ExportPath, Note, Place, Share, Transport};
@@ -68,6 +70,7 @@ pub fn read(document: &Document, lexed: &Lexed) -> Reading {
             let mut share = share.share;
             share.place.file = document.path.map(Into::into);
             share.place.guest.clone_from(&guest);
+            share.socket_on_host = socket_on_host(lexed, found.command, &share.transport);
             join_within(&mut share, &invocations);
             reading.shares.push(share);
         }
@@ -237,23 +240,40 @@ fn is_ours(command: &Command, share: &ArgvShare) -> bool {
 fn helpers(document: &Document, lexed: &Lexed, lines: &Lines, reading: &mut Reading) -> Invocations {
     let mut seen: HashSet<Range<usize>> = HashSet::new();
     let mut all = Invocations::new();
+    let at = |span: Range<usize>| Place {
+        file: document.path.map(Into::into),
+        line: Some(lines.line(span.start)),
+        span: Some(span),
+        ..Place::default()
+    };
+    for container in &lexed.containers {
+        reading
+            .helpers
+            .extend(container.helper().map(|helper| Helper { place: at(container.place.clone()), ..helper }));
+    }
     for command in &lexed.commands {
         if !command.words.iter().any(|word| word.contains(b"virtfs-proxy-helper")) {
             continue;
         }
-        let words: Vec<_> = command.words.iter().map(text).collect();
-        let Some((at, invocation)) = invocation::find(&words) else { continue };
-        let place = command.words.get(at).map(|word| word.span.clone()).unwrap_or_default();
+        // The paths in a container's options are the container's.
+        if let Some(container) = containers::of_command(&command.words) {
+            if seen.insert(container.place.clone()) {
+                let helper =
+                    container.helper().map(|helper| Helper { place: at(container.place.clone()), ..helper });
+                reading.helpers.extend(helper);
+            }
+            continue;
+        }
+        if described(lexed, command).is_some_and(|container| container.helper().is_some()) {
+            continue;
+        }
+        let words: Vec<_> = command.words.iter().map(Text::of).collect();
+        let Some((index, invocation)) = invocation::find(&words) else { continue };
+        let place = command.words.get(index).map(|word| word.span.clone()).unwrap_or_default();
         if !seen.insert(place.clone()) {
             continue;
         }
-        let mut helper = invocation.helper(None);
-        helper.place = Place {
-            file: document.path.map(Into::into),
-            line: Some(lines.line(place.start)),
-            span: Some(place),
-            ..Place::default()
-        };
+        let helper = Helper { place: at(place), ..invocation.helper(None) };
         if let Some(socket) = &invocation.socket {
             all.entry(bare(&socket.bytes)).or_default().push((invocation.clone(), helper.place.clone()));
         }
@@ -262,8 +282,20 @@ fn helpers(document: &Document, lexed: &Lexed, lines: &Lines, reading: &mut Read
     all
 }
 
-fn text(word: &Word) -> Text {
-    Text { bytes: word.bytes(), known: word.chars.iter().map(|c| c.known).collect() }
+/// The container that the document describes a command in.
+fn described<'a>(lexed: &'a Lexed, command: &Command) -> Option<&'a Container> {
+    let start = command.words.first()?.span.start;
+    let around = lexed.containers.iter().filter(|container| container.span.contains(&start));
+    around.min_by_key(|container| container.span.len())
+}
+
+/// What the host calls the socket of a share whose QEMU runs in a container.
+fn socket_on_host(lexed: &Lexed, command: &Command, transport: &Transport) -> Option<PathBuf> {
+    let Transport::Socket(socket) = transport else { return None };
+    match containers::of_command(&command.words) {
+        Some(container) => container.on_host(socket),
+        None => described(lexed, command)?.on_host(socket),
+    }
 }
 
 /// Joins a share with the helper that the same file starts: the same variable means the same socket.

@@ -4,6 +4,7 @@
 //! where each scalar stands.
 
 mod commands;
+mod containers;
 mod dialects;
 mod scalars;
 mod tree;
@@ -84,11 +85,13 @@ fn looks_like_one(text: &[u8]) -> bool {
 /// The commands of a document that a template may be.
 fn lex_document(document: &Document) -> Result<Lexed, Unreadable> {
     let masked = Masked::of_yaml(document);
-    Ok(masked.restore(lex(masked.bytes())?))
+    Ok(masked.restore(lex(&Document { bytes: masked.bytes(), ..*document })?))
 }
 
 /// The commands of a document.
-fn lex(bytes: &[u8]) -> Result<Lexed, Unreadable> {
+fn lex(document: &Document) -> Result<Lexed, Unreadable> {
+    let bytes = document.bytes;
+    let folder = document.path.and_then(|path| path.parent());
     if bytes.len() > MAX_DOCUMENT {
         return Err(Unreadable { line: None, reason: "it is a document of more than 4 MiB".to_owned() });
     }
@@ -99,7 +102,7 @@ fn lex(bytes: &[u8]) -> Result<Lexed, Unreadable> {
     let lexed = |text: &str| {
         check(text)?;
         let mut lexed = Lexed::default();
-        tree::nodes(text)?.iter().for_each(|node| commands::collect(text, node, &mut lexed));
+        tree::nodes(text)?.iter().for_each(|node| commands::collect(text, folder, node, &mut lexed));
         Ok(lexed)
     };
     refuse_deep(bytes)?;

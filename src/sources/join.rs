@@ -25,7 +25,8 @@ pub fn join(share: &mut Share, helpers: &[Helper], listeners: &[Listener]) -> Jo
         return Joined::Known;
     }
     let Transport::Socket(socket) = &share.transport else { return Joined::Unknown };
-    let socket = plain(socket);
+    // In a container the socket has another name than on the host.
+    let socket = plain(share.socket_on_host.as_ref().unwrap_or(socket));
     let mut claims: Vec<(PathBuf, ExportFrom)> = Vec::new();
     // A relative path means something only where it stands.
     let near = |helper: &&Helper| socket.is_absolute() || helper.place.file == share.place.file;
@@ -159,6 +160,7 @@ mod tests {
             fsdev: b"fs0".to_vec(),
             mount_tag: None,
             transport: Transport::Socket(socket.into()),
+            socket_on_host: None,
             readonly: false,
             writeout: false,
             device: None,

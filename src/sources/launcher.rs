@@ -146,7 +146,7 @@ fn bare_arguments(file: &[u8]) -> Option<Lexed> {
     // Nobody says who expands a variable here, or whether anybody does.
     let masked = Masked::hiding(file, all_expressions(file));
     let words = super::proxmox::words(masked.bytes(), 0..file.len()).ok()?;
-    let lexed = Lexed { commands: vec![Command { words, guest: None }], embedded: Vec::new() };
+    let lexed = Lexed { commands: vec![Command { words, guest: None }], ..Lexed::default() };
     Some(masked.restore(lexed))
 }
 

@@ -4,9 +4,10 @@ mod lines;
 mod surroundings;
 mod words;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::chars::{Chars, Command, Embedded, Lexed, Word, bytes};
+use super::chars::{Chars, Command, Embedded, Lexed, Word, bytes, span};
+use super::containers::{Container, Volume, variable};
 use super::templates::Masked;
 use super::{Beside, Document, Format, Listener, Reading, Unreadable, commands, path_of};
 use crate::share::bounds::spend;
@@ -143,8 +144,35 @@ fn lex(document: &Document, entries: &[Entry], beside: Option<&dyn Beside>) -> R
         }
         lexed.commands.push(Command { words, guest: None });
     }
+    lexed.containers.extend(quadlet(document, &unit, entries));
     lexed.commands.extend(unit.leftovers().into_iter().map(|words| Command { words, guest: None }));
     Ok(lexed)
+}
+
+/// The container of a quadlet: podman-systemd.unit(5).
+fn quadlet(document: &Document, unit: &Unit, entries: &[Entry]) -> Option<Container> {
+    let place = |entry: &Entry| span(&entry.value);
+    let words = |entry: &Entry| unit.words(document.bytes, &entry.value).unwrap_or_default();
+    let folder = document.path.and_then(|path| path.parent()).map(Path::to_owned);
+    let mut container = Container { folder, span: 0..document.bytes.len(), ..Container::default() };
+    for entry in entries {
+        // An empty setting takes back what was said before.
+        let empty = entry.value.iter().all(|c| c.byte.is_ascii_whitespace());
+        match entry.key.as_slice() {
+            b"Image" => {
+                container.image = words(entry).into_iter().next();
+                container.place = place(entry);
+            }
+            b"Exec" => container.arguments = words(entry),
+            b"Entrypoint" => container.entrypoint = words(entry),
+            b"Environment" if empty => container.environment.clear(),
+            b"Environment" => container.environment.extend(words(entry).iter().filter_map(variable)),
+            b"Volume" if empty => container.volumes.clear(),
+            b"Volume" => container.volumes.extend(words(entry).first().and_then(Volume::parse)),
+            _ => {}
+        }
+    }
+    container.image.is_some().then_some(container)
 }
 
 fn embedded(chars: Chars) -> Embedded {

@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use super::Document;
 use super::chars::{Char, Lexed};
+use super::containers::Container;
 use crate::share::backend::Backend;
 use crate::share::rewrite::{Edit, Refusal};
 
@@ -350,7 +351,8 @@ impl<'a> Masked<'a> {
         let words =
             lexed.commands.iter_mut().flat_map(|command| &mut command.words).map(|word| &mut word.chars);
         let texts = lexed.embedded.iter_mut().map(|embedded| &mut embedded.chars);
-        for c in words.chain(texts).flatten().filter(|c| is_hidden(c.start as usize)) {
+        let containers = lexed.containers.iter_mut().flat_map(Container::texts);
+        for c in words.chain(texts).chain(containers).flatten().filter(|c| is_hidden(c.start as usize)) {
             let byte = self.original.get(c.start as usize).copied().unwrap_or(c.byte);
             *c = Char { byte, known: false, ..*c };
         }

@@ -15,5 +15,6 @@ mod live;
 mod newer_qemu;
 mod output;
 mod run;
+mod shipped;
 mod statuses;
 mod whole_host;

@@ -45,6 +45,7 @@ fn share(facts: &Facts) -> Share {
         fsdev: tag.clone().into_bytes(),
         mount_tag: Some(tag.into_bytes()),
         transport: Transport::Unknown(Vec::new()),
+        socket_on_host: None,
         readonly: false,
         writeout: false,
         device: Some(Device { driver: b"virtio-9p-pci".to_vec(), ..Device::default() }),

@@ -67,6 +67,7 @@ pub(super) fn fsdev(args: &[Arg], fsdev: &Fsdev) -> ArgvShare {
             fsdev: id.unwrap_or_default(),
             mount_tag: None,
             transport,
+            socket_on_host: None,
             readonly,
             writeout: writeout.as_deref() == Some(b"immediate"),
             device: None,

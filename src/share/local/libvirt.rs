@@ -323,6 +323,7 @@ mod tests {
             fsdev: b"f".to_vec(),
             mount_tag: Some(b"tag".to_vec()),
             transport: Transport::Fd(3),
+            socket_on_host: None,
             readonly: false,
             writeout: false,
             device: Some(device),

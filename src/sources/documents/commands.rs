@@ -1,7 +1,9 @@
 //! A document's tree → the argument lists and scripts in it.
 
+use std::path::Path;
 use std::rc::Rc;
 
+use super::containers::container;
 use super::scalars::chars;
 use super::tree::{Node, Value};
 use crate::share::backend::Backend;
@@ -27,10 +29,10 @@ const MAX_WORDS: usize = 10_000;
 /// The longest placeholder, in bytes.
 const LONGEST: usize = 512;
 
-/// Takes what is in `node` and below it.
-pub fn collect(file: &str, node: &Rc<Node>, lexed: &mut Lexed) {
-    let mut waiting = vec![(Rc::clone(node), None)];
-    while let Some((node, name)) = waiting.pop() {
+/// Takes what is in `node` and below it. `folder`: where the document lies.
+pub fn collect(file: &str, folder: Option<&Path>, node: &Rc<Node>, lexed: &mut Lexed) {
+    let mut waiting = vec![(Rc::clone(node), None, None)];
+    while let Some((node, name, pod)) = waiting.pop() {
         match &node.value {
             Value::Scalar(..) => script(file, &node, name, lexed),
             Value::Sequence(items) => {
@@ -38,10 +40,19 @@ pub fn collect(file: &str, node: &Rc<Node>, lexed: &mut Lexed) {
                 lists(words, lexed);
                 // An option with its value in one string is no script.
                 let option = |item: &&Rc<Node>| item.text().is_some_and(|text| text.starts_with('-'));
-                waiting.extend(items.iter().rev().filter(|i| !option(i)).map(|item| (Rc::clone(item), None)));
+                waiting.extend(
+                    items
+                        .iter()
+                        .rev()
+                        .filter(|i| !option(i))
+                        .map(|item| (Rc::clone(item), None, pod.clone())),
+                );
             }
             Value::Mapping(pairs) => {
                 together(file, &node, lexed);
+                lexed.containers.extend(container(file, &node, pod.as_deref(), folder));
+                let is_pod = ["containers", "initContainers"].iter().any(|key| node.get(key).is_some());
+                let pod = if is_pod { Some(Rc::clone(&node)) } else { pod };
                 let beside = NAMES.iter().find_map(|key| node.get(key)?.text()).map(str::to_owned);
                 for (key, value) in pairs.iter().rev() {
                     let key = key.text().unwrap_or_default();
@@ -49,7 +60,7 @@ pub fn collect(file: &str, node: &Rc<Node>, lexed: &mut Lexed) {
                         continue;
                     }
                     let own = Some(key.to_owned()).filter(|key| key.contains('.'));
-                    waiting.push((Rc::clone(value), own.or_else(|| beside.clone())));
+                    waiting.push((Rc::clone(value), own.or_else(|| beside.clone()), pod.clone()));
                 }
             }
             Value::Alias(_) => {}
@@ -99,7 +110,7 @@ fn split(word: &Word) -> Vec<Word> {
 }
 
 /// The scalars of a list, and of lists in it; a text alone is its blank-separated words.
-fn words(file: &str, node: &Rc<Node>, around: Option<&Node>) -> Vec<Word> {
+pub fn words(file: &str, node: &Rc<Node>, around: Option<&Node>) -> Vec<Word> {
     let mut out = Vec::new();
     let mut waiting = vec![(Rc::clone(node), false)];
     let alone = matches!(node.value, Value::Scalar(..));
@@ -133,7 +144,7 @@ fn words(file: &str, node: &Rc<Node>, around: Option<&Node>) -> Vec<Word> {
 }
 
 /// Marks what other programs fill in, and puts in what the container's own environment says.
-fn known(chars: &[Char], file: &str, around: Option<&Node>) -> Chars {
+pub fn known(chars: &[Char], file: &str, around: Option<&Node>) -> Chars {
     let mut out: Chars = Vec::with_capacity(chars.len());
     let bytes: Vec<u8> = chars.iter().map(|c| c.byte).collect();
     let mut at = 0;

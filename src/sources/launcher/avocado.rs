@@ -36,6 +36,7 @@ fn share(document: &Document, line: u64) -> Share {
             Some(socket) => Transport::Unknown(socket),
             None => Transport::Unknown(Vec::new()),
         },
+        socket_on_host: None,
         readonly: get(b"9p_readonly").is_some_and(|value| value == b"yes" || value == b"on"),
         writeout: get(b"9p_immediate_writeout").is_some_and(|value| value == b"yes" || value == b"on"),
         device: None,

@@ -186,7 +186,7 @@ impl Unit {
     }
 
     /// Takes a value apart; escapes and specifiers are resolved.
-    fn words(&self, file: &[u8], value: &[Char]) -> Result<Vec<Word>, Unreadable> {
+    pub fn words(&self, file: &[u8], value: &[Char]) -> Result<Vec<Word>, Unreadable> {
         let mut words = Vec::new();
         let mut at = 0;
         loop {

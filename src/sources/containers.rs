@@ -1,0 +1,373 @@
+//! A container's description → the helper that it runs, and where the host has its files.
+//!
+//! The paths in a container's options are the container's own. Its volumes say which of the host's directories they
+//! are. Sources: podman-run(1), podman-systemd.unit(5), the Compose specification, Kubernetes's Pod.
+
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+
+use super::chars::{Chars, Word, bytes};
+use super::path_of;
+use crate::share::helper::Helper;
+use crate::share::invocation::{self, Invocation, Text, is_helper};
+
+/// What this repository's image sets, where the description does not: see Containerfile.
+const IMAGE_DEFAULTS: &[(&str, &[u8])] =
+    &[("VIRTFS_PATH", b"/export"), ("VIRTFS_SOCKET", b"/run/virtfs/helper.sock")];
+
+/// Programs that run containers, and their subcommands that take an image.
+const ENGINES: &[&[u8]] = &[b"podman", b"docker", b"nerdctl"];
+const RUN: &[&[u8]] = &[b"run", b"create"];
+
+/// Options of `podman run` and `docker run` that take no value; all others do.
+const FLAGS: &[&str] = &[
+    "--detach",
+    "--disable-content-trust",
+    "--env-host",
+    "--help",
+    "--init",
+    "--interactive",
+    "--no-healthcheck",
+    "--no-hosts",
+    "--oom-kill-disable",
+    "--passwd",
+    "--privileged",
+    "--publish-all",
+    "--quiet",
+    "--read-only",
+    "--read-only-tmpfs",
+    "--replace",
+    "--rm",
+    "--rmi",
+    "--rootfs",
+    "--sig-proxy",
+    "--tls-verify",
+    "--tty",
+    "--http-proxy",
+    "--use-api-socket",
+];
+
+/// Short options that take no value.
+const SHORT_FLAGS: &[u8] = b"ditqP";
+
+/// A container, as a configuration describes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Container {
+    /// The image's name.
+    pub image: Option<Word>,
+    /// What runs in place of the image's entry point; empty: the image's own.
+    pub entrypoint: Vec<Word>,
+    /// The arguments.
+    pub arguments: Vec<Word>,
+    /// Variables; the last of a name counts. `None`: the value is elsewhere.
+    pub environment: Vec<(Vec<u8>, Option<Word>)>,
+    /// What of the host is seen where.
+    pub volumes: Vec<Volume>,
+    /// Where relative paths of the host start.
+    pub folder: Option<PathBuf>,
+    /// The bytes of the file that describe it.
+    pub span: Range<usize>,
+    /// Where to point: at the bytes that name the image or the program.
+    pub place: Range<usize>,
+}
+
+/// A directory or file of the host in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// A path of the host's, or a volume's name.
+    pub source: Word,
+    /// The part of it that is mounted.
+    pub below: PathBuf,
+    /// Where the container has it.
+    pub target: Word,
+}
+
+/// What a container's path is on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Source {
+    /// This directory or file, by an absolute path.
+    Host(PathBuf),
+    /// What the engine keeps under this name, or what is not statically known, as the file spells it.
+    Other(PathBuf),
+}
+
+impl Volume {
+    /// A volume of which all is mounted.
+    pub fn whole(source: Word, target: Word) -> Self {
+        Self { source, below: PathBuf::new(), target }
+    }
+
+    /// `SOURCE:TARGET[:OPTIONS]`.
+    pub fn parse(word: &Word) -> Option<Self> {
+        let mut parts = split(word, b':').into_iter();
+        Some(Self::whole(parts.next()?, parts.next()?))
+    }
+
+    /// `type=bind,source=SOURCE,target=TARGET`.
+    fn mount(word: &Word) -> Option<Self> {
+        let parts = split(word, b',');
+        let value = |names: &[&[u8]]| {
+            parts.iter().find_map(|part| {
+                let (name, value) = variable(part)?;
+                value.filter(|_| names.contains(&name.as_slice()))
+            })
+        };
+        Some(Self::whole(value(&[b"source", b"src"])?, value(&[b"target", b"destination", b"dst"])?))
+    }
+
+    /// Where the container has it; `None`: not statically known.
+    fn target(&self) -> Option<PathBuf> {
+        Text::of(&self.target).all_known().map(|bytes| plain(&path_of(bytes)))
+    }
+
+    /// What it is of the host's. A relative path starts at `folder`; without a slash it is a volume's name.
+    fn source(&self, folder: Option<&Path>) -> Source {
+        let text = Text::of(&self.source);
+        let path = path_of(&text.bytes);
+        let relative = text.bytes.starts_with(b".").then(|| Some(folder?.join(&path))).flatten();
+        let path = relative.unwrap_or(path);
+        let known = text.all_known().is_some() && path.is_absolute();
+        let path = join(path, &self.below);
+        if known { Source::Host(plain(&path)) } else { Source::Other(path) }
+    }
+}
+
+/// Joins without the slash that an empty path would add.
+fn join(path: PathBuf, below: &Path) -> PathBuf {
+    if below.as_os_str().is_empty() { path } else { path.join(below) }
+}
+
+impl Container {
+    /// The helper that the container runs, with the host's paths. A socket on a volume whose directory is not known is
+    /// `VOLUME/NAME`: relative, so that it means something in its own file alone.
+    pub fn helper(&self) -> Option<Helper> {
+        let invocation = self.invocation()?;
+        let inside = invocation.helper(None);
+        Some(Helper {
+            export: inside.export.and_then(|path| match self.shown(&path)? {
+                Source::Host(path) => Some(path),
+                Source::Other(_) => None,
+            }),
+            socket: inside.socket.map(|path| self.on_host(&path).unwrap_or(path)),
+            template: None,
+            ..inside
+        })
+    }
+
+    /// The options of the helper that the container runs.
+    fn invocation(&self) -> Option<Invocation> {
+        let words: Vec<_> = self.entrypoint.iter().chain(&self.arguments).map(Text::of).collect();
+        let named = words.iter().position(|word| word.all_known().is_some_and(is_helper));
+        let ours = self.image.as_ref().is_some_and(|image| is_image(&image.bytes()));
+        let arguments = match named {
+            Some(at) => words.get(at + 1..).unwrap_or_default(),
+            // Another entry point of this image runs something else.
+            None if self.entrypoint.is_empty() && ours => words.as_slice(),
+            None => return None,
+        };
+        let mut invocation = invocation::of_words(arguments)?;
+        invocation.fill_in(|name| {
+            let given = self.environment.iter().rfind(|(variable, _)| variable == name.as_bytes());
+            let default = || {
+                let (_, value) = IMAGE_DEFAULTS.iter().find(|(variable, _)| ours && *variable == name)?;
+                Some(Text::certain(value))
+            };
+            match given {
+                Some((_, Some(value))) => Some(Text::of(value)),
+                Some((_, None)) => Some(Text { bytes: b"?".to_vec(), known: vec![false] }),
+                None => default(),
+            }
+        });
+        invocation.path.is_some().then_some(invocation)
+    }
+
+    /// What the host calls the container's `path`: a path of its own, or `VOLUME/…`; `None` where no volume shows it.
+    pub fn on_host(&self, path: &Path) -> Option<PathBuf> {
+        match self.shown(path)? {
+            Source::Host(path) | Source::Other(path) => Some(path),
+        }
+    }
+
+    fn shown(&self, path: &Path) -> Option<Source> {
+        let path = plain(path);
+        let targets = self.volumes.iter().filter_map(|volume| Some((volume.target()?, volume)));
+        let shows = targets.filter(|(target, _)| path.starts_with(target));
+        let (target, volume) = shows.max_by_key(|(target, _)| target.as_os_str().len())?;
+        let below = path.strip_prefix(&target).ok()?;
+        Some(match volume.source(self.folder.as_deref()) {
+            Source::Host(own) => Source::Host(join(own, below)),
+            Source::Other(own) => Source::Other(join(own, below)),
+        })
+    }
+
+    /// Every text of the description.
+    pub fn texts(&mut self) -> impl Iterator<Item = &mut Chars> {
+        let volumes = self.volumes.iter_mut().flat_map(|volume| [&mut volume.source, &mut volume.target]);
+        let variables = self.environment.iter_mut().filter_map(|(_, value)| value.as_mut());
+        let words = self.image.iter_mut().chain(&mut self.entrypoint).chain(&mut self.arguments);
+        words.chain(volumes).chain(variables).map(|word| &mut word.chars)
+    }
+}
+
+/// Whether an image is the helper's, by the last part of its name without tag and digest.
+fn is_image(name: &[u8]) -> bool {
+    let name = name.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let end = name.iter().position(|byte| matches!(byte, b':' | b'@')).unwrap_or(name.len());
+    name.get(..end).is_some_and(is_helper)
+}
+
+/// The container that a command line of an engine's runs.
+pub fn of_command(words: &[Word]) -> Option<Container> {
+    let is = |word: &Word, names: &[&[u8]]| {
+        let bytes = word.bytes();
+        let name = bytes.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        names.contains(&name)
+    };
+    let engine = words.iter().position(|word| is(word, ENGINES))?;
+    // The engine's own options come before the subcommand: `podman --root /x container run`.
+    let run = words.iter().skip(engine + 1).take(8).position(|word| is(word, RUN))? + engine + 1;
+    let mut container = Container::default();
+    let mut rest = words.get(run + 1..)?.iter();
+    while let Some(word) = rest.next() {
+        if word.is(b"--") {
+            image(&mut container, rest.next()?);
+            break;
+        }
+        if !word.bytes().starts_with(b"-") {
+            image(&mut container, word);
+            break;
+        }
+        let (name, value) = option(word, &mut rest)?;
+        container.option(&name, value);
+    }
+    container.image.as_ref()?;
+    container.arguments = rest.cloned().collect();
+    container.span = words.first()?.span.start..words.last()?.span.end;
+    Some(container)
+}
+
+fn image(container: &mut Container, word: &Word) {
+    container.image = Some(word.clone());
+    container.place = word.span.clone();
+}
+
+/// An option's name and value.
+fn option<'a>(word: &Word, rest: &mut impl Iterator<Item = &'a Word>) -> Option<(Vec<u8>, Option<Word>)> {
+    let text = word.bytes();
+    if text.starts_with(b"--") {
+        if text.contains(&b'=') {
+            return variable(word);
+        }
+        let flag = FLAGS.iter().any(|flag| flag.as_bytes() == text);
+        return Some((text, if flag { None } else { rest.next().cloned() }));
+    }
+    // `-v/srv:/export`, `-itv /srv:/export`.
+    let letters = text.get(1..)?;
+    let Some(at) = letters.iter().position(|letter| !SHORT_FLAGS.contains(letter)) else {
+        return Some((text, None));
+    };
+    let name = vec![b'-', *letters.get(at)?];
+    let inline = word.chars.get(at + 2..).filter(|inline| !inline.is_empty());
+    Some((name, inline.map(|inline| Word::plain(inline.to_vec())).or_else(|| rest.next().cloned())))
+}
+
+impl Container {
+    fn option(&mut self, name: &[u8], value: Option<Word>) {
+        let Some(value) = value else { return };
+        match name {
+            b"-v" | b"--volume" => self.volumes.extend(Volume::parse(&value)),
+            b"--mount" => self.volumes.extend(Volume::mount(&value)),
+            b"-e" | b"--env" => self.environment.extend(variable(&value)),
+            b"--entrypoint" => self.entrypoint = vec![value],
+            _ => {}
+        }
+    }
+}
+
+/// `NAME=VALUE`; the value of `NAME` alone is elsewhere.
+pub fn variable(word: &Word) -> Option<(Vec<u8>, Option<Word>)> {
+    let equals = word.chars.iter().position(|c| c.byte == b'=');
+    let name = word.chars.get(..equals.unwrap_or(word.chars.len()))?;
+    let value = equals.and_then(|equals| word.chars.get(equals + 1..));
+    Some((bytes(name), value.map(|value| Word::plain(value.to_vec()))))
+}
+
+/// The parts of a word between known bytes `byte`.
+fn split(word: &Word, byte: u8) -> Vec<Word> {
+    word.chars.split(|c| c.known && c.byte == byte).map(|part| Word::plain(part.to_vec())).collect()
+}
+
+/// A path without `.`, doubled slashes and those at its end.
+fn plain(path: &Path) -> PathBuf {
+    path.components().filter(|component| *component != Component::CurDir).collect()
+}
+
+impl Text {
+    /// A word's value.
+    pub fn of(word: &Word) -> Self {
+        Self { bytes: word.bytes(), known: word.chars.iter().map(|c| c.known).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::chars::verbatim;
+    use crate::sources::spelling::Spelt;
+
+    fn run(line: &str) -> Option<Helper> {
+        let words: Vec<_> = line
+            .split(' ')
+            .map(|word| Word::plain(verbatim(word.as_bytes(), 0..word.len(), Spelt::ShellBare)))
+            .collect();
+        of_command(&words)?.helper()
+    }
+
+    #[test]
+    fn an_engines_command_line_tells_the_hosts_paths() {
+        let image = "localhost/virtfs-proxy-helper:0.1.0";
+        for (line, export, socket) in [
+            (
+                format!("podman run -d -v /srv/a:/export:rw --volume=/run/a:/run/virtfs -e VIRTFS_UID=1 -- {image}"),
+                Some("/srv/a"),
+                "/run/a/helper.sock",
+            ),
+            (
+                format!("docker run --rm -itv /srv/a:/data --mount type=bind,src=/run/a,dst=/s {image} -p /data/sub -s /s/x"),
+                Some("/srv/a/sub"),
+                "/run/a/x",
+            ),
+            (
+                "sudo /usr/bin/podman --log-level debug create -v/srv/a:/e --env VIRTFS_PATH=/e --entrypoint \
+                 /virtfs-proxy-helper example.org/other@sha256:0 --socket=/run/x"
+                    .to_owned(),
+                Some("/srv/a"),
+                "/run/x",
+            ),
+            (
+                format!("podman run -v data:/export -v sockets:/run/virtfs {image}"),
+                None,
+                "sockets/helper.sock",
+            ),
+            // What no volume shows is the container's own.
+            (format!("podman run {image} -s /tmp/x"), None, "/tmp/x"),
+        ] {
+            let helper = run(&line).unwrap_or_else(|| panic!("{line}"));
+            assert_eq!(helper.export.as_deref(), export.map(Path::new), "{line}");
+            assert_eq!(helper.socket.as_deref(), Some(Path::new(socket)), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_runs_no_helper_is_none() {
+        for line in [
+            "podman run -v /:/host localhost/virtfs-proxy-helper:0.1.0 migrate audit --root /host",
+            "podman exec helper /virtfs-proxy-helper healthcheck",
+            "podman run --entrypoint /bin/sh localhost/virtfs-proxy-helper:0.1.0",
+            "podman run docker.io/library/debian",
+            "podman stop virtfs-proxy-helper",
+        ] {
+            assert_eq!(run(line), None, "{line}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! A document's node → the container that it describes: Compose's services, Kubernetes's pods, Ansible's modules.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use super::commands::{known, words};
+use super::scalars::chars;
+use super::tree::{Node, Value};
+use crate::sources::chars::Word;
+use crate::sources::containers::{Container, Volume, variable};
+use crate::sources::path_of;
+
+/// Keys of which a container's description has one besides its image.
+const KEYS: &[&str] = &["command", "args", "entrypoint", "env", "environment", "volumes", "volumeMounts"];
+
+/// The container that `node` describes. `pod`: the node with the volumes that a pod's containers mount. `folder`: where
+/// relative paths of the host start.
+pub fn container(file: &str, node: &Node, pod: Option<&Node>, folder: Option<&Path>) -> Option<Container> {
+    let image = node.get("image")?;
+    if !KEYS.iter().any(|key| node.get(key).is_some()) {
+        return None;
+    }
+    let list = |key: &str| node.get(key).map(|part| words(file, part, Some(node))).unwrap_or_default();
+    let in_a_pod = node.get("args").is_some() || node.get("volumeMounts").is_some();
+    let (entrypoint, arguments) = if in_a_pod { ("command", "args") } else { ("entrypoint", "command") };
+    Some(Container {
+        image: Some(text(file, node, image)),
+        entrypoint: list(entrypoint),
+        arguments: list(arguments),
+        environment: environment(file, node),
+        volumes: volumes(file, node, pod),
+        folder: folder.map(Path::to_owned),
+        span: node.span.clone(),
+        place: image.span.clone(),
+    })
+}
+
+/// A scalar's value, with what other programs fill in marked as unknown.
+fn text(file: &str, around: &Node, node: &Rc<Node>) -> Word {
+    Word { chars: known(&chars(file, node, false), file, Some(around)), span: node.span.clone() }
+}
+
+fn items(node: Option<&Rc<Node>>) -> &[Rc<Node>] {
+    match node.map(|node| &node.value) {
+        Some(Value::Sequence(items)) => items,
+        _ => &[],
+    }
+}
+
+/// `env: [{name, value}]`, `environment: [NAME=VALUE]`, or a mapping under either name.
+fn environment(file: &str, node: &Node) -> Vec<(Vec<u8>, Option<Word>)> {
+    let mut found = Vec::new();
+    for given in ["env", "environment"].iter().filter_map(|key| node.get(key)) {
+        if let Value::Mapping(pairs) = &given.value {
+            let named = pairs.iter().filter_map(|(name, value)| {
+                value.text()?;
+                Some((name.text()?.as_bytes().to_vec(), Some(text(file, node, value))))
+            });
+            found.extend(named);
+        }
+        for item in items(Some(given)) {
+            if item.text().is_some() {
+                found.extend(variable(&text(file, node, item)));
+            } else if let Some(name) = item.get("name").and_then(|name| name.text()) {
+                // A value from elsewhere (`valueFrom`) is not known here.
+                let value = item.get("value").map(|value| text(file, node, value));
+                found.push((name.as_bytes().to_vec(), value));
+            }
+        }
+    }
+    found
+}
+
+fn volumes(file: &str, node: &Node, pod: Option<&Node>) -> Vec<Volume> {
+    let text = |value: &Rc<Node>| text(file, node, value);
+    let mut found = Vec::new();
+    for item in items(node.get("volumes")) {
+        if item.text().is_some() {
+            found.extend(Volume::parse(&text(item)));
+        } else if let Some((source, target)) = item.get("source").zip(item.get("target")) {
+            found.push(Volume::whole(text(source), text(target)));
+        }
+    }
+    for item in items(node.get("volumeMounts")) {
+        let Some((name, target)) = item.get("name").zip(item.get("mountPath")) else { continue };
+        let volume = items(pod.and_then(|pod| pod.get("volumes")))
+            .iter()
+            .find(|volume| volume.get("name").and_then(|own| own.text()) == name.text());
+        let host = volume.and_then(|volume| volume.get("hostPath")?.get("path"));
+        let below = item.get("subPath").map(|below| path_of(&text(below).bytes())).unwrap_or_default();
+        found.push(Volume { source: text(host.unwrap_or(name)), below, target: text(target) });
+    }
+    found
+}
