@@ -171,7 +171,7 @@ pub struct RollbackArgs {
     pub work: WorkArgs,
 }
 
-/// `migrate manifest`.
+/// `migrate manifest`: contents of files are not described, but their sizes and times.
 #[derive(Debug, Args)]
 pub struct ManifestArgs {
     /// The directory to describe

@@ -83,6 +83,8 @@ pub struct User {
     pub open: Held,
     /// Mapped files: programs and libraries that run, databases.
     pub mapped: Held,
+    /// Sockets at which it listens.
+    pub listens: Held,
     /// Its working directory, where that is in the export.
     pub cwd: Option<PathBuf>,
     /// Its root directory, where that is in the export.
@@ -109,15 +111,12 @@ impl User {
     /// Whether the export's files must not change while this process runs.
     pub fn is_busy(&self) -> bool {
         let serves = self.role != Role::Other && self.named;
-        serves || self.open.count > 0 || self.mapped.count > 0 || self.root.is_some()
+        let held = [&self.open, &self.mapped, &self.listens];
+        serves || held.iter().any(|held| held.count > 0) || self.root.is_some()
     }
 
     fn touches(&self) -> bool {
-        self.open.count > 0
-            || self.mapped.count > 0
-            || self.root.is_some()
-            || self.cwd.is_some()
-            || self.named
+        self.is_busy() || self.cwd.is_some() || self.named
     }
 }
 
@@ -134,7 +133,8 @@ impl fmt::Display for User {
         if let Some(root) = &self.root {
             ways.push(format!("has its root directory at {}", shown(root)));
         }
-        for (held, verb) in [(&self.open, "has"), (&self.mapped, "maps")] {
+        let held = [(&self.open, "has"), (&self.mapped, "maps"), (&self.listens, "listens at")];
+        for (held, verb) in held {
             let state = if verb == "has" { " open" } else { "" };
             match (&held.first, held.count) {
                 (None, _) => {}
@@ -180,6 +180,12 @@ pub struct Unseen {
     pub denied: u64,
     /// Open files on the export's filesystem that could be in the export or not.
     pub unplaced: u64,
+    /// Open files that are on their way between processes: sent, and not received yet.
+    pub in_flight: u64,
+    /// Relative directories that overlays are made of, which could be in the export or not.
+    pub layers: u64,
+    /// Mount namespaces without a process, kept by a mount.
+    pub namespaces: u64,
     /// We run in a PID namespace of our own (a container) and don't see the host's processes.
     pub contained: bool,
     /// `/proc` is mounted so that it hides other users' processes.
@@ -187,6 +193,14 @@ pub struct Unseen {
 }
 
 impl Unseen {
+    /// Counts a process whose files we may not look at. The host's init may be hidden by a security module from root, too; it
+    /// works in no export.
+    fn deny(&mut self, pid: i32) {
+        if pid != 1 || self.contained || !nix::unistd::geteuid().is_root() {
+            self.denied += 1;
+        }
+    }
+
     /// What was not seen, as one sentence without its full stop; `None` when everything was.
     pub fn sentence(&self) -> Option<String> {
         let mut parts = Vec::new();
@@ -200,6 +214,29 @@ impl Unseen {
                 self.unplaced,
                 if self.unplaced == 1 { "" } else { "s" }
             ));
+        }
+        for (count, one, many) in [
+            (
+                self.in_flight,
+                "one open file that is on its way between processes",
+                "open files that are on their way between processes",
+            ),
+            (
+                self.layers,
+                "where one relative directory of an overlay is",
+                "where relative directories of overlays are",
+            ),
+            (
+                self.namespaces,
+                "the mounts of one mount namespace without processes",
+                "the mounts of mount namespaces without processes",
+            ),
+        ] {
+            match count {
+                0 => {}
+                1 => parts.push(one.into()),
+                count => parts.push(format!("{many} ({count})")),
+            }
         }
         if self.contained {
             parts.push("processes outside this PID namespace (are we in a container?)".into());
@@ -224,15 +261,17 @@ pub fn look(export: &Path) -> anyhow::Result<Live> {
             Ok(user) => live.users.extend(user.filter(User::touches)),
             // It has ended meanwhile.
             Err(error) if is_gone(&error) || !lives(pid) => {}
-            Err(_) => live.unseen.denied += 1,
+            Err(_) => live.unseen.deny(pid),
         }
     }
     live.users.sort_by_key(|user| user.pid);
     scene.mounted(&scene.own, None, &mut live.mounts);
-    for (pid, mounts) in namespaces.foreign(&scene) {
-        scene.mounted(mounts, Some(pid), &mut live.mounts);
+    let foreign = namespaces.foreign(&scene);
+    for (pid, mounts) in &foreign {
+        scene.mounted(mounts, Some(*pid), &mut live.mounts);
     }
-    live.kernel = kernel::uses(&scene);
+    live.kernel = kernel::uses(&scene, &foreign, &mut live.unseen);
+    live.unseen.namespaces = namespaces.without_processes(&scene.own);
     Ok(live)
 }
 
@@ -293,9 +332,14 @@ struct Scene {
     namespace: PathBuf,
 }
 
-/// The mount lists of the mount namespaces met, by their links in `/proc`, with a process of each.
+/// The namespaces met, by their links in `/proc`.
 #[derive(Default)]
-struct Namespaces(HashMap<PathBuf, (i32, Rc<Mounts>)>);
+struct Namespaces {
+    /// The mounts of each mount namespace, and of each root directory in it that hides some, with a process that sees them.
+    mounts: HashMap<(PathBuf, PathBuf), (i32, Rc<Mounts>)>,
+    /// The paths that sockets of each network namespace are bound to, by the sockets' inodes.
+    sockets: HashMap<PathBuf, Rc<HashMap<u64, PathBuf>>>,
+}
 
 impl Namespaces {
     /// The mounts that a process sees.
@@ -303,19 +347,40 @@ impl Namespaces {
         let namespace = fs::read_link(format!("/proc/{pid}/ns/mnt"))?;
         let root = fs::read_link(format!("/proc/{pid}/root"))?;
         // A process in a chroot sees fewer mounts, and those under other names.
-        if root != Path::new("/") {
-            return Ok(Rc::new(Mounts::of(pid)?));
-        }
-        if let Some((_, mounts)) = self.0.get(&namespace) {
+        let key = (namespace, root);
+        if let Some((_, mounts)) = self.mounts.get(&key) {
             return Ok(mounts.clone());
         }
         let mounts = Rc::new(Mounts::of(pid)?);
-        self.0.insert(namespace, (pid, mounts.clone()));
+        self.mounts.insert(key, (pid, mounts.clone()));
         Ok(mounts)
     }
 
+    /// What the sockets that a process can have are bound to, unix(7).
+    fn sockets(&mut self, pid: i32) -> io::Result<Rc<HashMap<u64, PathBuf>>> {
+        let namespace = fs::read_link(format!("/proc/{pid}/ns/net"))?;
+        if let Some(sockets) = self.sockets.get(&namespace) {
+            return Ok(sockets.clone());
+        }
+        let text = fs::read(format!("/proc/{pid}/net/unix")).unwrap_or_default();
+        let sockets: HashMap<_, _> = text.split(|&byte| byte == b'\n').filter_map(bound).collect();
+        let sockets = Rc::new(sockets);
+        self.sockets.insert(namespace, sockets.clone());
+        Ok(sockets)
+    }
+
+    /// How many mount namespaces that a mount keeps no process that we have met is in.
+    fn without_processes(&self, own: &Mounts) -> u64 {
+        let is_unmet = |mount: &&mounts::Mount| {
+            mount.kind == b"nsfs"
+                && mount.root.as_os_str().as_bytes().starts_with(b"mnt:")
+                && !self.mounts.keys().any(|(namespace, _)| *namespace == mount.root)
+        };
+        u64::try_from(own.iter().filter(is_unmet).count()).unwrap_or(u64::MAX)
+    }
+
     fn foreign(&self, scene: &Scene) -> Vec<(i32, &Mounts)> {
-        let foreign = self.0.iter().filter(|(namespace, _)| **namespace != scene.namespace);
+        let foreign = self.mounts.iter().filter(|((namespace, _), _)| *namespace != scene.namespace);
         let mut found: Vec<_> = foreign.map(|(_, (pid, mounts))| (*pid, &**mounts)).collect();
         found.sort_by_key(|(pid, _)| *pid);
         found
@@ -363,13 +428,14 @@ impl Scene {
             named,
             open: Held::default(),
             mapped: Held::default(),
+            listens: Held::default(),
             cwd: None,
             root: None,
         };
-        match self.holds(&mut user, namespaces) {
-            Ok(unplaced) => unseen.unplaced += unplaced,
+        match self.holds(&mut user, namespaces, unseen) {
+            Ok(()) => {}
             // Its command line is everybody's to read, its files are not. One that ends answers with the same error.
-            Err(error) if error.kind() == ErrorKind::PermissionDenied && lives(pid) => unseen.denied += 1,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied && lives(pid) => unseen.deny(pid),
             Err(error) => return Err(error),
         }
         Ok(Some(user))
@@ -401,8 +467,8 @@ impl Scene {
         !foreign && own.is_absolute() && (own.starts_with(&self.path) || self.path.starts_with(&own))
     }
 
-    /// Fills in what a process holds of the export. The number of files that might be the export's or not.
-    fn holds(&self, user: &mut User, namespaces: &mut Namespaces) -> io::Result<u64> {
+    /// Fills in what a process holds of the export, and counts what might be the export's or not.
+    fn holds(&self, user: &mut User, namespaces: &mut Namespaces, unseen: &mut Unseen) -> io::Result<()> {
         let pid = user.pid;
         let theirs = namespaces.of(pid)?;
         let mut unplaced = 0;
@@ -414,6 +480,7 @@ impl Scene {
             }
             location
         };
+        let mut sockets = Vec::new();
         let directory = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
         for (name, to) in [("cwd", &mut user.cwd), ("root", &mut user.root)] {
             let link = directory(name);
@@ -432,12 +499,20 @@ impl Scene {
         }
         for entry in fs::read_dir(directory("fd"))? {
             let link = entry?.path();
-            if !fs::read_link(&link).is_ok_and(|target| target.is_absolute()) {
-                // A socket, a pipe, or closed meanwhile.
+            // It may be closed meanwhile.
+            let Ok(target) = fs::read_link(&link) else { continue };
+            let socket = socket(&target);
+            if socket.is_none() && !target.is_absolute() {
+                // A pipe, say.
                 continue;
             }
             let number = link.file_name().unwrap_or_default();
             let info = fs::read(directory("fdinfo").join(number)).unwrap_or_default();
+            if let Some(socket) = socket {
+                sockets.push(socket);
+                unseen.in_flight += in_flight(&info);
+                continue;
+            }
             if let Some(location) = place(&link, mounts::mount_id_of(&info))
                 && let Some(way) = self.way_to(&location)
             {
@@ -447,7 +522,25 @@ impl Scene {
         for way in self.mappings(pid, &theirs)? {
             user.mapped.add(way);
         }
-        Ok(unplaced)
+        unseen.unplaced += unplaced;
+        if !sockets.is_empty() {
+            let bound = namespaces.sockets(pid)?;
+            for path in sockets.iter().filter_map(|socket| bound.get(socket)) {
+                if let Some(way) = self.socket(pid, path, &theirs) {
+                    user.listens.add(way);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The way to a socket that a process has bound to a path.
+    fn socket(&self, pid: i32, path: &Path, theirs: &Mounts) -> Option<PathBuf> {
+        let from = if path.is_absolute() { "root" } else { "cwd" };
+        let path = path.strip_prefix("/").unwrap_or(path);
+        let pin = open_path(&PathBuf::from(format!("/proc/{pid}/{from}")).join(path)).ok()?;
+        let target = fs::read_link(format!("/proc/self/fd/{}", pin.as_raw_fd())).ok()?;
+        self.way_to(&self.locate(&target, mounts::mount_id(&pin).ok()?, theirs)?)
     }
 
     /// The files of the export that a process maps, each once.
@@ -500,7 +593,15 @@ impl Scene {
         for mount in mounts.iter() {
             let root = Location { device: mount.device.clone(), path: mount.root.clone() };
             // The export's own mount point, and its copy in another namespace, is no other place.
-            let elsewhere = !mount.point.starts_with(&self.path);
+            let elsewhere = if namespace_of.is_some() {
+                // A copy of one of our own mounts has come with the namespace.
+                let is_copy = |own: &mounts::Mount| {
+                    (&own.device, &own.root, &own.point) == (&mount.device, &mount.root, &mount.point)
+                };
+                !self.own.iter().any(is_copy)
+            } else {
+                !mount.point.starts_with(&self.path)
+            };
             if let Some(part) = self.location.way_to(&root)
                 && elsewhere
             {
@@ -508,6 +609,36 @@ impl Scene {
             }
         }
     }
+}
+
+/// The inode of a socket, by which its link in `/proc/PID/fd` names it.
+fn socket(link: &Path) -> Option<u64> {
+    let text = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+    text.parse().ok()
+}
+
+/// How many open files wait in a socket, by its `fdinfo`: proc_pid_fdinfo(5).
+fn in_flight(fdinfo: &[u8]) -> u64 {
+    let count = |line: &[u8]| std::str::from_utf8(line.strip_prefix(b"scm_fds:")?).ok()?.trim().parse().ok();
+    fdinfo.split(|&byte| byte == b'\n').find_map(count).unwrap_or(0)
+}
+
+/// The inode and the path of a socket in a line of `/proc/net/unix`; `None` where it has no path in a file system.
+fn bound(line: &[u8]) -> Option<(u64, PathBuf)> {
+    let mut rest = line;
+    let mut field = || {
+        let start = rest.iter().position(|byte| *byte != b' ')?;
+        rest = rest.get(start..)?;
+        let end = rest.iter().position(|byte| *byte == b' ')?;
+        let field = rest.get(..end)?;
+        rest = rest.get(end + 1..)?;
+        Some(field)
+    };
+    // Num RefCount Protocol Flags Type St Inode Path
+    let inode = (0..7).map(|_| field()).last()??;
+    let inode = std::str::from_utf8(inode).ok()?.parse().ok()?;
+    // An abstract name begins with @.
+    (!rest.is_empty() && !rest.starts_with(b"@")).then(|| (inode, PathBuf::from(OsStr::from_bytes(rest))))
 }
 
 /// The name in `map_files` of a range of addresses in `maps`: the same without leading zeros.
@@ -520,4 +651,36 @@ fn map_file(addresses: &[u8]) -> String {
 /// Opens a file or directory as a mere name, which never waits.
 fn open_path(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(libc::O_PATH).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn bound_sockets_are_read_from_the_kernels_list() {
+        for (line, expected) in [
+            ("00000000a: 00000002 00000000 00010000 0001 01 23512 /run/a b", Some((23512, "/run/a b"))),
+            ("00000000a: 00000002 00000000 00010000 0001 01    12 relative", Some((12, "relative"))),
+            ("00000000a: 00000002 00000000 00010000 0001 01 23512 @abstract", None),
+            ("00000000a: 00000003 00000000 00000000 0001 03 23512", None),
+            ("Num       RefCount Protocol Flags    Type St Inode Path", None),
+            ("", None),
+        ] {
+            let found = bound(line.as_bytes());
+            assert_eq!(found, expected.map(|(inode, path)| (inode, PathBuf::from(path))), "{line}");
+        }
+        assert_eq!(socket(Path::new("socket:[77]")), Some(77));
+        assert_eq!(socket(Path::new("pipe:[77]")), None);
+        assert_eq!(in_flight(b"pos:\t0\nscm_fds: 3\n"), 3);
+        assert_eq!(in_flight(b"pos:\t0\n"), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn the_kernels_list_is_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = (bound(&bytes), in_flight(&bytes));
+        }
+    }
 }

@@ -145,7 +145,16 @@ pub struct ConfigurationRow {
 impl CheckDocument {
     /// How the check ended: anything above info needs a decision.
     pub fn outcome(&self) -> Outcome {
-        self.summary.outcome()
+        match self.summary.outcome() {
+            Outcome::Clean if self.is_unseen() => Outcome::Unread,
+            outcome => outcome,
+        }
+    }
+
+    /// Whether something could not be looked at that may stand against a conversion.
+    fn is_unseen(&self) -> bool {
+        let unseen = [finding::PROCESSES_UNSEEN.id, finding::NOT_PRIVILEGED.id];
+        self.findings.iter().any(|row| unseen.contains(&row.id.as_str()))
     }
 }
 
@@ -218,6 +227,9 @@ impl CheckDocument {
         let owner = self.owner.as_deref().unwrap_or("a user still to be named (--owner)");
         let is_converted = self.findings.iter().any(|row| row.id == finding::ALREADY_CONVERTED.id);
         let verdict = match (self.summary.errors, self.summary.warnings) {
+            (0, 0) if self.is_unseen() => {
+                "not known to be ready, for not all could be seen (run it as root on the host), to move"
+            }
             (0, 0) => "ready to move",
             (0, _) => "can move, after a decision on the warnings above,",
             _ => "can't move yet",

