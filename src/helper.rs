@@ -36,6 +36,7 @@ pub mod mount_watch;
 pub mod notify;
 pub mod operations;
 pub mod path;
+pub mod pid_file;
 pub mod pid_namespace;
 pub mod privileges;
 pub mod protocol;
@@ -60,10 +61,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::cli::HelperArgs;
 use crate::exit::Outcome;
 use crate::text::escape_path;
-use cleaner::{Cleaner, PidFile};
+use cleaner::Cleaner;
 use identity::{IdMaps, Identity};
 use notify::{Manager, Parent, Side};
-use sandbox::Directory;
+use pid_file::PidFile;
+use sandbox::{Directory, Sandbox};
 use settings::Endpoint;
 pub use settings::Settings;
 use socket::Listener;
@@ -100,38 +102,61 @@ fn start(settings: &Settings) -> Result<Outcome> {
             Side::Parent(outcome) => return Ok(outcome),
         }
     };
-    logging::start(settings.log_level, settings.syslog)?;
-    let manager = Manager::connect();
-    let directory = Directory::find(&settings.path)?;
-    privileges::limit_open_files(settings.rlimit_nofile)?;
-    say_what_is_served(&directory);
-    privileges::report_missing(&settings.kept)?;
+    // A signal ends this process at once until it makes the first file; then only when another process can remove the files.
+    signals::handle_stop(-1)?;
+    let listens = !matches!(inherited, Some(Source::Client(_)));
+    let Some(prepared) = signals::while_idle(|| prepare(settings, listens)) else {
+        return Ok(Outcome::Clean);
+    };
+    let (manager, directory, sandbox) = prepared?;
     let source = match inherited {
         Some(source) => source,
         None => Source::bind(settings)?,
     };
     let name = source.name().cloned();
-    let outcome = serve(settings, directory, source, manager, parent);
+    let outcome = serve(settings, sandbox, directory, source, manager, parent);
     if let (Err(_), Some(name)) = (&outcome, name) {
         name.remove();
     }
     outcome
 }
 
+/// What can take time or fail, before any file is made. Returns the sandbox that a process that serves is to use.
+fn prepare(settings: &Settings, listens: bool) -> Result<(Manager, Directory, Sandbox)> {
+    logging::start(settings.log_level, settings.syslog)?;
+    let manager = Manager::connect();
+    let directory = Directory::find(&settings.path)?;
+    privileges::limit_open_files(settings.rlimit_nofile)?;
+    say_what_is_served(&directory);
+    privileges::report_missing(&settings.kept)?;
+    let mut sandbox = settings.sandbox;
+    if listens {
+        sandbox::leave_shared_namespaces(sandbox);
+        sandbox = worker::rehearse(settings, &directory)?;
+    }
+    Ok((manager, directory, sandbox))
+}
+
 /// Serves one client or many.
 fn serve(
     settings: &Settings,
+    sandbox: Sandbox,
     directory: Directory,
     source: Source,
     manager: Manager,
     parent: Parent,
 ) -> Result<Outcome> {
-    let pid_file = settings.pid_file.clone().map(PidFile::write).transpose()?;
+    let mut pid_file = settings.pid_file.as_deref().map(PidFile::write).transpose()?;
     match source {
         Source::Listener(listener) if settings.persistent || settings.shared > 1 => {
-            supervisor::run(settings, directory, listener, pid_file, manager, parent)
+            let outcome =
+                supervisor::run(settings, sandbox, directory, listener, &mut pid_file, manager, parent);
+            if let (Err(_), Some(file)) = (&outcome, pid_file) {
+                file.remove();
+            }
+            outcome
         }
-        source => serve_one(settings, directory, source, pid_file.as_ref(), manager, parent),
+        source => serve_one(settings, sandbox, directory, source, pid_file, manager, parent),
     }
 }
 
@@ -176,9 +201,10 @@ impl Source {
 /// finds out beforehand whether this one can be confined: the directory is served that is there when the client is.
 fn serve_one(
     settings: &Settings,
+    sandbox: Sandbox,
     directory: Directory,
     source: Source,
-    pid_file: Option<&PidFile>,
+    pid_file: Option<PidFile>,
     mut manager: Manager,
     parent: Parent,
 ) -> Result<Outcome> {
@@ -187,13 +213,20 @@ fn serve_one(
         None => None,
     };
     let health_name = health.as_ref().and_then(|listener| listener.name.as_ref());
-    let cleaner = Cleaner::start(source.name(), health_name, pid_file)?;
+    let cleaner = Cleaner::start(source.name(), health_name, pid_file.as_ref()).inspect_err(|_| {
+        health_name.into_iter().for_each(socket::Name::remove);
+        pid_file.iter().for_each(PidFile::remove);
+    })?;
+    // The way to its directory is not for the process that serves.
+    drop(pid_file);
     signals::handle_stop(manager.as_raw())?;
-    sandbox::leave_shared_namespaces(settings.sandbox);
     let health_fd = health.as_ref().map(|listener| listener.socket.as_raw_fd());
     let (client, mut confined) = match source {
         Source::Client(client) => {
-            let confined = worker::confine(settings, settings.sandbox, &directory, health_fd)?;
+            sandbox::leave_shared_namespaces(sandbox);
+            let confined = || worker::confine(settings, sandbox, &directory, health_fd);
+            let Some(confined) = signals::while_idle(confined) else { return Ok(Outcome::Clean) };
+            let confined = confined?;
             drop(directory);
             signals::show_life(health.as_ref(), notify::watchdog())?;
             parent.release()?;
@@ -201,7 +234,6 @@ fn serve_one(
             (client, confined)
         }
         Source::Listener(listener) => {
-            let sandbox = worker::rehearse(settings, &directory)?;
             let export = directory.close()?;
             if worker::stands("capabilities") {
                 privileges::drop_all_but(&settings.kept.for_supervisor())?;
@@ -210,7 +242,9 @@ fn serve_one(
             parent.release()?;
             manager.tell("READY=1");
             let Some(client) = wait_for_client(&listener, &mut manager)? else { return Ok(Outcome::Clean) };
-            (client, worker::confine(settings, sandbox, &export.find()?, health_fd)?)
+            let confined = || worker::confine(settings, sandbox, &export.find()?, health_fd);
+            let Some(confined) = signals::while_idle(confined) else { return Ok(Outcome::Clean) };
+            (client, confined?)
         }
     };
     cleaner.connected();

@@ -3,40 +3,19 @@
 //! A forked process waits at a pipe. One byte says that the client has connected: the socket is of no more use, and
 //! goes. When the pipe closes, however the serving process ended, the rest goes.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
 
-use anyhow::{Context, Result};
-use nix::sys::wait::waitpid;
+use anyhow::{Context as _, Result};
 use nix::unistd::{ForkResult, Pid, fork, pipe};
 
+use super::mount_watch::close_all_but;
+use super::pid_file::PidFile;
 use super::privileges::{self, Kept};
 use super::signals;
 use super::socket::Name;
 use super::sys;
-
-/// A file with this process's id.
-pub struct PidFile(PathBuf);
-
-impl PidFile {
-    /// Writes it.
-    pub fn write(path: PathBuf) -> Result<Self> {
-        let path = std::path::absolute(path)?;
-        let shown = crate::text::escape_path(&path).into_owned();
-        fs::write(&path, format!("{}\n", std::process::id()))
-            .with_context(|| format!("cannot write the pid file '{shown}'"))?;
-        Ok(Self(path))
-    }
-
-    /// Removes it, unless another process has written it since.
-    pub fn remove(&self, pid: u32) {
-        if fs::read_to_string(&self.0).is_ok_and(|text| text.trim() == pid.to_string()) {
-            let _ = fs::remove_file(&self.0);
-        }
-    }
-}
 
 /// The process that cleans up behind this one; none where there is nothing to remove.
 pub struct Cleaner(Option<(OwnedFd, Pid)>);
@@ -48,7 +27,6 @@ impl Cleaner {
             return Ok(Self(None));
         }
         let (read, write) = pipe().context("cannot make a pipe")?;
-        let serving = std::process::id();
         // SAFETY: this process has one thread.
         match unsafe { fork() }.context("cannot fork")? {
             ForkResult::Parent { child } => {
@@ -57,7 +35,7 @@ impl Cleaner {
             }
             ForkResult::Child => {
                 drop(write);
-                clean_up(read, socket, health, pid_file, serving);
+                clean_up(read, socket, health, pid_file);
                 // SAFETY: ends the process; nothing is left to unwind or flush.
                 unsafe { libc::_exit(0) }
             }
@@ -78,28 +56,22 @@ impl Drop for Cleaner {
         if let Some((pipe, pid)) = self.0.take() {
             signals::forget_cleaner();
             drop(pipe);
-            let _ = waitpid(pid, None);
+            signals::wait_for_cleaner(pid.as_raw());
         }
     }
 }
 
-fn clean_up(
-    read: OwnedFd,
-    socket: Option<&Name>,
-    health: Option<&Name>,
-    pid_file: Option<&PidFile>,
-    serving: u32,
-) {
+fn clean_up(read: OwnedFd, socket: Option<&Name>, health: Option<&Name>, pid_file: Option<&PidFile>) {
     log::set_max_level(log::LevelFilter::Off);
     let _ = signals::ignore_stop();
     let _ = nix::unistd::chdir("/");
     let _ = nix::sys::prctl::set_name(c"virtfs-cleaner");
-    // It needs the pipe alone, and of root's powers only those that removing a file can need.
+    // It needs the pipe and the pid file's directory alone, and of root's powers only those that removing a file can need.
     let mut pipe = File::from(read);
-    if let Ok(number) = u32::try_from(pipe.as_raw_fd()) {
-        let _ = sys::close_range(0, number.saturating_sub(1));
-        let _ = sys::close_range(number + 1, u32::MAX);
-    }
+    let held: Vec<_> = std::iter::once(pipe.as_raw_fd()).chain(pid_file.map(PidFile::as_raw)).collect();
+    close_all_but(&held);
+    // Whoever started the daemon may wait for the end of its output.
+    let _ = sys::close_range(libc::STDERR_FILENO.unsigned_abs(), libc::STDERR_FILENO.unsigned_abs());
     let _ = privileges::drop_all_but(&Kept::for_cleaner());
     let _ = privileges::limit_resources(None);
     let connected = pipe.read(&mut [0]).is_ok_and(|count| count > 0);
@@ -113,6 +85,6 @@ fn clean_up(
         socket.remove();
     }
     if let Some(file) = pid_file {
-        file.remove(serving);
+        file.remove();
     }
 }

@@ -367,7 +367,7 @@ fn read(mut table: &File) -> Result<Vec<u8>> {
 }
 
 /// Closes every descriptor but standard error, for the log, and those that are `held`.
-fn close_all_but(held: &[i32]) {
+pub(super) fn close_all_but(held: &[i32]) {
     let mut held: Vec<u32> = held.iter().filter_map(|&fd| u32::try_from(fd).ok()).collect();
     held.push(libc::STDERR_FILENO.unsigned_abs());
     held.sort_unstable();

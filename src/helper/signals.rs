@@ -113,11 +113,30 @@ extern "C" fn on_stop(_: libc::c_int) {
         unsafe {
             if pipe >= 0 {
                 libc::close(pipe);
-                libc::waitpid(CLEANER.1.load(Ordering::SeqCst), std::ptr::null_mut(), 0);
+                wait_for_cleaner(CLEANER.1.load(Ordering::SeqCst));
             }
             libc::_exit(0);
         }
     }
+}
+
+/// Waits until the cleaner is gone, for some seconds at most: a file system that hangs can hold it. Safe in a signal handler.
+pub fn wait_for_cleaner(pid: i32) {
+    static PAUSE: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+    for _ in 0..1500 {
+        // SAFETY: plain calls that write to nothing; the time is only read.
+        unsafe {
+            if libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) != 0 {
+                return;
+            }
+            libc::ppoll(std::ptr::null_mut(), 0, &raw const PAUSE, std::ptr::null());
+        }
+    }
+}
+
+/// Whether this process was asked to stop.
+pub fn asked_to_stop() -> bool {
+    STOP.load(Ordering::SeqCst)
 }
 
 /// Installs the handlers of a process that serves or waits for a client by [`while_idle`]. `manager` is the service

@@ -251,6 +251,12 @@ fn in_use(shown: &str) -> String {
     format!("'{shown}' is in use: another process listens on it; stop that one, or listen elsewhere with -s")
 }
 
+/// A name that nothing has yet, for what is not in its place yet or no more.
+pub fn name_aside() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    format!(".virtfs-proxy-helper.{}.{}", std::process::id(), now.as_nanos())
+}
+
 /// Removes the stale socket `inode` at `path`: moves it to a name of this process's own, looks at it again there, and only then
 /// removes it. False where another process has put a live socket in its place meanwhile: that one goes back.
 fn remove_stale(path: &Path, inode: (u64, u64)) -> Result<bool> {
@@ -258,8 +264,7 @@ fn remove_stale(path: &Path, inode: (u64, u64)) -> Result<bool> {
     // O_PATH waits for nothing, whatever has taken the directory's place.
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let directory = nix::fcntl::open(parent, flags, Mode::empty())?;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let aside = format!(".virtfs-proxy-helper.{}.{}", std::process::id(), now.as_nanos());
+    let aside = name_aside();
     match rename_to_free_name(&directory, name.as_bytes(), aside.as_bytes()) {
         Err(Errno::ENOENT) => return Ok(true),
         moved => moved?,

@@ -16,12 +16,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
 
-use super::cleaner::PidFile;
 use super::identity::{IdMaps, Identity};
 use super::lifeline::Lifeline;
 use super::notify::{Manager, Parent};
+use super::pid_file::PidFile;
 use super::pid_namespace::{PidNamespaces, id_outside};
-use super::sandbox::{self, Directory, Export, Sandbox};
+use super::sandbox::{Directory, Export, Sandbox};
 use super::self_check::SelfCheck;
 use super::settings::Settings;
 use super::socket::{Listener, Name, accept, set_nonblocking};
@@ -66,14 +66,13 @@ struct Supervisor<'s> {
 /// Serves clients until told to stop or, without `--persistent`, until the last has left.
 pub fn run(
     settings: &Settings,
+    sandbox: Sandbox,
     directory: Directory,
     listener: Listener,
-    pid_file: Option<PidFile>,
+    pid_file: &mut Option<PidFile>,
     mut manager: Manager,
     parent: Parent,
 ) -> Result<Outcome> {
-    sandbox::leave_shared_namespaces(settings.sandbox);
-    let sandbox = worker::rehearse(settings, &directory)?;
     let export = directory.close()?;
     signals::ignore_hangup()?;
     let mut wanted = SigSet::empty();
@@ -88,11 +87,11 @@ pub fn run(
         privileges::drop_all_but(&settings.kept.for_supervisor())?;
     }
     let identity = Identity::of_this_thread(IdMaps::read()?)?;
-    let check = SelfCheck::new(listener.name.as_ref(), &identity, notify::watchdog());
     let pid_namespaces = PidNamespaces::find(sandbox);
     let lifeline = Lifeline::new()?;
     nix::unistd::chdir("/").context("cannot change to /")?;
-    parent.release()?;
+    let check = SelfCheck::new(listener.name.as_ref(), &identity, notify::watchdog());
+    parent.release().inspect_err(|_| check.remove())?;
     manager.tell("READY=1");
     let mut supervisor = Supervisor {
         settings,
@@ -113,6 +112,10 @@ pub fn run(
         short_since: None,
     };
     let ended = supervisor.run();
+    if matches!(ended, Ok(Role::Worker(_) | Role::Check)) {
+        // Its directory is the supervisor's to reach.
+        *pid_file = None;
+    }
     match ended {
         Ok(Role::Worker(client)) => return Ok(supervisor.become_worker(Some(client))),
         Ok(Role::Check) => return Ok(supervisor.become_worker(None)),
@@ -124,8 +127,8 @@ pub fn run(
         name.remove();
     }
     supervisor.check.remove();
-    if let Some(file) = pid_file {
-        file.remove(std::process::id());
+    if let Some(file) = pid_file.take() {
+        file.remove();
     }
     ended.map(|_| Outcome::Clean)
 }
@@ -150,7 +153,13 @@ fn watch(name: &Name) -> Option<Inotify> {
 
 impl<'s> Supervisor<'s> {
     fn run(&mut self) -> Result<Role> {
+        // Asked before signals came by descriptor.
+        let mut stop = signals::asked_to_stop();
         loop {
+            if stop {
+                log::info!("stopping: asked by a signal");
+                return Ok(Role::Supervisor);
+            }
             self.keep_name();
             if !self.settings.persistent && self.served && self.workers.is_empty() {
                 return Ok(Role::Supervisor);
@@ -158,9 +167,9 @@ impl<'s> Supervisor<'s> {
             self.manager.tell_again();
             logging::report_lost();
             self.wait()?;
-            if self.take_signals()? {
-                log::info!("stopping: asked by a signal");
-                return Ok(Role::Supervisor);
+            stop = self.take_signals()?;
+            if stop {
+                continue;
             }
             if let Some(watch) = &self.watch {
                 let _ = watch.read_events();

@@ -132,8 +132,9 @@ pub fn look_at_export(confined: &mut Confined) -> Outcome {
 /// workers are to use: namespace becomes chroot where only that can be had.
 pub fn rehearse(settings: &Settings, directory: &Directory) -> Result<Sandbox> {
     /// The rehearsal's exit status when it went well, and when it fell back to chroot.
-    const WELL: i32 = 0;
-    const FELL_BACK: i32 = 10;
+    // Not 0: a process that a signal ends before it has found out exits with 0.
+    const WELL: i32 = 10;
+    const FELL_BACK: i32 = 11;
     use nix::sys::wait::{WaitStatus, waitpid};
     use nix::unistd::{ForkResult, fork};
 

@@ -4,6 +4,7 @@
 
 mod daemon;
 mod documents;
+mod files;
 mod health;
 mod logging;
 mod options;
