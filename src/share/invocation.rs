@@ -89,6 +89,12 @@ impl Text {
         }
     }
 
+    /// Whether it is the helper's path. The folder need not be known: `${pkgs.qemu}/bin/virtfs-proxy-helper`.
+    fn is_helper(&self) -> bool {
+        let folder = self.bytes.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+        is_helper(&self.bytes) && self.known.iter().skip(folder).all(|known| *known)
+    }
+
     fn path(&self) -> Option<PathBuf> {
         self.all_known().filter(|bytes| !bytes.is_empty()).map(path_of)
     }
@@ -103,7 +109,7 @@ pub fn is_helper(program: &[u8]) -> bool {
 /// Finds the helper among the words of a command and reads its options. Commands that only name it (`pgrep`,
 /// `systemctl`) are none of its invocations, and neither is this program's `migrate`.
 pub fn find(words: &[Text]) -> Option<(usize, Invocation)> {
-    let at = words.iter().position(|word| word.all_known().is_some_and(is_helper))?;
+    let at = words.iter().position(Text::is_helper)?;
     let mut rest = words.get(at + 1..)?;
     if rest.first().is_some_and(|word| word.bytes == b"--") {
         rest = rest.get(1..)?;

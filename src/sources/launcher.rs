@@ -1,8 +1,10 @@
 //! Launchers in other languages, and settings that are nearly a shell's: Python, Nix, Ruby (Vagrant), HCL (packer),
-//! makefiles, Dockerfiles, desktop entries, supervisord, avocado-vt's and Yocto's configurations. What asks for last.
+//! Go, Rust, Java, C, JavaScript, Xen's xl.cfg and
+//! others whose strings [`languages`] knows, makefiles, Dockerfiles, desktop entries, supervisord, avocado-vt's and Yocto's configurations. What asks for last.
 
 mod avocado;
 mod image;
+mod languages;
 mod literals;
 mod settings;
 
@@ -22,26 +24,6 @@ pub struct Launcher;
 const PROSE: &[&str] = &[
     "md", "markdown", "txt", "text", "rst", "log", "html", "htm", "adoc", "tex", "texi", "org", "csv", "eml",
     "mbox", "diff", "patch", "orig", "rej", "po", "pot", "1", "5", "7", "8", "hx",
-];
-
-/// Languages whose arguments are string literals.
-const LITERALS: &[&str] = &[
-    "py",
-    "rb",
-    "nix",
-    "hcl",
-    "tf",
-    "pl",
-    "lua",
-    "js",
-    "ts",
-    "mjs",
-    "toml",
-    "jsonnet",
-    "libsonnet",
-    "star",
-    "bzl",
-    "exs",
 ];
 
 /// What no file of ours lacks.
@@ -114,14 +96,11 @@ fn lex(document: &Document) -> Lexed {
 fn lex_plain(document: &Document) -> Lexed {
     let name = name_of(document);
     let first = document.bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let interpreted = first.starts_with(b"#!")
-        && [&b"python"[..], b"perl", b"ruby", b"node", b"lua"]
-            .iter()
-            .any(|name| memchr::memmem::find(first, name).is_some());
     // xl reads its guests' configuration as lists of strings.
     let is_xen = memchr::memmem::find(document.bytes, b"device_model_args").is_some();
-    if interpreted || is_xen || name == "Vagrantfile" || LITERALS.contains(&extension(&name)) {
-        return literals::lex(document.bytes);
+    let language = languages::of(&name, first).or(is_xen.then_some(&languages::PYTHON));
+    if let Some(language) = language {
+        return literals::lex(document.bytes, language);
     }
     if image::is_one(&name) {
         return image::lex(document.bytes);

@@ -121,7 +121,7 @@ fn unescaped(bytes: &[u8]) -> Option<Vec<u8>> {
 
 /// The byte that an escape at the start of `text` spells, and how long the escape is: `\x70`, `\u0070`, `\u{70}`,
 /// `\160`, `&#112;`, `&#x70;`, `%70`.
-fn escape(text: &[u8]) -> Option<(u8, usize)> {
+pub fn escape(text: &[u8]) -> Option<(u8, usize)> {
     let (prefix, radix, most, closed): (usize, u32, usize, Option<u8>) = match text {
         [b'&', b'#', b'x' | b'X', ..] => (3, 16, 8, Some(b';')),
         [b'&', b'#', ..] => (2, 10, 8, Some(b';')),

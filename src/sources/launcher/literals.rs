@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
+use super::languages::{Escapes, Language, PYTHON, Quote};
 use crate::share::backend::Backend;
 use crate::share::bounds::spend;
 use crate::sources::chars::{Char, Chars, Command, Embedded, Lexed, Word, unknown, verbatim};
+use crate::sources::mention;
 use crate::sources::shell::split;
 use crate::sources::spelling::Spelt;
 use crate::sources::templates::{balanced, dollar};
@@ -14,90 +16,243 @@ use crate::sources::templates::{balanced, dollar};
 const LONGEST: usize = 512;
 
 /// Takes the literals of a program. Those inside the same brackets make one list.
-pub fn lex(file: &[u8]) -> Lexed {
-    let mut lexed = Lexed::default();
-    let mut words: Vec<Word> = Vec::new();
-    let mut depth = 0_usize;
+pub fn lex(file: &[u8], language: &Language) -> Lexed {
+    let mut lexer =
+        Lexer { file, language, lexed: Lexed::default(), words: Vec::new(), open: Vec::new(), joins: false };
     // What no line closes from here on, none closes further down.
-    let mut open: HashSet<&[u8]> = HashSet::new();
+    let mut unclosed: HashSet<&[u8]> = HashSet::new();
     let mut at = 0;
     while let Some(byte) = file.get(at) {
+        if let Some(end) = language.comment(file, at) {
+            at = end.max(at + 1);
+            continue;
+        }
+        if let Some(quote) = language.quote(file, at) {
+            at = lexer.string(at, quote);
+            continue;
+        }
         match byte {
-            b'#' if !matches!(file.get(at + 1), Some(b'{')) => at = line_end(file, at),
-            b'/' if file.get(at + 1) == Some(&b'/') => at = line_end(file, at),
-            b'%' if matches!(file.get(at + 1..at + 3), Some(b"w(" | b"w[" | b"w{")) => {
-                let rest = file.get(at + 3..).unwrap_or_default();
-                let length = rest.iter().position(|byte| b")]}".contains(byte)).unwrap_or(rest.len());
-                words.extend(bare_words(file, at + 3..at + 3 + length));
-                at += 3 + length + 1;
-            }
             b'<' => {
                 at += 1;
-                let Some(name) = heredoc_name(file, at - 1).filter(|name| !open.contains(name)) else {
+                let Some(name) = heredoc_name(file, at - 1).filter(|name| !unclosed.contains(name)) else {
                     continue;
                 };
                 if let Some((body, end)) = heredoc(file, at, name) {
                     let chars = verbatim(file, body, Spelt::Verbatim);
-                    lexed.embedded.push(Embedded { chars, name: None, guest: None });
+                    lexer.lexed.embedded.push(Embedded { chars, name: None, guest: None });
                     at = end;
                 } else {
-                    open.insert(name);
+                    unclosed.insert(name);
                 }
             }
-            b'[' | b'(' => {
-                depth += 1;
-                at += 1;
-            }
-            b']' | b')' => {
-                depth = depth.saturating_sub(1);
-                if depth == 0 {
-                    finish(&mut words, &mut lexed);
-                }
+            b'[' | b'(' | b'{' | b']' | b')' | b'}' => {
+                lexer.bracket(*byte, at);
                 at += 1;
             }
             b'\n' => {
-                if depth == 0 {
-                    finish(&mut words, &mut lexed);
-                }
+                lexer.finish();
                 at += 1;
-            }
-            b'"' | b'\'' => {
-                let (chars, span, end) = literal(file, at);
-                at = end;
-                let Some(chars) = chars else { continue };
-                let word = Word { chars, span };
-                if word.has_blank()
-                    && word.contains(Backend::sought().name())
-                    && !word.bytes().starts_with(b"-")
-                {
-                    let chars = word.chars.clone();
-                    lexed.embedded.push(Embedded { chars, name: None, guest: None });
-                }
-                words.push(word);
             }
             _ => {
                 let length = name(file, at);
-                if length > 0 && depth > 0 {
-                    words.push(Word::plain(unknown(file, at..at + length, Spelt::Fixed)));
+                if length > 0 && lexer.in_list() {
+                    lexer.words.push(Word::plain(unknown(file, at..at + length, Spelt::Fixed)));
                 }
                 at += length.max(1);
             }
         }
     }
-    finish(&mut words, &mut lexed);
-    // A list that is made in pieces: what belongs together stands apart.
-    let mut all: Vec<Word> = Vec::new();
-    let mut pieces = lexed.commands.iter().map(|command| &command.words).peekable();
-    let starts = |words: &[Word]| words.first().is_some_and(|word| word.bytes().starts_with(b"-"));
-    while let Some(words) = pieces.next() {
-        // An option without its value would take the next option for it.
-        let dangling = words.len() == 1 && starts(words) && pieces.peek().is_some_and(|next| starts(next));
-        if !dangling {
-            all.extend(words.iter().cloned());
+    lexer.end()
+}
+
+/// The lists of literals of a program.
+struct Lexer<'a> {
+    file: &'a [u8],
+    language: &'a Language,
+    lexed: Lexed,
+    /// The words of the list that is open.
+    words: Vec<Word>,
+    /// The brackets that are open, and whether a list is inside.
+    open: Vec<bool>,
+    /// Whether the next literal goes on with the last one.
+    joins: bool,
+}
+
+impl Lexer<'_> {
+    fn in_list(&self) -> bool {
+        self.open.contains(&true)
+    }
+
+    fn bracket(&mut self, byte: u8, at: usize) {
+        self.joins = false;
+        match byte {
+            b'{' => self.open.push(is_list(self.file, at)),
+            b'[' | b'(' => self.open.push(true),
+            _ => {
+                self.open.pop();
+                self.finish();
+            }
         }
     }
-    lexed.commands.push(Command { words: all, guest: None });
-    lexed
+
+    /// Ends the list, unless a bracket of one is open.
+    fn finish(&mut self) {
+        if self.in_list() || self.joins {
+            return;
+        }
+        let words = std::mem::take(&mut self.words);
+        if !words.is_empty() {
+            self.lexed.commands.push(Command { words: options_apart(&words), guest: None });
+        }
+    }
+
+    /// Takes the string at `at`, and what is added to it; where the program goes on.
+    fn string(&mut self, at: usize, quote: Quote) -> usize {
+        let joins = std::mem::take(&mut self.joins);
+        let (chars, span, end) = literal(self.file, at, quote);
+        let Some(mut chars) = chars else { return end };
+        if quote.escapes == Escapes::Words {
+            self.words.extend(split(&chars));
+            return end;
+        }
+        let gap = Gap::behind(self.file, end, self.language, self.in_list());
+        chars.extend(gap.chars);
+        self.joins = gap.joins;
+        match self.words.last_mut().filter(|_| joins) {
+            Some(word) => {
+                word.chars.extend(chars);
+                word.span.end = span.end;
+            }
+            None => self.words.push(Word { chars, span }),
+        }
+        if !self.joins {
+            self.embed();
+        }
+        gap.end
+    }
+
+    /// Whether the last word is a script.
+    fn embed(&mut self) {
+        let Some(word) = self.words.last() else { return };
+        if word.has_blank()
+            && word.contains(Backend::sought().name())
+            && !word.bytes().trim_ascii().starts_with(b"-")
+        {
+            let chars = word.chars.clone();
+            self.lexed.embedded.push(Embedded { chars, name: None, guest: None });
+        }
+    }
+
+    fn end(mut self) -> Lexed {
+        self.open.clear();
+        self.joins = false;
+        self.finish();
+        let mut lexed = self.lexed;
+        // A list that is made in pieces: what belongs together stands apart.
+        let mut all: Vec<Word> = Vec::new();
+        let mut pieces = lexed.commands.iter().map(|command| &command.words).peekable();
+        let starts = |words: &[Word]| words.first().is_some_and(|word| word.bytes().starts_with(b"-"));
+        while let Some(words) = pieces.next() {
+            // An option without its value would take the next option for it.
+            let dangling =
+                words.len() == 1 && starts(words) && pieces.peek().is_some_and(|next| starts(next));
+            if !dangling {
+                all.extend(words.iter().cloned());
+            }
+        }
+        lexed.commands.push(Command { words: all, guest: None });
+        lexed
+    }
+}
+
+/// Whether the brace at `at` opens a list, as in C's `= {`, Go's `[]string{`, Lua's `({`, and no block.
+fn is_list(file: &[u8], at: usize) -> bool {
+    let near = file.get(at.saturating_sub(LONGEST)..at).unwrap_or_default().trim_ascii_end();
+    let is_name = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(**byte, b'_' | b'.' | b'*');
+    let name = near.iter().rev().take_while(is_name).count();
+    let before = near.get(..near.len() - name).unwrap_or_default().last();
+    match before {
+        Some(b']') => true,
+        Some(b'=' | b',' | b'{' | b'(' | b':') => name == 0,
+        _ => false,
+    }
+}
+
+/// What stands between a literal and what is next in its list.
+struct Gap {
+    /// What is added to the literal, whose value is not known: `+ socket`.
+    chars: Chars,
+    /// Where the program goes on.
+    end: usize,
+    /// Whether the next literal goes on with this one.
+    joins: bool,
+}
+
+impl Gap {
+    fn behind(file: &[u8], at: usize, language: &Language, in_list: bool) -> Self {
+        let none = Self { chars: Vec::new(), end: at, joins: false };
+        let mut end = at;
+        let mut quoted = false;
+        while let Some(byte) = file.get(end).filter(|_| end - at < LONGEST) {
+            if language.quote(file, end).is_some() {
+                quoted = true;
+                break;
+            }
+            let text = file.get(at..end).unwrap_or_default().trim_ascii();
+            let goes_on = in_list || language.names.contains(&"c") || ends_with_operator(text);
+            match byte {
+                b',' | b']' | b')' | b';' | b'}' => break,
+                b'\n' if !goes_on && !text.ends_with(b"\\") => break,
+                b'[' | b'(' | b'{' if !starts_with_operator(text) => break,
+                _ => end += 1,
+            }
+        }
+        let gap = file.get(at..end).unwrap_or_default();
+        let text = gap.trim_ascii();
+        let text = text.strip_suffix(b"\\").unwrap_or(text).trim_ascii();
+        if starts_with_operator(text) {
+            let joins = quoted && ends_with_operator(text);
+            if is_operator(text) && joins {
+                return Self { end, joins, ..none };
+            }
+            let line = gap.trim_ascii_end().len();
+            let start = gap.len() - gap.trim_ascii_start().len();
+            if line < start || !spend(line * size_of::<Char>()) {
+                return none;
+            }
+            let chars = unknown(file, at + start..at + line, Spelt::Fixed);
+            return Self { chars, end: if joins { end } else { at }, joins };
+        }
+        if language.adjacent && quoted && text.is_empty() {
+            return Self { end, joins: true, ..none };
+        }
+        // C puts a macro's text between two literals.
+        let is_macro = language.names.contains(&"c")
+            && text.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+        if is_macro && !text.is_empty() {
+            let start = at + gap.len() - gap.trim_ascii_start().len();
+            let chars = unknown(file, start..start + text.len(), Spelt::Fixed);
+            return Self { chars, end: if quoted { end } else { start + text.len() }, joins: quoted };
+        }
+        none
+    }
+}
+
+/// What joins two texts, in one language or the other.
+const OPERATORS: &[&[u8]] = &[b"++", b"+", b"..", b"<>", b"~", b"&", b".", b"% ", b"^"];
+
+fn is_operator(text: &[u8]) -> bool {
+    OPERATORS.iter().any(|operator| text == operator.trim_ascii())
+}
+
+fn starts_with_operator(text: &[u8]) -> bool {
+    // `"x".to_owned()` calls something.
+    let calls = text.starts_with(b".") && text.get(1).is_some_and(u8::is_ascii_alphabetic);
+    !calls && OPERATORS.iter().any(|operator| text.starts_with(operator))
+}
+
+fn ends_with_operator(text: &[u8]) -> bool {
+    OPERATORS.iter().any(|operator| text.ends_with(operator.trim_ascii()))
 }
 
 /// The literals in a part of a file: one list.
@@ -105,11 +260,11 @@ pub fn words(file: &[u8], range: Range<usize>) -> Vec<Word> {
     let mut words = Vec::new();
     let mut at = range.start;
     while at < range.end {
-        if !matches!(file.get(at), Some(b'"' | b'\'')) {
+        let Some(quote) = PYTHON.quote(file, at) else {
             at += 1;
             continue;
-        }
-        let (chars, span, end) = literal(file, at);
+        };
+        let (chars, span, end) = literal(file, at, quote);
         at = end;
         words.extend(chars.map(|chars| Word { chars, span }));
     }
@@ -130,26 +285,10 @@ fn name(file: &[u8], at: usize) -> usize {
     if matches!(behind, Some(b',' | b']' | b')')) { length } else { 0 }
 }
 
-fn finish(words: &mut Vec<Word>, lexed: &mut Lexed) {
-    let words = std::mem::take(words);
-    if !words.is_empty() {
-        lexed.commands.push(Command { words: options_apart(&words), guest: None });
-    }
-}
-
 /// The words of a list, in which an option may stand with its value in one literal: `"-fsdev proxy,…"`.
 fn options_apart(words: &[Word]) -> Vec<Word> {
-    let joined = |word: &Word| word.has_blank() && word.bytes().starts_with(b"-");
+    let joined = |word: &Word| word.has_blank() && word.bytes().trim_ascii().starts_with(b"-");
     words.iter().flat_map(|word| if joined(word) { split(&word.chars) } else { vec![word.clone()] }).collect()
-}
-
-/// The words of Ruby's `%w( … )`.
-fn bare_words(file: &[u8], range: Range<usize>) -> Vec<Word> {
-    verbatim(file, range, Spelt::Literal)
-        .split(|c| c.byte.is_ascii_whitespace())
-        .filter(|word| !word.is_empty())
-        .map(|word| Word::plain(word.to_vec()))
-        .collect()
 }
 
 fn line_end(file: &[u8], at: usize) -> usize {
@@ -180,49 +319,70 @@ fn heredoc(file: &[u8], at: usize, name: &[u8]) -> Option<(Range<usize>, usize)>
     None
 }
 
+/// The longest literal of one character, in bytes.
+const CHARACTER: usize = 12;
+
 /// The literal that opens at `open`: its text, its place, and where the program goes on. An apostrophe that closes
 /// nothing is no literal.
-fn literal(file: &[u8], open: usize) -> (Option<Chars>, Range<usize>, usize) {
-    let quote = file.get(open).copied().unwrap_or_default();
-    let triple = file.get(open..open + 3).is_some_and(|three| three == [quote; 3]);
-    // Nix's ''…'' has two.
-    let nix =
-        !triple && quote == b'\'' && file.get(open + 1) == Some(&b'\'') && file.get(open + 2) == Some(&b'\n');
-    let width = if triple { 3 } else { 1 + usize::from(nix) };
-    let closing = vec![quote; width];
+fn literal(file: &[u8], open: usize, quote: Quote) -> (Option<Chars>, Range<usize>, usize) {
+    let none = (None, open..open, open + quote.open.len());
     let formatted = open.checked_sub(1).and_then(|at| file.get(at)).is_some_and(|byte| b"fF".contains(byte));
+    let is_character = quote.escapes == Escapes::Character;
     let mut chars = Vec::new();
-    let mut at = open + width;
+    let mut at = open + quote.open.len();
     loop {
         let rest = file.get(at..).unwrap_or_default();
-        if rest.starts_with(&closing) {
-            let end = at + width;
-            chars.extend(tail(file, end));
-            return (Some(chars), open..end, end);
+        if rest.is_empty() || rest.starts_with(b"\n") && !quote.lines || is_character && at - open > CHARACTER
+        {
+            return none;
         }
-        match rest {
-            [] => return (None, open..open, open + 1),
-            [b'\n', ..] if width == 1 => return (None, open..open, open + 1),
-            [b'\\', b'\n', ..] => at += 2,
-            [b'\\', escaped, ..] => {
-                let byte = match escaped {
-                    b'n' => b'\n',
-                    b't' => b'\t',
-                    other => *other,
-                };
-                chars.push(Char::new(byte, at..at + 2, Spelt::Literal));
-                at += 2;
-            }
-            _ => {
-                let length = interpolation(rest, formatted);
-                if length > 0 {
-                    chars.extend(unknown(file, at..at + length, Spelt::Literal));
-                } else {
-                    chars.extend(verbatim(file, at..at + 1, Spelt::Literal));
-                }
-                at += length.max(1);
-            }
+        if let Some((byte, length)) = escape(rest, quote) {
+            chars.extend(byte.map(|byte| Char::new(byte, at..at + length, Spelt::Literal)));
+            at += length;
+            continue;
         }
+        if rest.starts_with(quote.close) {
+            let end = at + quote.close.len();
+            return if is_character { (None, open..end, end) } else { (Some(chars), open..end, end) };
+        }
+        let length = if quote.escapes == Escapes::Raw { 0 } else { interpolation(rest, formatted) };
+        if length > 0 {
+            chars.extend(unknown(file, at..at + length, Spelt::Literal));
+        } else {
+            chars.extend(verbatim(file, at..at + 1, Spelt::Literal));
+        }
+        at += length.max(1);
+    }
+}
+
+/// The byte that the escape at the start of `rest` means, if it means any, and how long the escape is.
+fn escape(rest: &[u8], quote: Quote) -> Option<(Option<u8>, usize)> {
+    match (quote.escapes, rest) {
+        (Escapes::Nix, [b'\'', b'\'', b'$', ..]) => Some((Some(b'$'), 3)),
+        (Escapes::Nix, [b'\'', b'\'', b'\'', ..]) => Some((Some(b'\''), 3)),
+        (Escapes::Nix, [b'\'', b'\'', b'\\', byte, ..]) => Some((Some(meaning(*byte)), 4)),
+        (Escapes::Raw | Escapes::Words | Escapes::Nix, _) => None,
+        (Escapes::Doubled, _) => {
+            let twice = rest.strip_prefix(quote.close)?.starts_with(quote.close);
+            twice.then(|| (quote.close.first().copied(), 2 * quote.close.len()))
+        }
+        (_, [b'\\', b'\n', ..]) => Some((None, 2)),
+        (_, [b'\\', b'x' | b'u' | b'U' | b'0' | b'1', ..]) => {
+            let (byte, length) = mention::escape(rest).unwrap_or((*rest.get(1)?, 2));
+            Some((Some(byte), length))
+        }
+        (_, [b'\\', byte, ..]) => Some((Some(meaning(*byte)), 2)),
+        _ => None,
+    }
+}
+
+/// What a letter behind a backslash means.
+fn meaning(byte: u8) -> u8 {
+    match byte {
+        b'n' => b'\n',
+        b't' => b'\t',
+        b'r' => b'\r',
+        other => other,
     }
 }
 
@@ -233,7 +393,7 @@ fn interpolation(text: &[u8], formatted: bool) -> usize {
         [b'{', b'{', ..] => balanced(text, 0).unwrap_or(0),
         [b'{', ..] if formatted => balanced(text, 0).unwrap_or(0),
         [b'{', ..] => named(text),
-        [b'%', b's' | b'd', ..] => 2,
+        [b'%', b's' | b'd' | b'v' | b'q' | b'u', ..] => 2,
         [b'$', ..] => variable(text),
         _ => 0,
     }
@@ -260,20 +420,4 @@ fn variable(text: &[u8]) -> usize {
         }
     }
     length
-}
-
-/// What is added to a literal behind it: `+ socket`, up to the end of the argument. It is not known.
-fn tail(file: &[u8], at: usize) -> Chars {
-    let rest = file.get(at..).unwrap_or_default();
-    let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
-    let behind = rest.get(blanks..).unwrap_or_default();
-    if !(behind.starts_with(b"+") || behind.starts_with(b"..") || behind.starts_with(b"% ")) {
-        return Vec::new();
-    }
-    let length = behind.iter().take(LONGEST).position(|byte| b",])\n".contains(byte));
-    let length = length.unwrap_or(behind.len().min(LONGEST));
-    if !spend(length * size_of::<Char>()) {
-        return Vec::new();
-    }
-    unknown(file, at + blanks..at + blanks + length, Spelt::Fixed)
 }

@@ -144,3 +144,166 @@ fn plain_literals_are_rewritten() {
         assert_eq!(new.map(|new| String::from_utf8(new).unwrap()), expected);
     }
 }
+
+#[test]
+#[allow(clippy::too_many_lines, reason = "it is one table")]
+fn each_language_has_its_strings() {
+    for (name, text, expected) in [
+        ("/a.nix", "{ y = ''-virtfs proxy,socket=/run/e.sock,mount_tag=e''; }\n", vec!["1: e /run/e.sock"]),
+        (
+            "/b.nix",
+            "{ script = ''\n  # it's\n  qemu -virtfs proxy,id=f,mount_tag=t,socket=${sock}\n ''; x = \"-virtfs\n              proxy,id=g,mount_tag=u,socket=/u\"; }\n",
+            vec!["5: u /u", "3: t ? ${sock}"],
+        ),
+        (
+            "/c.rb",
+            "x = \"-fsdev proxy,id=s,socket=/run/s.sock\n     -device virtio-9p-pci,fsdev=s,mount_tag=s\".split\n",
+            vec!["1: s /run/s.sock"],
+        ),
+        ("/d.rb", "# it's\nrun %w[qemu -virtfs proxy,id=f,mount_tag=t,socket=/a]\n", vec!["2: t /a"]),
+        ("/e.rb", "run '-virtfs', 'proxy,id=f,' \\\n  'mount_tag=t,socket=/a'\n", vec!["1: t /a"]),
+        (
+            "/main.go",
+            "func main() {\n\t// it's -virtfs proxy,id=x,socket=/x\n\tcmd := exec.Command(\"qemu\", \"-fsdev\",\n\t\t\"proxy,id=f,socket=/a\", \"-device\", \"virtio-9p-pci,fsdev=f,mount_tag=t\")\n}\n",
+            vec!["4: t /a"],
+        ),
+        (
+            "/slice.go",
+            "var c = '\"'\nvar args = []string{\n\t\"-virtfs\",\n\t\"proxy,id=f,mount_tag=t,socket=\" + sock,\n}\nvar s = `qemu              -virtfs proxy,id=g,mount_tag=u,socket=/u`\n",
+            vec!["4: t ? + sock", "6: u /u"],
+        ),
+        (
+            "/main.rs",
+            "fn f<'a>(x: &'a str) {\n    Command::new(\"qemu\")\n        .arg(\"-fsdev\")\n                     .arg(\"proxy,id=f,socket=/a\")\n        .args([\"-device\", r#\"virtio-9p-pci,fsdev=f,mount_tag=t\"#]);\n}\n",
+            vec!["4: t /a"],
+        ),
+        (
+            "/format.rs",
+            "c.args([\"-virtfs\", &format!(\"proxy,id=f,mount_tag=t,socket={sock}\")]);\n",
+            vec!["1: t ? {sock}"],
+        ),
+        (
+            "/Vm.java",
+            "class Vm {\n  String[] a = new String[] { \"qemu\", \"-virtfs\",\n    \"proxy,id=f,\" + \"mount_tag=t,socket=/a\"              };\n  /* \"proxy,id=x,socket=/x\" */\n}\n",
+            vec!["3: t /a"],
+        ),
+        (
+            "/Vm.kt",
+            "val a = listOf(\"-virtfs\", \"\"\"proxy,id=f,mount_tag=t,socket=/a\"\"\")\n",
+            vec!["1: t /a"],
+        ),
+        (
+            "/vm.c",
+            "char *argv[] = { \"qemu\", \"-virtfs\",\n  \"proxy,id=f,\"\n  \"mount_tag=t,socket=/a\", NULL };\nint q = '\"';\n",
+            vec!["2: t /a"],
+        ),
+        (
+            "/macro.c",
+            "execl(\"qemu\", \"-virtfs\", \"proxy,id=f,mount_tag=t,socket=\" SOCK, NULL);\n",
+            vec!["1: t ? SOCK"],
+        ),
+        ("/sh.cc", "system(\"qemu -virtfs proxy,id=f,mount_tag=t,socket=/a &\");\n", vec!["1: t /a"]),
+        (
+            "/vm.js",
+            "spawn('qemu', [\n  `-virtfs`, `proxy,id=f,mount_tag=t,socket=${sock}`, // it's\n]);\n",
+            vec!["2: t ? ${sock}"],
+        ),
+        ("/vm.ts", "const a = [\"-virtfs\", \"proxy,id=f,mount_tag=t,socket=/a\"];\n", vec!["1: t /a"]),
+        (
+            "/vm.lua",
+            "-- it's\nos.execute([[qemu -virtfs proxy,id=f,mount_tag=t,socket=/a]])\n",
+            vec!["2: t /a"],
+        ),
+        (
+            "/list.lua",
+            "a = { \"-virtfs\", \"proxy,id=f,mount_tag=t,socket=\" .. sock }\n",
+            vec!["1: t ? .. sock"],
+        ),
+        ("/vm.pl", "exec qw(qemu -virtfs proxy,id=f,mount_tag=t,socket=/a);\n", vec!["1: t /a"]),
+        (
+            "/n.pl",
+            "my $n = $#a; # it's\nsystem('qemu -virtfs proxy,id=f,mount_tag=t,socket=/a');\n",
+            vec!["2: t /a"],
+        ),
+        ("/vm.php", "<?php exec(\"qemu -virtfs proxy,id=f,mount_tag=t,socket=/a\");\n", vec!["1: t /a"]),
+        (
+            "/vm.cs",
+            "Process.Start(\"qemu\", @\"-virtfs proxy,id=f,mount_tag=t,socket=/a\");\n",
+            vec!["1: t /a"],
+        ),
+        ("/Jenkinsfile", "sh 'qemu -virtfs proxy,id=f,mount_tag=t,socket=/a'\n", vec!["1: t /a"]),
+        (
+            "/vm.exs",
+            "System.cmd(\"qemu\", [\"-virtfs\", \"proxy,id=f,mount_tag=t,socket=/a\"])\n",
+            vec!["1: t /a"],
+        ),
+        (
+            "/vm.hs",
+            "-- it's\nmain = callProcess \"qemu\" [\"-virtfs\", \"proxy,id=f,mount_tag=t,socket=/a\"]\n",
+            vec!["2: t /a"],
+        ),
+        (
+            "/vm.ml",
+            "let () = exit (Sys.command \"qemu -virtfs proxy,id=f,mount_tag=t,socket=/a\")\n",
+            vec!["1: t /a"],
+        ),
+        (
+            "/vm.scm",
+            "; it's\n(list \"qemu\" \"-virtfs\" \"proxy,id=f,mount_tag=t,socket=/a\")\n",
+            vec!["2: t /a"],
+        ),
+        ("/vm.jl", "run(`qemu`, \"-virtfs\", \"proxy,id=f,mount_tag=t,socket=/a\")\n", vec!["1: t /a"]),
+        (
+            "/adjacent.py",
+            "run(['-virtfs', 'proxy,id=f,'\n     'mount_tag=t,' + 'socket=/a'])\n",
+            vec!["1: t /a"],
+        ),
+        ("/escape.py", "run(['-virtfs', '\\x70roxy,id=f,mount_tag=t,socket=/\\u0061'])\n", vec!["1: t /a"]),
+        (
+            "/etc/xen/web",
+            "name = \"web\"\ndevice_model_args = [ \"-fsdev\", \"proxy,id=f,socket=/a\",\n  \"-device\",              \"virtio-9p-pci,fsdev=f,mount_tag=t\" ]\n",
+            vec!["2: t /a"],
+        ),
+        (
+            "/h.go",
+            "exec.Command(\"/usr/lib/qemu/virtfs-proxy-helper\", \"-n\", \"-p\", \"/srv\", \"-s\", \"/a\").Run()\n",
+            vec!["1: helper Some(\"/srv\")"],
+        ),
+        (
+            "/unit.nix",
+            "{ systemd.services.h.serviceConfig.ExecStart = \"${pkgs.qemu}/bin/virtfs-proxy-helper -n -p /srv -s /a\"; }\n",
+            vec!["1: helper Some(\"/srv\")"],
+        ),
+        (
+            "/lines.nix",
+            "{ ExecStart = ''\n  ${pkgs.qemu_full}/libexec/virtfs-proxy-helper \\\n    -n -p /srv \\\n    -s /a\n ''; }\n",
+            vec!["2: helper Some(\"/srv\")"],
+        ),
+    ] {
+        assert_eq!(shown(name, text), expected, "{name}: {text}");
+    }
+}
+
+#[test]
+fn literals_of_each_language_are_rewritten_where_they_stand() {
+    for (name, text) in [
+        ("/a.nix", "{ y = ''-virtfs proxy,id=f,socket=/a,mount_tag=e''; }\n"),
+        (
+            "/c.rb",
+            "x = \"-fsdev proxy,id=f,socket=/a\n     -device virtio-9p-pci,fsdev=f,mount_tag=s\".split\n",
+        ),
+        ("/main.go", "exec.Command(\"qemu\", \"-virtfs\", \"proxy,id=f,socket=/a,mount_tag=t\")\n"),
+        ("/main.rs", "c.arg(\"-virtfs\").arg(r#\"proxy,id=f,socket=/a,mount_tag=t\"#);\n"),
+        ("/vm.c", "char *a[] = { \"-virtfs\", \"proxy,id=f,socket=/a,\"\n  \"mount_tag=t\" };\n"),
+        ("/vm.js", "a = [`-virtfs`, `proxy,id=f,socket=/a,mount_tag=t`];\n"),
+        ("/vm.lua", "a = { \"-virtfs\", [[proxy,id=f,socket=/a,mount_tag=t]] }\n"),
+    ] {
+        let how = Rewrite { exports: vec![(b"f".to_vec(), "/srv".into())], ..Rewrite::default() };
+        let document = Document { path: Some(Path::new(name)), bytes: text.as_bytes() };
+        let edits = Launcher.rewrite(&document, &how).unwrap_or_else(|refusal| panic!("{name}: {refusal:?}"));
+        let new = String::from_utf8(apply(text.as_bytes(), &edits.edits)).unwrap();
+        let expected =
+            text.replace("proxy,id=f,socket=/a", "local,id=f,path=/srv,security_model=mapped-xattr");
+        assert_eq!(new, expected, "{name}");
+    }
+}
