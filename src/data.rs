@@ -19,6 +19,7 @@
 pub mod acl;
 pub mod check;
 mod convert;
+pub mod devices;
 pub mod entry;
 pub mod filesystem;
 mod flags;

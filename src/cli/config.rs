@@ -28,7 +28,8 @@ pub struct ConfigArgs {
     /// The host's mode of the directories that the guest makes, in octal, in place of 0700
     #[arg(long, value_name = "MODE", value_parser = mode)]
     pub dmode: Option<u32>,
-    /// What QEMU does about other file systems mounted below the export
+    /// What QEMU does about other file systems below the export. Without this option: warn if there is none, remap if there
+    /// are some, nothing if the export is not on this machine
     #[arg(long, value_enum, value_name = "HOW")]
     pub multidevs: Option<Multidevs>,
     /// Print the shares in this form instead of the file

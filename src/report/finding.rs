@@ -71,6 +71,10 @@ kinds! {
     SLOT_MAY_CHANGE: "slot-may-change", Info,
         "nothing, as long as the guest mounts by tag";
 
+    /// What QEMU does about the file systems below an export.
+    MULTIDEVS: "multidevs", Info,
+        "nothing, unless the guest's programs keep inode numbers";
+
     // Where shares hide: `migrate audit`.
     /// An invocation of the helper.
     PROXY_HELPER: "proxy-helper", Error,

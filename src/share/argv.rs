@@ -163,18 +163,14 @@ pub fn ids(args: &[Arg], wanted: impl Fn(usize) -> bool) -> Vec<Vec<u8>> {
 
 /// The edits by which each of `shares` becomes a `local` share of the path beside it, in place: ids, tags, order
 /// and everything else stay.
-pub fn rewrite(
-    args: &[Arg],
-    shares: &[(&ArgvShare, &Path)],
-    options: &Options,
-) -> Result<Vec<ArgEdit>, Refusal> {
-    refuse_twins(shares.iter().map(|(share, _)| &share.share))?;
+pub fn rewrite(args: &[Arg], shares: &[(&ArgvShare, &Path, Options)]) -> Result<Vec<ArgEdit>, Refusal> {
+    refuse_twins(shares.iter().map(|(share, ..)| &share.share))?;
     let model = Model::of(args);
     let mut edits: Vec<ArgEdit> = Vec::new();
     let mut done: Vec<(usize, &Path)> = Vec::new();
-    for &(share, path) in shares {
+    for (share, path, options) in shares {
         if let Some((_, other)) = done.iter().find(|(fsdev, _)| *fsdev == share.fsdev) {
-            if *other == path {
+            if other == path {
                 continue;
             }
             return Err(Refusal::at(

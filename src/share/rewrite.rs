@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::local::Options;
+use super::local::{Multidevs, Options};
 use super::{ExportPath, Share, Transport};
 use crate::report::finding::Finding;
 use crate::text::{escape, escape_path};
@@ -19,8 +19,10 @@ pub struct Rewrite {
     pub exports: Vec<(Vec<u8>, PathBuf)>,
     /// Which directory the helper serves that listens on a socket.
     pub served: Vec<(PathBuf, PathBuf)>,
-    /// What the `local` shares are to be like.
+    /// What the `local` shares are to be like; [`Rewrite::local_for`] says it of one export.
     pub local: Options,
+    /// What `multidevs` is to be for an export, where `local` does not say it: by what is below it on this machine.
+    pub multidevs_of: Option<fn(&Path) -> Option<Multidevs>>,
     /// Leave every share but this one as it is.
     pub only: Option<Share>,
     /// Change libvirt's `<qemu:arg>` itself instead of saying the share in libvirt's own words.
@@ -99,6 +101,12 @@ impl Rewrite {
                 == (&share.fsdev, &share.mount_tag, &share.transport)
         };
         self.only.as_ref().is_none_or(same)
+    }
+
+    /// What the `local` share of `export` is to be like.
+    pub fn local_for(&self, export: &Path) -> Options {
+        let multidevs = self.local.multidevs.or_else(|| self.multidevs_of?(export));
+        Options { multidevs, ..self.local }
     }
 
     /// What `share` exports: what the admin says, else what its helper does.

@@ -103,8 +103,9 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
             pairs.push((share, export));
         }
         argv::refuse_twins(found.shares.iter().map(|share| &share.share))?;
-        let pairs: Vec<_> = pairs.iter().map(|(share, path)| (*share, path.as_path())).collect();
-        for edit in argv::rewrite(&found.args, &pairs, &how.local)? {
+        let pairs: Vec<_> =
+            pairs.iter().map(|(share, path)| (*share, path.as_path(), how.local_for(path))).collect();
+        for edit in argv::rewrite(&found.args, &pairs)? {
             let Some(word) = found.command.words.get(edit.arg) else { continue };
             let edits =
                 respell(document.bytes, word, &edit.splices).map_err(|why| refusal(&lines, word, &why))?;

@@ -2,6 +2,7 @@
 
 mod after;
 mod in_place;
+mod multidevs;
 mod snippet;
 
 use std::fs::File;
@@ -17,7 +18,8 @@ use super::launcher::Launcher;
 use super::libvirt::is_saved_image;
 use super::templates::refuse_cut;
 use super::{Beside, Document, Format as _, Reading, Unreadable, recognise_named};
-use crate::cli::ConfigArgs;
+use crate::cli::{ConfigArgs, Snippet};
+use crate::data::devices::multidevs_of;
 use crate::exit::Outcome;
 use crate::share::backend::Backend;
 use crate::share::bounds::bounded;
@@ -63,10 +65,14 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     if let Some(form) = args.to {
         let text = snippet::print(form, &reading.shares, &how).map_err(|refusal| input.refused(&refusal))?;
         crate::report::print_with(|out| out.write_all(&text))?;
+        let exports: Vec<_> = reading.shares.iter().filter_map(|share| how.export_of(share).ok()).collect();
+        for finding in multidevs::findings(&exports, &how, form == Snippet::Libvirt) {
+            complain!("virtfs-proxy-helper: note: {}", finding.message);
+        }
         return Ok(Outcome::Clean);
     }
     let (edits, _) = bounded(|| format.rewrite_beside(&document, &how, beside));
-    let edits = edits.map_err(|refusal| input.refused(&refusal))?;
+    let mut edits = edits.map_err(|refusal| input.refused(&refusal))?;
     refuse_cut(&document, &edits.edits).map_err(|refusal| input.refused(&refusal))?;
     let new = apply(&input.bytes, &edits.edits);
     // libvirt's own words for a share are in no argument, in a domain inside another file neither.
@@ -78,6 +84,9 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
         })
         .map_err(|reason| input.error(None, &reason))?;
     input.deliver(args, &new)?;
+    let exports = edits.moved.iter().map(|moved| &moved.export);
+    let multidevs = multidevs::findings(exports, &how, native);
+    edits.findings.extend(multidevs);
     after::tell(&after::Told { document: &document, edits: &edits, how: &how, args });
     Ok(if args.check { Outcome::Findings } else { Outcome::Clean })
 }
@@ -160,6 +169,7 @@ fn how(args: &ConfigArgs, reading: &Reading) -> Result<Rewrite, Refusal> {
             dmode: args.dmode,
             multidevs: args.multidevs,
         },
+        multidevs_of: Some(multidevs_of),
         only: None,
         in_place_args: args.in_place_args,
     })

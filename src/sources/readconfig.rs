@@ -80,7 +80,7 @@ impl Format for Readconfig {
                     Refusal::at(line, reason, "give the directory another name")
                 };
                 let path = quotable(local::path_bytes(&export)).map_err(unsayable)?;
-                edits.edits.extend(file.section_edits(section, path, &how.local));
+                edits.edits.extend(file.section_edits(section, path, &how.local_for(&export)));
             }
             edits.moved.push(Moved { share: found.share, export });
         }

@@ -2,8 +2,12 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed expectation is the report")]
 
+#[path = "../support/disk.rs"]
+mod disk;
+
 mod golden;
 mod in_place;
+mod multidevs;
 mod qemu;
 mod usage;
 

@@ -140,7 +140,7 @@ fn agree(values: &[Vec<u8>]) -> bool {
     assert_eq!(verdict, Verdict::Proxy(socket), "{}", shown());
 
     let export = Path::new("/nowhere/of,all places");
-    let edits = argv::rewrite(&args, &[(found, export)], &Options::default()).expect("a rewrite");
+    let edits = argv::rewrite(&args, &[(found, export, Options::default())]).expect("a rewrite");
     let mut rewritten = values.to_vec();
     for edit in edits {
         rewritten[edit.arg] = edit.applied(&values[edit.arg]);

@@ -125,7 +125,8 @@ fn a_plain_export_is_ready() {
         "{libvirt}"
     );
     let qemu = report.document["configuration"]["qemu"][1].as_str().unwrap();
-    assert_eq!(qemu, format!("local,id=export,path={},security_model=mapped-xattr", stage.export.display()));
+    let path = stage.export.display();
+    assert_eq!(qemu, format!("local,id=export,path={path},security_model=mapped-xattr,multidevs=warn"));
 }
 
 #[test]

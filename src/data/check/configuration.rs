@@ -1,9 +1,10 @@
 //! The share's configuration after a conversion, written by the same writers as `migrate config`'s.
 
 use super::Facts;
+use crate::data::devices::multidevs_of;
 use crate::data::form::Model;
 use crate::report::check::ConfigurationRow;
-use crate::share::local::{Multidevs, Options, SecurityModel, libvirt_filesystem, qemu_args};
+use crate::share::local::{Options, SecurityModel, libvirt_filesystem, qemu_args};
 use crate::share::{Device, ExportPath, Place, Share, Transport};
 use crate::text;
 
@@ -17,7 +18,7 @@ pub fn of(facts: &Facts, model: Model) -> ConfigurationRow {
             Model::MappedXattr => SecurityModel::MappedXattr,
             Model::MappedFile => SecurityModel::MappedFile,
         },
-        multidevs: (facts.survey.mounts.count > 0).then_some(Multidevs::Remap),
+        multidevs: multidevs_of(&facts.export),
         ..Options::default()
     };
     let share = share(facts);

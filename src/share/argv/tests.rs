@@ -183,8 +183,8 @@ fn the_last_name_is_the_guests() {
 fn rewritten(words: &str, options: &Options) -> Result<String, Refusal> {
     let args = line(words);
     let found = shares(&args);
-    let pairs: Vec<_> = found.iter().map(|share| (share, Path::new("/srv/a,b"))).collect();
-    let edits = rewrite(&args, &pairs, options)?;
+    let pairs: Vec<_> = found.iter().map(|share| (share, Path::new("/srv/a,b"), *options)).collect();
+    let edits = rewrite(&args, &pairs)?;
     let value = |(index, arg): (usize, &Arg)| {
         let edit = edits.iter().find(|edit| edit.arg == index);
         String::from_utf8(edit.map_or(arg.value.clone(), |edit| edit.applied(&arg.value))).unwrap()
@@ -302,7 +302,7 @@ proptest! {
         ];
         let found = shares(&args);
         prop_assume!(found.len() == 1);
-        if let Ok(edits) = rewrite(&args, &[(&found[0], Path::new("/srv/x,y"))], &Options::default()) {
+        if let Ok(edits) = rewrite(&args, &[(&found[0], Path::new("/srv/x,y"), Options::default())]) {
             let after = edits[0].applied(&raw);
             let opts = qemu_opts::parse(&after, &[], Some(b"fsdriver"));
             let value = |key: &[u8]| qemu_opts::last(&opts, key).map(|opt| opt.value.clone());
@@ -332,7 +332,7 @@ proptest! {
     {
         let args: Vec<_> = values.into_iter().map(|value| Arg { value, ..Arg::default() }).collect();
         let found = shares(&args);
-        let pairs: Vec<_> = found.iter().map(|share| (share, Path::new("/x"))).collect();
-        let _ = rewrite(&args, &pairs, &Options::default());
+        let pairs: Vec<_> = found.iter().map(|share| (share, Path::new("/x"), Options::default())).collect();
+        let _ = rewrite(&args, &pairs);
     }
 }

@@ -16,6 +16,7 @@ pub(super) fn print(form: Snippet, shares: &[Share], how: &Rewrite) -> Result<Ve
             return Err(Refusal::at(share.place.line, managed.message(), managed.remedy()));
         }
         let export = how.export_of(share)?;
+        let local = how.local_for(&export);
         let unsayable =
             |Unsayable(reason)| Refusal::at(share.place.line, reason, "print it with another --to");
         if form == Snippet::Readconfig && !out.is_empty() {
@@ -23,11 +24,11 @@ pub(super) fn print(form: Snippet, shares: &[Share], how: &Rewrite) -> Result<Ve
         }
         match form {
             Snippet::Libvirt => {
-                out.extend(libvirt_filesystem(share, &export, &how.local).map_err(unsayable)?.into_bytes());
+                out.extend(libvirt_filesystem(share, &export, &local).map_err(unsayable)?.into_bytes());
             }
-            Snippet::Readconfig => out.extend(readconfig(share, &export, &how.local).map_err(unsayable)?),
+            Snippet::Readconfig => out.extend(readconfig(share, &export, &local).map_err(unsayable)?),
             Snippet::QemuArgs => {
-                for pair in qemu_args(share, &export, &how.local).chunks(2) {
+                for pair in qemu_args(share, &export, &local).chunks(2) {
                     let words: Vec<_> = pair.iter().map(|word| shell_word(word)).collect();
                     out.extend(words.join(&b' '));
                     out.push(b'\n');

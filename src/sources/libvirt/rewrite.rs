@@ -44,8 +44,9 @@ pub(super) fn domain(
         edits.findings.extend(shares.first().map(|first| live_dump(domain, first)));
     }
     // This says as well what QEMU would refuse, for all of them.
-    let pairs: Vec<_> = moves.iter().map(|step| (step.found, step.export.as_path())).collect();
-    let in_place = argv::rewrite(&domain.args, &pairs, &how.local)?;
+    let pairs: Vec<_> =
+        moves.iter().map(|step| (step.found, step.export.as_path(), how.local_for(&step.export))).collect();
+    let in_place = argv::rewrite(&domain.args, &pairs)?;
     refuse_taken_tags(domain, &moves)?;
     keep_together(&mut moves, domain, &mut edits.findings);
     name_apart(domain, &mut moves)?;
@@ -81,7 +82,7 @@ fn plan<'a>(
             Way::InPlace
         } else {
             let (settled, note) = buses.settle(&found.share);
-            match Filesystem::of(&settled, &export, &how.local) {
+            match Filesystem::of(&settled, &export, &how.local_for(&export)) {
                 Ok(filesystem) => {
                     if let Some(note) = note {
                         findings.push(about(domain, found, &finding::SLOT_MAY_CHANGE, &note));
