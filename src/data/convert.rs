@@ -312,7 +312,7 @@ impl Order<'_> {
         let begin = self.begin(lock)?;
         let shown = text::escape_path(&self.journal);
         let writer = Writer::create(&self.journal, &begin, lock.as_fd())
-            .with_context(|| format!("making the journal {shown}"))?;
+            .map_err(|error| journal::not_recorded(error).context(format!("making the journal {shown}")))?;
         let writer = Mutex::new(writer);
         match self.record(&writer) {
             Ok(Some((tree, totals))) => self.convert(
@@ -385,7 +385,9 @@ impl Order<'_> {
 
     /// The second half, the first time.
     fn convert(&self, tree: &Tree, begin: &Begin, mut writer: Writer, totals: Totals) -> Result<Outcome> {
-        writer.recorded(totals).context("writing the journal")?;
+        let full = |error| journal::not_written(error, &self.journal);
+        writer.reserve().map_err(full)?;
+        writer.recorded(totals).map_err(full)?;
         self.finish(tree, begin, writer, totals, false)
     }
 
@@ -441,8 +443,8 @@ impl Order<'_> {
         let shown = text::escape_path(&self.export);
         if reached == Reached::Part {
             complain!(
-                "virtfs-proxy-helper: '{shown}' is not wholly converted. Nothing is lost: deal with the above and say the \
-                 same again to go on, or migrate rollback --apply to take it back."
+                "virtfs-proxy-helper: '{shown}' is not wholly converted. Nothing is lost: deal with the above and run the \
+                 same command again to go on, or migrate rollback --apply to take it back."
             );
             return Ok(Outcome::Failure);
         }
@@ -457,7 +459,7 @@ impl Order<'_> {
         }
         rustix::fs::syncfs(tree.root().open()?.as_fd()).context("putting the export on stable storage")?;
         let mut writer = writer.into_inner().unwrap_or_else(PoisonError::into_inner);
-        writer.converted().context("writing the journal")?;
+        writer.converted().map_err(|error| journal::not_written(error, &self.journal))?;
         say!("'{shown}': {} entries are converted.", totals.entries)?;
         Ok(if troubles.is_empty() { Outcome::Clean } else { Outcome::Failure })
     }

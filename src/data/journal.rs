@@ -12,14 +12,17 @@ mod superseded;
 mod writer;
 
 use std::ffi::{CString, OsStr, OsString};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, Inode, Time};
 use super::form::Model;
 use super::identity::{Id, Stamp};
+use crate::text;
 
 pub use codec::Damaged;
 pub use export::file_system;
@@ -314,6 +317,36 @@ impl NameSum {
         self.count += 1;
         self.sum = self.sum.wrapping_add(hash);
     }
+}
+
+/// The error that a journal at `path` could not be written, with what to do about it.
+pub fn not_written(error: io::Error, path: &Path) -> anyhow::Error {
+    let shown = text::escape_path(path);
+    let advice = if is_full(&error) {
+        format!(
+            ": its file system is full, or a quota on it is reached. Make room there ({} KiB are enough) and run the same command \
+             again: it goes on, and nothing is lost",
+            writer::RESERVE / 1024
+        )
+    } else {
+        String::new()
+    };
+    anyhow::Error::new(error).context(format!("writing the journal '{shown}'{advice}"))
+}
+
+/// Likewise while the export is recorded and nothing is changed.
+pub fn not_recorded(error: io::Error) -> anyhow::Error {
+    let advice = if is_full(&error) {
+        ": its file system is full, or a quota on it is reached. Make room there (migrate check says how much), or keep the journal \
+         elsewhere (--journal)"
+    } else {
+        ""
+    };
+    anyhow::Error::new(error).context(format!("nothing was changed: writing the journal{advice}"))
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOSPC | Errno::DQUOT))
 }
 
 /// How the name of a journal ends.

@@ -148,7 +148,7 @@ fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) ->
     let tree = Tree::open(export)?;
     let mut writer = journal.append_marking(tree.root().open()?.as_fd())?;
     if stage != Stage::RollingBack {
-        writer.rollback_begun().context("writing the journal")?;
+        writer.rollback_begun().map_err(|error| journal::not_written(error, journal.path()))?;
     }
     let goal = Goal::of(begin)?;
     let accepted_mapped = begin.accepted.iter().any(|id| id == finding::ALREADY_MAPPED.id);
@@ -199,13 +199,13 @@ fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) ->
     let shown = text::escape_path(export);
     if !troubles.is_empty() {
         complain!(
-            "virtfs-proxy-helper: '{shown}' is not wholly rolled back. Nothing is lost: deal with the above and say the \
-             same again to go on."
+            "virtfs-proxy-helper: '{shown}' is not wholly rolled back. Nothing is lost: deal with the above and run the \
+             same command again to go on."
         );
         return Ok(Outcome::Failure);
     }
     rustix::fs::syncfs(tree.root().open()?.as_fd()).context("putting the export on stable storage")?;
-    writer.rolled_back().context("writing the journal")?;
+    writer.rolled_back().map_err(|error| journal::not_written(error, journal.path()))?;
     let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
     say!(
         "'{shown}' is rolled back: {} entries are as they were recorded, {} as the guest has changed them since, {} that it \

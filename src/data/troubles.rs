@@ -109,8 +109,12 @@ impl Sort {
 /// What to do about an error of the kernel's.
 fn advice(error: i32) -> &'static str {
     match Errno::from_raw_os_error(error) {
-        Errno::NOSPC => "; make room, or see whether the attributes fit: migrate check says",
-        Errno::DQUOT => "; raise the quota of QEMU's user",
+        Errno::NOSPC => {
+            "; make room on the export's file system (migrate check says how much a conversion and a rollback need), or see whether the attributes fit"
+        }
+        Errno::DQUOT => {
+            "; raise the quota that is reached: QEMU's user's in a conversion, that of the owners who get their files back in a rollback"
+        }
         Errno::IO => "; the disk or the file system is damaged: see the kernel's log",
         Errno::ROFS => "; mount the file system read-write",
         Errno::PERM | Errno::ACCESS => "; is it immutable (lsattr), or are you not root?",

@@ -129,6 +129,12 @@ pub struct PriceRow {
     pub inodes: u64,
     /// Bytes of the journal.
     pub journal_bytes: u64,
+    /// Bytes that a rollback needs free on the export's filesystem, most of them for a time.
+    #[serde(default)]
+    pub rollback_bytes: u64,
+    /// Inodes likewise.
+    #[serde(default)]
+    pub rollback_inodes: u64,
 }
 
 /// A configuration.
@@ -223,7 +229,7 @@ impl CheckDocument {
     }
 
     fn verdict(&self, out: &mut dyn Write) -> io::Result<()> {
-        let PriceRow { seconds, bytes: space, inodes, journal_bytes } = self.price;
+        let PriceRow { seconds, bytes: space, inodes, journal_bytes, .. } = self.price;
         let owner = self.owner.as_deref().unwrap_or("a user still to be named (--owner)");
         let is_converted = self.findings.iter().any(|row| row.id == finding::ALREADY_CONVERTED.id);
         let verdict = match (self.summary.errors, self.summary.warnings) {
@@ -246,6 +252,12 @@ impl CheckDocument {
             bytes(space),
             counted(inodes, "inode"),
             bytes(journal_bytes)
+        )?;
+        writeln!(
+            out,
+            "  a rollback needs about {} and {} free here, also where a quota is set",
+            bytes(self.price.rollback_bytes),
+            counted(self.price.rollback_inodes, "inode")
         )?;
         let Counts { errors, warnings, infos } = self.summary;
         let [errors, warnings, infos] = [(errors, "error"), (warnings, "warning"), (infos, "info")]

@@ -122,3 +122,38 @@ fn the_loss_of_one_attribute_can_be_accepted_by_its_name_and_labels_stay() {
         assert_same(&before, &stage.snapshot(), model);
     }
 }
+
+/// Fills a file system to the last byte.
+fn fill(root: &std::path::Path) -> std::path::PathBuf {
+    use std::io::Write as _;
+    let path = root.join("fill");
+    let mut file = std::fs::File::create(&path).unwrap();
+    for block in [1 << 16, 1 << 10, 1] {
+        while file.write_all(&vec![1; block]).is_ok() {}
+    }
+    file.sync_all().unwrap();
+    path
+}
+
+#[test]
+fn a_full_disk_of_the_journal_is_told_before_anything_changes_and_stops_no_rollback() {
+    use std::os::unix::fs::MetadataExt as _;
+    let _turn = crate::stage::turn();
+    let disk = |mebibytes| crate::disk::Disk::format("ext4", mebibytes, "defaults");
+    let stage = Stage::on(crate::stage::Disks { export: disk(32), journal: Some(disk(8)) });
+    let export = stage.export();
+    crate::knot::tie(&export);
+    let before = stage.snapshot();
+    let full = fill(stage.journal().parent().unwrap());
+    let said = ended(&mut stage.convert("mapped-xattr"), 1);
+    assert!(said.contains("full") && said.contains("Make room"), "{said}");
+    assert_same(&before, &stage.snapshot(), "the journal's disk is full");
+    std::fs::remove_file(&full).unwrap();
+    success(&mut stage.convert("mapped-xattr"));
+    let journal = std::fs::metadata(stage.journal()).unwrap();
+    assert!(journal.blocks() * 512 > journal.len() + 50_000, "nothing is reserved: {journal:?}");
+    fill(stage.journal().parent().unwrap());
+    success(&mut stage.rollback());
+    assert_same(&before, &stage.snapshot(), "rolled back with a full disk");
+    crate::knot::untie(&export);
+}

@@ -37,7 +37,29 @@ pub fn of(facts: &Facts, model: Model) -> PriceRow {
     let work = per_inode.saturating_mul(u32::try_from(entries).unwrap_or(u32::MAX));
     let seconds = facts.walk.saturating_add(work).as_secs() + 1;
     let (bytes, inodes) = (bytes.saturating_add(copied_bytes), inodes.saturating_add(copied));
-    PriceRow { seconds, bytes, inodes, journal_bytes: entries.saturating_mul(JOURNAL_BYTES) }
+    let (rollback_bytes, rollback_inodes) = of_rollback(facts);
+    PriceRow {
+        seconds,
+        bytes,
+        inodes,
+        rollback_bytes,
+        rollback_inodes,
+        journal_bytes: entries.saturating_mul(JOURNAL_BYTES),
+    }
+}
+
+/// What a rollback takes besides, before it gives room back: an entry that was replaced is made anew before what replaces it is
+/// removed, and where it has several names that is kept to the end; a real ACL may need a block of its own; a file system that
+/// never writes in place writes all it touches to another place first.
+fn of_rollback(facts: &Facts) -> (u64, u64) {
+    const LEAST: u64 = 1 << 20;
+    const COPIED: u64 = 512;
+    let survey = &facts.survey;
+    let blocks = survey.acls.saturating_add(survey.replaced());
+    let copies = [&b"btrfs"[..], b"zfs", b"bcachefs"].contains(&facts.filesystem.kind.as_slice());
+    let copied = if copies { survey.entries().saturating_mul(COPIED) } else { 0 };
+    let bytes = blocks.saturating_mul(facts.filesystem.block).saturating_add(copied).saturating_add(LEAST);
+    (bytes, survey.replaced().saturating_add(1))
 }
 
 /// Bytes of blocks that the attributes take.

@@ -94,7 +94,11 @@ impl<'r> Recorder<'r> {
     fn write(&mut self, directory: &Directory) -> anyhow::Result<()> {
         let writer = self.shared.writer;
         let Some(part) = self.part(directory) else { return Ok(()) };
-        writer.lock().unwrap_or_else(PoisonError::into_inner).listing(part).context("writing the journal")?;
+        writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .listing(part)
+            .map_err(crate::data::journal::not_recorded)?;
         directory.mark.store(part.id().unwrap_or(0), Ordering::Release);
         Ok(())
     }

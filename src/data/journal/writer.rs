@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use serde::Serialize;
 
@@ -17,6 +18,9 @@ const GATHERED: usize = 1 << 18;
 
 /// From which size on the entries of a directory go on in another frame.
 const FRAME: usize = 1 << 16;
+
+/// How many bytes are reserved behind a journal's end: several times what its last notes take, and what is met late usually does.
+pub const RESERVE: u64 = 1 << 16;
 
 /// A journal that is appended to.
 #[derive(Debug)]
@@ -58,10 +62,23 @@ impl Writer {
     /// stable storage, for whoever wrote the last of them may have been killed before.
     pub(super) fn append(journal: &Journal, file: File) -> io::Result<Self> {
         let (offset, noted) = (journal.len(), journal.noted());
-        file.set_len(offset)?;
+        // What is reserved behind the end would be given up.
+        if file.metadata()?.len() != offset {
+            file.set_len(offset)?;
+        }
         rustix::fs::fdatasync(file.as_fd())?;
         let (format, id) = (journal.format(), journal.begin().id.clone());
         Ok(Self { file, gathered: Vec::new(), offset, noted, format, id, root: None })
+    }
+
+    /// Reserves room on the journal's file system for what is yet to be written to it, so that a disk that is full keeps neither a
+    /// conversion nor a rollback from its end. Where that can't be reserved, nothing is.
+    pub fn reserve(&self) -> io::Result<()> {
+        let at = self.offset + self.gathered.len() as u64;
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, at, RESERVE) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            reserved => Ok(reserved?),
+        }
     }
 
     /// From now on, the export with this open root is marked.
