@@ -17,7 +17,7 @@
 //! | [`operations`], [`export`], [`path`], [`identity`], [`version`] | what requests do, to which files, as whom |
 //! | [`health`] | asking a running helper how it is |
 //! | [`health_socket`], [`self_check`] | a running helper's answer |
-//! | [`sys`], [`signals`], [`logging`], [`stderr`] | the kernel's side |
+//! | [`sys`], [`signals`], [`logging`], [`stderr`], [`log_relay`] | the kernel's side |
 
 #[cfg(feature = "break-in")]
 pub mod break_in;
@@ -30,6 +30,7 @@ pub mod health_socket;
 pub mod identity;
 pub mod landlock;
 pub mod lifeline;
+pub mod log_relay;
 pub mod logging;
 pub mod mount_table;
 pub mod mount_watch;
@@ -52,7 +53,7 @@ pub mod sys;
 pub mod version;
 pub mod worker;
 
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -92,7 +93,7 @@ pub fn run(args: HelperArgs) -> Outcome {
 
 /// The start-up order. Everything that can fail does so before the daemon is ready, and so before its parent exits.
 fn start(settings: &Settings) -> Result<Outcome> {
-    close_inherited(settings);
+    close_inherited(settings)?;
     let inherited = Source::inherited(settings)?;
     let parent = if settings.foreground {
         notify::stay()?
@@ -213,7 +214,8 @@ fn serve_one(
         None => None,
     };
     let health_name = health.as_ref().and_then(|listener| listener.name.as_ref());
-    let cleaner = Cleaner::start(source.name(), health_name, pid_file.as_ref()).inspect_err(|_| {
+    let started = Cleaner::start(source.name(), health_name, pid_file.as_ref(), settings.foreground);
+    let mut cleaner = started.inspect_err(|_| {
         health_name.into_iter().for_each(socket::Name::remove);
         pid_file.iter().for_each(PidFile::remove);
     })?;
@@ -247,7 +249,7 @@ fn serve_one(
             (client, confined?)
         }
     };
-    cleaner.connected();
+    cleaner.connected()?;
     signals::serving();
     let outcome = worker::serve(Client::new(client), &mut confined);
     manager.tell("STOPPING=1");
@@ -288,14 +290,13 @@ fn say_what_is_served(directory: &Directory) {
 
 /// Closes every descriptor that was inherited by accident: all but the standard streams and the socket that was
 /// passed on purpose.
-fn close_inherited(settings: &Settings) {
+fn close_inherited(settings: &Settings) -> Result<()> {
     let passed = match settings.endpoint {
-        Endpoint::Connected(fd) | Endpoint::Inherited(fd, _) => u32::try_from(fd).unwrap_or(0),
-        Endpoint::Listen { .. } => 0,
+        Endpoint::Connected(fd) | Endpoint::Inherited(fd, _) if fd >= 0 => Some(fd),
+        _ => None,
     };
-    let first = libc::STDERR_FILENO.unsigned_abs() + 1;
-    if passed > first {
-        let _ = sys::close_range(first, passed - 1);
-    }
-    let _ = sys::close_range(first.max(passed + 1), u32::MAX);
+    // SAFETY: only its number is used.
+    let passed = passed.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
+    sys::close_all_from(libc::STDERR_FILENO.unsigned_abs() + 1, passed.as_slice())
+        .context("cannot close the descriptors that this process was started with")
 }

@@ -8,7 +8,7 @@
 use std::fmt::{Arguments, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -28,6 +28,15 @@ static PID: AtomicU32 = AtomicU32::new(0);
 static SINK: OnceLock<Sink> = OnceLock::new();
 /// How many lines nobody took: shared by all processes that are forked after logging has started.
 static LOST: OnceLock<&'static AtomicU64> = OnceLock::new();
+
+/// Whether another process of this helper reads this one's lines, writes them, and reports lost ones.
+static RELAYED: AtomicBool = AtomicBool::new(false);
+
+/// Another process of this helper reads this one's lines from now on. It alone reports lost lines: it alone knows whether the
+/// report was taken.
+pub fn set_relayed() {
+    RELAYED.store(true, Ordering::Relaxed);
+}
 
 /// Sets the pid that this process is known by outside its PID namespace.
 pub fn set_pid(pid: u32) {
@@ -109,7 +118,8 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-fn count_lost(lines: u64) {
+/// Counts lines that nobody took.
+pub fn count_lost(lines: u64) {
     if let Some(lost) = LOST.get() {
         lost.fetch_add(lines, Ordering::Relaxed);
     }
@@ -117,7 +127,7 @@ fn count_lost(lines: u64) {
 
 /// Whether lines were lost and nobody was told yet.
 pub fn has_lost() -> bool {
-    LOST.get().is_some_and(|lost| lost.load(Ordering::Relaxed) > 0)
+    !RELAYED.load(Ordering::Relaxed) && LOST.get().is_some_and(|lost| lost.load(Ordering::Relaxed) > 0)
 }
 
 /// Logs how many lines were lost, if any were.

@@ -123,7 +123,13 @@ impl Watched {
             ForkResult::Parent { child: pid } => {
                 drop(far);
                 let mut ready = [0];
-                let received = sys::recv(near.as_fd(), &mut ready, sys::Wait::Yes)?;
+                let received = loop {
+                    // A signal that asks this process to stop is heeded later.
+                    match sys::recv(near.as_fd(), &mut ready, sys::Wait::Yes) {
+                        Err(Errno::EINTR) => {}
+                        result => break result?,
+                    }
+                };
                 anyhow::ensure!(received == 1, "the process that watches the export's mounts cannot start");
                 signals::end_when_lost(LOST)?;
                 sys::signal_on_event(near.as_fd(), LOST as i32).context("cannot watch a process")?;
@@ -173,17 +179,20 @@ impl Watcher {
     fn confine(&self, lifeline: &OwnedFd) -> Result<()> {
         signals::ignore_stop()?;
         let _ = nix::sys::prctl::set_name(c"virtfs-mounts");
+        // Standard error is for the log.
+        let stderr = std::io::stderr();
         let held = [
-            self.host.export.as_raw_fd(),
-            self.host.table.as_raw_fd(),
-            self.host.namespace.as_raw_fd(),
-            self.host.proc.as_raw_fd(),
-            self.tree.as_raw_fd(),
-            self.own.as_raw_fd(),
-            self.own_namespace.as_raw_fd(),
-            lifeline.as_raw_fd(),
+            stderr.as_fd(),
+            self.host.export.as_fd(),
+            self.host.table.as_fd(),
+            self.host.namespace.as_fd(),
+            self.host.proc.as_fd(),
+            self.tree.as_fd(),
+            self.own.as_fd(),
+            self.own_namespace.as_fd(),
+            lifeline.as_fd(),
         ];
-        close_all_but(&held);
+        sys::close_all_from(0, &held).context("cannot close the serving process's descriptors")?;
         if stands("capabilities") {
             privileges::drop_all_but(&Kept::for_mount_watcher())?;
         }
@@ -364,21 +373,6 @@ fn read(mut table: &File) -> Result<Vec<u8>> {
     table.seek(SeekFrom::Start(0)).context("cannot read the mounts")?;
     table.read_to_end(&mut text).context("cannot read the mounts")?;
     Ok(text)
-}
-
-/// Closes every descriptor but standard error, for the log, and those that are `held`.
-pub(super) fn close_all_but(held: &[i32]) {
-    let mut held: Vec<u32> = held.iter().filter_map(|&fd| u32::try_from(fd).ok()).collect();
-    held.push(libc::STDERR_FILENO.unsigned_abs());
-    held.sort_unstable();
-    let mut first = 0;
-    for fd in held {
-        if first < fd {
-            let _ = sys::close_range(first, fd - 1);
-        }
-        first = fd + 1;
-    }
-    let _ = sys::close_range(first, u32::MAX);
 }
 
 #[cfg(test)]

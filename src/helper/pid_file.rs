@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -80,9 +80,9 @@ impl PidFile {
         Ok((opened.st_dev, opened.st_ino) == self.inode && text == self.text)
     }
 
-    /// The descriptor of the directory, for a process that closes all others.
-    pub fn as_raw(&self) -> RawFd {
-        self.directory.as_raw_fd()
+    /// The directory, for a process that closes all other descriptors.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
     }
 }
 

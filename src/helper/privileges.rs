@@ -143,6 +143,17 @@ pub fn limit_open_files(wanted: Option<u64>) -> Result<()> {
     })
 }
 
+/// Lets this process have at least so many files open, as far as the hard limit allows.
+pub fn allow_open_files(least: usize) -> Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+    let wanted = u64::try_from(least).unwrap_or(u64::MAX).min(hard);
+    if soft < wanted {
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)
+            .with_context(|| format!("cannot set the limit of open files to {wanted}"))?;
+    }
+    Ok(())
+}
+
 /// The address space of a process that serves, in bytes: its program, two buffers and a stack have room in it many times over.
 const MEMORY: u64 = 64 << 20;
 /// How many files a process that serves may have open. It needs a dozen; but descriptors that a client has not yet taken off its

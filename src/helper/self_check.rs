@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 
 use super::health_socket;
 use super::identity::Identity;
+use super::lifeline::Lifeline;
 use super::socket::{Listener, Name, accept};
 
 /// How many may wait for an answer at once; others wait in the socket's queue.
@@ -26,7 +27,7 @@ pub struct SelfCheck {
     askers: Vec<OwnedFd>,
     /// Since when none can be taken off the socket.
     short_since: Option<Instant>,
-    running: Option<Pid>,
+    running: Option<(Pid, Lifeline)>,
     watchdog: Option<Watchdog>,
 }
 
@@ -112,13 +113,13 @@ impl SelfCheck {
     }
 
     /// The check runs as this process.
-    pub fn started(&mut self, pid: Pid) {
-        self.running = Some(pid);
+    pub fn started(&mut self, pid: Pid, lifeline: Lifeline) {
+        self.running = Some((pid, lifeline));
     }
 
     /// Whether this process is the check that runs.
     pub fn is_running(&self, pid: Pid) -> bool {
-        self.running == Some(pid)
+        self.running.as_ref().is_some_and(|(running, _)| *running == pid)
     }
 
     /// Whether a check runs.
@@ -127,7 +128,7 @@ impl SelfCheck {
     }
 
     /// Forgets the check that runs: nobody is answered any more.
-    pub fn abandon(&mut self) -> Option<Pid> {
+    pub fn abandon(&mut self) -> Option<(Pid, Lifeline)> {
         self.askers.clear();
         self.running.take()
     }

@@ -3,7 +3,7 @@
 //! The supervisor never speaks to a client and never looks into the export. A worker that dies, however it does, takes nobody
 //! with it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
 
 use super::identity::{IdMaps, Identity};
-use super::lifeline::Lifeline;
+use super::lifeline::{self, Lifeline, WorkersEnd};
+use super::log_relay::LogRelay;
 use super::notify::{Manager, Parent};
 use super::pid_file::PidFile;
 use super::pid_namespace::{PidNamespaces, id_outside};
@@ -34,6 +35,8 @@ use crate::text::escape_path;
 const GRACE: Duration = Duration::from_secs(2);
 /// How often a socket that could not be made again is tried anew, and looked for where its directory can't be watched.
 const RETRY: Duration = Duration::from_secs(1);
+/// How many files the supervisor has open besides one for each worker, generously.
+const BESIDES_WORKERS: usize = 64;
 /// How long workers may take to end before they are killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long workers that were killed may take to be gone.
@@ -52,10 +55,12 @@ struct Supervisor<'s> {
     /// Who binds the socket again.
     identity: Identity,
     pid_namespaces: PidNamespaces,
-    lifeline: Lifeline,
     manager: Manager,
     check: SelfCheck,
-    workers: HashSet<Pid>,
+    log_relay: Option<LogRelay>,
+    /// The next worker's two ends.
+    spare: Option<(Lifeline, WorkersEnd)>,
+    workers: HashMap<Pid, Lifeline>,
     served: bool,
     /// Since when the name is known to be missing.
     failed_at: Option<Instant>,
@@ -88,10 +93,13 @@ pub fn run(
     }
     let identity = Identity::of_this_thread(IdMaps::read()?)?;
     let pid_namespaces = PidNamespaces::find(sandbox);
-    let lifeline = Lifeline::new()?;
+    if settings.rlimit_nofile.is_none() {
+        privileges::allow_open_files(settings.shared + BESIDES_WORKERS)?;
+    }
     nix::unistd::chdir("/").context("cannot change to /")?;
     let check = SelfCheck::new(listener.name.as_ref(), &identity, notify::watchdog());
     parent.release().inspect_err(|_| check.remove())?;
+    let log_relay = LogRelay::where_needed().inspect_err(|_| check.remove())?;
     manager.tell("READY=1");
     let mut supervisor = Supervisor {
         settings,
@@ -103,22 +111,23 @@ pub fn run(
         signals,
         identity,
         pid_namespaces,
-        lifeline,
         manager,
         check,
-        workers: HashSet::new(),
+        log_relay,
+        spare: None,
+        workers: HashMap::new(),
         served: false,
         failed_at: None,
         short_since: None,
     };
     let ended = supervisor.run();
-    if matches!(ended, Ok(Role::Worker(_) | Role::Check)) {
+    if matches!(ended, Ok(Role::Worker(..) | Role::Check(_))) {
         // Its directory is the supervisor's to reach.
         *pid_file = None;
     }
     match ended {
-        Ok(Role::Worker(client)) => return Ok(supervisor.become_worker(Some(client))),
-        Ok(Role::Check) => return Ok(supervisor.become_worker(None)),
+        Ok(Role::Worker(client, lifeline)) => return Ok(supervisor.become_worker(Some(client), lifeline)),
+        Ok(Role::Check(lifeline)) => return Ok(supervisor.become_worker(None, lifeline)),
         Ok(Role::Supervisor) | Err(_) => {}
     }
     supervisor.manager.tell("STOPPING=1");
@@ -138,9 +147,9 @@ enum Role {
     /// The supervisor, and it is to end.
     Supervisor,
     /// Forked off to serve this client.
-    Worker(Client),
+    Worker(Client, WorkersEnd),
     /// Forked off to find out whether a client could be served.
-    Check,
+    Check(WorkersEnd),
 }
 
 /// Watches for the removal of the socket's name.
@@ -174,12 +183,17 @@ impl<'s> Supervisor<'s> {
             if let Some(watch) = &self.watch {
                 let _ = watch.read_events();
             }
-            if let Some(client) = self.accept_clients() {
-                return Ok(Role::Worker(client));
+            if let Some(log) = &mut self.log_relay {
+                log.reader().forward();
+            }
+            if let Some((client, lifeline)) = self.accept_clients() {
+                return Ok(Role::Worker(client, lifeline));
             }
             self.check.take_questions();
-            if self.check.is_due() && self.start_check() {
-                return Ok(Role::Check);
+            if self.check.is_due()
+                && let Some(lifeline) = self.start_check()
+            {
+                return Ok(Role::Check(lifeline));
             }
         }
     }
@@ -189,6 +203,7 @@ impl<'s> Supervisor<'s> {
         let watch = self.watch.as_ref().map(AsFd::as_fd);
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(watch.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        fds.extend(self.log_relay.as_ref().map(|log| PollFd::new(log.as_fd(), PollFlags::POLLIN)));
         if self.workers.len() < self.settings.shared && self.short_since.is_none() {
             fds.extend(self.sockets().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         }
@@ -275,35 +290,44 @@ impl<'s> Supervisor<'s> {
         }
     }
 
-    /// Starts a worker for each client that waits. Returns the client where this process is the worker.
-    fn accept_clients(&mut self) -> Option<Client> {
+    /// Starts a worker for each client that waits. Returns the client, and the worker's end of its pair, where this process is
+    /// the worker.
+    fn accept_clients(&mut self) -> Option<(Client, WorkersEnd)> {
         while self.workers.len() < self.settings.shared {
             let client = Client::new(self.accept()?);
+            let (ours, workers) = self.spare.take()?;
             // SAFETY: this process has one thread.
             match unsafe { self.pid_namespaces.fork() } {
                 Ok(ForkResult::Parent { child }) => {
                     self.served = true;
-                    self.workers.insert(child);
+                    self.workers.insert(child, ours);
                 }
-                Ok(ForkResult::Child) => return Some(client),
+                Ok(ForkResult::Child) => return Some((client, workers)),
                 Err(errno) => log::error!("cannot serve a client: fork: {}", errno.desc()),
             }
         }
         None
     }
 
-    /// Starts to find out whether a client could be served. True in the process that does.
-    fn start_check(&mut self) -> bool {
+    /// Starts to find out whether a client could be served. Returns that process's end of its pair in the process that does.
+    fn start_check(&mut self) -> Option<WorkersEnd> {
         self.check.begin();
+        let (ours, its) = match lifeline::pair() {
+            Ok(pair) => pair,
+            Err(errno) => {
+                self.check.ended(false, &format!("cannot start a process: {}", errno.desc()));
+                return None;
+            }
+        };
         // SAFETY: this process has one thread.
         match unsafe { self.pid_namespaces.fork() } {
-            Ok(ForkResult::Parent { child }) => self.check.started(child),
-            Ok(ForkResult::Child) => return true,
+            Ok(ForkResult::Parent { child }) => self.check.started(child, ours),
+            Ok(ForkResult::Child) => return Some(its),
             Err(errno) => {
                 self.check.ended(false, &format!("cannot start a process: {}", errno.desc()));
             }
         }
-        false
+        None
     }
 
     /// Answers those who asked how this helper is.
@@ -325,7 +349,14 @@ impl<'s> Supervisor<'s> {
     /// would say "there is one" without end.
     fn accept(&mut self) -> Option<OwnedFd> {
         let mut short = None;
-        let client = self.sockets().find_map(|socket| {
+        // First what its worker needs: a client that is off the socket can't wait for better times.
+        if self.spare.is_none() {
+            match lifeline::pair() {
+                Ok(pair) => self.spare = Some(pair),
+                Err(errno) => short = Some(errno),
+            }
+        }
+        let client = self.sockets().filter(|_| self.spare.is_some()).find_map(|socket| {
             accept(socket)
                 .inspect_err(|&errno| {
                     if !matches!(errno, Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) {
@@ -347,10 +378,11 @@ impl<'s> Supervisor<'s> {
 
     /// In a forked process: lets go of all that is the supervisor's, and serves the client, or finds out whether one could be
     /// served.
-    fn become_worker(self, client: Option<Client>) -> Outcome {
+    fn become_worker(self, client: Option<Client>, lifeline: WorkersEnd) -> Outcome {
         logging::set_pid(id_outside());
-        let (settings, sandbox, export, lifeline) = self.into_workers_part();
+        let (settings, sandbox, export, log_relay) = self.into_workers_part();
         let confine = || {
+            log_relay.map(LogRelay::use_in_worker).transpose()?;
             signals::handle_stop(-1)?;
             lifeline.hold()?;
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
@@ -369,17 +401,17 @@ impl<'s> Supervisor<'s> {
     }
 
     /// What a worker needs. All else is dropped here: a worker that held the listening socket would keep it alive
-    /// after the supervisor.
-    fn into_workers_part(self) -> (&'s Settings, Sandbox, Export, Lifeline) {
-        let Self { settings, sandbox, export, lifeline, .. } = self;
-        (settings, sandbox, export, lifeline)
+    /// after the supervisor, and one that held the supervisor's ends of the pairs other workers.
+    fn into_workers_part(self) -> (&'s Settings, Sandbox, Export, Option<LogRelay>) {
+        let Self { settings, sandbox, export, log_relay, .. } = self;
+        (settings, sandbox, export, log_relay)
     }
 
     /// Ends all workers, in good time.
     fn stop_workers(&mut self) {
         self.workers.extend(self.check.abandon());
         for (signal, patience) in [(Signal::SIGTERM, PATIENCE), (Signal::SIGKILL, LAST_PATIENCE)] {
-            for pid in &self.workers {
+            for pid in self.workers.keys() {
                 let _ = kill(*pid, signal);
             }
             let deadline = Instant::now() + patience;
@@ -388,10 +420,16 @@ impl<'s> Supervisor<'s> {
                 let _ = poll(&mut fds, PollTimeout::from(100u8));
                 let _ = self.signals.read_signal();
                 self.reap();
+                if let Some(log) = &mut self.log_relay {
+                    log.reader().forward();
+                }
             }
         }
+        if let Some(log) = &mut self.log_relay {
+            log.reader().drain();
+        }
         // A file system that hangs holds them in the kernel. They end when it lets them go.
-        for pid in &self.workers {
+        for pid in self.workers.keys() {
             log::error!("worker {pid} does not end: a file system does not answer; leaving it behind");
         }
     }

@@ -269,9 +269,46 @@ pub fn name_to_handle(dir: BorrowedFd<'_>, path: &CStr) -> Result<FileHandle, Er
 }
 
 /// Closes the descriptors `first` to `last`; those that are not open do not matter.
-pub fn close_range(first: u32, last: u32) -> Result<(), Errno> {
+fn close_range(first: u32, last: u32) -> Result<(), Errno> {
     // SAFETY: the callers close descriptors that they own, or that nobody in this process does.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
+/// Closes every descriptor from `first` on except those in `kept`: one by one where close_range(2) is missing (before Linux 5.9)
+/// or filtered. None of those that are closed may belong to anything in this process.
+pub fn close_all_from(first: u32, kept: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut kept: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    kept.sort_unstable();
+    let mut from = first;
+    for &fd in kept.iter().filter(|&&fd| fd >= first) {
+        if fd > from && close_range(from, fd - 1).is_err() {
+            return close_one_by_one(first, &kept);
+        }
+        from = fd + 1;
+    }
+    close_range(from, u32::MAX).or_else(|_| close_one_by_one(first, &kept))
+}
+
+/// As [`close_all_from`], without close_range(2).
+fn close_one_by_one(first: u32, kept: &[u32]) -> Result<(), Errno> {
+    for number in open_descriptors()? {
+        if number >= first && !kept.contains(&number) {
+            // SAFETY: as the caller of close_all_from promises. EBADF is the descriptor of the directory that was read.
+            unsafe { libc::close(number.cast_signed()) };
+        }
+    }
+    Ok(())
+}
+
+/// The numbers that open descriptors can have: those in `/proc/self/fd`; without it, all up to the limit.
+fn open_descriptors() -> Result<Vec<u32>, Errno> {
+    const MOST: u64 = 1 << 20;
+    if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
+        let number = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+        return Ok(entries.filter_map(Result::ok).filter_map(number).collect());
+    }
+    let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
+    Ok((0..u32::try_from(hard.min(MOST)).unwrap_or(u32::MAX)).collect())
 }
 
 /// Closes two descriptors, with one system call where their numbers are neighbours.

@@ -3,6 +3,9 @@
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 use super::busy_poll::BusyPoll;
 use super::connection::{Connection, Ending};
@@ -135,7 +138,6 @@ pub fn rehearse(settings: &Settings, directory: &Directory) -> Result<Sandbox> {
     // Not 0: a process that a signal ends before it has found out exits with 0.
     const WELL: i32 = 10;
     const FELL_BACK: i32 = 11;
-    use nix::sys::wait::{WaitStatus, waitpid};
     use nix::unistd::{ForkResult, fork};
 
     // SAFETY: this process has one thread.
@@ -155,10 +157,20 @@ pub fn rehearse(settings: &Settings, directory: &Directory) -> Result<Sandbox> {
             // SAFETY: ends the forked process; nothing is left to unwind or flush.
             unsafe { libc::_exit(status) }
         }
-        ForkResult::Parent { child } => match waitpid(child, None)? {
+        ForkResult::Parent { child } => match wait_for(child)? {
             WaitStatus::Exited(_, WELL) => Ok(settings.sandbox),
             WaitStatus::Exited(_, FELL_BACK) => Ok(Sandbox::Chroot),
             _ => anyhow::bail!("no process of this helper's can be confined to the export"),
         },
+    }
+}
+
+/// Waits for the end of a child. A signal that asks this process to stop does not end the wait: it is heeded later.
+fn wait_for(child: Pid) -> Result<WaitStatus> {
+    loop {
+        match waitpid(child, None) {
+            Err(Errno::EINTR) => {}
+            result => return result.context("cannot wait for a process"),
+        }
     }
 }

@@ -175,8 +175,8 @@ fn a_create_as_another_user_takes_four_calls_more_than_one_as_root() {
                 client.ask(&ask::mkdir(format!("/{uid}.{gid}.{at}").as_bytes(), 0o755, uid, gid)).ok();
             }
         });
-        // strace interrupts one call as it attaches.
-        assert_eq!(made / REQUESTS, calls, "as {uid}:{gid}: {made} calls");
+        // strace finds one call in progress as it attaches, and leaves one: less than half a call a request.
+        assert_eq!((made + REQUESTS / 2) / REQUESTS, calls, "as {uid}:{gid}: {made} calls");
     }
 }
 

@@ -1,11 +1,14 @@
 //! The state of a process that serves: capabilities, mounts, descriptors.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt as _};
 use std::path::Path;
 
 use libc::{O_CREAT, O_RDWR};
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use seccompiler::{SeccompAction, SeccompFilter};
 
 use crate::apart::with_private_mounts;
 use crate::process::{self, capabilities, status};
@@ -176,16 +179,20 @@ fn only_the_standard_streams_and_the_clients_socket_stay_open() {
         each_way(dir.path(), sandbox, |way, pid, client| {
             let before = process::descriptors(pid);
             let sockets = before.values().filter(|name| name.starts_with("socket:")).count();
-            // Alone it keeps the listening socket's place, to remove its name; a worker has nothing of the kind.
+            // The client's; the cleaner's, and perhaps the listening socket; the one that tells of the supervisor's end.
+            let (least, most) = match way {
+                "by -f" => (1, 1),
+                "by -s" => (2, 3),
+                _ => (2, 2),
+            };
             // Beside these there is the connection to the process that watches the mounts.
             let watched = usize::from(watches(pid));
-            let expected = if way == "by -s" { 1 + watched..=2 + watched } else { 1 + watched..=1 + watched };
+            let expected = least + watched..=most + watched;
             assert!(expected.contains(&sockets), "{sandbox}, {way}: {before:?}");
             for (number, name) in &before {
                 let known = name == "/dev/null"
                     || name.starts_with("socket:")
                     || *number <= 2
-                    || (name.starts_with("pipe:") && way == "by -s")
                     || (sandbox == "none" && Path::new(name) == dir.path());
                 assert!(known, "{sandbox}, {way}: descriptor {number} is {name}");
             }
@@ -209,17 +216,123 @@ fn only_the_standard_streams_and_the_clients_socket_stay_open() {
     }
 }
 
+/// Runs `test` on a thread whose children's close_range(2) fails, as on Linux before 5.9 and in old container runtimes.
+fn without_close_range(errno: Errno, test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        let refuse = SeccompAction::Errno(errno as u32);
+        let arch = std::env::consts::ARCH.try_into().unwrap();
+        let rules = [(libc::SYS_close_range, Vec::new())].into_iter().collect();
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).unwrap();
+        let program: seccompiler::BpfProgram = filter.try_into().unwrap();
+        seccompiler::apply_filter(&program).unwrap();
+        test();
+    });
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+/// Starts a helper with descriptors of a wrapper's open, below and above the socket's, and looks for them in every process of it.
+fn inherited_descriptors_are_closed() {
+    let leave_open = r#"exec "$@" 4</etc/passwd 9</etc/passwd 5>/dev/null"#;
+    let dir = program::scratch();
+    let launch = ours(dir.path(), "namespace").under(["sh", "-c", leave_open, "sh"]);
+    let pid_file = format!("--pid-file={}", dir.path().join("pid").display());
+    let socket = dir.path().join("socket");
+    for (way, launch) in [
+        ("by -f", launch.clone()),
+        ("by -f, with a cleaner", launch.clone().option(&pid_file)),
+        ("by a supervisor", launch.option("--persistent")),
+    ] {
+        let (running, mut client) = if way == "by a supervisor" {
+            let running = launch.by_socket(&socket);
+            (running, Client::connect_soon(&socket))
+        } else {
+            launch.by_fd()
+        };
+        client.ask(&ask::lstat(b"/")).ok();
+        let children = process::children(running.pid());
+        // The one that watches the mounts where there is one, and the cleaner or the worker.
+        let expected = usize::from(watches(running.pid())) + usize::from(way != "by -f");
+        assert_eq!(children.len(), expected, "{way}");
+        for pid in children.into_iter().chain([running.pid()]) {
+            let open = process::descriptors(pid);
+            assert!(!open.values().any(|name| name == "/etc/passwd"), "{way}: {open:?}");
+            assert!(open.len() <= 12, "{way}: {open:?}");
+        }
+    }
+}
+
 #[test]
 fn what_was_inherited_by_accident_is_closed() {
+    inherited_descriptors_are_closed();
+    for errno in [Errno::ENOSYS, Errno::EPERM] {
+        without_close_range(errno, inherited_descriptors_are_closed);
+    }
+}
+
+/// A worker that was taken over can't open another end of anything that it has: not the pipe that its log lines go to,
+/// nor what ends the workers with their supervisor.
+#[test]
+fn no_descriptor_of_a_serving_process_can_be_opened_anew() {
     let dir = program::scratch();
-    // The wrapper leaves descriptors of its own open, below and above the socket's.
-    let leave_open = r#"exec "$@" 4</etc/passwd 9</etc/passwd 5>/dev/null"#;
-    let launch = ours(dir.path(), "namespace").under(["sh", "-c", leave_open, "sh"]);
-    let (running, mut client) = launch.by_fd();
-    client.ask(&ask::lstat(b"/")).ok();
-    let open = process::descriptors(running.pid());
-    assert!(!open.values().any(|name| name == "/etc/passwd"), "{open:?}");
-    assert!(open.len() <= 5, "{open:?}");
+    let export = dir.path().join("export");
+    fs::create_dir(&export).unwrap();
+    let socket = dir.path().join("socket");
+    for sandbox in SANDBOXES {
+        let lines = dir.path().join(format!("lines-{sandbox}"));
+        let through_a_pipe = r#"exec "$@" 2> >(exec cat >>"$0")"#;
+        let launch = ours(&export, sandbox).under(["bash", "-c", through_a_pipe]).under([&lines]);
+        for way in ["by -f", "by -s", "by a supervisor"] {
+            let (mut running, mut clients) = match way {
+                "by -f" => {
+                    let (running, client) = launch.by_fd();
+                    (running, vec![client])
+                }
+                "by -s" => {
+                    let running = launch.by_socket(&socket);
+                    (running, vec![Client::connect_soon(&socket)])
+                }
+                _ => {
+                    let running =
+                        launch.clone().option("--persistent").option("--shared=2").by_socket(&socket);
+                    (running, vec![Client::connect_soon(&socket), Client::connect_soon(&socket)])
+                }
+            };
+            for client in &mut clients {
+                client.ask(&ask::lstat(b"/")).ok();
+            }
+            let mut serving = vec![running.pid()];
+            if way == "by a supervisor" {
+                serving = process::children(running.pid());
+                serving.retain(|&pid| status(pid, "Name").starts_with("virtfs"));
+            }
+            assert_eq!(serving.len(), clients.len());
+            for pid in serving {
+                for (number, name) in process::descriptors(pid) {
+                    if name == "/dev/null" || Path::new(&name) == export {
+                        continue;
+                    }
+                    let path = process::of(pid, "fd").join(number.to_string());
+                    let anew = fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+                    let errno = anew.err().and_then(|error| error.raw_os_error()).map(Errno::from_raw);
+                    assert_eq!(errno, Some(Errno::ENXIO), "{sandbox}, {way}: {number} is {name}");
+                }
+            }
+            // The lines arrive all the same, the last ones too.
+            drop(clients);
+            let text = || fs::read_to_string(&lines).unwrap();
+            if way == "by a supervisor" {
+                program::wait_until("both workers' last lines", || {
+                    text().matches("client left: ").count() == 2
+                });
+                running.signal(nix::sys::signal::Signal::SIGTERM);
+            }
+            assert_eq!(running.wait().code(), Some(0), "{sandbox}, {way}");
+            let whole = |line: &str| line.starts_with("virtfs-proxy-helper: ");
+            program::wait_until("the last client's line", || text().contains("client left: "));
+            assert!(text().contains("client connected: ") && text().lines().all(whole), "{}", text());
+            fs::remove_file(&lines).unwrap();
+        }
+    }
 }
 
 /// The soft and the hard limit of a process, as `/proc/PID/limits` has them.
