@@ -24,7 +24,7 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
 use nix::mount::{MntFlags, umount2};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -34,6 +34,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 
 use super::mount_table::{Mount, parse};
 use super::privileges::{self, Kept};
+use super::seccomp::{Filter, Seccomp};
 use super::worker::stands;
 use super::{signals, sys};
 use crate::text::escape;
@@ -113,7 +114,7 @@ pub struct Watched {
 impl Watched {
     /// Starts the watcher. This process must have entered its own namespace, with `tree` as its root directory. Returns once
     /// the mounts are as the host's and each has `attributes`.
-    pub fn start(host: Host, tree: OwnedFd, attributes: u64) -> Result<Self> {
+    pub fn start(host: Host, tree: OwnedFd, attributes: u64, seccomp: Seccomp) -> Result<Self> {
         let own = table(&host.proc).context("cannot read /proc/self/mountinfo")?;
         let own_namespace = namespace(&host.proc).context("cannot open /proc/self/ns/mnt")?;
         let (near, far) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
@@ -139,7 +140,7 @@ impl Watched {
                 drop(near);
                 let (failed, known) = (HashSet::new(), HashSet::new());
                 let mut watcher = Watcher { host, tree, own, own_namespace, attributes, failed, known };
-                let status = match watcher.confine(&far).and_then(|()| watcher.run(&far)) {
+                let status = match watcher.confine(&far, seccomp).and_then(|()| watcher.run(&far)) {
                     Ok(()) => 0,
                     Err(error) => {
                         log::error!("cannot follow the host's mounts below the export: {error:#}");
@@ -176,7 +177,7 @@ struct Watcher {
 
 impl Watcher {
     /// Gives up what watching does not take.
-    fn confine(&self, lifeline: &OwnedFd) -> Result<()> {
+    fn confine(&self, lifeline: &OwnedFd, seccomp: Seccomp) -> Result<()> {
         signals::ignore_stop()?;
         let _ = nix::sys::prctl::set_name(c"virtfs-mounts");
         // Standard error is for the log.
@@ -196,7 +197,8 @@ impl Watcher {
         if stands("capabilities") {
             privileges::drop_all_but(&Kept::for_mount_watcher())?;
         }
-        privileges::limit_resources(None)
+        privileges::limit_resources(None)?;
+        Filter::for_mount_watcher(seccomp)?.install()
     }
 
     /// Follows the host until the serving process ends.
@@ -213,7 +215,7 @@ impl Watcher {
             ];
             // What is mounted on shared mounts changes the own table too.
             fds.truncate(if private { 3 } else { 2 });
-            match poll(&mut fds, PollTimeout::NONE) {
+            match ppoll(&mut fds, None, None) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno).context("cannot wait for mounts"),
             }

@@ -18,6 +18,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::export::Reach;
 use super::mount_watch::{Host, Watched};
+use super::seccomp::Seccomp;
 use super::sys;
 use super::worker::stands;
 use crate::text::escape_path;
@@ -122,12 +123,12 @@ pub struct Entered {
 }
 
 /// Puts this process, and it alone, behind the walls of `sandbox`. Where it can't have a namespace it falls back to chroot,
-/// and says so. Where `access` is for reading only, so is each mount of a namespace of its own. Returns how the export is
-/// reached now, and by which walls.
-pub fn enter(sandbox: Sandbox, directory: &Directory, access: Access) -> Result<Entered> {
+/// and says so. Where `access` is for reading only, so is each mount of a namespace of its own. `seccomp` is for the
+/// process that watches the mounts. Returns how the export is reached now, and by which walls.
+pub fn enter(sandbox: Sandbox, directory: &Directory, access: Access, seccomp: Seccomp) -> Result<Entered> {
     let descriptors = own_descriptors()?;
     let entered = match sandbox {
-        Sandbox::Namespace => match enter_namespace(directory, RESTRICTIONS | access.attributes()) {
+        Sandbox::Namespace => match enter_namespace(directory, RESTRICTIONS | access.attributes(), seccomp) {
             Ok(watched) => {
                 let reach = Reach::Rooted { nodev: true };
                 Entered { reach, walls: Sandbox::Namespace, watched: Some(watched) }
@@ -141,7 +142,7 @@ pub fn enter(sandbox: Sandbox, directory: &Directory, access: Access) -> Result<
             }
             Err(NamespaceError::Failed(error)) => return Err(error),
         },
-        Sandbox::Chroot => enter_chroot_in_namespace(directory, access)?,
+        Sandbox::Chroot => enter_chroot_in_namespace(directory, access, seccomp)?,
         Sandbox::None => Entered { reach: beneath(directory)?, walls: Sandbox::None, watched: None },
     };
     nix::unistd::fchdir(&descriptors).context("cannot change to /proc/self/fd")?;
@@ -222,7 +223,11 @@ impl NamespaceError {
 
 /// A mount namespace with the export as its root, whose mounts follow the host's and have `attributes` besides. The steps before pivot_root change nothing
 /// that a fall-back to chroot would miss.
-fn enter_namespace(directory: &Directory, attributes: u64) -> Result<Watched, NamespaceError> {
+fn enter_namespace(
+    directory: &Directory,
+    attributes: u64,
+    seccomp: Seccomp,
+) -> Result<Watched, NamespaceError> {
     let host = Host::take(directory.file.as_fd()).map_err(NamespaceError::at("/proc/self"))?;
     unshare(CloneFlags::CLONE_NEWNS).map_err(NamespaceError::at("unshare"))?;
     // What happens here must not reach the host; what the host mounts and unmounts below the export must come here.
@@ -240,19 +245,19 @@ fn enter_namespace(directory: &Directory, attributes: u64) -> Result<Watched, Na
     let failed = |step| move |errno| NamespaceError::Failed(anyhow::Error::new(errno).context(step));
     umount2(".", MntFlags::MNT_DETACH).map_err(failed("cannot let go of the host's root directory"))?;
     nix::unistd::chdir("/").map_err(failed("cannot change to the export"))?;
-    Watched::start(host, tree, attributes).map_err(NamespaceError::Failed)
+    Watched::start(host, tree, attributes, seccomp).map_err(NamespaceError::Failed)
 }
 
 /// `--sandbox=chroot`: the export as the root of a mount namespace, with the host's own attributes, so that no directory's
 /// descriptor leads out of it, and none can be written through if the export is served for reading. (Who is sent a descriptor is
 /// outside of any chroot of this process's.) Where that is forbidden, a plain chroot; and where a mount is private and clients
 /// may write, because only a process in the host's namespace sees at once what the host mounts there.
-fn enter_chroot_in_namespace(directory: &Directory, access: Access) -> Result<Entered> {
+fn enter_chroot_in_namespace(directory: &Directory, access: Access, seccomp: Seccomp) -> Result<Entered> {
     let follows = || {
         Host::take(directory.file.as_fd()).is_ok_and(|host| matches!(host.has_private_mounts(), Ok(false)))
     };
     if stands("mounts") && (access == Access::Read || follows()) {
-        match enter_namespace(directory, access.attributes()) {
+        match enter_namespace(directory, access.attributes(), seccomp) {
             Ok(watched) => {
                 let reach = Reach::Rooted { nodev: false };
                 return Ok(Entered { reach, walls: Sandbox::Chroot, watched: Some(watched) });

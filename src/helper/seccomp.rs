@@ -57,6 +57,22 @@ const LOOP: &[libc::c_long] = &[
     libc::SYS_gettid,
 ];
 
+/// What the process that watches the mounts needs besides: to read the tables of mounts, to find mount points, to copy, attach
+/// and detach mounts. It enters mount namespaces alone.
+const MOUNT_WATCHER: &[libc::c_long] = &[
+    libc::SYS_read,
+    libc::SYS_lseek,
+    libc::SYS_statx,
+    libc::SYS_fstat,
+    libc::SYS_readlinkat,
+    libc::SYS_openat2,
+    libc::SYS_fchdir,
+    libc::SYS_open_tree,
+    libc::SYS_mount_setattr,
+    libc::SYS_move_mount,
+    libc::SYS_umount2,
+];
+
 /// The calls that are allowed with certain arguments only: the argument's number, and what it must be. The kernel remembers which
 /// calls are allowed whatever their arguments, and runs the filter for these alone: of what serves a request the
 /// ioctl and F_SETFL.
@@ -86,15 +102,6 @@ impl Filter {
     ///
     /// Health checks are answered on the socket `health`.
     pub fn prepare(seccomp: Seccomp, health: Option<RawFd>) -> Result<Self> {
-        let otherwise = match seccomp {
-            Seccomp::Kill => SeccompAction::KillProcess,
-            Seccomp::Log => SeccompAction::Log,
-            Seccomp::None => return Ok(Self(None)),
-        };
-        if !kernel_has_seccomp() {
-            log::warn!("this kernel has no seccomp filters: going on without one");
-            return Ok(Self(None));
-        }
         let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> =
             LOOP.iter().map(|&call| (call, Vec::new())).collect();
         for (_, calls) in operations::CALLS {
@@ -108,6 +115,39 @@ impl Filter {
             let (length, number) = (SeccompCmpArgLen::Dword, health.unsigned_abs().into());
             let condition = SeccompCondition::new(0, length, SeccompCmpOp::Eq, number)?;
             rules.insert(libc::SYS_accept4, vec![SeccompRule::new(vec![condition])?]);
+        }
+        Self::build(seccomp, rules)
+    }
+
+    /// Prepares the filter of the process that watches the mounts.
+    pub fn for_mount_watcher(seccomp: Seccomp) -> Result<Self> {
+        let all = LOOP.iter().chain(MOUNT_WATCHER);
+        let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> =
+            all.map(|&call| (call, Vec::new())).collect();
+        let mounts = (
+            libc::SYS_setns,
+            1,
+            SeccompCmpArgLen::Dword,
+            SeccompCmpOp::Eq,
+            libc::CLONE_NEWNS.unsigned_abs().into(),
+        );
+        let others = narrow().into_iter().filter(|(call, ..)| *call != libc::SYS_ioctl);
+        for (call, argument, length, comparison, value) in others.chain([mounts]) {
+            let condition = SeccompCondition::new(argument, length, comparison, value)?;
+            rules.entry(call).or_default().push(SeccompRule::new(vec![condition])?);
+        }
+        Self::build(seccomp, rules)
+    }
+
+    fn build(seccomp: Seccomp, rules: BTreeMap<libc::c_long, Vec<SeccompRule>>) -> Result<Self> {
+        let otherwise = match seccomp {
+            Seccomp::Kill => SeccompAction::KillProcess,
+            Seccomp::Log => SeccompAction::Log,
+            Seccomp::None => return Ok(Self(None)),
+        };
+        if !kernel_has_seccomp() {
+            log::warn!("this kernel has no seccomp filters: going on without one");
+            return Ok(Self(None));
         }
         let arch = std::env::consts::ARCH
             .try_into()

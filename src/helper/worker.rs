@@ -64,7 +64,8 @@ pub fn confine(
 ) -> Result<Confined> {
     let maps = IdMaps::read()?;
     let busy_poll = BusyPoll::new(settings.busy_poll);
-    let Entered { reach, walls, watched } = sandbox::enter(sandbox, directory, settings.access())?;
+    let Entered { reach, walls, watched } =
+        sandbox::enter(sandbox, directory, settings.access(), settings.seccomp)?;
     if stands("landlock") {
         landlock::confine(&reach, settings.access())?;
     }

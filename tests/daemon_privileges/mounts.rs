@@ -281,6 +281,26 @@ fn a_file_that_a_client_has_open_keeps_its_mount_and_nothing_else_does() {
 }
 
 #[test]
+fn the_process_that_watches_the_mounts_has_what_it_needs_and_no_more() {
+    /// DAC_OVERRIDE, SYS_CHROOT, SYS_ADMIN.
+    const FOR_MOUNTS: u64 = 1 << 1 | 1 << 18 | 1 << 21;
+    let dir = program::scratch();
+    each_way(dir.path(), "namespace", |way, pid, _| {
+        let watcher = watcher(pid).as_raw().unsigned_abs();
+        for set in ["CapPrm", "CapEff", "CapBnd"] {
+            assert_eq!(process::capabilities(watcher, set), FOR_MOUNTS, "{way}: {set}");
+        }
+        assert_eq!(process::status(watcher, "NoNewPrivs"), "1", "{way}");
+        // The mode 2 is a filter.
+        assert_eq!(process::status(watcher, "Seccomp"), "2", "{way}");
+        // It holds no client's socket but its own end of the connection to the process that serves.
+        let open = process::descriptors(watcher);
+        let sockets = open.values().filter(|name| name.starts_with("socket:")).count();
+        assert_eq!((sockets, open.len()), (1, 9), "{way}: {open:?}");
+    });
+}
+
+#[test]
 fn a_serving_process_ends_with_the_one_that_watches_its_mounts() {
     let dir = program::scratch();
     each_way(dir.path(), "namespace", |way, pid, client| {
