@@ -11,6 +11,7 @@ mod output;
 pub mod rows;
 mod text;
 pub mod verify;
+mod yaml;
 
 use std::io::{self, Write};
 
@@ -58,7 +59,7 @@ pub fn write<D: Serialize + Text>(document: &D, format: Format, out: &mut dyn Wr
             serde_json::to_writer_pretty(&mut *out, document)?;
             out.write_all(b"\n")
         }
-        Format::Yaml => serde_yaml::to_writer(out, document).map_err(io::Error::other),
+        Format::Yaml => yaml::write(document, out),
     }
 }
 

@@ -48,8 +48,10 @@ pub struct Share {
 pub enum Note {
     /// No device names its fsdev: the guest never sees it, and QEMU never connects.
     NoDevice,
+    /// No device here names its fsdev, and what is here is not all of a command line.
+    DeviceElsewhere,
     /// A part of its fsdev is not statically known: this text of the file.
-    Unknown(Vec<u8>),
+    Unknown(Part, Vec<u8>),
     /// A part of its device is not statically known: this text of the file.
     UnknownOfDevice(Vec<u8>),
     /// QEMU refuses it as it stands, and why.
@@ -58,31 +60,92 @@ pub enum Note {
     Generated,
 }
 
+/// A part of an fsdev.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The name of QEMU's driver.
+    Driver,
+    /// `id`.
+    Id,
+    /// `mount_tag`.
+    Tag,
+    /// `socket` or `sock_fd`.
+    Socket,
+    /// `readonly`.
+    Readonly,
+    /// `writeout`.
+    Writeout,
+    /// Options of which not even the names are known.
+    More,
+}
+
+/// Whether two texts expand the same variable: `$NAME`, `${NAME}` and `"$NAME"` are alike.
+pub fn same_text(a: &[u8], b: &[u8]) -> bool {
+    let bare = |text: &[u8]| -> Vec<u8> {
+        text.iter().copied().filter(|byte| !matches!(byte, b'{' | b'}' | b'"' | b' ')).collect()
+    };
+    bare(a) == bare(b)
+}
+
 impl Share {
+    /// The text of a part that is not statically known.
+    pub fn unknown(&self, part: Part) -> Option<&[u8]> {
+        self.notes.iter().find_map(|note| match note {
+            Note::Unknown(of, text) if *of == part => Some(text.as_slice()),
+            _ => None,
+        })
+    }
+
+    /// The texts by which it can be called where it has no name that is known.
+    fn unknown_names(&self) -> impl Iterator<Item = &[u8]> {
+        let tag_of_device = self.notes.iter().find_map(|note| match note {
+            Note::UnknownOfDevice(text) if self.mount_tag.is_none() => Some(text.as_slice()),
+            _ => None,
+        });
+        [self.unknown(Part::Tag), self.unknown(Part::Id), self.unknown(Part::Socket), tag_of_device]
+            .into_iter()
+            .flatten()
+            .filter(|text| !text.is_empty())
+    }
+
     /// What to call it when speaking to people, and what `--export` takes: its tag, else its id. Not escaped.
     pub fn name(&self) -> &[u8] {
         self.mount_tag.as_deref().unwrap_or(&self.fsdev)
     }
 
-    /// Whether `name` is its tag, its id or its socket's path.
+    /// Whether `name` is its tag, its id or its socket's path, or the text that stands for one of them.
     pub fn is_called(&self, name: &[u8]) -> bool {
         self.fsdev == name
             || self.mount_tag.as_deref() == Some(name)
             || matches!(&self.transport, Transport::Socket(path) if path.as_os_str().as_bytes() == name)
+            || self.unknown_names().any(|text| same_text(text, name))
     }
 
-    /// What `--export` takes for it: its tag, its id, or else its socket's path. Safe to print; `None` where it has none.
-    pub fn handle(&self) -> Option<String> {
+    /// What `--export` takes for it: its tag, its id, its socket's path, or else the text that stands for one of them.
+    pub fn handle(&self) -> Option<Vec<u8>> {
         match &self.transport {
-            _ if !self.name().is_empty() => Some(text::escape(self.name()).into_owned()),
-            Transport::Socket(path) => Some(text::escape_path(path).into_owned()),
-            _ => None,
+            _ if !self.name().is_empty() => Some(self.name().to_vec()),
+            Transport::Socket(path) => Some(path.as_os_str().as_bytes().to_vec()),
+            _ => self.unknown_names().next().map(<[u8]>::to_vec),
         }
     }
 
-    /// [`Share::name`], safe to print.
+    /// An option about this share as a shell takes it, such as `--export NAME=PATH`; `None` where nothing names it.
+    pub fn option(&self, option: &str, value: &str) -> Option<String> {
+        let name = self.handle()?;
+        let word = text::escape(&text::shell_word(&name)).into_owned();
+        // What begins with a dash would be taken for an option.
+        let gap = if name.starts_with(b"-") { '=' } else { ' ' };
+        Some(format!("{option}{gap}{word}{value}"))
+    }
+
+    /// [`Share::name`], or the text that stands for it, safe to print.
     pub fn title(&self) -> String {
-        if self.name().is_empty() { "without a name".into() } else { text::escape(self.name()).into_owned() }
+        let name = Some(self.name()).filter(|name| !name.is_empty());
+        match name.or_else(|| self.unknown_names().next()) {
+            Some(name) => text::escape(name).into_owned(),
+            None => "without a name".into(),
+        }
     }
 }
 
@@ -91,7 +154,8 @@ impl Note {
     pub fn id(&self) -> &'static str {
         match self {
             Self::NoDevice => "no-device",
-            Self::Unknown(_) => "unknown-value",
+            Self::DeviceElsewhere => "device-elsewhere",
+            Self::Unknown(..) => "unknown-value",
             Self::UnknownOfDevice(_) => "unknown-device-value",
             Self::Refused(_) => "refused-by-qemu",
             Self::Generated => "generated-file",

@@ -19,6 +19,13 @@ pub struct ConfigArgs {
     /// What a share exports, by its mount tag, its fsdev's id or its socket's path. Repeatable
     #[arg(long = "export", value_name = "TAG_OR_ID=PATH", value_parser = OsStringValueParser::new().try_map(|text| export(&text)))]
     pub exports: Vec<(OsString, PathBuf)>,
+    /// Make a share read-only whose readonly option, or the variable that may hold it, is not known from the file: by its
+    /// mount tag, its fsdev's id or its socket's path. Repeatable
+    #[arg(long, value_name = "TAG_OR_ID")]
+    pub readonly: Vec<OsString>,
+    /// Say of such a share that the guest may write to it. Repeatable
+    #[arg(long, value_name = "TAG_OR_ID")]
+    pub writable: Vec<OsString>,
     /// Where the guest's owners, modes and special files go
     #[arg(long, value_enum, value_name = "MODEL", default_value_t)]
     pub security_model: SecurityModel,

@@ -88,9 +88,15 @@ kinds! {
     /// An fsdev without a device.
     NO_DEVICE: "no-device", Info,
         "no device names this fsdev, so that the guest never sees it: remove it";
+    /// An fsdev whose device is not where it is.
+    DEVICE_ELSEWHERE: "device-elsewhere", Info,
+        "look for its -device in what uses this text: a file that sources it, a variable, another program; keep it until that is certain";
     /// A part of an fsdev is not statically known.
     UNKNOWN_VALUE: "unknown-value", Warning,
-        "`migrate config` doesn't guess: write the value itself, or change this share by hand";
+        "it stays as it is in the file; `migrate config` takes --readonly and --writable where it must know";
+    /// A socket that is not statically known may hold more than a path.
+    UNKNOWN_SOCKET: "unknown-socket", Warning,
+        "say with --readonly or --writable what the share is to be";
     /// A part of a device is not statically known.
     UNKNOWN_DEVICE_VALUE: "unknown-device-value", Info,
         "it stays as it is";

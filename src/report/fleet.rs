@@ -300,7 +300,7 @@ impl FleetDocument {
                 serde_json::to_writer_pretty(&mut *out, self)?;
                 out.write_all(b"\n")
             }
-            FleetFormat::Yaml => serde_yaml::to_writer(out, self).map_err(io::Error::other),
+            FleetFormat::Yaml => super::yaml::write(self, out),
             FleetFormat::Csv => tables::csv(self, out),
             FleetFormat::Markdown => tables::markdown(self, by, out),
             FleetFormat::Html => html::write(self, out),

@@ -15,9 +15,8 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
-use super::local::Options;
-use super::rewrite::{Edit, Refusal};
-use super::{Note, Share, bounds, qemu_opts};
+use super::rewrite::{Edit, Refusal, Rewrite};
+use super::{Note, Part, Share, Transport, bounds, qemu_opts};
 use crate::text::escape;
 use describe::is_proxy;
 use model::{GuestDevice, Model, Value};
@@ -121,7 +120,7 @@ pub fn shares(args: &[Arg]) -> Vec<ArgvShare> {
         if fsdev.is_virtfs() {
             found.push(describe::with_virtfs_device(base.clone(), fsdev));
         } else if own.is_empty() {
-            base.share.notes.push(Note::NoDevice);
+            base.share.notes.push(if is_complete(args) { Note::NoDevice } else { Note::DeviceElsewhere });
             found.push(base.clone());
         }
         // A base is as large as what is set about it.
@@ -131,6 +130,20 @@ pub fn shares(args: &[Arg]) -> Vec<ArgvShare> {
         );
     }
     found
+}
+
+/// Whether the list is all of QEMU's command line: it starts QEMU, and holds nothing that could stand for more.
+fn is_complete(args: &[Arg]) -> bool {
+    let name = |arg: &Arg| arg.value.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
+    let is_qemu = |arg: &Arg| {
+        let name = name(arg);
+        name.starts_with(b"qemu-system-") || [&b"qemu"[..], b"qemu-kvm", b"kvm"].contains(&name.as_slice())
+    };
+    args.iter().all(|arg| arg.unknown.is_empty())
+        && args.iter().any(is_qemu)
+        && !args.iter().any(|arg| {
+            arg.value == b"-readconfig" || arg.value == b"-preconfig" || arg.value.starts_with(b"@")
+        })
 }
 
 /// The guest's name, as the last `-name` says it.
@@ -163,14 +176,14 @@ pub fn ids(args: &[Arg], wanted: impl Fn(usize) -> bool) -> Vec<Vec<u8>> {
 
 /// The edits by which each of `shares` becomes a `local` share of the path beside it, in place: ids, tags, order
 /// and everything else stay.
-pub fn rewrite(args: &[Arg], shares: &[(&ArgvShare, &Path, Options)]) -> Result<Vec<ArgEdit>, Refusal> {
-    refuse_twins(shares.iter().map(|(share, ..)| &share.share))?;
+pub fn rewrite(args: &[Arg], shares: &[(&ArgvShare, &Path)], how: &Rewrite) -> Result<Vec<ArgEdit>, Refusal> {
+    refuse_twins(shares.iter().map(|(share, _)| &share.share))?;
     let model = Model::of(args);
     let mut edits: Vec<ArgEdit> = Vec::new();
     let mut done: Vec<(usize, &Path)> = Vec::new();
-    for (share, path, options) in shares {
+    for &(share, path) in shares {
         if let Some((_, other)) = done.iter().find(|(fsdev, _)| *fsdev == share.fsdev) {
-            if other == path {
+            if *other == path {
                 continue;
             }
             return Err(Refusal::at(
@@ -180,13 +193,11 @@ pub fn rewrite(args: &[Arg], shares: &[(&ArgvShare, &Path, Options)]) -> Result<
             ));
         }
         refuse_doubtful(&share.share)?;
+        refuse_hidden_socket(&share.share)?;
         let fsdev = model.fsdevs.iter().find(|fsdev| fsdev.word.value == share.fsdev);
         let Some((fsdev, arg)) = fsdev.zip(args.get(share.fsdev)) else { continue };
-        if !arg.unknown.is_empty() || fsdev.sets.iter().any(|set| set.value.unknown) {
-            let text = arg.unknown.first().and_then(|range| arg.value.get(range.clone()));
-            return Err(unknown_value(share.share.place.line, text.unwrap_or_default()));
-        }
-        edits.extend(in_place::edits(fsdev, &arg.value, path, options));
+        let readonly = how.readonly_of(&share.share)?;
+        edits.extend(in_place::edits(fsdev, &arg.value, path, &how.local_for(path), readonly));
         done.push((share.fsdev, path));
     }
     Ok(edits)
@@ -208,7 +219,8 @@ pub fn refuse_twins<'a>(shares: impl IntoIterator<Item = &'a Share>) -> Result<(
     Ok(())
 }
 
-/// Stops at what QEMU refuses and at what is not known.
+/// Stops at what QEMU refuses, and where not even the place of the socket is known. Everything else that is not known
+/// stays as it is; the socket itself goes.
 pub fn refuse_doubtful(share: &Share) -> Result<(), Refusal> {
     for note in &share.notes {
         match note {
@@ -219,21 +231,26 @@ pub fn refuse_doubtful(share: &Share) -> Result<(), Refusal> {
                     "mend or remove it first",
                 ));
             }
-            Note::Unknown(text) => return Err(unknown_value(share.place.line, text)),
-            // A rewrite in place leaves the device as it is.
-            Note::UnknownOfDevice(_) | Note::NoDevice | Note::Generated => {}
+            Note::Unknown(..)
+            | Note::UnknownOfDevice(_)
+            | Note::NoDevice
+            | Note::DeviceElsewhere
+            | Note::Generated => {}
         }
     }
     Ok(())
 }
 
-/// The refusal of a share whose description is not statically known.
-fn unknown_value(line: Option<u64>, text: &[u8]) -> Refusal {
-    Refusal::at(
-        line,
-        format!("the fsdev holds {}, and what that stands for is not known here", escape(text)),
-        "write the value itself, or change this share by hand: --to qemu-args prints what to put there",
-    )
+/// Stops where the socket is in a part of which nothing is known: it can't be taken out there.
+fn refuse_hidden_socket(share: &Share) -> Result<(), Refusal> {
+    match (share.unknown(Part::More), &share.transport) {
+        (Some(text), Transport::Unknown(socket)) if socket.is_empty() => Err(Refusal::at(
+            share.place.line,
+            format!("the socket of the share {} can only be in {}", share.title(), escape(text)),
+            "change this share by hand; `--to qemu-args` prints what it should say",
+        )),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

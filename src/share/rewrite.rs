@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::local::{Multidevs, Options};
-use super::{ExportPath, Share, Transport};
-use crate::report::finding::Finding;
+use super::{ExportPath, Note, Part, Share, Transport};
+use crate::report::finding::{self, Finding};
 use crate::text::{escape, escape_path};
 
 /// More shares than any configuration has: what says more is not rewritten, for a rewrite compares them all.
@@ -17,6 +17,8 @@ pub const MAX_SHARES: usize = 1000;
 pub struct Rewrite {
     /// `--export NAME=PATH`: what the share exports that has NAME as its tag, its id or its socket's path.
     pub exports: Vec<(Vec<u8>, PathBuf)>,
+    /// `--readonly NAME` and `--writable NAME`: what the admin says of shares whose `readonly` is not known.
+    pub readonly: Vec<(Vec<u8>, bool)>,
     /// Which directory the helper serves that listens on a socket.
     pub served: Vec<(PathBuf, PathBuf)>,
     /// What the `local` shares are to be like; [`Rewrite::local_for`] says it of one export.
@@ -109,6 +111,54 @@ impl Rewrite {
         Options { multidevs, ..self.local }
     }
 
+    /// What the admin says of a share's `readonly`. A share that says `readonly=on` stays so.
+    pub fn readonly_of(&self, share: &Share) -> Result<Option<bool>, Refusal> {
+        let Some((_, readonly)) = self.readonly.iter().find(|(name, _)| share.is_called(name)) else {
+            return Ok(None);
+        };
+        if share.readonly && !readonly {
+            return Err(Refusal::at(
+                share.place.line,
+                format!("the share {} is read-only here, and --writable says otherwise", share.title()),
+                "take readonly out of this file first if the guest is to write to it",
+            ));
+        }
+        Ok(Some(*readonly))
+    }
+
+    /// `share` with what the admin says of its `readonly`.
+    pub fn answered(&self, share: &Share) -> Result<Share, Refusal> {
+        let mut answered = share.clone();
+        if let Some(readonly) = self.readonly_of(share)? {
+            answered.readonly = readonly;
+            answered.notes.retain(|note| !matches!(note, Note::Unknown(Part::Readonly, _)));
+        }
+        Ok(answered)
+    }
+
+    /// What is lost with a socket of which not all is known, where the admin says nothing of it.
+    pub fn doubt(&self, share: &Share) -> Option<Finding> {
+        let text = share.unknown(Part::Socket).filter(|_| !share.readonly)?;
+        let is_named = |(name, _): &(Vec<u8>, bool)| share.is_called(name);
+        let served = matches!(share.export, ExportPath::Known { .. });
+        if self.readonly.iter().any(is_named) || share.unknown(Part::Readonly).is_some() || served {
+            return None;
+        }
+        let keep = share.option("--readonly", "").unwrap_or_default();
+        Some(Finding {
+            kind: &finding::UNKNOWN_SOCKET,
+            place: share.place.clone(),
+            message: format!(
+                "the socket of the share {} is {}, which goes: if that can hold more than the socket's path, \
+                 `,readonly=on` for example, the share would become writable",
+                share.title(),
+                escape(text)
+            ),
+            remedy: Some(format!("pass {keep} to make the share read-only")),
+            subject: None,
+        })
+    }
+
     /// What `share` exports: what the admin says, else what its helper does.
     pub fn export_of(&self, share: &Share) -> Result<PathBuf, Refusal> {
         let given = self.exports.iter().find(|(name, _)| share.is_called(name));
@@ -130,10 +180,10 @@ impl Rewrite {
         {
             return Ok(path.clone());
         }
-        let remedy = match share.handle() {
-            Some(name) => format!(
-                "pass --export {name}=PATH (`migrate audit` finds it where the helper runs or has a unit)"
-            ),
+        let remedy = match share.option("--export", "=PATH") {
+            Some(option) => {
+                format!("pass {option} (`migrate audit` finds it where the helper runs or has a unit)")
+            }
             None => "change it by hand".to_owned(),
         };
         Err(Refusal::at(

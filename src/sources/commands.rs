@@ -16,7 +16,7 @@ use crate::share::backend::Backend;
 use crate::share::helper::Helper;
 use crate::share::invocation::{self, Invocation, Text};
 use crate::share::rewrite::{Edit, Edits, Moved, Refusal, Rewrite};
-use crate::share::{ExportFrom, ExportPath, Note, Place, Share, Transport};
+use crate::share::{ExportFrom, ExportPath, Note, Part, Place, Share, Transport};
 use crate::text::escape_path;
 
 /// How deep documents may lie in documents.
@@ -99,13 +99,18 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
             join_within(&mut joined, &invocations);
             let export = how.export_of(&joined)?;
             refuse_name(&joined, &export)?;
+            let doubt = how.doubt(&joined);
+            if doubt.is_some() {
+                refuse_elsewhere(document, found.command, share)?;
+            }
+            all.findings.extend(doubt);
+            let joined = how.answered(&joined)?;
             all.moved.push(Moved { share: joined, export: export.clone() });
             pairs.push((share, export));
         }
         argv::refuse_twins(found.shares.iter().map(|share| &share.share))?;
-        let pairs: Vec<_> =
-            pairs.iter().map(|(share, path)| (*share, path.as_path(), how.local_for(path))).collect();
-        for edit in argv::rewrite(&found.args, &pairs)? {
+        let pairs: Vec<_> = pairs.iter().map(|(share, path)| (*share, path.as_path())).collect();
+        for edit in argv::rewrite(&found.args, &pairs, how)? {
             let Some(word) = found.command.words.get(edit.arg) else { continue };
             let edits =
                 respell(document.bytes, word, &edit.splices).map_err(|why| refusal(&lines, word, &why))?;
@@ -144,6 +149,25 @@ fn rewrite_embedded(
     all.moved.extend(edits.moved);
     all.findings.extend(edits.findings);
     Ok(())
+}
+
+/// A file that says `readonly` outside the share may mean what the socket's variable holds.
+fn refuse_elsewhere(document: &Document, command: &Command, share: &ArgvShare) -> Result<(), Refusal> {
+    let own = command.words.get(share.fsdev).map(|word| word.span.clone()).unwrap_or_default();
+    let elsewhere = memchr::memmem::find_iter(document.bytes, b"readonly").any(|at| !own.contains(&at));
+    let options = share.share.option("--readonly", "").zip(share.share.option("--writable", ""));
+    match options.filter(|_| elsewhere) {
+        Some((readonly, writable)) => Err(Refusal::at(
+            share.share.place.line,
+            format!(
+                "the socket of the share {} is not known here, and the file says readonly elsewhere: the share may be \
+                 read-only",
+                share.share.title()
+            ),
+            format!("pass {readonly} or {writable}"),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// A line's end ends an argument in most of these formats, quotes or not; and a template's expression is filled in.
@@ -197,15 +221,15 @@ fn shares<'a>(lexed: &'a Lexed, lines: &Lines) -> Vec<Found<'a>> {
         }
         let args: Vec<_> = command.words.iter().map(|word| word.arg(lines)).collect();
         let mut shares = argv::shares(&args);
-        shares.retain(|share| is_ours(command, share));
+        shares.retain(|share| is_ours(command, share) && !is_synopsis(command, share));
         if !shares.is_empty() {
             all.push(Found { command, args, shares });
         }
     }
-    let mut best: HashMap<u32, (bool, usize)> = HashMap::new();
+    let mut best: HashMap<u32, (u8, usize)> = HashMap::new();
     for (index, found) in all.iter().enumerate() {
         for share in &found.shares {
-            let seen = share.share.mount_tag.is_some();
+            let seen = u8::from(share.share.device.is_some()) + u8::from(share.share.mount_tag.is_some());
             let Some(place) = origin(found.command, share) else { continue };
             match best.get(&place) {
                 Some((before, _)) if *before >= seen => {}
@@ -236,6 +260,26 @@ fn is_ours(command: &Command, share: &ArgvShare) -> bool {
     connects
         || Backend::sought() == Backend::Local
         || command.words.iter().take(share.fsdev).any(|word| word.contains(b"qemu"))
+}
+
+/// Whether the option string describes what may be written, as manuals and usage messages do: `[,readonly=on]`,
+/// `socket=<path>`.
+fn is_synopsis(command: &Command, share: &ArgvShare) -> bool {
+    let Some(word) = command.words.get(share.fsdev) else { return false };
+    let known = |at: usize, byte: u8| word.chars.get(at).is_some_and(|c| c.known && c.byte == byte);
+    // A comma in a path is doubled.
+    let optional = (0..word.chars.len()).any(|at| {
+        known(at, b'[')
+            && known(at + 1, b',')
+            && !known(at + 2, b',')
+            && (at + 2..word.chars.len()).any(|end| known(end, b']'))
+    });
+    let placeholder = |at: usize| {
+        known(at, b'=')
+            && known(at + 1, b'<')
+            && word.chars.iter().skip(at + 2).take_while(|c| c.byte != b',').any(|c| c.byte == b'>')
+    };
+    optional || (0..word.chars.len()).any(placeholder)
 }
 
 fn helpers(document: &Document, lexed: &Lexed, lines: &Lines, reading: &mut Reading) -> Invocations {
@@ -365,9 +409,11 @@ impl Reading {
         };
         for mut share in inner.shares {
             let unknown = place(&mut share.place);
-            if let (Some(text), Transport::Socket(_)) = (unknown, &share.transport) {
+            if let (Some(text), Transport::Socket(_)) = (unknown, &share.transport)
+                && !share.notes.iter().any(|note| matches!(note, Note::Unknown(..)))
+            {
                 share.transport = Transport::Unknown(text.clone());
-                share.notes.push(Note::Unknown(text));
+                share.notes.push(Note::Unknown(Part::Socket, text));
             }
             self.shares.push(share);
         }

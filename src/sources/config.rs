@@ -4,6 +4,7 @@ mod after;
 mod in_place;
 mod multidevs;
 mod snippet;
+mod user;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -26,7 +27,7 @@ use crate::share::bounds::bounded;
 use crate::share::local::Options;
 use crate::share::rewrite::{Moved, Refusal, Rewrite, apply};
 use crate::share::{ExportPath, Share, Transport};
-use crate::text::{escape, escape_path};
+use crate::text::{escape, escape_path, shell_word};
 
 /// More than any configuration has, in bytes; and as much of a guest's memory as is copied with the configuration of
 /// a saved image.
@@ -39,6 +40,18 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     if args.in_place && input.path.is_none() {
         complain!("virtfs-proxy-helper: --in-place wants a file, and standard input is none");
         return Ok(Outcome::Usage);
+    }
+    if input.bytes.trim_ascii().is_empty() {
+        // Mostly a pipe from a command that failed.
+        bail!("{}: it is empty: check the command or the file that it comes from", input.name);
+    }
+    if args.in_place
+        && let Some(way) = input.path.as_deref().and_then(|path| own_of_libvirt(path, &input.bytes))
+    {
+        bail!(
+            "{}: libvirt writes this file itself, and does not see an edit; nothing is written. {way}",
+            input.name
+        );
     }
     let document = Document { path: input.path.as_deref(), bytes: &input.bytes };
     let Some(format) = recognise_named(&document) else {
@@ -89,6 +102,26 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     edits.findings.extend(multidevs);
     after::tell(&after::Told { document: &document, edits: &edits, how: &how, args });
     Ok(if args.check { Outcome::Findings } else { Outcome::Clean })
+}
+
+/// What to do in place of an edit where libvirt writes the file itself; `None` where it does not.
+fn own_of_libvirt(path: &Path, bytes: &[u8]) -> Option<String> {
+    const FOLDERS: [&[u8]; 4] =
+        [b"/etc/libvirt/qemu/", b"/run/libvirt/qemu/", b"/var/lib/libvirt/qemu/", b"/.config/libvirt/qemu/"];
+    let start = bytes.get(..bytes.len().min(4096)).unwrap_or_default();
+    let has = |text: &[u8]| memchr::memmem::find(start, text).is_some();
+    let below = |folder: &&[u8]| memchr::memmem::find(path.as_os_str().as_bytes(), folder).is_some();
+    let placed = path.extension().is_some_and(|it| it == "xml") && FOLDERS.iter().any(below);
+    let generated = has(b"WARNING: THIS IS AN AUTO-GENERATED FILE") && has(b"virsh");
+    if !(placed || generated) {
+        return None;
+    }
+    let name =
+        path.file_stem().map(|name| escape(&shell_word(name.as_bytes())).into_owned()).unwrap_or_default();
+    Some(format!(
+        "Do this instead: virsh dumpxml --inactive --security-info {name} > NEW.xml; virtfs-proxy-helper migrate config \
+         --in-place NEW.xml; virsh define NEW.xml"
+    ))
 }
 
 /// A rewrite that left a proxy share behind would be wrong; so would one that no reader understands.
@@ -142,6 +175,12 @@ fn compare(
 
 /// What the admin wishes, with what the document's own helpers say.
 fn how(args: &ConfigArgs, reading: &Reading) -> Result<Rewrite, Refusal> {
+    let readonly = args.readonly.iter().map(|name| (name.as_bytes().to_vec(), true));
+    let writable = args.writable.iter().map(|name| (name.as_bytes().to_vec(), false));
+    let readonly: Vec<_> = readonly.chain(writable).collect();
+    for (name, _) in &readonly {
+        refuse_unnamed(name, &readonly, &reading.shares)?;
+    }
     let exports: Vec<_> =
         args.exports.iter().map(|(name, path)| (name.as_bytes().to_vec(), path.clone())).collect();
     for (name, _) in &exports {
@@ -162,6 +201,7 @@ fn how(args: &ConfigArgs, reading: &Reading) -> Result<Rewrite, Refusal> {
     }
     Ok(Rewrite {
         exports,
+        readonly,
         served,
         local: Options {
             security_model: args.security_model,
@@ -186,8 +226,32 @@ fn refuse_rivals(share: &Share, joined: Joined) -> Result<(), Refusal> {
             paths.join(" and "),
             share.title()
         ),
-        format!("pass --export {}=PATH", share.title()),
+        match share.option("--export", "=PATH") {
+            Some(option) => format!("pass {option}"),
+            None => "leave one of them".into(),
+        },
     ))
+}
+
+/// An answer about a share that is not there must not go unheard.
+fn refuse_unnamed(name: &[u8], answers: &[(Vec<u8>, bool)], shares: &[Share]) -> Result<(), Refusal> {
+    let Some(share) = shares.iter().find(|share| share.is_called(name)) else {
+        return Err(Refusal::at(
+            None,
+            format!("no proxy share here is called {}", escape(name)),
+            "name one by its tag, its id or its socket's path in --readonly and --writable",
+        ));
+    };
+    let mut said = answers.iter().filter(|(name, _)| share.is_called(name)).map(|(_, readonly)| readonly);
+    let first = said.next();
+    if said.any(|other| Some(other) != first) {
+        return Err(Refusal::at(
+            share.place.line,
+            format!("the share {} can't be read-only and writable", share.title()),
+            "pass one of --readonly and --writable for it",
+        ));
+    }
+    Ok(())
 }
 
 /// One name for shares of different helpers would be a guess.
@@ -301,11 +365,20 @@ impl Input {
             (Some(path), Some(before)) if args.in_place => {
                 let kept = in_place::replace(path, before, &self.bytes, new)
                     .with_context(|| format!("{}: changing the file", self.name))?;
+                let word = |path: &Path| escape(&shell_word(path.as_os_str().as_bytes())).into_owned();
                 complain!(
-                    "virtfs-proxy-helper: {} is changed; as it was, it is {}",
+                    "virtfs-proxy-helper: {} is changed; as it was, it is {}; the way back: mv {} {}",
                     self.name,
-                    escape_path(&kept)
+                    escape_path(&kept),
+                    word(&kept),
+                    word(path)
                 );
+                if kept.extension().is_some_and(|extension| extension != "orig") {
+                    complain!(
+                        "virtfs-proxy-helper: note: the older {}.orig is from an earlier change",
+                        escape_path(path)
+                    );
+                }
                 Ok(())
             }
             _ => self.print(new),

@@ -5,7 +5,9 @@
 mod avocado;
 mod image;
 mod languages;
+mod listing;
 mod literals;
+mod makefile;
 mod settings;
 
 use std::ops::Range;
@@ -57,6 +59,9 @@ impl Format for Launcher {
         _beside: Option<&dyn Beside>,
     ) -> Result<Edits, Refusal> {
         commands::refuse_long(document.bytes).map_err(Unreadable::refusal)?;
+        if listing::is_one(document.bytes) {
+            return Err(Refusal::at(None, "it lists running processes", "rewrite what starts them"));
+        }
         if let Some(share) = avocado::shares(document).first() {
             return Err(Refusal::at(
                 share.place.line,
@@ -101,6 +106,9 @@ fn lex_plain(document: &Document) -> Lexed {
     let language = languages::of(&name, first).or(is_xen.then_some(&languages::PYTHON));
     if let Some(language) = language {
         return literals::lex(document.bytes, language);
+    }
+    if makefile::is_one(&name) {
+        return makefile::lex(document.bytes);
     }
     if image::is_one(&name) {
         return image::lex(document.bytes);

@@ -6,7 +6,17 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+
 use crate::text::escape;
+
+/// The longest id that QEMU takes, in bytes.
+const LONGEST_ID: usize = 63;
+
+/// The longest name of a 9p mount tag, in bytes, which the earlier versions use as the id.
+const LONGEST_TAG: usize = 31;
 
 /// Who writes a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +36,11 @@ pub struct Managed {
     pub project: Option<Vec<u8>>,
     /// The instance; `None` where the file's name doesn't say it.
     pub instance: Option<Vec<u8>>,
-    /// The instance's device of type disk.
+    /// The instance's device of type disk. Where its name was too long, the first part of a hash stands in its place:
+    /// [`Managed::is_device`] tells.
     pub device: Vec<u8>,
+    /// The name as the fsdev's id holds it, and the most bytes that it may have there.
+    encoded: (Vec<u8>, usize),
 }
 
 impl Manager {
@@ -39,11 +52,11 @@ impl Manager {
         }
     }
 
-    /// What it calls its fsdevs: this, and the device's name.
-    fn prefix(self) -> &'static [u8] {
+    /// What it calls its fsdevs: the prefix, the device's name and the suffix; and the most bytes of all of it.
+    fn forms(self) -> [(&'static [u8], &'static [u8], usize); 2] {
         match self {
-            Self::Lxd => b"lxd_",
-            Self::Incus => b"incus_",
+            Self::Lxd => [(b"dev-lxd_", b"-9p", LONGEST_ID), (b"lxd_", b"", LONGEST_TAG)],
+            Self::Incus => [(b"dev-incus_", b"-9p", LONGEST_ID), (b"incus_", b"", LONGEST_TAG)],
         }
     }
 
@@ -61,13 +74,15 @@ impl Managed {
     /// `/run/incus/[PROJECT_]INSTANCE/qemu.conf`.
     pub fn of(fsdev: &[u8], file: Option<&Path>) -> Option<Self> {
         let named = [Manager::Lxd, Manager::Incus].into_iter().find_map(|manager| {
-            let device = fsdev.strip_prefix(manager.prefix())?;
-            Some((manager, device.to_vec()))
+            manager.forms().into_iter().find_map(|(prefix, suffix, longest)| {
+                let device = fsdev.strip_prefix(prefix)?.strip_suffix(suffix)?;
+                Some((manager, device.to_vec(), longest - prefix.len() - suffix.len()))
+            })
         });
         let file = file.filter(|file| file.file_name() == Some(OsStr::new("qemu.conf")));
         let folder = file.and_then(Path::parent).and_then(Path::file_name).map(OsStr::as_bytes);
-        let placed = file.and_then(manager_of_path).map(|manager| (manager, fsdev.to_vec()));
-        let (manager, device) = named.or(placed)?;
+        let placed = file.and_then(manager_of_path).map(|manager| (manager, fsdev.to_vec(), LONGEST_ID));
+        let (manager, encoded, longest) = named.or(placed)?;
         // Instance names have no underscore.
         let (project, instance) = match folder {
             Some(folder) => match folder.iter().rposition(|&byte| byte == b'_') {
@@ -76,7 +91,21 @@ impl Managed {
             },
             None => (None, None),
         };
-        Some(Self { manager, project, instance, device })
+        let device = decode(&encoded);
+        Some(Self { manager, project, instance, device, encoded: (encoded, longest) })
+    }
+
+    /// Whether the instance's device `name` is this one: the manager writes its name with `-` doubled and `/` as `-`, and
+    /// a name that is too long as the first part of a hash.
+    pub fn is_device(&self, name: &[u8]) -> bool {
+        let (own, longest) = &self.encoded;
+        let encoded = encode(name);
+        let hashed = || {
+            let hash = URL_SAFE_NO_PAD.encode(Sha256::digest(&encoded)).into_bytes();
+            hash.get(..(*longest).min(hash.len())).unwrap_or_default().to_vec()
+        };
+        // Earlier versions wrote every name as it is.
+        *own == encoded || own == name || encoded.len() > *longest && *own == hashed()
     }
 
     /// Who writes the file, for which instance and device; in one sentence without a full stop.
@@ -117,6 +146,35 @@ impl Managed {
     }
 }
 
+/// A device's name as the managers write it in ids.
+fn encode(name: &[u8]) -> Vec<u8> {
+    name.iter()
+        .flat_map(|byte| match byte {
+            b'/' => b"-".to_vec(),
+            b'-' => b"--".to_vec(),
+            other => vec![*other],
+        })
+        .collect()
+}
+
+/// The way back from [`encode`].
+fn decode(encoded: &[u8]) -> Vec<u8> {
+    let mut name = Vec::new();
+    let mut rest = encoded;
+    while let Some((byte, tail)) = rest.split_first() {
+        rest = tail;
+        match (byte, tail.split_first()) {
+            (b'-', Some((b'-', tail))) => {
+                rest = tail;
+                name.push(b'-');
+            }
+            (b'-', _) => name.push(b'/'),
+            _ => name.push(*byte),
+        }
+    }
+    name
+}
+
 fn manager_of_path(file: &Path) -> Option<Manager> {
     let is_below = |folders: &[&str]| folders.iter().any(|folder| file.starts_with(folder));
     if is_below(&["/var/log/lxd", "/var/snap/lxd", "/run/lxd", "/var/lib/lxd"]) {
@@ -137,6 +195,9 @@ mod tests {
             ("incus_my_disk", Some("/run/incus/vm1/qemu.conf"), Some("Incus - vm1 my_disk")),
             ("incus_d", None, Some("Incus - - d")),
             ("fs0", Some("/run/incus/vm1/qemu.conf"), Some("Incus - vm1 fs0")),
+            ("dev-lxd_pkg--cache-9p", Some("/var/log/lxd/vm1/qemu.conf"), Some("LXD - vm1 pkg-cache")),
+            ("dev-lxd_a-b-9p", None, Some("LXD - - a/b")),
+            ("dev-incus_d-9p", Some("/run/incus/p_vm1/qemu.conf"), Some("Incus p vm1 d")),
             ("fs0", Some("/etc/qemu.conf"), None),
             ("fs0", None, None),
         ] {
@@ -152,6 +213,26 @@ mod tests {
                 )
             });
             assert_eq!(found.as_deref(), expected, "{fsdev} {file:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_device_is_known_by_its_hash() {
+        let long = "a-device-with-a-name-that-no-identifier-of-qemu-takes-as-it-is";
+        let encoded = encode(long.as_bytes());
+        let hash = URL_SAFE_NO_PAD.encode(Sha256::digest(&encoded));
+        for (fsdev, name, expected) in [
+            (format!("dev-lxd_{hash}-9p"), long, true),
+            (format!("dev-incus_{hash}-9p"), long, true),
+            (format!("lxd_{}", &hash[..27]), long, true),
+            (format!("incus_{}", &hash[..25]), long, true),
+            (format!("dev-lxd_{hash}-9p"), "other", false),
+            ("dev-lxd_pkg--cache-9p".to_owned(), "pkg-cache", true),
+            ("dev-lxd_pkg--cache-9p".to_owned(), "pkg/cache", false),
+            ("lxd_my-disk".to_owned(), "my-disk", true),
+        ] {
+            let managed = Managed::of(fsdev.as_bytes(), None).unwrap();
+            assert_eq!(managed.is_device(name.as_bytes()), expected, "{fsdev} {name}");
         }
     }
 }

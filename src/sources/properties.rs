@@ -44,6 +44,9 @@ const PLACES: &[(&str, &str)] = &[
     ("/a.yaml", "a: >-\n  qemu\n  -virtfs\n  \"proxy,id=f,mount_tag=t,socket=/a\"\n"),
     ("/a.json", "{\"a\": [\"-virtfs\", \"proxy,id=f,mount_tag=t,socket=/a\"]}\n"),
     ("/a.py", "x = ['-virtfs', 'proxy,id=f,mount_tag=t,socket=/a']\n"),
+    ("/Makefile", "run:\n\tqemu -virtfs proxy,id=f,mount_tag=t,socket=/a -m 1G\n"),
+    ("/a.mk", "run:\n\t@qemu -virtfs \"proxy,id=f,mount_tag=t,socket=/a\" \\\n\t  -m $(MEM)\n"),
+    ("/a.mk", "O = -virtfs 'proxy,id=f,mount_tag=t,socket=/a'\nrun:\n\tqemu $(O) -m $$MEM\n"),
 ];
 
 fn read(format: &dyn Format, path: &str, bytes: &[u8]) -> Reading {

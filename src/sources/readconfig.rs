@@ -74,15 +74,17 @@ impl Format for Readconfig {
             }
             argv::refuse_doubtful(&found.share)?;
             let export = how.export_of(&found.share)?;
+            let readonly = how.readonly_of(&found.share)?;
+            edits.findings.extend(how.doubt(&found.share));
             if !done.contains(&found.fsdev) {
                 done.push(found.fsdev);
                 let unsayable = |Unsayable(reason): Unsayable| {
                     Refusal::at(line, reason, "give the directory another name")
                 };
                 let path = quotable(local::path_bytes(&export)).map_err(unsayable)?;
-                edits.edits.extend(file.section_edits(section, path, &how.local_for(&export)));
+                edits.edits.extend(file.section_edits(section, path, &how.local_for(&export), readonly));
             }
-            edits.moved.push(Moved { share: found.share, export });
+            edits.moved.push(Moved { share: how.answered(&found.share)?, export });
         }
         argv::refuse_twins(edits.moved.iter().map(|moved| &moved.share))?;
         Ok(edits)
@@ -148,7 +150,17 @@ impl<'a> Configuration<'a> {
     }
 
     /// The edits by which a section of a proxy fsdev becomes that of a `local` one.
-    fn section_edits(&self, section: &Section, path: &[u8], options: &Options) -> Vec<Edit> {
+    fn section_edits(
+        &self,
+        section: &Section,
+        path: &[u8],
+        options: &Options,
+        readonly: Option<bool>,
+    ) -> Vec<Edit> {
+        let on_off = |on: bool| if on { "on" } else { "off" };
+        let says = section.pairs.iter().any(|pair| self.key(pair) == b"readonly");
+        let mut more = local::model_pairs(options);
+        more.extend(readonly.filter(|on| *on && !says).map(|on| ("readonly", on_off(on).to_owned())));
         let is_transport = |pair: &Pair| self.key(pair) == b"socket" || self.key(pair) == b"sock_fd";
         let counting = section.pairs.iter().rposition(is_transport);
         let mut edits = Vec::new();
@@ -156,18 +168,20 @@ impl<'a> Configuration<'a> {
             if Some(index) == counting {
                 edits.push(Edit { span: pair.key.clone(), with: b"path".to_vec() });
                 edits.push(Edit { span: pair.value.clone(), with: path.to_vec() });
-                edits.push(self.model_lines(pair, options));
+                edits.push(self.lines_behind(pair, &more));
             } else if is_transport(pair) {
                 edits.push(Edit { span: pair.line.clone(), with: Vec::new() });
             } else if self.key(pair) == b"fsdriver" {
                 edits.push(Edit { span: pair.value.clone(), with: b"local".to_vec() });
+            } else if let Some(on) = readonly.filter(|_| self.key(pair) == b"readonly") {
+                edits.push(Edit { span: pair.value.clone(), with: on_off(on).into() });
             }
         }
         edits
     }
 
     /// Lines behind `pair`'s, laid out as it is.
-    fn model_lines(&self, pair: &Pair, options: &Options) -> Edit {
+    fn lines_behind(&self, pair: &Pair, more: &[(&str, String)]) -> Edit {
         let bytes = self.document.bytes;
         let slice = |from: usize, to: usize| bytes.get(from..to).unwrap_or_default();
         let indent = slice(pair.line.start, pair.key.start);
@@ -176,7 +190,7 @@ impl<'a> Configuration<'a> {
         let newline: &[u8] = if own.ends_with(b"\r\n") { b"\r\n" } else { b"\n" };
         let is_last = !own.ends_with(b"\n");
         let mut with = Vec::new();
-        for (key, value) in local::model_pairs(options) {
+        for (key, value) in more {
             if is_last {
                 with.extend_from_slice(newline);
             }

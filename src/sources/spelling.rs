@@ -41,6 +41,8 @@ pub enum Spelt {
     YamlBlock,
     /// A string literal of some programming language: only what means itself in all of them.
     Literal,
+    /// A makefile, in which `$` is make's.
+    Make,
     /// Something that this program can't spell.
     Fixed,
 }
@@ -113,6 +115,7 @@ impl Spelt {
             }
             (Self::UnitBare, b' ' | b'"' | b'\'' | b';') => out.extend(format!("\\x{byte:02x}").bytes()),
             (Self::UnitBare | Self::UnitSingle | Self::UnitDouble, b'%' | b'$') => out.extend([byte, byte]),
+            (Self::Make, b'$') => out.extend(b"$$"),
             (Self::YamlSingle, b'\'') => out.extend(b"''"),
             (Self::YamlDouble, 0..b' ' | 0x7f) => out.extend(format!("\\u{byte:04x}").bytes()),
             _ => out.push(byte),

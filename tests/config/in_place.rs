@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::{cases, config, text};
 
-fn sample() -> (Vec<u8>, Vec<u8>) {
+pub fn sample() -> (Vec<u8>, Vec<u8>) {
     let folder = cases().join("plain");
     (fs::read(folder.join("in.xml")).unwrap(), fs::read(folder.join("out.xml")).unwrap())
 }

@@ -5,6 +5,7 @@
 #[path = "../support/disk.rs"]
 mod disk;
 
+mod cases;
 mod golden;
 mod in_place;
 mod multidevs;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use virtfs_proxy_helper::share::argv::{self, Arg};
-use virtfs_proxy_helper::share::local::Options;
+use virtfs_proxy_helper::share::rewrite::Rewrite;
 use virtfs_proxy_helper::share::{Note, Transport, qemu_opts};
 
 /// What QEMU makes of arguments.
@@ -140,7 +140,7 @@ fn agree(values: &[Vec<u8>]) -> bool {
     assert_eq!(verdict, Verdict::Proxy(socket), "{}", shown());
 
     let export = Path::new("/nowhere/of,all places");
-    let edits = argv::rewrite(&args, &[(found, export, Options::default())]).expect("a rewrite");
+    let edits = argv::rewrite(&args, &[(found, export)], &Rewrite::default()).expect("a rewrite");
     let mut rewritten = values.to_vec();
     for edit in edits {
         rewritten[edit.arg] = edit.applied(&values[edit.arg]);

@@ -8,8 +8,8 @@ use super::model::{Fsdev, GuestDevice, Value};
 use super::scan::Word;
 use super::{Arg, ArgvShare};
 use crate::share::backend::Backend;
-use crate::share::qemu_opts::{boolean, is_id, number};
-use crate::share::{Device, ExportPath, Note, Place, Share, Transport};
+use crate::share::qemu_opts::{Form, Opt, boolean, is_id, number};
+use crate::share::{Device, ExportPath, Note, Part, Place, Share, Transport};
 use crate::text::escape;
 
 /// What QEMU's proxy driver takes, and what `-virtfs` and `-fsdev` take around it.
@@ -36,24 +36,30 @@ pub(super) fn is_proxy(fsdev: &Fsdev) -> bool {
 pub(super) fn fsdev(args: &[Arg], fsdev: &Fsdev) -> ArgvShare {
     let arg = args.get(fsdev.word.value).cloned().unwrap_or_default();
     let mut notes = Vec::new();
-    let id = known(fsdev.id.clone(), &mut notes, Note::Unknown);
+    let id = known(fsdev.id.clone(), &mut notes, of(Part::Id));
     match (&fsdev.id, &id) {
         (None, _) => notes.push(Note::Refused("it has no id".into())),
         (_, Some(id)) if !is_id(id) => notes.push(Note::Refused(format!("{} is no valid id", escape(id)))),
         _ => {}
     }
-    known(fsdev.get(b"fsdriver"), &mut notes, Note::Unknown);
-    let transport = transport(fsdev, &mut notes);
-    let readonly = known(fsdev.get(b"readonly"), &mut notes, Note::Unknown);
+    known(fsdev.get(b"fsdriver"), &mut notes, of(Part::Driver));
+    let more: Vec<_> = fsdev.opts.iter().filter(|opt| has_unknown_key(&arg, opt)).collect();
+    for opt in more.iter().take(FEW) {
+        let text = arg.value.get(opt.range.clone()).unwrap_or_default();
+        notes.push(Note::Unknown(Part::More, text.to_vec()));
+    }
+    let transport = transport(fsdev, !more.is_empty(), &mut notes);
+    let readonly = known(fsdev.get(b"readonly"), &mut notes, of(Part::Readonly));
     let readonlys = fsdev.all(b"readonly");
     let bad = |value: &&Value| !value.unknown && boolean(&value.bytes).is_none();
     for value in readonlys.iter().filter(bad).take(FEW) {
         notes.push(Note::Refused(format!("readonly={} is neither on nor off", escape(&value.bytes))));
     }
     let readonly = readonly.and_then(|text| boolean(&text)).unwrap_or(false);
-    let writeout = known(fsdev.get(b"writeout"), &mut notes, Note::Unknown);
+    let writeout = known(fsdev.get(b"writeout"), &mut notes, of(Part::Writeout));
     let of_virtfs = |key: &[u8]| fsdev.is_virtfs() && key == b"mount_tag";
-    let others = fsdev.keys().filter(|key| !of_virtfs(key) && !PARAMETERS.contains(key));
+    let unknown = |key: &&[u8]| more.iter().any(|opt| opt.key == *key);
+    let others = fsdev.keys().filter(|key| !of_virtfs(key) && !PARAMETERS.contains(key) && !unknown(key));
     for key in others.take(FEW) {
         notes.push(Note::Refused(format!("the proxy driver has no parameter {}", escape(key))));
     }
@@ -91,7 +97,7 @@ pub(super) fn with_virtfs_device(mut share: ArgvShare, fsdev: &Fsdev) -> ArgvSha
         notes.push(Note::Refused("-virtfs wants a mount_tag".into()));
     }
     let tag = tag.map(|opt| Value { bytes: opt.value.clone(), unknown: opt.unknown });
-    share.share.mount_tag = checked_tag(known(tag, notes, Note::Unknown), notes);
+    share.share.mount_tag = checked_tag(known(tag, notes, of(Part::Tag)), notes);
     share.share.device = Some(Device { driver: b"virtio-9p-pci".to_vec(), ..Device::default() });
     share
 }
@@ -101,12 +107,17 @@ pub(super) fn with_device(args: &[Arg], mut share: ArgvShare, device: &GuestDevi
     let notes = &mut share.share.notes;
     let mut get = |value: Option<Value>| known(value, notes, Note::UnknownOfDevice);
     let mut described = Device {
-        driver: get(Some(device.driver.clone())).unwrap_or_default(),
+        driver: get(Some(device.driver.clone())).unwrap_or_else(|| device.driver.bytes.clone()),
         id: get(device.id.clone()),
         bus: get(device.get(b"bus").cloned()),
         addr: get(device.get(b"addr").cloned()),
         properties: Vec::new(),
     };
+    // Text that stands for a value stays text: no reader takes it for an address.
+    let own = [("id", device.id.as_ref()), ("bus", device.get(b"bus")), ("addr", device.get(b"addr"))];
+    for (key, value) in own.into_iter().filter_map(|(key, value)| Some((key, value.filter(|v| v.unknown)?))) {
+        described.properties.push((key.as_bytes().to_vec(), value.bytes.clone()));
+    }
     let tag = get(device.get(b"mount_tag").cloned());
     let last: HashMap<_, _> = device.properties.iter().enumerate().map(|(at, (key, _))| (key, at)).collect();
     for (index, (key, value)) in device.properties.iter().enumerate() {
@@ -132,15 +143,23 @@ pub(super) fn with_device(args: &[Arg], mut share: ArgvShare, device: &GuestDevi
     share
 }
 
-fn transport(fsdev: &Fsdev, notes: &mut Vec<Note>) -> Transport {
+/// Whether not even the option's name is known.
+fn has_unknown_key(arg: &Arg, opt: &Opt) -> bool {
+    let end = if opt.form == Form::Keyed { opt.value_range.start } else { opt.range.end };
+    opt.form != Form::Implied
+        && arg.unknown.iter().any(|unknown| unknown.start < end && unknown.end > opt.range.start)
+}
+
+/// `more`: whether options of which the names are not known may say the rest.
+fn transport(fsdev: &Fsdev, more: bool, notes: &mut Vec<Note>) -> Transport {
     if Backend::sought() == Backend::Local {
-        let path = known(fsdev.get(b"path"), notes, Note::Unknown);
+        let path = known(fsdev.get(b"path"), notes, of(Part::Socket));
         return path.map_or(Transport::Unknown(Vec::new()), |path| {
             Transport::Socket(OsString::from_vec(path).into())
         });
     }
     let (socket, fd) = (fsdev.get(b"socket"), fsdev.get(b"sock_fd"));
-    if socket.is_some() == fd.is_some() {
+    if socket.is_some() == fd.is_some() && (socket.is_some() || !more) {
         let said =
             if socket.is_some() { "both a socket and a sock_fd" } else { "neither a socket nor a sock_fd" };
         notes.push(Note::Refused(format!("it has {said}")));
@@ -151,11 +170,11 @@ fn transport(fsdev: &Fsdev, notes: &mut Vec<Note>) -> Transport {
         notes.push(Note::Refused(format!("sock_fd={} is no descriptor", escape(&value.bytes))));
     }
     match (socket, fd) {
-        (Some(socket), _) => match known(Some(socket.clone()), notes, Note::Unknown) {
+        (Some(socket), _) => match known(Some(socket.clone()), notes, of(Part::Socket)) {
             Some(path) => Transport::Socket(OsString::from_vec(path).into()),
             None => Transport::Unknown(socket.bytes),
         },
-        (None, Some(fd)) => match known(Some(fd.clone()), notes, Note::Unknown) {
+        (None, Some(fd)) => match known(Some(fd.clone()), notes, of(Part::Socket)) {
             Some(text) => descriptor(&text).map_or_else(|| Transport::Unknown(text.clone()), Transport::Fd),
             None => Transport::Unknown(fd.bytes),
         },
@@ -177,7 +196,7 @@ fn checked_tag(tag: Option<Vec<u8>>, notes: &mut Vec<Note>) -> Option<Vec<u8>> {
 }
 
 /// The value where all of it is known; a note where it isn't.
-fn known(value: Option<Value>, notes: &mut Vec<Note>, note: fn(Vec<u8>) -> Note) -> Option<Vec<u8>> {
+fn known(value: Option<Value>, notes: &mut Vec<Note>, note: impl Fn(Vec<u8>) -> Note) -> Option<Vec<u8>> {
     let value = value?;
     if value.unknown {
         let note = note(value.bytes);
@@ -187,6 +206,11 @@ fn known(value: Option<Value>, notes: &mut Vec<Note>, note: fn(Vec<u8>) -> Note)
         return None;
     }
     Some(value.bytes)
+}
+
+/// The note of a part of the fsdev.
+fn of(part: Part) -> impl Fn(Vec<u8>) -> Note {
+    move |text| Note::Unknown(part, text)
 }
 
 fn indexes(words: Vec<Word>) -> Vec<usize> {

@@ -7,11 +7,20 @@ use super::{ArgEdit, Splice};
 use crate::share::local::{Options, model_options, path_bytes};
 use crate::share::qemu_opts::{Form, Opt, escape};
 
-/// The edits by which `fsdev`, whose argument is `raw`, becomes a `local` share of `path`.
-pub(super) fn edits(fsdev: &Fsdev, raw: &[u8], path: &Path, options: &Options) -> Vec<ArgEdit> {
+/// The edits by which `fsdev`, whose argument is `raw`, becomes a `local` share of `path`. `readonly`: what the share is
+/// to be; `None` leaves what it says.
+pub(super) fn edits(
+    fsdev: &Fsdev,
+    raw: &[u8],
+    path: &Path,
+    options: &Options,
+    readonly: Option<bool>,
+) -> Vec<ArgEdit> {
     let set_path = fsdev.sets.iter().any(|set| is_transport(&set.key));
     let counting = fsdev.opts.iter().rposition(|opt| is_transport(&opt.key)).filter(|_| !set_path);
     let mut splices = Vec::new();
+    let says = readonly.map(|readonly| if readonly { &b"readonly=on"[..] } else { b"readonly=off" });
+    let added = says.filter(|_| readonly == Some(true) && fsdev.all(b"readonly").is_empty());
     for (index, opt) in fsdev.opts.iter().enumerate() {
         if Some(index) == counting {
             let mut with = b"path=".to_vec();
@@ -22,6 +31,8 @@ pub(super) fn edits(fsdev: &Fsdev, raw: &[u8], path: &Path, options: &Options) -
             splices.push(removal(raw, opt));
         } else if opt.key == b"fsdriver" && opt.form != Form::Flag && opt.value != b"local" {
             splices.push(Splice { range: opt.value_range.clone(), with: b"local".to_vec() });
+        } else if let Some(says) = says.filter(|_| opt.key == b"readonly") {
+            splices.push(Splice { range: opt.range.clone(), with: says.to_vec() });
         }
     }
     if counting.is_none() {
@@ -32,16 +43,22 @@ pub(super) fn edits(fsdev: &Fsdev, raw: &[u8], path: &Path, options: &Options) -
         let with = if ends_open { with.get(1..).unwrap_or_default().to_vec() } else { with };
         splices.push(Splice { range: raw.len()..raw.len(), with });
     }
+    if let Some(says) = added {
+        match splices.last_mut() {
+            Some(last) if last.range.end == raw.len() => last.with.extend([b",", says].concat()),
+            _ => splices.push(Splice { range: raw.len()..raw.len(), with: [b",", says].concat() }),
+        }
+    }
     let mut edits = Vec::new();
     if !splices.is_empty() {
         edits.push(ArgEdit { arg: fsdev.word.value, splices });
     }
-    edits.extend(set_edits(fsdev, path));
+    edits.extend(set_edits(fsdev, path, readonly));
     edits
 }
 
 /// The edits of the `-set`s that speak of the fsdev. Their values are not comma-doubled.
-fn set_edits(fsdev: &Fsdev, path: &Path) -> Vec<ArgEdit> {
+fn set_edits(fsdev: &Fsdev, path: &Path, readonly: Option<bool>) -> Vec<ArgEdit> {
     let edit = |word: super::scan::Word, splices| ArgEdit { arg: word.value, splices };
     let mut edits = Vec::new();
     for set in &fsdev.sets {
@@ -51,6 +68,8 @@ fn set_edits(fsdev: &Fsdev, path: &Path) -> Vec<ArgEdit> {
             edits.push(edit(set.word, vec![key, value(path_bytes(path))]));
         } else if set.key == b"fsdriver" && set.value.bytes != b"local" {
             edits.push(edit(set.word, vec![value(b"local")]));
+        } else if let Some(readonly) = readonly.filter(|_| set.key == b"readonly") {
+            edits.push(edit(set.word, vec![value(if readonly { b"on" } else { b"off" })]));
         }
     }
     edits

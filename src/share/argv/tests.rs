@@ -6,6 +6,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
+use crate::share::local::Options;
 use crate::share::local::{Multidevs, SecurityModel};
 use crate::share::{Device, Transport};
 
@@ -99,7 +100,8 @@ fn argument_lists_read_as_qemu_reads_them() {
         ),
         ("-virtfs proxy,mount_tag=t,socket=/s,readonly=yes", &[&format!("t t /s ro {pci}")]),
         ("-virtfs proxy,mount_tag=t,id=v,sock_fd=3", &[&format!("v t 3 {pci}")]),
-        ("-fsdev proxy,id=f,socket=/s", &["f - /s !no-device"]),
+        ("-fsdev proxy,id=f,socket=/s", &["f - /s !device-elsewhere"]),
+        ("qemu-system-x86_64 -fsdev proxy,id=f,socket=/s", &["f - /s !no-device"]),
         (
             "-fsdev proxy,id=f,socket=/s,,x -device {\"driver\":\"virtio-9p-pci\",\"fsdev\":\"f\",\"mount_tag\":\"t\",\
           \"bus\":\"pci.0\",\"addr\":\"0x5\",\"multifunction\":true}",
@@ -116,7 +118,7 @@ fn argument_lists_read_as_qemu_reads_them() {
         ),
         (
             "-fsdev local,id=f,socket=/s -set fsdev.f.fsdriver=proxy -set fsdev.f.readonly=on",
-            &["f - /s ro !no-device"],
+            &["f - /s ro !device-elsewhere"],
         ),
         (
             "-fsdev proxy,id=f,socket=/s -device virtio-9p-pci -global virtio-9p-device.fsdev=f -global \
@@ -142,12 +144,12 @@ fn argument_lists_read_as_qemu_reads_them() {
         ("-accel devproxy -virtfs local,path=/p,mount_tag=proxy,security_model=none", &[]),
         ("-fsdev", &[]),
         // What QEMU refuses is told, not hidden.
-        ("-fsdev proxy,socket=/s", &[" - /s !refused-by-qemu !no-device"]),
-        ("-fsdev proxy,id=f,socket=/s,sock_fd=3", &["f - /s !refused-by-qemu !no-device"]),
-        ("-fsdev proxy,id=f", &["f - ? !refused-by-qemu !no-device"]),
-        ("-fsdev proxy,id=f,socket=/s,path=/p", &["f - /s !refused-by-qemu !no-device"]),
-        ("-fsdev proxy,id=f,socket=/s,readonly=1", &["f - /s !refused-by-qemu !no-device"]),
-        ("-fsdev proxy,id=f,sock_fd=x", &["f - ?x !refused-by-qemu !no-device"]),
+        ("-fsdev proxy,socket=/s", &[" - /s !refused-by-qemu !device-elsewhere"]),
+        ("-fsdev proxy,id=f,socket=/s,sock_fd=3", &["f - /s !refused-by-qemu !device-elsewhere"]),
+        ("-fsdev proxy,id=f", &["f - ? !refused-by-qemu !device-elsewhere"]),
+        ("-fsdev proxy,id=f,socket=/s,path=/p", &["f - /s !refused-by-qemu !device-elsewhere"]),
+        ("-fsdev proxy,id=f,socket=/s,readonly=1", &["f - /s !refused-by-qemu !device-elsewhere"]),
+        ("-fsdev proxy,id=f,sock_fd=x", &["f - ?x !refused-by-qemu !device-elsewhere"]),
         ("-virtfs proxy,mount_tag=9t,socket=/s", &[&format!("9t 9t /s {pci} !refused-by-qemu")]),
         // What is not statically known.
         (
@@ -159,7 +161,10 @@ fn argument_lists_read_as_qemu_reads_them() {
             &[" t /s [virtio-9p-pci] !unknown-value !unknown-value"],
         ),
         ("-fsdev ${ALL} ${MORE}", &[]),
-        ("sudo -u nobody qemu-system-x86_64 ${ARGS} -fsdev proxy,id=f,socket=/s", &["f - /s !no-device"]),
+        (
+            "sudo -u nobody qemu-system-x86_64 ${ARGS} -fsdev proxy,id=f,socket=/s",
+            &["f - /s !device-elsewhere"],
+        ),
     ];
     for (words, expected) in table {
         assert_eq!(&briefs(words), expected, "{words}");
@@ -183,8 +188,8 @@ fn the_last_name_is_the_guests() {
 fn rewritten(words: &str, options: &Options) -> Result<String, Refusal> {
     let args = line(words);
     let found = shares(&args);
-    let pairs: Vec<_> = found.iter().map(|share| (share, Path::new("/srv/a,b"), *options)).collect();
-    let edits = rewrite(&args, &pairs)?;
+    let pairs: Vec<_> = found.iter().map(|share| (share, Path::new("/srv/a,b"))).collect();
+    let edits = rewrite(&args, &pairs, &Rewrite { local: *options, ..Rewrite::default() })?;
     let value = |(index, arg): (usize, &Arg)| {
         let edit = edits.iter().find(|edit| edit.arg == index);
         String::from_utf8(edit.map_or(arg.value.clone(), |edit| edit.applied(&arg.value))).unwrap()
@@ -250,11 +255,68 @@ fn a_rewrite_in_place_changes_the_fsdev_alone() {
 }
 
 #[test]
+fn what_is_not_known_stays_but_for_the_socket() {
+    let new = "path=/srv,security_model=mapped-xattr";
+    for (words, readonly, expected) in [
+        ("-fsdev proxy,id=f,socket=${S}", None, format!("-fsdev local,id=f,{new}")),
+        ("-fsdev proxy,id=f,socket=${S}", Some(true), format!("-fsdev local,id=f,{new},readonly=on")),
+        ("-fsdev proxy,id=f,socket=${S}", Some(false), format!("-fsdev local,id=f,{new}")),
+        (
+            "-fsdev proxy,id=f,socket=${S},readonly=on",
+            Some(true),
+            format!("-fsdev local,id=f,{new},readonly=on"),
+        ),
+        ("-fsdev proxy,socket=${S},id=f", Some(true), format!("-fsdev local,{new},id=f,readonly=on")),
+        (
+            "-fsdev proxy,id=f,socket=/s,readonly=${RO}",
+            None,
+            format!("-fsdev local,id=f,{new},readonly=${{RO}}"),
+        ),
+        (
+            "-fsdev proxy,id=f,socket=/s,readonly=${RO}",
+            Some(false),
+            format!("-fsdev local,id=f,{new},readonly=off"),
+        ),
+        (
+            "-fsdev proxy,id=f,socket=/s,readonly=${RO}",
+            Some(true),
+            format!("-fsdev local,id=f,{new},readonly=on"),
+        ),
+        ("-fsdev proxy,id=f,socket=/s,${MORE}", None, format!("-fsdev local,id=f,{new},${{MORE}}")),
+        ("-fsdev ${D},id=f,socket=/s", None, format!("-fsdev local,id=f,{new}")),
+        ("-virtfs proxy,mount_tag=f${T},socket=/s", None, format!("-virtfs local,mount_tag=f${{T}},{new}")),
+    ] {
+        let args = line(words);
+        let found = shares(&args);
+        let how = Rewrite {
+            readonly: readonly
+                .map(|readonly| (found[0].share.handle().unwrap(), readonly))
+                .into_iter()
+                .collect(),
+            ..Rewrite::default()
+        };
+        let edits = rewrite(&args, &[(&found[0], Path::new("/srv"))], &how).unwrap();
+        let new = args.iter().enumerate().map(|(at, arg)| {
+            let edit = edits.iter().find(|edit| edit.arg == at);
+            let value = edit.map_or_else(|| arg.value.clone(), |edit| edit.applied(&arg.value));
+            String::from_utf8(value).unwrap()
+        });
+        assert_eq!(new.collect::<Vec<_>>().join(" "), expected, "{words}");
+    }
+}
+
+#[test]
+fn a_read_only_share_is_not_made_writable() {
+    let args = line("-fsdev proxy,id=f,socket=/s,readonly=on");
+    let how = Rewrite { readonly: vec![(b"f".to_vec(), false)], ..Rewrite::default() };
+    let refusal = rewrite(&args, &[(&shares(&args)[0], Path::new("/srv"))], &how).unwrap_err();
+    assert!(refusal.message.contains("read-only"), "{refusal}");
+}
+
+#[test]
 fn doubt_stops_a_rewrite() {
     for (words, why) in [
-        ("-fsdev proxy,id=f,socket=${S}", "${S}"),
-        ("-fsdev proxy,id=f,socket=/s,readonly=${RO}", "${RO}"),
-        ("-fsdev proxy,id=f -set fsdev.f.socket=${S}", "${S}"),
+        ("-fsdev proxy,id=f,${S}", "${S}"),
         ("-fsdev proxy,id=f,socket=/s,readonly=1", "readonly=1"),
         ("-fsdev proxy,id=f,socket=/s,path=/x", "parameter path"),
         ("-fsdev proxy,id=f,socket=/s -fsdev proxy,id=f,socket=/t", "same id"),
@@ -302,7 +364,7 @@ proptest! {
         ];
         let found = shares(&args);
         prop_assume!(found.len() == 1);
-        if let Ok(edits) = rewrite(&args, &[(&found[0], Path::new("/srv/x,y"), Options::default())]) {
+        if let Ok(edits) = rewrite(&args, &[(&found[0], Path::new("/srv/x,y"))], &Rewrite::default()) {
             let after = edits[0].applied(&raw);
             let opts = qemu_opts::parse(&after, &[], Some(b"fsdriver"));
             let value = |key: &[u8]| qemu_opts::last(&opts, key).map(|opt| opt.value.clone());
@@ -332,7 +394,7 @@ proptest! {
     {
         let args: Vec<_> = values.into_iter().map(|value| Arg { value, ..Arg::default() }).collect();
         let found = shares(&args);
-        let pairs: Vec<_> = found.iter().map(|share| (share, Path::new("/x"), Options::default())).collect();
-        let _ = rewrite(&args, &pairs);
+        let pairs: Vec<_> = found.iter().map(|share| (share, Path::new("/x"))).collect();
+        let _ = rewrite(&args, &pairs, &Rewrite::default());
     }
 }

@@ -12,7 +12,7 @@ use crate::report::rows::{FindingRow, bytes, path};
 use crate::share::helper::Helper;
 use crate::share::rewrite::Refusal;
 use crate::share::version::{Backend, Version};
-use crate::share::{ExportFrom, ExportPath, Note, Place, Share, Transport};
+use crate::share::{ExportFrom, ExportPath, Note, Part, Place, Share, Transport};
 use crate::sources::join::{Joined, join};
 use crate::text::{escape, escape_path};
 
@@ -140,9 +140,9 @@ impl Judge {
                 &finding::EXPORT_UNKNOWN,
                 share,
                 format!("nothing says which directory the share {} exports", share.title()),
-                share.handle().map(|name| {
+                share.option("--export", "=PATH").map(|option| {
                     format!(
-                        "pass it: `migrate config --export {name}=PATH`; the audit finds it itself where the helper runs \
+                        "pass it: `migrate config {option}`; the audit finds it itself where the helper runs \
                          (as root) or a file says how it is started"
                     )
                 }),
@@ -152,7 +152,11 @@ impl Judge {
                 about.push(about_share(
                     &finding::EXPORT_AMBIGUOUS,
                     share,
-                    format!("helpers for {} on the socket of the share {}", paths.join(" and "), share.title()),
+                    format!(
+                        "helpers for {} on the socket of the share {}",
+                        paths.join(" and "),
+                        share.title()
+                    ),
                     None,
                 ));
             }
@@ -279,10 +283,13 @@ fn about_note(share: &Share, note: &Note) -> FindingRow {
             &finding::NO_DEVICE,
             format!("no -device names the fsdev {}: the guest never sees it", share.title()),
         ),
-        Note::Unknown(text) => (
-            &finding::UNKNOWN_VALUE,
-            format!("{} in the share {} is not statically known", escape(text), share.title()),
-        ),
+        Note::DeviceElsewhere => {
+            (&finding::DEVICE_ELSEWHERE, format!("no -device here names the fsdev {}", share.title()))
+        }
+        Note::Unknown(part, text) => {
+            let message = format!("{} in the share {} is not statically known", escape(text), share.title());
+            return about_share(&finding::UNKNOWN_VALUE, share, message, remedy_of_unknown(share, *part));
+        }
         Note::UnknownOfDevice(text) => (
             &finding::UNKNOWN_DEVICE_VALUE,
             format!("{} in the device of the share {} is not statically known", escape(text), share.title()),
@@ -296,6 +303,23 @@ fn about_note(share: &Share, note: &Note) -> FindingRow {
         }
     };
     about_share(kind, share, message, None)
+}
+
+/// What to do about a part of a share that is not statically known.
+fn remedy_of_unknown(share: &Share, part: Part) -> Option<String> {
+    let export = share.option("--export", "=PATH")?;
+    let readonly = share.option("--readonly", "")?;
+    let writable = share.option("--writable", "")?;
+    match part {
+        Part::Socket => Some(format!(
+            "pass `migrate config {export}`: the socket goes. If it can hold more than a path, `,readonly=on` for \
+             example, pass {readonly}, too"
+        )),
+        Part::Readonly => Some(format!(
+            "it stays as it is in the file; {readonly} or {writable} of `migrate config` says it for good"
+        )),
+        _ => None,
+    }
 }
 
 fn about_share(kind: &'static Kind, share: &Share, message: String, remedy: Option<String>) -> FindingRow {

@@ -48,8 +48,12 @@ fn found(
     let mut findings = Vec::new();
     let place = Place { file: Some(file.to_owned()), ..Place::default() };
     let within = |table: &str, key: &str| instance.get(table)?.get(key).cloned();
-    let device = String::from_utf8_lossy(&managed.device).into_owned();
-    let device = within("expanded_devices", &device).or_else(|| within("devices", &device));
+    let named = |table: &str| {
+        let devices = instance.get(table)?.as_mapping()?;
+        let is_it = |key: &Value| key.as_str().is_some_and(|name| managed.is_device(name.as_bytes()));
+        devices.iter().find(|(key, _)| is_it(key)).map(|(_, device)| device.clone())
+    };
+    let device = named("expanded_devices").or_else(|| named("devices"));
     if let Some(path) = device.as_ref().and_then(|device| source(base, device, project)) {
         findings.push(Finding {
             kind: &finding::GENERATED_FILE,

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::share::bounds::bounded;
 use crate::share::rewrite::{Refusal, Rewrite};
-use crate::share::{Note, Share, Transport};
+use crate::share::{Share, Transport};
 use crate::sources::templates::refuse_cut;
 use crate::sources::{Beside, Document, Format};
 
@@ -31,6 +31,7 @@ pub fn refusals(
         if let Transport::Socket(path) = &share.transport {
             names.push(path.as_os_str().as_bytes().to_vec());
         }
+        names.extend(share.handle());
         how.exports.extend(names.into_iter().map(|name| (name, "/export".into())));
     }
     let rewrite = |how: &Rewrite| {
@@ -39,26 +40,11 @@ pub fn refusals(
     };
     let refusal = |how: &Rewrite| rewrite(how).err();
     let first = refusal(&how);
-    let each = |share: &Share| {
-        let own = match &first {
-            Some(_) if (2..=MANY).contains(&shares.len()) => {
-                refusal(&Rewrite { only: Some(share.clone()), ..how.clone() })
-            }
-            other => other.clone(),
-        };
-        own.or_else(|| doubtful(share))
+    let each = |share: &Share| match &first {
+        Some(_) if (2..=MANY).contains(&shares.len()) => {
+            refusal(&Rewrite { only: Some(share.clone()), ..how.clone() })
+        }
+        other => other.clone(),
     };
     shares.iter().map(each).collect()
-}
-
-/// A share that no rewrite would have noticed.
-fn doubtful(share: &Share) -> Option<Refusal> {
-    share.notes.iter().find_map(|note| match note {
-        Note::Unknown(text) => Some(Refusal::at(
-            share.place.line,
-            format!("{} is not statically known", crate::text::escape(text)),
-            "write the value itself",
-        )),
-        _ => None,
-    })
 }

@@ -31,7 +31,8 @@ impl Told<'_> {
         let mut out = String::from("\nWhat the rewrite means:\n");
         for finding in &self.edits.findings {
             // Writing to a String does not fail.
-            let _ = writeln!(out, "  {} [{}]", finding.message, finding.kind.id);
+            let remedy = finding.remedy.as_ref().map(|remedy| format!(": {remedy}")).unwrap_or_default();
+            let _ = writeln!(out, "  {}{remedy} [{}]", finding.message, finding.kind.id);
         }
         for moved in &self.edits.moved {
             let _ = writeln!(
@@ -82,7 +83,9 @@ impl Told<'_> {
     fn conversions(&self, by_libvirt: bool) -> Vec<String> {
         let exports: BTreeSet<&Path> = self.moved().map(|moved| moved.export.as_path()).collect();
         let owner = if by_libvirt { Owner::of_libvirt().ok().flatten() } else { None };
-        let argument = owner.as_ref().map_or_else(|| "USER".to_owned(), Owner::argument);
+        let said = super::user::of_file(self.document.bytes);
+        let argument = said.clone().or_else(|| owner.as_ref().map(Owner::argument));
+        let argument = argument.unwrap_or_else(|| "USER".to_owned());
         let mut model = self.how.local.security_model.name().to_owned();
         for (option, mode) in [("fmode", self.how.local.fmode), ("dmode", self.how.local.dmode)] {
             if let Some(mode) = mode {
@@ -98,6 +101,7 @@ impl Told<'_> {
             );
         }
         let who = match &owner {
+            _ if said.is_some() => format!("This file says that QEMU runs as {argument}"),
             Some(owner) => format!("libvirt runs QEMU as {owner} here"),
             None if by_libvirt => {
                 "USER is libvirt's QEMU user (user= in /etc/libvirt/qemu.conf; else libvirt-qemu on Debian and Ubuntu, \

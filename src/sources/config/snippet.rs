@@ -4,32 +4,47 @@ use super::super::managed::Managed;
 use crate::cli::Snippet;
 use crate::share::local::{Unsayable, libvirt_filesystem, qemu_args, readconfig};
 use crate::share::rewrite::{Refusal, Rewrite};
-use crate::share::{Note, Share, argv};
+use crate::share::{Note, Part, Share, argv};
 use crate::text::{escape, shell_word};
 
 /// The `local` equivalents of `shares`.
 pub(super) fn print(form: Snippet, shares: &[Share], how: &Rewrite) -> Result<Vec<u8>, Refusal> {
     let mut out = Vec::new();
     for share in shares {
-        refuse_unknown(share)?;
+        argv::refuse_doubtful(share)?;
         if let Some(managed) = Managed::of(&share.fsdev, share.place.file.as_deref()) {
             return Err(Refusal::at(share.place.line, managed.message(), managed.remedy()));
         }
         let export = how.export_of(share)?;
         let local = how.local_for(&export);
+        if let Some(doubt) = how.doubt(share) {
+            complain!("virtfs-proxy-helper: warning: {}: {}", doubt.message, doubt.remedy());
+        }
+        let share = how.answered(share)?;
         let unsayable =
             |Unsayable(reason)| Refusal::at(share.place.line, reason, "print it with another --to");
         if form == Snippet::Readconfig && !out.is_empty() {
             out.push(b'\n');
         }
+        if form != Snippet::QemuArgs {
+            tell_unknown(&share);
+        }
         match form {
             Snippet::Libvirt => {
-                out.extend(libvirt_filesystem(share, &export, &local).map_err(unsayable)?.into_bytes());
+                let share = as_text(&share);
+                out.extend(libvirt_filesystem(&share, &export, &local).map_err(unsayable)?.into_bytes());
             }
-            Snippet::Readconfig => out.extend(readconfig(share, &export, &local).map_err(unsayable)?),
+            Snippet::Readconfig => {
+                out.extend(readconfig(&as_text(&share), &export, &local).map_err(unsayable)?);
+            }
             Snippet::QemuArgs => {
-                for pair in qemu_args(share, &export, &local).chunks(2) {
-                    let words: Vec<_> = pair.iter().map(|word| shell_word(word)).collect();
+                let marked = Marked::of(&share);
+                let mut words = qemu_args(&marked.share, &export, &local);
+                if let Some(fsdev) = words.get_mut(1) {
+                    fsdev.extend_from_slice(&marked.more);
+                }
+                for pair in words.chunks(2) {
+                    let words: Vec<_> = pair.iter().map(|word| marked.shell_word(word)).collect();
                     out.extend(words.join(&b' '));
                     out.push(b'\n');
                 }
@@ -39,19 +54,128 @@ pub(super) fn print(form: Snippet, shares: &[Share], how: &Rewrite) -> Result<Ve
     Ok(out)
 }
 
-/// A snippet says all of a share, so that all of it must be known.
-fn refuse_unknown(share: &Share) -> Result<(), Refusal> {
-    argv::refuse_doubtful(share)?;
-    let unknown = share.notes.iter().find_map(|note| match note {
-        Note::UnknownOfDevice(text) => Some(text),
-        _ => None,
-    });
-    match unknown {
-        Some(text) => Err(Refusal::at(
-            share.place.line,
-            format!("the device holds {}, and what that stands for is not known here", escape(text)),
-            "write the value itself first",
-        )),
-        None => Ok(()),
+/// The share with the text that stands for an unknown value in its place. Read-only unless the admin says otherwise.
+fn as_text(share: &Share) -> Share {
+    let text = |part| share.unknown(part).map(<[u8]>::to_vec);
+    let mut plain = share.clone();
+    if let Some(id) = text(Part::Id) {
+        plain.fsdev = id;
     }
+    plain.mount_tag = plain.mount_tag.or_else(|| text(Part::Tag)).or_else(|| tag_of_device(share));
+    plain.readonly |= share.unknown(Part::Readonly).is_some();
+    plain
+}
+
+/// The text that stands for the tag of a share's `-device`.
+fn tag_of_device(share: &Share) -> Option<Vec<u8>> {
+    let device = share.device.as_ref()?;
+    let is_other =
+        |text: &Vec<u8>| device.driver == *text || device.properties.iter().any(|(_, value)| value == text);
+    share.notes.iter().find_map(|note| match note {
+        Note::UnknownOfDevice(text) if !is_other(text) => Some(text.clone()),
+        _ => None,
+    })
+}
+
+/// Says which parts of a printed share have to be replaced by hand.
+fn tell_unknown(share: &Share) {
+    for note in &share.notes {
+        match note {
+            Note::Unknown(Part::Socket | Part::Driver, _) => {}
+            Note::Unknown(Part::Readonly, text) => complain!(
+                "virtfs-proxy-helper: warning: whether the share {} is read-only depends on {}: it is printed as \
+                 read-only; --writable prints it as writable",
+                share.title(),
+                escape(text)
+            ),
+            Note::Unknown(_, text) | Note::UnknownOfDevice(text) => complain!(
+                "virtfs-proxy-helper: warning: {} in the share {} is not known here: write its value in its place",
+                escape(text),
+                share.title()
+            ),
+            _ => {}
+        }
+    }
+}
+
+/// A share with marks where a value is not known, which no argument can hold: NUL, a letter, NUL.
+struct Marked {
+    share: Share,
+    /// What follows the fsdev's options.
+    more: Vec<u8>,
+    texts: Vec<Vec<u8>>,
+}
+
+impl Marked {
+    fn of(share: &Share) -> Self {
+        let mut marked = Self { share: share.clone(), more: Vec::new(), texts: Vec::new() };
+        if let Some(id) = share.unknown(Part::Id) {
+            marked.share.fsdev = marked.mark(id);
+        }
+        let tag = share.unknown(Part::Tag).map(<[u8]>::to_vec).or_else(|| tag_of_device(share));
+        if let Some(tag) = tag.filter(|_| share.mount_tag.is_none()) {
+            marked.share.mount_tag = Some(marked.mark(&tag));
+        }
+        for (key, part) in [("readonly", Part::Readonly), ("writeout", Part::Writeout)] {
+            if let Some(text) = share.unknown(part) {
+                let mark = marked.mark(text);
+                marked.more.extend([b",", key.as_bytes(), b"=", &mark].concat());
+            }
+        }
+        let more = share.notes.iter().filter_map(|note| match note {
+            Note::Unknown(Part::More, text) => Some(text),
+            _ => None,
+        });
+        for text in more {
+            let mark = marked.mark(text);
+            marked.more.extend([b",", mark.as_slice()].concat());
+        }
+        let of_device = share.notes.iter().filter_map(|note| match note {
+            Note::UnknownOfDevice(text) => Some(text.clone()),
+            _ => None,
+        });
+        let of_device: Vec<_> = of_device.collect();
+        if let Some(mut device) = marked.share.device.take() {
+            let values = device.properties.iter_mut().map(|(_, value)| value);
+            for value in values.chain([&mut device.driver]).filter(|value| of_device.contains(value)) {
+                *value = marked.mark(value);
+            }
+            marked.share.device = Some(device);
+        }
+        marked
+    }
+
+    fn mark(&mut self, text: &[u8]) -> Vec<u8> {
+        let number = u8::try_from(self.texts.len()).unwrap_or(u8::MAX);
+        self.texts.push(text.to_vec());
+        vec![0, number, 0]
+    }
+
+    /// The word for a shell: what is known is quoted, and a variable stays one.
+    fn shell_word(&self, word: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut rest = word;
+        while let Some(at) = memchr::memchr(0, rest) {
+            let (known, behind) = rest.split_at(at);
+            out.extend(quoted(known));
+            let text = behind.get(1).and_then(|number| self.texts.get(usize::from(*number)));
+            out.extend(text.map(|text| expansion(text)).unwrap_or_default());
+            rest = behind.get(3..).unwrap_or_default();
+        }
+        out.extend(quoted(rest));
+        out
+    }
+}
+
+fn quoted(text: &[u8]) -> Vec<u8> {
+    if text.is_empty() { Vec::new() } else { shell_word(text) }
+}
+
+/// Text that the file's own shell or template fills in.
+fn expansion(text: &[u8]) -> Vec<u8> {
+    let is_shell = memchr::memchr(b'$', text).is_some() && !text.iter().any(|byte| b"\"`\\{ ".contains(byte));
+    if is_shell || text.starts_with(b"${") && text.ends_with(b"}") && !text.contains(&b'"') {
+        return [b"\"", text, b"\""].concat();
+    }
+    shell_word(text)
 }

@@ -271,18 +271,42 @@ pub fn words(file: &[u8], range: Range<usize>) -> Vec<Word> {
     options_apart(&words)
 }
 
-/// How long the name is that stands at `at` as an element by itself: a variable, whose value is not known.
+/// How long the expression is that stands at `at` as an element by itself: a variable, an element of a list, a call. Its
+/// value is not known.
 fn name(file: &[u8], at: usize) -> usize {
-    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.$@%&*>:-".contains(byte);
     let near = file.get(at.saturating_sub(LONGEST)..at).unwrap_or_default();
     let before = near.iter().rev().find(|byte| !byte.is_ascii_whitespace());
     if !matches!(before, Some(b'[' | b'(' | b',')) {
         return 0;
     }
     let rest = file.get(at..).unwrap_or_default();
-    let length = rest.iter().take_while(|byte| is_name(byte)).count();
+    if !rest.first().is_some_and(|byte| byte.is_ascii_alphanumeric() || b"_$@%&*.".contains(byte)) {
+        return 0;
+    }
+    let mut length = 0;
+    while let Some(byte) = rest.get(length) {
+        match byte {
+            b'{' | b'[' | b'(' => match balanced(rest, length).filter(|end| is_plain(rest.get(length..*end)))
+            {
+                Some(end) => length = end,
+                None => return 0,
+            },
+            byte if is_name(byte) => length += 1,
+            _ => break,
+        }
+    }
     let behind = rest.get(length..).unwrap_or_default().trim_ascii_start().first();
     if matches!(behind, Some(b',' | b']' | b')')) { length } else { 0 }
+}
+
+/// Whether what is in brackets holds no argument of its own.
+fn is_plain(text: Option<&[u8]>) -> bool {
+    let text = text.unwrap_or_default();
+    !text.contains(&b'\n')
+        && ![&b"\"-"[..], b"'-", b"proxy", b"local"]
+            .iter()
+            .any(|mark| memchr::memmem::find(text, mark).is_some())
 }
 
 /// The words of a list, in which an option may stand with its value in one literal: `"-fsdev proxy,…"`.

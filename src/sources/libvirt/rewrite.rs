@@ -10,10 +10,10 @@ use super::file::File;
 use super::layout::{Slot, removals};
 use super::spelling::AttributeValue;
 use crate::report::finding::{self, Finding, Kind};
-use crate::share::Share;
 use crate::share::argv::{self, ArgvShare, Spelling as _};
 use crate::share::local::{Filesystem, Unsayable};
 use crate::share::rewrite::{Edit, Edits, Moved, Refusal, Rewrite};
+use crate::share::{Note, Part, Share};
 use crate::text::escape;
 
 /// What becomes of a share.
@@ -44,9 +44,8 @@ pub(super) fn domain(
         edits.findings.extend(shares.first().map(|first| live_dump(domain, first)));
     }
     // This says as well what QEMU would refuse, for all of them.
-    let pairs: Vec<_> =
-        moves.iter().map(|step| (step.found, step.export.as_path(), how.local_for(&step.export))).collect();
-    let in_place = argv::rewrite(&domain.args, &pairs)?;
+    let pairs: Vec<_> = moves.iter().map(|step| (step.found, step.export.as_path())).collect();
+    let in_place = argv::rewrite(&domain.args, &pairs, how)?;
     refuse_taken_tags(domain, &moves)?;
     keep_together(&mut moves, domain, &mut edits.findings);
     name_apart(domain, &mut moves)?;
@@ -61,8 +60,11 @@ pub(super) fn domain(
     edits.edits.extend(put_in(file, domain, &moves));
     edits.moved = moves
         .into_iter()
-        .map(|step| Moved { share: placed(domain, &step.found.share), export: step.export })
-        .collect();
+        .map(|step| {
+            let share = how.answered(&step.found.share)?;
+            Ok(Moved { share: placed(domain, &share), export: step.export })
+        })
+        .collect::<Result<_, Refusal>>()?;
     Ok(edits)
 }
 
@@ -78,10 +80,20 @@ fn plan<'a>(
     let mut moves = Vec::new();
     for found in shares {
         let export = how.export_of(&found.share)?;
-        let way = if how.in_place_args || held {
+        findings.extend(how.doubt(&found.share).map(|mut doubt| {
+            doubt.place.guest.clone_from(&domain.name);
+            doubt
+        }));
+        let answered = how.answered(&found.share)?;
+        // What is not known stays as it is where it stands.
+        let unknown = answered.notes.iter().any(|note| match note {
+            Note::Unknown(part, _) => !matches!(part, Part::Socket | Part::Driver),
+            other => matches!(other, Note::UnknownOfDevice(_)),
+        });
+        let way = if how.in_place_args || held || unknown {
             Way::InPlace
         } else {
-            let (settled, note) = buses.settle(&found.share);
+            let (settled, note) = buses.settle(&answered);
             match Filesystem::of(&settled, &export, &how.local_for(&export)) {
                 Ok(filesystem) => {
                     if let Some(note) = note {

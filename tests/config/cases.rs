@@ -1,0 +1,200 @@
+//! Small files that once were rewritten wrongly, and what becomes of them.
+
+use std::fs;
+use std::process::Output;
+
+use super::{config, text};
+
+/// Rewrites a file of this name and content.
+fn rewritten(name: &str, content: &str, options: &[&str]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(name);
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, content).unwrap();
+    let file = file.to_str().unwrap().to_owned();
+    let output = config(options.iter().map(|option| (*option).to_owned()).chain([file.clone()]), b"");
+    assert_eq!(fs::read(&file).unwrap(), content.as_bytes());
+    output
+}
+
+const LOCAL: &str = "path=/srv/n,security_model=mapped-xattr";
+
+#[test]
+fn a_templates_expression_goes_as_a_whole() {
+    for (name, content, socket) in [
+        ("a.yml", "a: \"-fsdev proxy,id=n,@ -device virtio-9p-pci,fsdev=n,mount_tag=t\"\n", "{{ sock }}"),
+        (
+            "a.yml",
+            "a: '-fsdev proxy,id=n,@ -device virtio-9p-pci,fsdev=n,mount_tag=t'\n",
+            "{{ vm.sock | default('/x y') }}",
+        ),
+        (
+            "a.json",
+            "{\"a\": \"-fsdev proxy,id=n,@ -device virtio-9p-pci,fsdev=n,mount_tag=t\"}\n",
+            "{{ sock }}",
+        ),
+        ("a.sh.erb", "qemu -fsdev proxy,id=n,@ -device virtio-9p-pci,fsdev=n,mount_tag=t\n", "<%= @sock %>"),
+        (
+            "a.service",
+            "[Service]\nExecStart=/q -fsdev proxy,id=n,@ -device virtio-9p-pci,fsdev=n,mount_tag=t\n",
+            "{{ sock }}",
+        ),
+        ("vm.j2", "X=\"-fsdev proxy,id=n,@ -device virtio-9p-pci,fsdev=n,mount_tag=t\"\n", "{{ sock }}"),
+        (
+            "a.tf",
+            "a = \"-fsdev proxy,id=n,@ -device virtio-9p-pci,fsdev=n,mount_tag=t\"\n",
+            "${join(\"/\", [a, b])}",
+        ),
+    ] {
+        let output =
+            rewritten(name, &content.replace('@', &format!("socket={socket}")), &["--export", "n=/srv/n"]);
+        if output.status.success() {
+            let expected = content.replace("proxy", "local").replace('@', LOCAL);
+            assert_eq!(text(&output.stdout), expected, "{name}");
+            assert!(text(&output.stderr).contains("--readonly"), "{name}");
+        } else {
+            assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_condition_of_a_template_is_not_torn() {
+    let content = "qemu -virtfs proxy,id=n,socket=/a{% if ro %},readonly=on{% endif %},mount_tag=t\n";
+    let output = rewritten("a.sh", content, &["--export", "t=/srv/n"]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_socket_in_a_variable_goes_where_the_admin_says_so() {
+    for (content, tag) in [
+        (
+            "#!/bin/sh\n: ${SOCK:=/run/x.sock}\nqemu-system-x86_64 -virtfs proxy,socket=$SOCK,mount_tag=w\n",
+            "w",
+        ),
+        ("#!/bin/sh\nqemu -virtfs \"proxy,socket=${SOCK},mount_tag=w\"\n", "w"),
+        ("#!/bin/sh\nqm set 100 --args \"-virtfs proxy,socket=$SOCK,mount_tag=w\"\n", "w"),
+        ("#!/bin/sh\nqemu -virtfs proxy,socket=$SOCK,mount_tag=$TAG\n", "$TAG"),
+    ] {
+        let export = format!("{tag}=/srv/n");
+        let socket = if content.contains("${SOCK}") { "socket=${SOCK}" } else { "socket=$SOCK" };
+        let local = content.replace("proxy", "local");
+        for (options, share) in [(vec![], LOCAL.to_owned()), (vec!["--writable", tag], LOCAL.to_owned())] {
+            let options: Vec<_> = ["--export", &export].into_iter().chain(options).collect();
+            let output = rewritten("vm.sh", content, &options);
+            assert_eq!(text(&output.stdout), local.replace(socket, &share), "{}", text(&output.stderr));
+            let warned = text(&output.stderr).contains("would become writable");
+            assert_eq!(warned, options.len() == 2, "{}", text(&output.stderr));
+        }
+        let output = rewritten("vm.sh", content, &["--export", &export, "--readonly", tag]);
+        assert!(text(&output.stdout).contains("readonly=on"), "{}", text(&output.stderr));
+        let output = rewritten("vm.sh", content, &["--export", &export, "--to", "qemu-args"]);
+        assert!(text(&output.stdout).contains(LOCAL), "{}", text(&output.stderr));
+        // Nobody has said what it exports: the refusal says how.
+        let output = rewritten("vm.sh", content, &[]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains("--export"), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn readonly_elsewhere_in_the_file_asks_for_an_answer() {
+    let content =
+        "#!/bin/sh\n[ -n \"$S\" ] || S=/run/a,readonly=on\nqemu -virtfs proxy,socket=$S,mount_tag=t\n";
+    let output = rewritten("vm.sh", content, &["--export", "t=/srv/n"]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    assert!(text(&output.stderr).contains("--readonly t or --writable t"), "{}", text(&output.stderr));
+    let output = rewritten("vm.sh", content, &["--export", "t=/srv/n", "--readonly", "t"]);
+    assert!(
+        text(&output.stdout).contains("readonly=on,mount_tag=t")
+            || text(&output.stdout).contains("mount_tag=t,readonly=on")
+    );
+}
+
+#[test]
+fn a_printed_share_keeps_its_variables() {
+    let content = "#!/bin/sh\nqemu -fsdev proxy,id=n,socket=/a,readonly=$RO -device virtio-9p-pci,fsdev=n,mount_tag=$TAG,bus=$BUS\n";
+    let output = rewritten("vm.sh", content, &["--export", "n=/srv/$x", "--to", "qemu-args"]);
+    let printed = text(&output.stdout);
+    for part in [
+        "'local,id=n,path=/srv/$x,security_model=mapped-xattr,readonly='\"$RO\"",
+        "mount_tag=\"$TAG\"",
+        "bus=\"$BUS\"",
+    ] {
+        assert!(printed.replace("'\"", "\"").contains(&part.replace("'\"", "\"")), "{printed}");
+    }
+    for form in ["readconfig", "libvirt"] {
+        let content = content.replace(",bus=$BUS", "");
+        let output = rewritten("vm.sh", &content, &["--export", "n=/srv/n", "--to", form]);
+        assert!(output.status.success(), "{form}: {}", text(&output.stderr));
+        assert!(text(&output.stdout).contains("readonly"), "{form}");
+    }
+}
+
+#[test]
+fn a_dollar_of_a_recipe_is_doubled() {
+    let content = "run:\n\tqemu-system-x86_64 -fsdev proxy,id=n,socket=/run/n.sock -device virtio-9p-pci,fsdev=n,mount_tag=n\n";
+    let output = rewritten("Makefile", content, &["--export", "n=/srv/$HOME"]);
+    let expected = content
+        .replace("proxy", "local")
+        .replace("socket=/run/n.sock", "path=/srv/\\$$HOME,security_model=mapped-xattr");
+    assert_eq!(text(&output.stdout), expected, "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_listing_of_processes_is_not_rewritten() {
+    let content = "USER PID COMMAND\nroot 930 /usr/bin/qemu-system-x86_64 -virtfs proxy,id=d,socket=/run/d.sock,mount_tag=d\n";
+    let output = rewritten("ps_auxwww", content, &["--export", "d=/srv/d"]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    assert!(text(&output.stderr).contains("rewrite what starts them"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn empty_input_is_no_success() {
+    for content in ["", "\n", " \n\t\n"] {
+        for options in [&[][..], &["--check"], &["--diff"], &["--to", "libvirt"]] {
+            let output = config(options.iter().chain(&["-"]), content.as_bytes());
+            assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{options:?}");
+            assert!(text(&output.stderr).contains("it is empty"));
+        }
+        assert_eq!(rewritten("vm.xml", content, &[]).status.code(), Some(1));
+    }
+}
+
+#[test]
+fn libvirts_own_files_are_not_edited() {
+    let (sample, _) = super::in_place::sample();
+    let sample = text(&sample);
+    let generated = format!(
+        "<!--\nWARNING: THIS IS AN AUTO-GENERATED FILE. CHANGES TO IT ARE LIKELY TO BE\nOVERWRITTEN AND LOST. Changes to this xml configuration should be made using:\n  virsh edit web\n-->\n{sample}"
+    );
+    for (name, content) in [
+        (".config/libvirt/qemu/web.xml", &sample),
+        ("etc/libvirt/qemu/web.xml", &sample),
+        ("web.xml", &generated),
+    ] {
+        let output = rewritten(name, content, &["--in-place"]);
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        let said = text(&output.stderr);
+        assert!(
+            said.contains("virsh define") && said.contains("dumpxml --inactive --security-info web"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn the_user_of_qemu_is_filled_in() {
+    let content = "qemu -runas games -virtfs proxy,id=n,socket=/a,mount_tag=n\n";
+    let output = rewritten("vm.sh", content, &["--export", "n=/srv/n"]);
+    assert!(text(&output.stderr).contains("--owner games"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn printed_options_are_quoted_for_a_shell() {
+    for (tag, option) in [("share 102", "--export 'share 102'=PATH"), ("-e", "--export=-e=PATH")] {
+        let content = format!("qemu -virtfs \"proxy,id=n,socket=/a,mount_tag={tag}\"\n");
+        let output = rewritten("vm.sh", &content, &[]);
+        assert!(text(&output.stderr).contains(option), "{}", text(&output.stderr));
+    }
+}
