@@ -94,6 +94,7 @@ pub fn run(args: HelperArgs) -> Outcome {
 /// The start-up order. Everything that can fail does so before the daemon is ready, and so before its parent exits.
 fn start(settings: &Settings) -> Result<Outcome> {
     close_inherited(settings)?;
+    signals::ignore_file_size()?;
     let inherited = Source::inherited(settings)?;
     let parent = if settings.foreground {
         notify::stay()?

@@ -37,6 +37,7 @@ pub mod text;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ContextValue;
 
 use exit::Outcome;
 
@@ -45,6 +46,7 @@ pub fn run() -> ExitCode {
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let error = escape_values(error);
             // Nobody is left to tell when printing the usage fails.
             let _ = error.print();
             return if error.use_stderr() { Outcome::Usage } else { Outcome::Clean }.into();
@@ -56,4 +58,23 @@ pub fn run() -> ExitCode {
         None => helper::run(cli.helper),
     }
     .into()
+}
+
+/// Escapes the control characters of the words that a message repeats: none may start a line of its own or reach a terminal.
+fn escape_values(mut error: clap::Error) -> clap::Error {
+    let safe = |text: &String| text::escape(text.as_bytes()).into_owned();
+    let values: Vec<_> = error
+        .context()
+        .filter_map(|(kind, value)| match value {
+            ContextValue::String(value) => Some((kind, ContextValue::String(safe(value)))),
+            ContextValue::Strings(values) => {
+                Some((kind, ContextValue::Strings(values.iter().map(safe).collect())))
+            }
+            _ => None,
+        })
+        .collect();
+    for (kind, value) in values {
+        error.insert(kind, value);
+    }
+    error
 }

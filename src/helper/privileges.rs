@@ -7,6 +7,8 @@ use anyhow::{Context, Result, bail};
 use caps::{CapSet, Capability};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::text::escape;
+
 /// The capabilities that requests need, and what fails without each.
 const NEEDED: [(Capability, &str); 7] = [
     (Capability::CAP_CHOWN, "chown by the guest"),
@@ -70,11 +72,11 @@ impl FromStr for Kept {
             let (add, name) = match (change.strip_prefix('+'), change.strip_prefix('-')) {
                 (Some(name), _) => (true, name),
                 (_, Some(name)) => (false, name),
-                _ => bail!("'{change}' is neither +CAPABILITY nor -CAPABILITY"),
+                _ => bail!("'{}' is neither +CAPABILITY nor -CAPABILITY", escape(change.as_bytes())),
             };
             let full = format!("CAP_{}", name.to_ascii_uppercase().trim_start_matches("CAP_"));
             let capability = Capability::from_str(&full)
-                .map_err(|_| anyhow::anyhow!("there is no capability '{name}'"))?;
+                .map_err(|_| anyhow::anyhow!("there is no capability '{}'", escape(name.as_bytes())))?;
             if add {
                 kept.0.insert(capability);
             } else {

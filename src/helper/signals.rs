@@ -167,6 +167,11 @@ pub fn end_when_lost(signal: Signal) -> Result<()> {
     install(signal, &SigAction::new(SigHandler::Handler(on_lost), SaFlags::empty(), SigSet::empty()))
 }
 
+/// A file that would be larger than `ulimit -f` allows is `EFBIG`, and not this process's end.
+pub fn ignore_file_size() -> Result<()> {
+    install(Signal::SIGXFSZ, &SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty()))
+}
+
 /// SIGHUP leaves the daemon be.
 pub fn ignore_hangup() -> Result<()> {
     install(Signal::SIGHUP, &SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty()))

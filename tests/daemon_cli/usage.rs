@@ -209,3 +209,22 @@ fn output_that_cannot_be_written_is_an_error_and_no_panic() {
         assert!(mute.code().is_some_and(|status| status != 101), "{args}: {mute:?}");
     }
 }
+
+#[test]
+fn a_message_about_the_command_line_repeats_no_control_character() {
+    for words in [
+        &["--no-such\noption\x1b[2J"][..],
+        &["-f", "1\n2\x1b[2J"],
+        &["--sandbox", "a\nb\x1b[2J"],
+        &["--modcaps", "a\nb\x1b[2J"],
+        &["--modcaps", "+a\nb\x1b[2J"],
+        &["migrate", "no\nsuch\x1b[2J"],
+        &["migrate", "audit", "--format", "a\nb\x1b[2J"],
+        &["migrate", "check", "a", "b\nc\x1b[2J"],
+    ] {
+        let output = Command::new(program::ours()).args(words).output().expect("our program");
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {said}");
+        assert!(!said.contains('\x1b') && said.contains(r"\x1b[2J"), "{words:?}: {said}");
+    }
+}

@@ -345,3 +345,18 @@ fn a_signal_between_requests_tears_none_apart() {
         assert_eq!(made, done, "a directory was made and nobody told, or the other way round");
     }
 }
+
+#[test]
+fn a_file_larger_than_the_limit_is_an_error_and_no_end() {
+    for options in [&[][..], &["--persistent"]] {
+        let dir = program::scratch();
+        Owned::below(dir.path()).dir("export", 0o755, 0, 0).file("export/file", b"content", 0o644, 0, 0);
+        let socket = dir.path().join("socket");
+        let mut launch = ours(&dir.path().join("export"), "namespace");
+        launch = options.iter().fold(launch, program::Launch::option);
+        let _running = launch.under(["prlimit", "--fsize=4096", "--"]).by_socket(&socket);
+        let mut client = Client::connect_soon(&socket);
+        client.ask(&ask::truncate(b"/file", 1 << 20)).fails(nix::errno::Errno::EFBIG);
+        works(&mut client);
+    }
+}
