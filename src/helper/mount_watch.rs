@@ -153,6 +153,16 @@ impl Watched {
         }
     }
 
+    /// Moves the connection to the lowest descriptor that is free, so that the two of a pinned open are neighbours, which one
+    /// system call closes.
+    pub fn settle(&mut self) {
+        if let Ok(lowest) = self.connection.try_clone()
+            && lowest.as_raw_fd() < self.connection.as_raw_fd()
+        {
+            self.connection = lowest;
+        }
+    }
+
     /// Ends the watcher, for a process that does not go on to serve.
     pub fn end(self) {
         let Self { connection, pid } = self;

@@ -94,6 +94,9 @@ pub use super::break_in::stands;
 pub fn serve(client: Client, confined: &mut Confined) -> Outcome {
     let Client { socket, peer } = client;
     log::info!("client connected: {peer}");
+    if let Some(watched) = &mut confined.watched {
+        watched.settle();
+    }
     if let Err(error) = confined.filter.install() {
         log::error!("cannot serve a client: {error:#}");
         return Outcome::Failure;
