@@ -12,7 +12,7 @@
 //! | [`survey`], [`filesystem`], [`mounts`], [`idmap`] | what an export holds, and what it lies on |
 //! | [`mod@check`] | whether an export can move, and at what price |
 //! | [`mod@verify`] | a conversion proved against its journal |
-//! | [`live`] | who has an export open |
+//! | [`live`], [`neighbours`] | who has an export open, and who else is configured to use it |
 //! | [`owner`] | the user that QEMU runs as |
 //! | [`mod@manifest`], [`acl`] | a tree as text |
 
@@ -33,6 +33,7 @@ pub mod manifest;
 pub mod mapped_file;
 pub mod mapped_xattr;
 pub mod mounts;
+pub mod neighbours;
 pub mod origins;
 pub mod owner;
 pub mod passthrough;

@@ -13,6 +13,7 @@ use super::filesystem::{self, Attributes, Filesystem};
 use super::form::Model;
 use super::idmap;
 use super::live::{self, Live, Role};
+use super::neighbours::{self, Mention};
 use super::owner::Owner;
 use super::survey::{self, Survey};
 use super::tree::Tree;
@@ -48,6 +49,8 @@ pub struct Facts {
     pub survey: Survey,
     /// Who has it open.
     pub live: Live,
+    /// Who else is configured to use it.
+    pub mentions: Vec<Mention>,
     /// Who QEMU will run as, where that is known.
     pub owner: Option<Owner>,
     /// The first directory that keeps that user out, and why.
@@ -95,6 +98,7 @@ impl Facts {
         };
         Ok(Self {
             system: system::reasons(&path),
+            mentions: neighbours::mentions(Path::new("/"), &path),
             export: path,
             tree,
             filesystem,

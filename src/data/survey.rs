@@ -26,6 +26,9 @@ const COMPARED: u64 = 4096;
 /// How XFS shows its ACLs besides: its own form of them.
 const XFS_ACLS: [&[u8]; 2] = [b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"];
 
+/// For how many days a change is recent.
+pub const RECENT_DAYS: u64 = 7;
+
 /// How many files that may be journals are looked at.
 const JOURNALS: usize = 64;
 
@@ -70,6 +73,8 @@ pub struct Survey {
     pub bytes: u64,
     /// Entries of each owner and group.
     pub owners: BTreeMap<(u32, u32), u64>,
+    /// Files of each owner whose content changed in the last [`RECENT_DAYS`] days.
+    pub recent: BTreeMap<u32, u64>,
     /// Entries of owners beyond those told apart.
     pub other_owners: u64,
     /// Entries with an ACL.
@@ -146,6 +151,9 @@ impl Survey {
             *self.owners.entry(owner).or_default() += count;
         }
         self.other_owners += other.other_owners;
+        for (owner, count) in other.recent {
+            *self.recent.entry(owner).or_default() += count;
+        }
         self.lower += other.lower;
         self.lower_bytes += other.lower_bytes;
         self.acls += other.acls;
@@ -218,12 +226,16 @@ pub(super) struct Surveyor<'s> {
     tree: &'s Tree,
     filesystem: &'s Filesystem,
     links: &'s Links,
+    /// From when on a change is recent: seconds since 1970.
+    recently: i64,
 }
 
 impl<'s> Surveyor<'s> {
     /// A surveyor of `tree`, which lies on `filesystem`.
     pub(super) fn new(tree: &'s Tree, filesystem: &'s Filesystem, links: &'s Links) -> Self {
-        Self { survey: Survey::default(), tree, filesystem, links }
+        let days = i64::try_from(RECENT_DAYS).unwrap_or_default();
+        let now = i64::try_from(super::journal::now()).unwrap_or(i64::MAX);
+        Self { survey: Survey::default(), tree, filesystem, links, recently: now - days * 86_400 }
     }
 }
 
@@ -275,6 +287,10 @@ impl Surveyor<'_> {
             *survey.owners.entry(owner).or_default() += 1;
         } else {
             survey.other_owners += 1;
+        }
+        let is_recent = inode.kind() == Some(Kind::File) && inode.modified.seconds > self.recently;
+        if is_recent && (survey.recent.len() < DISTINCT || survey.recent.contains_key(&inode.uid)) {
+            *survey.recent.entry(inode.uid).or_default() += 1;
         }
         if survey.sets.len() < DISTINCT {
             survey.sets.insert((inode.uid, inode.gid, inode.mode));
@@ -355,6 +371,8 @@ impl Surveyor<'_> {
                 mapped = true;
             } else if bytes.starts_with(b"user.") {
                 heavy = true;
+            } else if bytes.starts_with(b"trusted.virtfs-") {
+                // The mark of a conversion's journal, and what a rollback keeps: our own.
             } else if XFS_ACLS.contains(&bytes) {
                 // The same ACL a second time.
                 acl = true;

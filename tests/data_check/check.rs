@@ -291,6 +291,18 @@ fn mounts_elsewhere_of_the_same_files_are_found() {
 }
 
 #[test]
+fn units_that_name_the_export_are_found() {
+    let stage = Stage::new();
+    stage.file("a");
+    let setup = "mount -t tmpfs none /etc/systemd/system
+        printf '[Service]\nExecStart=/usr/bin/tar -C %s -cf /backup.tar .\n' \"$0\" >/etc/systemd/system/backup.service";
+    let report = stage.check_after(setup, &[ME]);
+    let unit = Path::new("/etc/systemd/system/backup.service");
+    report.says("export-in-use", unit, &format!("a systemd unit uses '{}'", stage.export.display()), 3);
+    assert_eq!(report.document["findings"][0]["line"], 2);
+}
+
+#[test]
 fn a_filesystem_without_user_xattrs_means_mapped_file() {
     let stage = Stage::new();
     let report = stage.check_after("mount -t ramfs none \"$0\"", &[ME]);
@@ -363,7 +375,7 @@ fn files_of_host_accounts_are_counted() {
     let stage = Stage::new();
     chown(stage.file("a"), Some(1), Some(0)).unwrap();
     chown(stage.file("b"), Some(54321), Some(0)).unwrap();
-    stage.check(&[ME]).says("host-accounts", &stage.export, "daemon (1)", 0);
+    stage.check(&[ME]).says("host-accounts", &stage.export, "daemon (1, 1 changed in the last 7 days)", 0);
     assert_eq!(stage.check(&["--owner=daemon"]).findings(), vec![], "these are QEMU's own");
 }
 

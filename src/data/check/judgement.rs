@@ -10,7 +10,7 @@ use super::{Facts, earlier};
 use crate::data::filesystem::Attributes;
 use crate::data::form::Model;
 use crate::data::live::Live;
-use crate::data::survey::Group;
+use crate::data::survey::{Group, RECENT_DAYS};
 use crate::report::check::{PriceRow, bytes, counted};
 use crate::report::finding::{self, Finding, Kind};
 use crate::share::Place;
@@ -58,6 +58,10 @@ pub fn system(export: &Path, reasons: &[String]) -> Option<Finding> {
     })
 }
 
+/// What helps where others than the guest use an export.
+const NEIGHBOURS: &str = "after a conversion only QEMU's user can use these files: let a group in by --owner=USER:GROUP --fmode=0640 --dmode=0750, or \
+                          move the guest to virtiofs, which needs no conversion; agree with --accept=export-in-use";
+
 struct Judge<'f> {
     facts: &'f Facts,
     found: Vec<Finding>,
@@ -99,6 +103,13 @@ impl Judge<'_> {
 
     fn users(&mut self) {
         self.found.extend(live(&self.facts.export, &self.facts.live));
+        for mention in &self.facts.mentions {
+            let place =
+                Place { file: Some(mention.file.clone()), line: Some(mention.line), ..Place::default() };
+            let message = format!("{} uses '{}'", mention.what, text::escape_path(&mention.path));
+            let remedy = Some(NEIGHBOURS.to_owned());
+            self.found.push(Finding { kind: &finding::EXPORT_IN_USE, place, message, remedy, subject: None });
+        }
     }
 
     fn filesystem(&mut self, model: Model, asked: bool, price: &PriceRow) {
@@ -172,7 +183,13 @@ impl Judge<'_> {
         let accounts: Vec<_> = super::owner_rows(&facts.survey)
             .into_iter()
             .filter(|row| row.uid != 0 && owner.is_none_or(|owner| owner.uid != row.uid))
-            .filter_map(|row| Some(format!("{} ({})", row.user?, row.entries)))
+            .filter_map(|row| {
+                let recent = match facts.survey.recent.get(&row.uid) {
+                    Some(count) => format!(", {count} changed in the last {RECENT_DAYS} days"),
+                    None => String::new(),
+                };
+                Some(format!("{} ({}{recent})", row.user?, row.entries))
+            })
             .collect();
         if !accounts.is_empty() {
             let message = format!("files belong to accounts of this host: {}", accounts.join(", "));

@@ -1,0 +1,205 @@
+//! Who else on this host is configured to use an export: NFS and Samba servers, bind mounts, units, containers, other guests,
+//! web servers, backup jobs.
+//!
+//! Over the proxy the host's files had real owners. Once they are converted they belong to QEMU's user, and whoever else was
+//! configured to use them can't. What is found here is found by its path alone, in the files where such things are configured.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+/// A line of a configuration file that names the export, something in it or a directory around it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mention {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, from 1.
+    pub line: u64,
+    /// What is configured there.
+    pub what: &'static str,
+    /// The path that is named.
+    pub path: PathBuf,
+}
+
+/// Where things are configured that use directories.
+struct Source {
+    /// A file, or a directory that is looked through.
+    path: &'static str,
+    /// How names of files end there, of which the others are left out.
+    suffixes: &'static [&'static str],
+    what: &'static str,
+    /// Whether naming a directory around the export means all that is in it.
+    whole: bool,
+}
+
+const fn source(
+    path: &'static str,
+    suffixes: &'static [&'static str],
+    what: &'static str,
+    whole: bool,
+) -> Source {
+    Source { path, suffixes, what, whole }
+}
+
+const UNITS: &[&str] = &[".service", ".mount", ".automount", ".path", ".timer", ".socket", ".conf"];
+const QUADLETS: &[&str] = &[".container", ".volume", ".pod", ".kube", ".yml", ".yaml"];
+
+/// All of them.
+const SOURCES: [Source; 22] = [
+    source("etc/exports", &[], "an NFS export", true),
+    source("etc/exports.d", &[".exports"], "an NFS export", true),
+    source("etc/samba", &[".conf"], "a Samba share", true),
+    source("etc/fstab", &[], "a mount", false),
+    source("etc/systemd/system", UNITS, "a systemd unit", false),
+    source("run/systemd/system", UNITS, "a systemd unit", false),
+    source("usr/lib/systemd/system", UNITS, "a systemd unit", false),
+    source("etc/containers/systemd", QUADLETS, "a container", true),
+    source("var/lib/docker/containers", &["config.v2.json", "hostconfig.json"], "a Docker container", true),
+    source("var/lib/containers/storage/overlay-containers", &["config.json"], "a Podman container", true),
+    source("etc/libvirt/qemu", &[".xml"], "another share of a guest of libvirt's", true),
+    source("etc/pve/qemu-server", &[".conf"], "another share of a guest of Proxmox's", true),
+    source("etc/pve/lxc", &[".conf"], "a container of Proxmox's", true),
+    source("etc/nginx", &[], "a web server", false),
+    source("etc/apache2", &[".conf", ".load"], "a web server", false),
+    source("etc/httpd", &[".conf"], "a web server", false),
+    source("etc/rsyncd.conf", &[], "an rsync module", true),
+    source("etc/vsftpd.conf", &[], "an FTP server", true),
+    source("etc/crontab", &[], "a cron job", false),
+    source("etc/cron.d", &[], "a cron job", false),
+    source("var/spool/cron", &[], "a cron job", false),
+    source("etc/borgmatic", &[".yaml", ".yml"], "a backup job", true),
+];
+
+/// How many lines are told.
+const TOLD: usize = 50;
+/// How deep directories are looked through.
+const DEPTH: usize = 4;
+/// How many bytes of a file are read.
+const LONGEST: u64 = 1 << 20;
+
+/// The lines of the files below `root` (`/`, but for tests) that name `export`, which is free of symbolic links.
+pub fn mentions(root: &Path, export: &Path) -> Vec<Mention> {
+    let mut found = Vec::new();
+    for source in &SOURCES {
+        let path = root.join(source.path);
+        look(&path, source, DEPTH, &mut |file, text| {
+            // A file may be named by several ways.
+            if found.iter().any(|mention: &Mention| mention.file == file) {
+                return;
+            }
+            for (number, line) in (1..).zip(text.split(|&byte| byte == b'\n')) {
+                let Some(path) = named(line, export, source.whole) else { continue };
+                if found.len() < TOLD {
+                    found.push(Mention { file: file.to_path_buf(), line: number, what: source.what, path });
+                }
+            }
+        });
+    }
+    found
+}
+
+fn look(path: &Path, source: &Source, depth: usize, met: &mut dyn FnMut(&Path, &[u8])) {
+    let Ok(metadata) = path.metadata() else { return };
+    if metadata.is_dir() && depth > 0 {
+        let Ok(entries) = fs::read_dir(path) else { return };
+        let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        paths.sort();
+        for path in paths {
+            look(&path, source, depth - 1, met);
+        }
+        return;
+    }
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let is_meant =
+        source.suffixes.is_empty() || source.suffixes.iter().any(|suffix| name.ends_with(suffix.as_bytes()));
+    if !metadata.is_file() || !is_meant {
+        return;
+    }
+    let mut text = Vec::new();
+    if File::open(path).is_ok_and(|file| file.take(LONGEST).read_to_end(&mut text).is_ok()) {
+        met(path, &text);
+    }
+}
+
+/// The path in a line that is the export, in it or (with `whole`) around it.
+fn named(line: &[u8], export: &Path, whole: bool) -> Option<PathBuf> {
+    let line = line.trim_ascii_start();
+    // The helper serves the share itself, which is another finding.
+    let is_helper = line.windows(19).any(|window| window == b"virtfs-proxy-helper");
+    if line.starts_with(b"#") || line.starts_with(b";") || is_helper {
+        return None;
+    }
+    let is_end = |byte: &u8| byte.is_ascii_whitespace() || b"\"'`,:;=<>()[]{}|&$*?".contains(byte);
+    line.split(is_end).filter(|word| word.first() == Some(&b'/')).find_map(|word| {
+        let path: PathBuf = Path::new(OsStr::from_bytes(word)).components().collect();
+        let is_around = whole && path.components().count() > 1 && export.starts_with(&path);
+        (path.starts_with(export) || is_around).then_some(path)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn lines_name_an_export_by_whole_components() {
+        for (line, whole, expected) in [
+            ("/srv/share *(rw)", true, Some("/srv/share")),
+            ("/srv  *(rw)", true, Some("/srv")),
+            ("/srv  *(rw)", false, None),
+            ("/ *(ro)", true, None),
+            ("/srv/shareother *(rw)", true, None),
+            ("   path = /srv/share/", true, Some("/srv/share")),
+            ("# /srv/share *(rw)", true, None),
+            ("; path = /srv/share", true, None),
+            ("  <source dir='/srv/share/sub'/>", true, Some("/srv/share/sub")),
+            ("Volume=/srv/share:/data:Z", true, Some("/srv/share")),
+            ("/srv/share /mnt none bind 0 0", false, Some("/srv/share")),
+            ("ExecStart=/usr/bin/tar -C /srv/share -cf /backup.tar .", false, Some("/srv/share")),
+            ("ExecStart=/usr/bin/virtfs-proxy-helper -p /srv/share", false, None),
+            (r#""Binds":["/srv/share:/data"]"#, true, Some("/srv/share")),
+        ] {
+            let found = named(line.as_bytes(), Path::new("/srv/share"), whole);
+            assert_eq!(found.as_deref(), expected.map(Path::new), "{line}");
+        }
+    }
+
+    #[test]
+    fn files_below_a_root_are_looked_through() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("etc/exports", "# comment\n/srv/share host(rw)\n");
+        write("etc/samba/smb.conf", "[global]\n[share]\n\tpath = /srv\n");
+        write("etc/systemd/system/backup.service.d/more.conf", "[Service]\nReadOnlyPaths=/srv/share\n");
+        write("etc/systemd/system/backup.txt", "/srv/share\n");
+        write("etc/libvirt/qemu/other.xml", "<domain>\n<source dir='/srv/share'/>\n</domain>\n");
+        let found = mentions(root.path(), Path::new("/srv/share"));
+        let found: Vec<_> = found
+            .iter()
+            .map(|of| (of.file.strip_prefix(root.path()).unwrap().to_str().unwrap(), of.line, of.what))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("etc/exports", 2, "an NFS export"),
+                ("etc/samba/smb.conf", 3, "a Samba share"),
+                ("etc/systemd/system/backup.service.d/more.conf", 2, "a systemd unit"),
+                ("etc/libvirt/qemu/other.xml", 2, "another share of a guest of libvirt's"),
+            ]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn lines_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = named(&bytes, Path::new("/srv/share"), true);
+        }
+    }
+}
