@@ -9,6 +9,7 @@ mod program;
 mod wire;
 
 mod advice;
+mod cases;
 mod hostile;
 mod joining;
 mod live;
