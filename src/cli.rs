@@ -11,7 +11,8 @@ use clap::{Args, Parser, Subcommand};
 pub use audit::AuditArgs;
 pub use config::{ConfigArgs, Snippet};
 pub use data::{
-    CheckArgs, ConvertArgs, ManifestArgs, ProgressMode, RollbackArgs, TreeForm, VerifyArgs, WorkArgs,
+    CheckArgs, ConvertArgs, JournalArgs, ManifestArgs, ProgressMode, RollbackArgs, TreeForm, UnmapArgs,
+    VerifyArgs, WorkArgs,
 };
 pub use helper::{HealthcheckArgs, HelperArgs};
 pub use report::{By, FleetFormat, ReportArgs};
@@ -68,6 +69,10 @@ pub enum MigrateVerb {
     Verify(VerifyArgs),
     /// Take a conversion back.
     Rollback(RollbackArgs),
+    /// Print what a conversion's journal says, and check every record of it. Changes nothing.
+    Journal(JournalArgs),
+    /// Give the files of a mapped tree the owners, modes and types that its guest sees. Needs no journal of a conversion.
+    Unmap(UnmapArgs),
     /// Describe a tree as the guest sees it: stable, sorted, diffable.
     Manifest(ManifestArgs),
     /// Merge the audits of many hosts into one report.

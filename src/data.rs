@@ -27,6 +27,7 @@ pub mod form;
 pub mod goal;
 pub mod identity;
 pub mod idmap;
+mod inspect;
 pub mod journal;
 pub mod live;
 pub mod manifest;
@@ -45,10 +46,11 @@ pub mod survey;
 mod sys;
 pub mod tree;
 pub mod troubles;
+mod unmap;
 pub mod verify;
 pub mod walk;
 
-use crate::cli::{CheckArgs, ConvertArgs, ManifestArgs, RollbackArgs, VerifyArgs};
+use crate::cli::{CheckArgs, ConvertArgs, JournalArgs, ManifestArgs, RollbackArgs, UnmapArgs, VerifyArgs};
 use crate::exit::Outcome;
 
 /// `migrate check`.
@@ -69,6 +71,16 @@ pub fn verify(args: &VerifyArgs) -> anyhow::Result<Outcome> {
 /// `migrate rollback`.
 pub fn rollback(args: &RollbackArgs) -> anyhow::Result<Outcome> {
     rollback::run(args)
+}
+
+/// `migrate journal`.
+pub fn journal(args: &JournalArgs) -> anyhow::Result<Outcome> {
+    inspect::run(args)
+}
+
+/// `migrate unmap`.
+pub fn unmap(args: &UnmapArgs) -> anyhow::Result<Outcome> {
+    unmap::run(args)
 }
 
 /// `migrate manifest`.

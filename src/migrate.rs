@@ -12,6 +12,8 @@ pub fn run(verb: MigrateVerb) -> Outcome {
         MigrateVerb::Convert(args) => crate::data::convert(&args),
         MigrateVerb::Verify(args) => crate::data::verify(&args),
         MigrateVerb::Rollback(args) => crate::data::rollback(&args),
+        MigrateVerb::Journal(args) => crate::data::journal(&args),
+        MigrateVerb::Unmap(args) => crate::data::unmap(&args),
         MigrateVerb::Manifest(args) => crate::data::manifest(&args),
         MigrateVerb::Report(args) => crate::report::fleet::run(&args),
     };

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod check;
 pub mod finding;
 pub mod fleet;
+pub mod journal;
 mod output;
 pub mod rows;
 mod text;

@@ -61,7 +61,8 @@ pub struct ConvertArgs {
     /// owner on this machine. It takes a second run, best when nobody uses it, to say that all is converted
     #[arg(long)]
     pub in_use: bool,
-    /// Stay on the export's file system: what is mounted in it is never touched (this is always so)
+    /// Stay on the export's file system: what is mounted in it is never touched (this is always so). Btrfs subvolumes are part
+    /// of it
     #[arg(long)]
     pub one_file_system: bool,
     /// How the work is done and shown.
@@ -146,9 +147,60 @@ pub struct VerifyArgs {
     /// The conversion's journal; EXPORT.virtfs-journal beside the export when it is not given
     #[arg(long, value_name = "FILE")]
     pub journal: Option<PathBuf>,
+    /// The export is a copy, or was restored from a backup: go by paths, whichever inodes are there
+    #[arg(long)]
+    pub by_path: bool,
     /// How it is looked at and shown.
     #[command(flatten)]
     pub look: LookArgs,
+}
+
+/// `migrate journal`.
+#[derive(Debug, Args)]
+pub struct JournalArgs {
+    /// The journal of a conversion
+    #[arg(value_name = "FILE", required_unless_present = "schema")]
+    pub journal: Option<PathBuf>,
+    /// How it is shown.
+    #[command(flatten)]
+    pub look: ShowArgs,
+}
+
+/// How what was found is shown.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// How what was found is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub format: Format,
+    /// Exit with 0 whatever was found
+    #[arg(long)]
+    pub exit_zero: bool,
+    /// Print the JSON Schema of the document, and do nothing else
+    #[arg(long, exclusive = true)]
+    pub schema: bool,
+}
+
+/// `migrate unmap`.
+#[derive(Debug, Args)]
+pub struct UnmapArgs {
+    /// The mapped tree
+    #[arg(value_name = "TREE")]
+    pub tree: PathBuf,
+    /// How it is mapped
+    #[arg(long, value_enum, value_name = "MODEL", required = true)]
+    pub from: SecurityModel,
+    /// Unmap; without it, only tell what would be done
+    #[arg(long)]
+    pub apply: bool,
+    /// Where to keep how far it got [default: TREE.virtfs-unmap-journal, beside the tree]
+    #[arg(long, value_name = "FILE")]
+    pub journal: Option<PathBuf>,
+    /// Unmap while the tree is in use: what is written to it meanwhile may keep the wrong owner
+    #[arg(long)]
+    pub in_use: bool,
+    /// How the work is done and shown.
+    #[command(flatten)]
+    pub work: WorkArgs,
 }
 
 /// `migrate rollback`.
@@ -163,6 +215,10 @@ pub struct RollbackArgs {
     /// The conversion's journal [default: EXPORT.virtfs-journal, beside the export]
     #[arg(long, value_name = "FILE")]
     pub journal: Option<PathBuf>,
+    /// The export is a copy, or was restored from a backup: go by paths, whichever inodes are there. What the guest moved then
+    /// loses what the journal alone knows: file capabilities, inode flags
+    #[arg(long)]
+    pub by_path: bool,
     /// Take it back while the export is in use: what is written to it meanwhile may keep the wrong owner
     #[arg(long)]
     pub in_use: bool,

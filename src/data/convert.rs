@@ -14,9 +14,7 @@ mod sweep;
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::Read as _;
 use std::os::fd::AsFd as _;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -29,10 +27,8 @@ use super::form::Model;
 use super::goal::Goal;
 use super::idmap;
 use super::journal::{self, Begin, Journal, Stage, Totals, Writer};
-use super::mounts::{self, Mounts};
 use super::origins::Origins;
 use super::owner::Owner;
-use super::pin;
 use super::progress::Progress;
 use super::staging::{Links, Staging};
 use super::survey;
@@ -126,7 +122,7 @@ fn wrong_usage(message: &str) -> Outcome {
 }
 
 /// Whether a journal would be in the export: it would be converted itself, and the guest could write to it.
-fn is_inside(export: &Path, journal: &Path) -> Result<bool> {
+pub(super) fn is_inside(export: &Path, journal: &Path) -> Result<bool> {
     let root = export.metadata()?;
     let folder = journal.parent().context("the journal's folder")?;
     let folder = folder
@@ -331,30 +327,12 @@ impl Order<'_> {
 
     /// What this conversion is, for the journal.
     fn begin(&self, lock: &File) -> Result<Begin> {
-        let root = pin::stat(lock.as_fd())?;
-        let mounts = Mounts::own()?;
-        let mount = mounts::mount_id(lock).ok().and_then(|id| mounts.by_id(id));
-        let (kind, source) = mount.map_or((&b""[..], &b""[..]), |mount| (&mount.kind, &mount.source));
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        Ok(Begin {
-            program: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into(),
-            export: text::escape(self.export.as_os_str().as_bytes()).into_owned(),
-            root_inode: root.id.number,
-            security_model: self.model().name().into(),
-            uid: self.owner.uid,
-            gid: self.owner.gid,
-            fmode: self.args.fmode,
-            dmode: self.args.dmode,
-            staging: format!(".virtfs-convert-{}.", random::<8>()?),
-            accepted: self.args.accept.clone(),
-            at: journal::now(),
-            id: random::<16>()?,
-            host: text::escape(host.trim_end().as_bytes()).into_owned(),
-            file_system: journal::file_system(lock, kind, source),
-            root: Some(root.id),
-            marks: journal::mark::is_possible(lock),
-            adopts: false,
-        })
+        let Owner { uid, gid, .. } = self.owner;
+        let (model, fmode, dmode) = (self.model(), self.args.fmode, self.args.dmode);
+        let accepted = &self.args.accept;
+        let adopts = model == Model::MappedXattr
+            && accepted.iter().any(|id| id == crate::report::finding::ALREADY_MAPPED.id);
+        Begin::of(&self.export, lock, &Goal { model, uid, gid, fmode, dmode, adopts }, accepted)
     }
 
     /// Records everything; `None` where the admin has to decide first.
@@ -463,17 +441,4 @@ impl Order<'_> {
         say!("'{shown}': {} entries are converted.", totals.entries)?;
         Ok(if troubles.is_empty() { Outcome::Clean } else { Outcome::Failure })
     }
-}
-
-/// `N` random bytes in hexadecimal.
-fn random<const N: usize>() -> Result<String> {
-    let mut bytes = [0; N];
-    File::open("/dev/urandom")
-        .and_then(|mut source| source.read_exact(&mut bytes))
-        .context("reading /dev/urandom")?;
-    Ok(bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .filter_map(|digit| char::from_digit(digit.into(), 16))
-        .collect())
 }

@@ -1,11 +1,14 @@
 //! What a conversion makes of every inode.
 
+use std::borrow::Cow;
+
 use anyhow::{Result, ensure};
 use rustix::io::Errno;
 
 use super::entry::{Entry, Inode, Kind};
 use super::form::Model;
 use super::journal::Begin;
+use super::mapped_xattr;
 
 /// What a conversion makes of every inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub struct Goal {
     pub fmode: u32,
     /// The real mode of directories.
     pub dmode: u32,
+    /// Whether mapped attributes from before the conversion are what the guest sees.
+    pub adopts: bool,
 }
 
 /// What an owner needs to use a file, and a directory.
@@ -35,13 +40,26 @@ impl Goal {
             "the journal is of a conversion to security_model={}, which this version does not know",
             crate::text::escape(begin.security_model.as_bytes())
         );
-        let Begin { uid, gid, fmode, dmode, .. } = *begin;
-        Ok(Self { model: model.unwrap_or_default(), uid, gid, fmode, dmode })
+        let Begin { uid, gid, fmode, dmode, adopts, .. } = *begin;
+        Ok(Self { model: model.unwrap_or_default(), uid, gid, fmode, dmode, adopts })
     }
 
     /// The kind of inode that carries what the guest sees as `kind`.
     pub fn carrier(kind: Kind) -> Kind {
         if kind == Kind::Directory { Kind::Directory } else { Kind::File }
+    }
+
+    /// What the guest is to see of an entry that was recorded.
+    pub fn shown<'e>(&self, entry: &'e Entry) -> Cow<'e, Entry> {
+        match self.adopted(entry) {
+            Some(adopted) => Cow::Owned(adopted),
+            None => Cow::Borrowed(entry),
+        }
+    }
+
+    /// What the guest saw, and goes on seeing, of an entry that had mapped attributes before the conversion.
+    pub fn adopted(&self, entry: &Entry) -> Option<Entry> {
+        if self.adopts && self.model == Model::MappedXattr { mapped_xattr::adopted(entry) } else { None }
     }
 
     /// The real permissions of the inode that carries an entry.

@@ -25,7 +25,6 @@ use super::identity::{Id, Stamp};
 use crate::text;
 
 pub use codec::Damaged;
-pub use export::file_system;
 pub use gaps::Gaps;
 pub use mark::Mark;
 pub use reader::{Journal, Listings};
@@ -156,6 +155,9 @@ pub struct Begin {
     /// Whether mapped attributes that were there before are what the guest sees, and are kept.
     #[serde(default)]
     pub adopts: bool,
+    /// Whether nothing was converted: the tree was mapped before, and is unmapped.
+    #[serde(default)]
+    pub unmaps: bool,
 }
 
 /// Which file system an export is on, for people.

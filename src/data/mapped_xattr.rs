@@ -110,6 +110,27 @@ pub(super) fn target(pin: &Pin) -> Result<Option<Vec<u8>>> {
     Ok(Some(content))
 }
 
+/// What a guest sees of a regular file or a directory that was recorded with mapped attributes; `None` where it had none.
+///
+/// A symbolic link's target is the file's content, which was not recorded.
+pub fn adopted(entry: &Entry) -> Option<Entry> {
+    let value = |name: &CStr| {
+        entry.xattrs.iter().find(|(other, _)| other == name.to_bytes()).map(|(_, value)| value.clone())
+    };
+    let short = |name| value(name).and_then(|value| number(&value));
+    let rdev = value(RDEV).and_then(|value| value.try_into().ok()).map(u64::from_le_bytes);
+    let attributes = Attributes { uid: short(UID), gid: short(GID), mode: short(MODE), rdev };
+    let acls = (value(MAPPED_ACCESS_ACL), value(MAPPED_DEFAULT_ACL));
+    if attributes.is_empty() && acls == (None, None) {
+        return None;
+    }
+    let mut shown = entry.clone();
+    attributes.apply(&mut shown);
+    shown.access_acl = acls.0.or(shown.access_acl);
+    shown.default_acl = acls.1.or(shown.default_acl);
+    Some(shown)
+}
+
 /// Lets the guest see `entry` at an inode, whatever the inode itself becomes. `known` are attributes that the inode is
 /// known to have already.
 pub fn write(pin: &Pin, entry: &Entry, known: &Attributes) -> Result<()> {

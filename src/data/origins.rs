@@ -26,6 +26,20 @@ pub struct Origins {
     index: OnceLock<Option<Index>>,
     /// Those that the journal does not tell of yet, or not since the index was made, by what they look like.
     recent: Mutex<HashMap<u64, Record>>,
+    /// Links and special files that are not at their recorded places, by what they look like.
+    absent: Mutex<HashMap<u64, Vec<Record>>>,
+    by_path: bool,
+}
+
+/// What is known of a link or a special file at another place than it was recorded at.
+#[derive(Debug)]
+pub enum Moved {
+    /// It is this one.
+    From(Box<Record>),
+    /// It may be one of several, of which each had other attributes.
+    Ambiguous,
+    /// It was not recorded.
+    Unknown,
 }
 
 /// Where the journal tells of inodes.
@@ -43,12 +57,57 @@ impl Origins {
     /// files beside them.
     pub fn new(journal: &Path, goal: Goal, scattered: bool) -> Self {
         let all = scattered && goal.model == Model::MappedFile;
-        Self { journal: journal.into(), goal, all, index: OnceLock::new(), recent: Mutex::default() }
+        Self {
+            journal: journal.into(),
+            goal,
+            all,
+            index: OnceLock::new(),
+            recent: Mutex::default(),
+            absent: Mutex::default(),
+            by_path: false,
+        }
+    }
+
+    /// Those of a copy of the export, in which inodes are known by their paths alone.
+    #[must_use]
+    pub fn by_path(self, by_path: bool) -> Self {
+        Self { by_path, ..self }
+    }
+
+    /// Notes that a link or a special file is not at its recorded place: it may be elsewhere.
+    pub fn note_absent(&self, record: &Record) {
+        if is_replaced(&record.entry) {
+            let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+            absent.entry(look(&record.entry)).or_default().push(record.clone());
+        }
+    }
+
+    /// What was recorded of the link or special file that a guest sees as `shown`, of those that are not at their places.
+    pub fn moved(&self, shown: &Entry) -> Moved {
+        let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |record: &&Record| {
+            let was = &record.entry;
+            (was.kind(), was.rdev, was.modified) == (shown.kind(), shown.rdev, shown.modified)
+                && was.target.as_deref().unwrap_or_default() == shown.target.as_deref().unwrap_or_default()
+        };
+        let candidates: Vec<_> = absent.get(&look(shown)).into_iter().flatten().filter(same).collect();
+        let like = |record: &&&Record| {
+            let was = &record.entry;
+            (was.mode, was.uid, was.gid) == (shown.mode, shown.uid, shown.gid)
+        };
+        let alike: Vec<_> = candidates.iter().filter(like).collect();
+        let chosen = if alike.is_empty() { candidates.iter().collect() } else { alike };
+        let Some((first, others)) = chosen.split_first() else { return Moved::Unknown };
+        if others.iter().all(|other| other.entry.xattrs == first.entry.xattrs) {
+            Moved::From(Box::new((**first).clone()))
+        } else {
+            Moved::Ambiguous
+        }
     }
 
     fn index(&self) -> Option<&Index> {
         // A journal that can't be read is told by everybody else who reads it.
-        self.index.get_or_init(|| Index::of(&self.journal, self.all).ok()).as_ref()
+        self.index.get_or_init(|| Index::of(&self.journal, self.all, self.by_path).ok()).as_ref()
     }
 
     /// Keeps the record of what was just found, in case that it is found elsewhere again.
@@ -140,8 +199,9 @@ impl Origins {
 }
 
 impl Index {
-    fn of(journal: &Path, all: bool) -> Result<Self> {
+    fn of(journal: &Path, all: bool, by_path: bool) -> Result<Self> {
         let journal = Journal::open(journal)?;
+        let journal = if by_path { journal.by_path() } else { journal };
         let mut found = HashMap::new();
         for listing in journal.listings()? {
             let (at, listing) = listing?;

@@ -34,7 +34,7 @@ use super::progress::Progress;
 use super::staging::{Links, Staging};
 use super::tree::Tree;
 use super::troubles::Troubles;
-use crate::cli::RollbackArgs;
+use crate::cli::{RollbackArgs, WorkArgs};
 use crate::exit::Outcome;
 use crate::report::finding;
 use crate::text;
@@ -79,6 +79,8 @@ struct Counts {
     as_changed: AtomicU64,
     /// That a guest made or moved.
     unrecorded: AtomicU64,
+    /// Links and special files that a guest moved, of which it can't be told which attributes they had.
+    untold: AtomicU64,
 }
 
 /// `migrate rollback`.
@@ -95,7 +97,12 @@ pub fn run(args: &RollbackArgs) -> Result<Outcome> {
     ensure_root("roll a conversion back")?;
     let guard = if args.apply { Some(lock(&export)?) } else { None };
     let root = File::open(&export).with_context(|| format!("cannot open the export '{shown}'"))?;
-    let Some(journal) = Journal::of_export(&path, root.as_fd())? else {
+    let journal = if args.by_path {
+        Some(Journal::of_copy(&path, root.as_fd())?)
+    } else {
+        Journal::of_export(&path, root.as_fd())?
+    };
+    let Some(journal) = journal else {
         say!("'{shown}': the conversion was interrupted before it began; there is nothing to do.")?;
         return Ok(Outcome::Clean);
     };
@@ -122,7 +129,7 @@ pub fn run(args: &RollbackArgs) -> Result<Outcome> {
             show(&export, &journal)?;
             Ok(Outcome::Clean)
         }
-        stage => apply(args, &export, &journal, stage),
+        stage => apply(&args.work, &export, &journal, stage, &WORDS),
     }
 }
 
@@ -142,7 +149,26 @@ fn show(export: &Path, journal: &Journal) -> Result<()> {
     say!("Dry run: nothing was changed. Run the same command with --apply to roll back.")
 }
 
-fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) -> Result<Outcome> {
+/// How one speaks of what is done.
+pub(super) struct Words {
+    /// "rolling back"
+    pub(super) doing: &'static str,
+    /// "rolled back"
+    pub(super) done: &'static str,
+    /// Whether a conversion is taken back, of which the journal tells.
+    pub(super) is_rollback: bool,
+}
+
+const WORDS: Words = Words { doing: "rolling back", done: "rolled back", is_rollback: true };
+
+/// Makes every entry really what it was, or what the guest sees of it.
+pub(super) fn apply(
+    work: &WorkArgs,
+    export: &Path,
+    journal: &Journal,
+    stage: Stage,
+    words: &Words,
+) -> Result<Outcome> {
     super::idmap::refuse(export, journal)?;
     let begin = journal.begin();
     let tree = Tree::open(export)?;
@@ -153,7 +179,7 @@ fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) ->
     let goal = Goal::of(begin)?;
     let accepted_mapped = begin.accepted.iter().any(|id| id == finding::ALREADY_MAPPED.id);
     let totals = journal.totals().unwrap_or_default();
-    let progress = Progress::start(args.work.progress, "rolling back", totals.entries);
+    let progress = Progress::start(work.progress, words.doing, totals.entries);
     let (staging, carriers) = (Staging::new(&begin.staging), Links::default());
     let troubles = Troubles::default();
     let kept = Kept::open(&tree, &staging, &carriers).unwrap_or_else(|obstacle| {
@@ -165,7 +191,7 @@ fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) ->
         goal,
         form: Form::Mapped(goal.model),
         journal,
-        jobs: args.work.jobs(),
+        jobs: work.jobs(),
         complete: journal.was_converted(),
         since: journal.rollback_since(),
         staging,
@@ -174,7 +200,7 @@ fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) ->
         carriers,
         kept,
         parted: Mutex::default(),
-        origins: Origins::new(journal.path(), goal, !journal.was_converted()),
+        origins: Origins::new(journal.path(), goal, !journal.was_converted()).by_path(journal.is_by_path()),
         mapped_before: accepted_mapped.then(Mutex::default),
         counts: Counts::default(),
         troubles,
@@ -199,14 +225,34 @@ fn apply(args: &RollbackArgs, export: &Path, journal: &Journal, stage: Stage) ->
     let shown = text::escape_path(export);
     if !troubles.is_empty() {
         complain!(
-            "virtfs-proxy-helper: '{shown}' is not wholly rolled back. Nothing is lost: deal with the above and run the \
-             same command again to go on."
+            "virtfs-proxy-helper: '{shown}' is not wholly {}. Nothing is lost: deal with the above and run the same command \
+             again to go on.",
+            words.done
         );
         return Ok(Outcome::Failure);
     }
     rustix::fs::syncfs(tree.root().open()?.as_fd()).context("putting the export on stable storage")?;
     writer.rolled_back().map_err(|error| journal::not_written(error, journal.path()))?;
     let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    if count(&counts.untold) > 0 {
+        complain!(
+            "virtfs-proxy-helper: the guest moved {} links or special files of which several looked alike and had different \
+             attributes (security.*, trusted.*): none was given back to them",
+            count(&counts.untold)
+        );
+    }
+    if !words.is_rollback {
+        let all = [&counts.as_recorded, &counts.as_changed, &counts.unrecorded].map(count);
+        say!(
+            "'{shown}' is unmapped: {} entries really are what the guest saw. To take it back: migrate convert --apply \
+             --security-model={} --owner={}:{}",
+            all.iter().sum::<u64>(),
+            begin.security_model,
+            begin.uid,
+            begin.gid
+        )?;
+        return Ok(Outcome::Clean);
+    }
     say!(
         "'{shown}' is rolled back: {} entries are as they were recorded, {} as the guest has changed them since, {} that it \
          made or moved are what it saw.",

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::ffi::CStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::Access;
+use rustix::fs::{Access, AtFlags};
 use rustix::io::Errno;
 
 use super::entry::{ACCESS_ACL, DEFAULT_ACL, Identity, Inode, Kind};
@@ -101,6 +101,10 @@ pub struct Survey {
     pub tight: Group,
     /// Entries where something else is mounted.
     pub mounts: Group,
+    /// Directories that are the roots of Btrfs subvolumes, the export itself left out.
+    pub subvolumes: Group,
+    /// Those that can't be written, the export itself included.
+    pub read_only: Group,
     /// Entries that went away or were replaced while they were looked at.
     pub changed: Group,
     /// Entries that could not be looked at, by the reason.
@@ -174,6 +178,8 @@ impl Survey {
             (&mut self.tight, other.tight),
             (&mut self.weak_owners, other.weak_owners),
             (&mut self.mounts, other.mounts),
+            (&mut self.subvolumes, other.subvolumes),
+            (&mut self.read_only, other.read_only),
             (&mut self.changed, other.changed),
             (&mut self.unmapped, other.unmapped),
             (&mut self.breaking, other.breaking),
@@ -281,6 +287,13 @@ impl Surveyor<'_> {
             survey.kinds.iter_mut().zip(Kind::ALL).find(|(_, kind)| Some(*kind) == inode.kind())
         {
             *count += 1;
+        }
+        let is_subvolume = is_itself && directory.is_in_other_volume();
+        if is_subvolume {
+            survey.subvolumes.add(path);
+        }
+        if (is_subvolume || is_itself && directory.is_root()) && is_read_only(pin) {
+            survey.read_only.add(path);
         }
         let owner = (inode.uid, inode.gid);
         if survey.owners.len() < DISTINCT || survey.owners.contains_key(&owner) {
@@ -425,6 +438,11 @@ fn is_unmapped(pin: &Pin) -> bool {
     (inode.uid == OVERFLOW || inode.gid == OVERFLOW)
         && nix::unistd::geteuid().is_root()
         && rustix::fs::access(pin.link(), Access::WRITE_OK) == Err(Errno::ACCESS)
+}
+
+/// Whether the kernel says of a directory that its file system, or its part of it, is read-only.
+fn is_read_only(pin: &Pin) -> bool {
+    rustix::fs::accessat(pin, c".", Access::WRITE_OK, AtFlags::EACCESS) == Err(Errno::ROFS)
 }
 
 /// A `user.*` attribute that takes the room of `name`, of which an inode holds `number` already: an ACL is kept as

@@ -142,6 +142,13 @@ impl Directory {
         self.parent.is_none()
     }
 
+    /// Whether it is the root of another part of the file system than the directory that it is in: of a Btrfs subvolume. Both
+    /// have been opened.
+    pub fn is_in_other_volume(&self) -> bool {
+        let device = |directory: &Self| directory.identity().map(|identity| identity.device);
+        self.parent.as_ref().is_some_and(|parent| device(parent) != device(self))
+    }
+
     /// Which inode it was when it was opened first.
     pub fn identity(&self) -> Option<Identity> {
         self.identity.get().copied()

@@ -16,6 +16,7 @@ use anyhow::{Context, bail};
 use super::convert::each_of;
 use super::entry::{self, Identity};
 use super::form::Form;
+use super::goal::Goal;
 use super::identity::Key;
 use super::journal::{self, Gaps, Journal, Listing, NameSum, Record, Stage, Superseded};
 use super::owner::Owner;
@@ -53,16 +54,22 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<Outcome> {
     let path = export.canonicalize().with_context(|| format!("cannot find the export '{shown}'"))?;
     let journal = args.journal.clone().unwrap_or_else(|| journal::default_path(&path));
     let jobs = args.look.jobs();
-    let document = verify(&path, &journal, jobs)?;
+    let document = verify(&path, &journal, args.by_path, jobs)?;
     report::print(&document, args.look.format)?;
     Ok(report::exit_zero(document.outcome(), args.look.exit_zero))
 }
 
-/// Compares an export (free of symbolic links) to its journal, with `jobs` workers.
-pub fn verify(export: &Path, journal: &Path, jobs: usize) -> anyhow::Result<VerifyDocument> {
+/// Compares an export (free of symbolic links) to its journal, with `jobs` workers. `by_path` says that it is a copy.
+pub fn verify(export: &Path, journal: &Path, by_path: bool, jobs: usize) -> anyhow::Result<VerifyDocument> {
     let tree = Tree::open(export)
         .with_context(|| format!("cannot open the export '{}'", text::escape_path(export)))?;
-    let journal = Journal::of_export(journal, tree.root().open()?.as_fd())
+    let root = tree.root().open()?;
+    let journal = if by_path {
+        Journal::of_copy(journal, root.as_fd()).map(Some)
+    } else {
+        Journal::of_export(journal, root.as_fd())
+    };
+    let journal = journal
         .context("without its journal a conversion can't be verified")?
         .context("nothing of the export was converted yet: there is nothing to verify")?;
     let form = match journal.stage() {
@@ -91,6 +98,7 @@ pub fn verify(export: &Path, journal: &Path, jobs: usize) -> anyhow::Result<Veri
         superseded: journal.superseded()?,
         form,
         owner: owner.as_ref(),
+        goal: if form == Form::Passthrough { None } else { Some(Goal::of(journal.begin())?) },
         inodes: Mutex::default(),
         found: Mutex::default(),
     };
@@ -105,6 +113,7 @@ struct Verifier<'v> {
     superseded: Superseded,
     form: Form,
     owner: Option<&'v Owner>,
+    goal: Option<Goal>,
     /// Inodes of several names: what each was, by the number it had.
     inodes: Mutex<HashMap<Key, Identity>>,
     found: Mutex<Found>,
@@ -209,7 +218,7 @@ impl Verifier<'_> {
     }
 
     fn comparison(&self) -> Comparison<'_> {
-        Comparison { form: self.form, owner: self.owner, inodes: &self.inodes }
+        Comparison { form: self.form, goal: self.goal, owner: self.owner, inodes: &self.inodes }
     }
 
     /// Keeps what was found in one listing.

@@ -166,6 +166,12 @@ kinds! {
     /// Something is mounted inside an export.
     MOUNT_INSIDE: "mount-inside", Warning,
         "what is mounted here is not converted: unmount it, or convert it by itself and run QEMU with multidevs=remap";
+    /// A part of the export's Btrfs that is read-only.
+    READ_ONLY_SUBVOLUME: "read-only-subvolume", Error,
+        "make it writable (btrfs property set SUBVOLUME ro false) or delete it, if it is a snapshot that the guest does not need; or export another directory";
+    /// A part of the export's Btrfs with inode numbers of its own.
+    SUBVOLUME_INSIDE: "subvolume-inside", Info,
+        "it is converted with the export: run QEMU with multidevs=remap, for its inode numbers repeat";
     /// An entry that can't be changed.
     IMMUTABLE_FILE: "immutable-file", Warning,
         "chattr -i it; or agree with --accept=immutable-file: the flag is lifted while it is converted and set again, and neither QEMU nor the guest can change it, as before";
@@ -174,7 +180,7 @@ kinds! {
         "chattr -a it; or agree with --accept=append-only-file: the flag is lifted while it is converted and set again";
     /// An entry that has been mapped before.
     ALREADY_MAPPED: "already-mapped", Warning,
-        "an earlier conversion, or a share that was mapped before: roll it back or remove the attributes, for the guest would see them";
+        "an earlier conversion, or a share that was mapped before: roll it back, or agree with --accept=already-mapped: the attributes are kept as they are, and the guest sees what they say";
     /// An export that is converted.
     ALREADY_CONVERTED: "already-converted", Error,
         "prove it by `migrate verify`, take it back by `migrate rollback`; if it was interrupted, the same command again goes on";

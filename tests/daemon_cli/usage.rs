@@ -185,6 +185,8 @@ fn output_that_cannot_be_written_is_an_error_and_no_panic() {
         "migrate convert export",
         "migrate rollback export",
         "migrate verify export",
+        "migrate journal export.virtfs-journal",
+        "migrate unmap export --from=mapped-xattr",
         "migrate config domain.xml --export share=/srv/share",
         "migrate config domain.xml --export share=/srv/share --to=qemu-args",
         "migrate rollback export --apply",

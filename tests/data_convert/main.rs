@@ -12,9 +12,11 @@ mod knot;
 mod snapshot;
 
 mod crash;
+mod identity;
 mod journal;
 mod power;
 mod racing;
 mod refusals;
 mod roundtrip;
 mod stage;
+mod unmap;

@@ -17,11 +17,20 @@ pub struct Disk {
 impl Disk {
     /// Makes a file system of so many MiB, and mounts it.
     pub fn format(kind: &str, mebibytes: u64, options: &str) -> Self {
+        Self::format_with(kind, &[], mebibytes, options)
+    }
+
+    /// [`Disk::format`] with further arguments for mkfs.
+    pub fn format_with(kind: &str, arguments: &[&str], mebibytes: u64, options: &str) -> Self {
         let disk = Self { folder: folder() };
         fs::File::create(disk.image())
             .and_then(|file| file.set_len(mebibytes << 20))
             .expect("a file for a disk");
-        run(&format!("mkfs.{kind}"), &[&"-q", &disk.image()]);
+        let mut all: Vec<&dyn AsRef<OsStr>> = vec![&"-q"];
+        all.extend(arguments.iter().map(|argument| argument as &dyn AsRef<OsStr>));
+        let image = disk.image();
+        all.push(&image);
+        run(&format!("mkfs.{kind}"), &all);
         disk.mount(options);
         disk
     }

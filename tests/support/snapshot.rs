@@ -48,7 +48,7 @@ pub fn assert_same(before: &str, after: &str, what: &str) {
 struct Walk {
     lines: BTreeMap<Vec<u8>, String>,
     /// The first name of each inode.
-    first: BTreeMap<u64, Vec<u8>>,
+    first: BTreeMap<(u64, u64), Vec<u8>>,
 }
 
 impl Walk {
@@ -82,7 +82,7 @@ impl Walk {
         add(format_args!(" rdev={:x} links={}", told.st_rdev, told.st_nlink));
         add(format_args!(" mtime={}.{:09}", told.st_mtime, told.st_mtime_nsec));
         add(format_args!(" atime={}.{:09}", told.st_atime, told.st_atime_nsec));
-        let first = self.first.entry(told.st_ino).or_insert_with(|| path.to_vec());
+        let first = self.first.entry((told.st_dev, told.st_ino)).or_insert_with(|| path.to_vec());
         if first != path {
             add(format_args!(" same-as={}", first.escape_ascii()));
         }
@@ -95,7 +95,11 @@ impl Walk {
                 last_access: Timespec { tv_sec: told.st_atime, tv_nsec: told.st_atime_nsec.cast_signed() },
                 last_modification: now,
             };
-            rustix::fs::utimensat(pin, c"", &times, AtFlags::EMPTY_PATH).expect("the link's times");
+            match rustix::fs::utimensat(pin, c"", &times, AtFlags::EMPTY_PATH) {
+                // Where nothing can be written, reading left no trace.
+                Ok(()) | Err(rustix::io::Errno::ROFS) => {}
+                Err(error) => panic!("the link's times: {error}"),
+            }
         }
         if is(&told, FileType::RegularFile) || is(&told, FileType::Directory) {
             let flags = OFlags::RDONLY | OFlags::NOATIME | OFlags::CLOEXEC;

@@ -4,7 +4,7 @@ use super::Facts;
 use crate::data::devices::multidevs_of;
 use crate::data::form::Model;
 use crate::report::check::ConfigurationRow;
-use crate::share::local::{Options, SecurityModel, libvirt_filesystem, qemu_args};
+use crate::share::local::{Multidevs, Options, SecurityModel, libvirt_filesystem, qemu_args};
 use crate::share::{Device, ExportPath, Place, Share, Transport};
 use crate::text;
 
@@ -18,7 +18,11 @@ pub fn of(facts: &Facts, model: Model) -> ConfigurationRow {
             Model::MappedXattr => SecurityModel::MappedXattr,
             Model::MappedFile => SecurityModel::MappedFile,
         },
-        multidevs: multidevs_of(&facts.export),
+        multidevs: if facts.survey.mounts.count + facts.survey.subvolumes.count > 0 {
+            Some(Multidevs::Remap)
+        } else {
+            multidevs_of(&facts.export)
+        },
         ..Options::default()
     };
     let share = share(facts);

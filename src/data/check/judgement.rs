@@ -200,6 +200,10 @@ impl Judge<'_> {
     fn entries(&mut self, model: Model) {
         let survey = &self.facts.survey;
         self.some(&finding::MOUNT_INSIDE, &survey.mounts, "something else is mounted here");
+        let subvolume = "it is a Btrfs subvolume or snapshot of its own";
+        self.some(&finding::SUBVOLUME_INSIDE, &survey.subvolumes, subvolume);
+        let read_only = "this part of the Btrfs is read-only: a conversion can't change its files";
+        self.some(&finding::READ_ONLY_SUBVOLUME, &survey.read_only, read_only);
         self.found.extend(earlier::around(&self.facts.export));
         self.found.extend(earlier::inside(&self.facts.export, &survey.journals));
         self.some(&finding::IMMUTABLE_FILE, &survey.immutable, "it is immutable (chattr +i)");

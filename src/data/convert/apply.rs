@@ -65,8 +65,9 @@ impl Converter<'_> {
     fn show(&self, place: Place<'_>, pin: &Pin, record: &Record, known: &Attributes) -> Result<()> {
         match self.goal.model {
             Model::MappedXattr => {
-                mapped_xattr::write(pin, &record.entry, known)?;
-                discard_foreign(pin, &record.entry)
+                mapped_xattr::write(pin, &self.goal.shown(&record.entry), known)?;
+                // What is adopted is kept as it is.
+                if self.goal.adopts { Ok(()) } else { discard_foreign(pin, &record.entry) }
             }
             Model::MappedFile => self.show_in_file(place, record),
         }
@@ -147,11 +148,13 @@ impl Converter<'_> {
         if users(&rest) != users(entry) {
             return Ok(None);
         }
-        let shown = (now.uid, now.gid, now.mode) == (Some(entry.uid), Some(entry.gid), Some(entry.mode));
+        let becomes = self.goal.shown(entry);
+        let shown =
+            (now.uid, now.gid, now.mode) == (Some(becomes.uid), Some(becomes.gid), Some(becomes.mode));
         let mapped = [
-            (now.uid, number(entry, UID), entry.uid),
-            (now.gid, number(entry, GID), entry.gid),
-            (now.mode, number(entry, MODE), entry.mode),
+            (now.uid, number(entry, UID), becomes.uid),
+            (now.gid, number(entry, GID), becomes.gid),
+            (now.mode, number(entry, MODE), becomes.mode),
         ];
         let mapped_is_ours = mapped.iter().all(|(now, was, becomes)| now == was || *now == Some(*becomes));
         // Once the guest would see the recorded state, the real one does not matter any more.

@@ -1,16 +1,20 @@
 //! A journal and the export that it is of: whether the two fit each other, and whether the journal tells all that was done.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::Read as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::fs::AtFlags;
 
-use super::{Begin, Journal, Mark, Stage, Writer};
+use super::{Begin, FileSystem, Journal, Mark, Stage, Writer, mark};
 use crate::data::entry::Inode;
+use crate::data::goal::Goal;
 use crate::data::mapped_file::METADATA_ROOT;
 use crate::data::mapped_xattr::UID;
+use crate::data::mounts::{self, Mounts};
 use crate::data::{pin, sys};
 use crate::text;
 
@@ -104,6 +108,40 @@ impl Journal {
 }
 
 impl Begin {
+    /// What is begun with the export at `export`, whose open root is `root`.
+    pub fn of(export: &Path, root: &File, goal: &Goal, accepted: &[String]) -> Result<Self> {
+        let inode = pin::stat(root.as_fd())?;
+        let mounts = Mounts::own()?;
+        let mount = mounts::mount_id(root).ok().and_then(|id| mounts.by_id(id));
+        let (kind, source) = mount.map_or((&b""[..], &b""[..]), |mount| (&mount.kind, &mount.source));
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Ok(Self {
+            program: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into(),
+            export: text::escape(export.as_os_str().as_bytes()).into_owned(),
+            root_inode: inode.id.number,
+            security_model: goal.model.name().into(),
+            uid: goal.uid,
+            gid: goal.gid,
+            fmode: goal.fmode,
+            dmode: goal.dmode,
+            staging: format!(".virtfs-convert-{}.", random::<8>()?),
+            accepted: accepted.to_vec(),
+            at: super::now(),
+            id: random::<16>()?,
+            host: text::escape(host.trim_end().as_bytes()).into_owned(),
+            file_system: FileSystem {
+                kind: text::escape(kind).into_owned(),
+                source: text::escape(source).into_owned(),
+                id: rustix::fs::fstatvfs(root)
+                    .map_or_else(|_| String::new(), |told| format!("{:016x}", told.f_fsid)),
+            },
+            root: Some(inode.id),
+            marks: mark::is_possible(root),
+            adopts: goal.adopts,
+            unmaps: false,
+        })
+    }
+
     /// The host that it was written on, for a message; empty where that is not known.
     fn on_host(&self) -> String {
         if self.host.is_empty() { String::new() } else { format!(", on the host {}", self.host) }
@@ -117,9 +155,12 @@ fn looks_mapped(root: BorrowedFd<'_>) -> bool {
     has_attribute || has_file
 }
 
-/// What the file systems of exports are called in journals.
-pub fn file_system(root: impl AsFd, kind: &[u8], source: &[u8]) -> super::FileSystem {
-    let id =
-        rustix::fs::fstatvfs(root.as_fd()).map(|told| format!("{:016x}", told.f_fsid)).unwrap_or_default();
-    super::FileSystem { kind: text::escape(kind).into_owned(), source: text::escape(source).into_owned(), id }
+/// `N` random bytes in hexadecimal.
+fn random<const N: usize>() -> Result<String> {
+    let mut bytes = [0; N];
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .context("reading /dev/urandom")?;
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    Ok(digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect())
 }

@@ -43,8 +43,8 @@ pub struct Journal {
     noted: u64,
     /// Bytes behind it, which a crash left.
     torn: u64,
-    /// Whether it was converted at any time.
-    converted: bool,
+    /// When it was converted, if it was at any time.
+    converted: Option<u64>,
     /// When a rollback began.
     since: Option<u64>,
     /// Whether any listing is late.
@@ -75,6 +75,17 @@ impl Journal {
         Self::of_file(path, File::open(path))
     }
 
+    /// What a journal says was begun, as far as that alone can be read.
+    pub fn begin_of(path: &Path) -> Option<Begin> {
+        let file = File::open(path).ok()?;
+        let length = file.metadata().ok()?.len();
+        let mut magic = [0; MAGIC_LENGTH];
+        file.read_exact_at(&mut magic, 0).ok()?;
+        let format = Format::ALL.into_iter().find(|format| *format.magic() == magic)?;
+        let first = Frames::new(file, length, format).ok()?.next().ok()??;
+        if first.kind == Kind::Begin { json(&first).ok() } else { None }
+    }
+
     fn of_file(path: &Path, file: std::io::Result<File>) -> Result<Self> {
         let shown = text::escape_path(path);
         let file = file.with_context(|| format!("opening the journal {shown}"))?;
@@ -102,7 +113,7 @@ impl Journal {
         ensure!(first.kind == Kind::Begin, "its first record does not say what was begun");
         let begin = json(&first)?;
         let (mut stage, mut totals) = (Stage::Recording, None);
-        let (mut converted, mut since, mut late) = (false, None, false);
+        let (mut converted, mut since, mut late) = (None, None, false);
         let mut noted = frames.offset;
         while let Some(frame) = frames.next()? {
             if frame.kind.is_note() && !frame.is_copy {
@@ -119,7 +130,7 @@ impl Journal {
                     Stage::Converting
                 }
                 Kind::Converted => {
-                    converted = true;
+                    converted = Some(json::<Moment>(&frame)?.at);
                     Stage::Converted
                 }
                 Kind::RollbackBegun => {
@@ -207,7 +218,7 @@ impl Journal {
 
     /// From now on its entries are known by their paths, whichever inodes are there.
     #[must_use]
-    pub(super) fn by_path(mut self) -> Self {
+    pub fn by_path(mut self) -> Self {
         self.by_path = true;
         self
     }
@@ -234,6 +245,11 @@ impl Journal {
 
     /// Whether all was converted, so that guests may have worked in the export.
     pub fn was_converted(&self) -> bool {
+        self.converted.is_some()
+    }
+
+    /// When all was converted: seconds since 1970.
+    pub fn converted_at(&self) -> Option<u64> {
         self.converted
     }
 

@@ -13,6 +13,7 @@ use crate::data::entry::{Entry, Inode, Kind, Time};
 use crate::data::flags::Lifted;
 use crate::data::form::Model;
 use crate::data::goal::Obstacle;
+use crate::data::identity::Stamp;
 use crate::data::journal::{Listing, Record};
 use crate::data::mapped_xattr;
 use crate::data::pin::Pin;
@@ -46,6 +47,8 @@ impl Restorer<'_> {
             Ok((pin, fd)) if own.is_inode(pin.inode()) => (pin, fd),
             // The guest has removed it, or put it elsewhere: the walk that follows finds it.
             Ok(_) | Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR | Errno::LOOP) => {
+                let records = listing.entries.iter().filter_map(|(_, record)| record.as_ref());
+                records.for_each(|record| self.origins.note_absent(record));
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
@@ -123,7 +126,10 @@ impl Restorer<'_> {
         let hint = (record.entry.kind() == Some(Kind::File)).then_some(Kind::File);
         let (_turn, pin) = match self.pin(place, hint) {
             Ok(pin) => pin,
-            Err(Errno::NOENT | Errno::LOOP | Errno::XDEV) => return Ok(()),
+            Err(Errno::NOENT | Errno::LOOP | Errno::XDEV) => {
+                self.origins.note_absent(record);
+                return Ok(());
+            }
             Err(error) => return Err(error.into()),
         };
         if is_replaced(&record.entry) {
@@ -158,10 +164,27 @@ impl Restorer<'_> {
             self.counts.as_recorded.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
-        let entry = if self.complete { self.shown(place, pin)? } else { record.entry.clone() };
-        self.restore(place, pin, &entry, Some(record))?;
-        self.note_mapped_before(pin, record);
-        self.count(&entry, record);
+        let shown = if self.complete { self.shown(place, pin)? } else { record.entry.clone() };
+        let Some(adopted) = self.goal.adopted(&record.entry).filter(|_| self.complete) else {
+            self.restore(place, pin, &shown, Some(record))?;
+            self.note_mapped_before(pin, record);
+            self.count(&shown, record);
+            return Ok(());
+        };
+        let of = |entry: &Entry| (entry.mode, entry.uid, entry.gid, entry.rdev);
+        let acls = |entry: &Entry| (entry.access_acl.clone(), entry.default_acl.clone());
+        if of(&shown) == of(&adopted) && acls(&shown) == acls(&adopted) {
+            // What the attributes said before, they say again.
+            self.restore(place, pin, &record.entry, Some(record))?;
+            self.note_mapped_before(pin, record);
+            self.counts.as_recorded.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        // The guest has changed it: it becomes really what the guest sees.
+        let mut record = record.clone();
+        record.entry.xattrs.retain(|(name, _)| !name.starts_with(b"user.virtfs."));
+        self.restore(place, pin, &shown, (!is_replaced(&shown)).then_some(&record))?;
+        self.counts.as_changed.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -214,17 +237,20 @@ impl Restorer<'_> {
             return Ok(());
         }
         if pin.inode().kind() != Some(Kind::File) {
+            self.origins.note_absent(record);
             return Ok(());
         }
         let shown = self.shown(place, pin)?;
         if self.complete {
-            if shown.kind() == record.entry.kind() {
+            if shown.kind() != record.entry.kind() || !self.stands_for_it(pin, record) {
+                // The guest has put something else there, which the walk finds.
+                self.origins.note_absent(record);
+            } else {
                 let is_lost = shown.target.as_ref().is_some_and(Vec::is_empty);
                 let entry = if is_lost { record.entry.clone() } else { shown };
                 self.restore(place, pin, &entry, Some(record))?;
                 self.count(&entry, record);
             }
-            // Otherwise the guest has put something else there.
             return Ok(());
         }
         if let Some(origin) = self.stands_for(pin, record, shown)? {
@@ -232,6 +258,20 @@ impl Restorer<'_> {
             self.count(&origin.entry, record);
         }
         Ok(())
+    }
+
+    /// Whether a regular file of the recorded kind is the one that the conversion put in the place of `record`, not one that the
+    /// guest made there since.
+    fn stands_for_it(&self, pin: &Pin, record: &Record) -> bool {
+        let inode = pin.inode();
+        let is_as_old = match inode.id.stamp {
+            Stamp::Born(born) if !self.journal.is_by_path() => {
+                let done = self.journal.converted_at().and_then(|at| i64::try_from(at).ok());
+                done.is_some_and(|done| born.seconds <= done)
+            }
+            _ => false,
+        };
+        is_as_old || inode.modified == record.entry.modified
     }
 
     /// What a regular file in the place of `record` stands for, which the guest would see as `shown`, if it stands for

@@ -10,11 +10,13 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::{Restorer, times};
-use crate::data::entry::Kind;
+use crate::data::entry::{Entry, Kind};
 use crate::data::flags::Lifted;
 use crate::data::form::Model;
 use crate::data::goal::Obstacle;
 use crate::data::identity::Key;
+use crate::data::journal::Record;
+use crate::data::origins::Moved;
 use crate::data::pin::{self, Pin};
 use crate::data::staging::{self, Place};
 use crate::data::tree::Directory;
@@ -37,7 +39,13 @@ impl Restorer<'_> {
         let (entry, record) = if let Some(origin) = self.origins.scattered(pin)? {
             (origin.entry.clone(), Some(origin))
         } else if self.carries(place, pin)? {
-            (self.shown(place, pin)?, self.origins.kept(pin.inode()))
+            let shown = self.shown(place, pin)?;
+            let record = if shown.kind().is_some_and(Kind::is_replaced) {
+                self.moved(&shown)
+            } else {
+                self.origins.kept(pin.inode())
+            };
+            (shown, record)
         } else {
             return Ok(());
         };
@@ -48,6 +56,18 @@ impl Restorer<'_> {
         }
         self.counts.unrecorded.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// What was recorded of a link or a special file that a guest moved here.
+    fn moved(&self, shown: &Entry) -> Option<Record> {
+        match self.origins.moved(shown) {
+            Moved::From(record) => Some(*record),
+            Moved::Unknown => None,
+            Moved::Ambiguous => {
+                self.counts.untold.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        }
     }
 
     /// Whether an entry has something that shows the guest what it is.

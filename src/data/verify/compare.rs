@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use crate::data::acl;
 use crate::data::entry::{self, Entry, Identity, Inode, Time, Xattr};
 use crate::data::form::{Form, Model};
+use crate::data::goal::Goal;
 use crate::data::identity::Key;
 use crate::data::journal::Record;
 use crate::data::mapped_xattr;
@@ -20,6 +21,8 @@ use crate::text::escape;
 pub struct Comparison<'c> {
     /// What the tree is read as.
     pub form: Form,
+    /// What the conversion makes of entries, while they are converted.
+    pub goal: Option<Goal>,
     /// Who must be able to use every entry.
     pub owner: Option<&'c Owner>,
     /// What inodes of several names are now, by the number that the journal has for them.
@@ -45,7 +48,15 @@ impl Comparison<'_> {
                 return vec![(&finding::UNREADABLE_ENTRY, format!("it could not be read: {why}"))];
             }
         };
-        let mut problems: Vec<_> = differences(&expected(&record.entry, self.form), &entry)
+        let mut wanted = expected(&record.entry, self.form);
+        if let Some(adopted) = self.goal.and_then(|goal| goal.adopted(&record.entry)) {
+            wanted = Entry { xattrs: wanted.xattrs, ..adopted };
+            if wanted.kind() == Some(entry::Kind::Symlink) {
+                // It is the file's content, which no conversion touches.
+                wanted.target.clone_from(&entry.target);
+            }
+        }
+        let mut problems: Vec<_> = differences(&wanted, &entry)
             .into_iter()
             .map(|message| (&finding::ENTRY_DIFFERS, message))
             .collect();

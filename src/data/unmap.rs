@@ -1,0 +1,205 @@
+//! `migrate unmap`: a mapped tree's files become really what its guest sees, without the journal of a conversion.
+//!
+//! It is a rollback by a journal that tells of the root alone: whatever a journal does not know becomes what the guest sees of
+//! it. Killed at any point, the same command goes on.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::convert::{ensure_root, is_inside, lock, refuses_live};
+use super::entry::{Kind, Time};
+use super::form::{Form, Model};
+use super::goal::Goal;
+use super::journal::{Begin, Format, Journal, Part, Record, Stage, Totals, Writer};
+use super::pin::Pin;
+use super::rollback::{self, Words};
+use super::tree::{Directory, Tree};
+use super::walk::{self, Trouble, Visitor};
+use super::{mapped_file, mapped_xattr};
+use crate::cli::UnmapArgs;
+use crate::exit::Outcome;
+use crate::text;
+
+/// How a rollback speaks of it.
+const WORDS: Words = Words { doing: "unmapping", done: "unmapped", is_rollback: false };
+
+/// `migrate unmap`.
+pub fn run(args: &UnmapArgs) -> Result<Outcome> {
+    let shown = text::escape_path(&args.tree);
+    let tree = args.tree.canonicalize().with_context(|| format!("cannot find the tree '{shown}'"))?;
+    ensure_root("unmap a tree")?;
+    let journal = match &args.journal {
+        Some(journal) => std::path::absolute(journal)?,
+        None => default_path(&tree),
+    };
+    if is_inside(&tree, &journal)? {
+        complain!(
+            "virtfs-proxy-helper: the journal '{}' would be inside the tree: name another place by --journal",
+            text::escape_path(&journal)
+        );
+        return Ok(Outcome::Usage);
+    }
+    let guard = if args.apply { Some(lock(&tree)?) } else { None };
+    let begun = begun(&journal, &tree)?;
+    if refuses_live(&tree, args.in_use)? {
+        return Ok(Outcome::Findings);
+    }
+    let Some(guard) = guard else { return show(args, &tree, &journal) };
+    let journal = match begun {
+        Some(journal) => journal,
+        None => begin(args, &tree, &guard, &journal)?,
+    };
+    rollback::apply(&args.work, &tree, &journal, journal.stage(), &WORDS)
+}
+
+/// Beside the tree, under another name than that of a conversion.
+fn default_path(tree: &Path) -> std::path::PathBuf {
+    let mut name = tree.file_name().map_or_else(|| "root".into(), std::ffi::OsStr::to_os_string);
+    name.push(".virtfs-unmap-journal");
+    tree.parent().unwrap_or(tree).join(name)
+}
+
+/// The journal of an earlier run that has begun to change the tree.
+fn begun(path: &Path, tree: &Path) -> Result<Option<Journal>> {
+    let shown = text::escape_path(path);
+    if !path.exists() {
+        return Ok(None);
+    }
+    if let Ok(journal) = Journal::open(path) {
+        ensure!(
+            journal.begin().unmaps,
+            "{shown} is the journal of a conversion: take that back by `migrate rollback`, or name another file by --journal"
+        );
+        match journal.stage() {
+            // Nothing was touched yet.
+            Stage::Recording => return Ok(None),
+            Stage::RolledBack => bail!(
+                "{shown} says that the tree is unmapped. To unmap what was mapped since, remove it or name another file by \
+                 --journal"
+            ),
+            _ => {}
+        }
+    }
+    Journal::of_export(path, File::open(tree)?.as_fd())
+}
+
+/// Tells what would be done.
+fn show(args: &UnmapArgs, tree: &Path, journal: &Path) -> Result<Outcome> {
+    let opened = Tree::open(tree)?;
+    let counters = walk::parallel(&opened, args.work.jobs(), || Counter {
+        model: args.from,
+        counts: Counts::default(),
+    })?;
+    let mut counts = Counts::default();
+    for Counter { counts: more, .. } in &counters {
+        counts.entries += more.entries;
+        counts.mapped += more.mapped;
+        counts.replaced += more.replaced;
+    }
+    say!(
+        "'{}': {} of {} entries are mapped by security_model={}. They would really become what the guest sees of them; {} regular \
+         files would be replaced by the symbolic links, devices, FIFOs and sockets that they stand for. What the guest does not \
+         see (file capabilities, inode flags) does not come back: a rollback by the conversion's journal brings it back.",
+        text::escape_path(tree),
+        counts.mapped,
+        counts.entries,
+        args.from.name(),
+        counts.replaced
+    )?;
+    say!(
+        "Dry run: nothing was changed. Run the same command with --apply to unmap; how far it got is kept in {}. `migrate convert` \
+         with the same owner and model takes it back.",
+        text::escape_path(journal)
+    )?;
+    Ok(Outcome::Clean)
+}
+
+/// Begins: a journal that tells of the root alone.
+fn begin(args: &UnmapArgs, tree: &Path, root: &File, path: &Path) -> Result<Journal> {
+    if path.exists() {
+        std::fs::remove_file(path).with_context(|| format!("removing {}", text::escape_path(path)))?;
+    }
+    let opened = Tree::open(tree)?;
+    let inode = *opened.inode();
+    let (uid, gid) = (inode.uid, inode.gid);
+    let goal =
+        Goal { model: args.from, uid, gid, fmode: 0o600, dmode: inode.permissions() & 0o777, adopts: false };
+    let begin = Begin { unmaps: true, ..Begin::of(tree, root, &goal, &[])? };
+    let pin = opened.root().pin()?;
+    let entry = Form::Mapped(args.from).read_directory(opened.root(), &pin)?;
+    // Its attributes are its own; no time of change is recorded, for it is not as it is to be.
+    let entry = super::entry::Entry { xattrs: Vec::new(), ..entry };
+    let own = Record { changed: Time::default(), ..Record::new(&inode, entry) };
+    let mut writer = Writer::create(path, &begin, root.as_fd())
+        .with_context(|| format!("making the journal {}", text::escape_path(path)))?;
+    let mut part = Part::new(Format::Two, None, b"", own, false);
+    part.end();
+    writer.listing(&mut part).context("writing the journal")?;
+    writer.recorded(Totals { entries: 1, directories: 1, at: 0 }).context("writing the journal")?;
+    writer.converted().context("writing the journal")?;
+    drop(writer);
+    Journal::of_export(path, root.as_fd())?.context("the journal that was just made is gone")
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    entries: u64,
+    mapped: u64,
+    replaced: u64,
+}
+
+/// Counts what would be done.
+struct Counter {
+    model: Model,
+    counts: Counts,
+}
+
+impl Counter {
+    fn count(&mut self, directory: &Directory, name: &CStr, pin: &Pin) -> Result<()> {
+        let shown = || crate::text::escape(&directory.path_of(name)).into_owned();
+        let is_mapped = match self.model {
+            Model::MappedXattr => mapped_xattr::is_carried(pin),
+            Model::MappedFile => mapped_file::read_attributes(directory, name).map(|found| found.is_some()),
+        };
+        let is_mapped = is_mapped.with_context(|| format!("reading '{}'", shown()))?;
+        let entry = Form::Mapped(self.model).read(directory, name, pin);
+        let entry = entry.with_context(|| format!("reading '{}'", shown()))?;
+        self.counts.entries += 1;
+        self.counts.mapped += u64::from(is_mapped);
+        let is_replaced = is_mapped && entry.kind() != pin.inode().kind();
+        self.counts.replaced += u64::from(is_replaced && entry.kind().is_some_and(Kind::is_replaced));
+        Ok(())
+    }
+}
+
+impl Visitor for Counter {
+    type Error = anyhow::Error;
+
+    fn directory(&mut self, directory: &Arc<Directory>, pin: &Pin) -> Result<()> {
+        let within = directory.parent().unwrap_or(directory);
+        self.count(within, directory.name(), pin)
+    }
+
+    fn entry(&mut self, directory: &Arc<Directory>, name: &CStr, pin: Pin) -> Result<()> {
+        self.count(directory, name, &pin)
+    }
+
+    fn trouble(&mut self, directory: &Arc<Directory>, name: &CStr, trouble: Trouble) -> Result<()> {
+        match trouble {
+            // Mounts are no part of the tree.
+            Trouble::Mount | Trouble::Changed => Ok(()),
+            Trouble::Failed(error) => {
+                Err(error).with_context(|| format!("reading '{}'", text::escape(&directory.path_of(name))))
+            }
+        }
+    }
+
+    fn hides(&self, directory: &Arc<Directory>, name: &CStr) -> bool {
+        Form::Mapped(self.model).hides(directory, name)
+    }
+}
