@@ -273,7 +273,11 @@ fn wait_for_client(listener: &Listener, manager: &mut Manager) -> Result<Option<
     loop {
         match signals::while_idle(|| listener.accept()) {
             None => return Ok(None),
-            Some(Ok(client)) => return Ok(Some(client)),
+            Some(Ok(client)) if listener.admits(client.as_fd()) => return Ok(Some(client)),
+            Some(Ok(client)) => {
+                let peer = socket::describe_peer(client.as_fd());
+                log::warn!("refused a client that is not for this socket (-u, -g): {peer}");
+            }
             Some(Err(Errno::EINTR | Errno::ECONNABORTED)) => {}
             Some(Err(errno)) => return Err(errno).context("cannot take a client off the socket"),
         }

@@ -59,6 +59,10 @@ pub struct HelperArgs {
     #[arg(long, value_name = "USEC", default_value_t = 200, env = "VIRTFS_BUSY_POLL", hide_env = true,
           value_parser = RangedU64ValueParser::<u64>::new().range(0..=10_000))]
     pub busy_poll: u64,
+    /// Close the connection of a client that sends no request for SECONDS, or does not read its replies for as long; 0 never does
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, env = "VIRTFS_IDLE_TIMEOUT", hide_env = true,
+          value_parser = RangedU64ValueParser::<u64>::new().range(0..=31_536_000))]
+    pub idle_timeout: u64,
     /// Limit of open files
     #[arg(long, value_name = "N", env = "VIRTFS_RLIMIT_NOFILE", hide_env = true)]
     pub rlimit_nofile: Option<u64>,

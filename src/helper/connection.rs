@@ -4,13 +4,18 @@
 //! reply. Both buffers live as long as the connection, and nothing else is allocated.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::{TimeSpec, TimeVal};
 
 use super::busy_poll::BusyPoll;
 use super::operations::{Answer, Operations, REPLY};
+use super::privileges::OPEN_FILES;
 use super::protocol::{FD_FOLLOWS, Form, Frame, HEADER, MAX_PAYLOAD, Malformed, Request, encode_error};
+use super::settings::Settings;
 use super::signals;
 use super::sys::{self, Wait};
 
@@ -19,6 +24,8 @@ use super::sys::{self, Wait};
 pub enum Ending {
     /// The client closed it between two requests.
     Left,
+    /// The client was idle for longer than it may be.
+    Idle,
     /// This process was asked to stop.
     Stopped,
     /// The client closed it in the middle of a request, with so many bytes received.
@@ -27,6 +34,29 @@ pub enum Ending {
     Malformed(Malformed),
     /// The socket failed.
     Broken(Errno),
+}
+
+/// What one client may use up.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How long it may send nothing, or read nothing.
+    idle: Option<Duration>,
+    /// How many descriptors may be on their way to it. The kernel bounds those of all processes of one user together, so that one
+    /// client that takes none would cost the others theirs.
+    descriptors: u64,
+}
+
+impl Limits {
+    /// A client's share of what there is. QEMU, which takes a reply before it asks again, needs one descriptor at a time.
+    pub fn of(settings: &Settings) -> Self {
+        let all = settings.rlimit_nofile.unwrap_or(OPEN_FILES);
+        let clients = u64::try_from(settings.shared).unwrap_or(u64::MAX);
+        Self { idle: settings.idle_timeout, descriptors: (all / clients.saturating_mul(4)).clamp(1, 16) }
+    }
+
+    /// None but the kernel's.
+    #[cfg(test)]
+    pub const NONE: Self = Self { idle: None, descriptors: u64::MAX };
 }
 
 /// One client's connection.
@@ -38,11 +68,20 @@ pub struct Connection {
     end: usize,
     reply: Box<[u8]>,
     busy_poll: BusyPoll,
+    limits: Limits,
+    /// How many descriptors were sent since the client is known to have taken all.
+    on_their_way: u64,
 }
 
 impl Connection {
     /// A connection on a connected stream socket.
-    pub fn new(socket: OwnedFd, busy_poll: BusyPoll) -> Self {
+    pub fn new(socket: OwnedFd, busy_poll: BusyPoll, limits: Limits) -> Self {
+        if let Some(idle) = limits.idle {
+            let time = TimeVal::new(idle.as_secs().try_into().unwrap_or(i64::MAX), 0);
+            if let Err(errno) = setsockopt(&socket, sockopt::ReceiveTimeout, &time) {
+                log::warn!("--idle-timeout can't be set: {}", errno.desc());
+            }
+        }
         Self {
             socket,
             input: vec![0; HEADER + MAX_PAYLOAD].into_boxed_slice(),
@@ -50,6 +89,8 @@ impl Connection {
             end: 0,
             reply: vec![0; REPLY].into_boxed_slice(),
             busy_poll,
+            limits,
+            on_their_way: 0,
         }
     }
 
@@ -76,11 +117,12 @@ impl Connection {
         let request = Request::decode(frame.number, &self.input[from..to]).map_err(Ending::Malformed)?;
         let answer = operations.perform(request, &mut self.reply);
         log::trace!("{request:?}: {:?}", answer.as_ref().err());
-        let sent = send_reply(self.socket.as_fd(), request.form(), answer, &self.reply[..]);
+        let sent = self.send_reply(request.form(), answer);
         self.busy_poll.replied();
         sent.map_err(|errno| match errno {
             Errno::EPIPE | Errno::ECONNRESET => Ending::Left,
             STOPPED => Ending::Stopped,
+            Errno::ETIMEDOUT => Ending::Idle,
             errno => Ending::Broken(errno),
         })
     }
@@ -108,6 +150,7 @@ impl Connection {
             self.end -= self.start;
             self.start = 0;
         }
+        let since = self.limits.idle.map(|limit| (Instant::now(), limit));
         loop {
             let received = signals::while_idle(|| self.wait_for_bytes());
             match received {
@@ -119,43 +162,61 @@ impl Connection {
                     self.end += count;
                     return Ok(());
                 }
+                Some(Err(Errno::EAGAIN)) => return Err(Ending::Idle),
+                Some(Err(Errno::EINTR)) if since.is_some_and(|(start, limit)| start.elapsed() >= limit) => {
+                    return Err(Ending::Idle);
+                }
                 Some(Err(Errno::EINTR)) => {}
                 Some(Err(errno)) => return Err(Ending::Broken(errno)),
             }
         }
     }
-}
 
-/// Sends what `form` makes of `answer`. Descriptors are closed only when the reply is on its way.
-fn send_reply(
-    socket: BorrowedFd<'_>,
-    form: Form,
-    answer: Result<Answer, Errno>,
-    reply: &[u8],
-) -> Result<(), Errno> {
-    match answer {
-        Ok(Answer::Bytes(length)) => send_all(socket, &reply[..length]),
-        Ok(Answer::File(file, pin)) => {
-            let bytes = FD_FOLLOWS.to_ne_bytes();
-            let sent = patiently(socket, || sys::send_with_fd(socket, &bytes, file.as_fd()));
-            match pin {
-                Some(pin) => sys::close_both(pin, file),
-                None => drop(file),
-            }
-            match sent {
-                // Too many descriptors are on their way to this user's processes: that is a limit, not the end.
-                Err(Errno::ETOOMANYREFS) => send_all(socket, &(-(Errno::EMFILE as i32)).to_ne_bytes()),
-                sent => send_all(socket, &bytes[sent?..]),
-            }
+    /// Whether one more descriptor may be on its way to the client.
+    fn may_send_descriptor(&mut self) -> bool {
+        if self.on_their_way >= self.limits.descriptors && sys::unread(self.socket.as_fd()) == Ok(0) {
+            self.on_their_way = 0;
         }
-        Err(errno) if form == Form::Fd => send_all(socket, &(-(errno as i32)).to_ne_bytes()),
-        Err(errno) => send_all(socket, &encode_error(errno)),
+        self.on_their_way < self.limits.descriptors
+    }
+
+    /// Sends what `form` makes of `answer`. Descriptors are closed only when the reply is on its way.
+    fn send_reply(&mut self, form: Form, answer: Result<Answer, Errno>) -> Result<(), Errno> {
+        let may_send = !matches!(answer, Ok(Answer::File(..))) || self.may_send_descriptor();
+        let (socket, idle) = (self.socket.as_fd(), self.limits.idle);
+        match answer {
+            Ok(Answer::Bytes(length)) => send_all(socket, &self.reply[..length], idle),
+            Ok(Answer::File(file, pin)) => {
+                let bytes = FD_FOLLOWS.to_ne_bytes();
+                let sent = if may_send {
+                    patiently(socket, idle, || sys::send_with_fd(socket, &bytes, file.as_fd()))
+                } else {
+                    Err(Errno::ETOOMANYREFS)
+                };
+                match pin {
+                    Some(pin) => sys::close_both(pin, file),
+                    None => drop(file),
+                }
+                match sent {
+                    // Too many descriptors are on their way, to this client or to all: that is a limit, not the end.
+                    Err(Errno::ETOOMANYREFS) => {
+                        send_all(socket, &(-(Errno::EMFILE as i32)).to_ne_bytes(), idle)
+                    }
+                    sent => {
+                        self.on_their_way += 1;
+                        send_all(socket, &bytes[sent?..], idle)
+                    }
+                }
+            }
+            Err(errno) if form == Form::Fd => send_all(socket, &(-(errno as i32)).to_ne_bytes(), idle),
+            Err(errno) => send_all(socket, &encode_error(errno), idle),
+        }
     }
 }
 
-fn send_all(socket: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
+fn send_all(socket: BorrowedFd<'_>, mut bytes: &[u8], idle: Option<Duration>) -> Result<(), Errno> {
     while !bytes.is_empty() {
-        let sent = patiently(socket, || sys::send(socket, bytes))?;
+        let sent = patiently(socket, idle, || sys::send(socket, bytes))?;
         bytes = &bytes[sent..];
     }
     Ok(())
@@ -165,8 +226,13 @@ fn send_all(socket: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
 const STOPPED: Errno = Errno::ECANCELED;
 
 /// Sends, and waits for a client that does not read; that wait, like the one for a request, ends when this process is asked to
-/// stop.
-fn patiently<T>(socket: BorrowedFd<'_>, mut send: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+/// stop. `ETIMEDOUT` where the client does not read for as long as it may be idle.
+fn patiently<T>(
+    socket: BorrowedFd<'_>,
+    idle: Option<Duration>,
+    mut send: impl FnMut() -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    let since = idle.map(|limit| (Instant::now(), limit));
     loop {
         match send() {
             Err(Errno::EAGAIN) => {}
@@ -174,7 +240,11 @@ fn patiently<T>(socket: BorrowedFd<'_>, mut send: impl FnMut() -> Result<T, Errn
             result => return result,
         }
         let mut fds = [PollFd::new(socket, PollFlags::POLLOUT)];
-        match signals::while_idle(|| ppoll(&mut fds, None, None)) {
+        let left = since.map(|(start, limit)| limit.saturating_sub(start.elapsed()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(Errno::ETIMEDOUT);
+        }
+        match signals::while_idle(|| ppoll(&mut fds, left.map(TimeSpec::from), None)) {
             None => return Err(STOPPED),
             Some(Ok(_) | Err(Errno::EINTR)) => {}
             Some(Err(errno)) => return Err(errno),

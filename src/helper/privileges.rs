@@ -160,7 +160,7 @@ pub fn allow_open_files(least: usize) -> Result<()> {
 const MEMORY: u64 = 64 << 20;
 /// How many files a process that serves may have open. It needs a dozen; but descriptors that a client has not yet taken off its
 /// socket count against this limit too, all those of one user together.
-const OPEN_FILES: u64 = 8192;
+pub const OPEN_FILES: u64 = 8192;
 
 /// Bounds what this process can use up, for good: memory, open files, processes. `open_files` is what the user asked for.
 pub fn limit_resources(open_files: Option<u64>) -> Result<()> {

@@ -73,16 +73,21 @@ const MOUNT_WATCHER: &[libc::c_long] = &[
     libc::SYS_umount2,
 ];
 
+#[allow(clippy::unnecessary_cast, reason = "its type differs by C library")]
+const UNREAD_IOCTL: u64 = libc::TIOCOUTQ as u64;
+
 /// The calls that are allowed with certain arguments only: the argument's number, and what it must be. The kernel remembers which
 /// calls are allowed whatever their arguments, and runs the filter for these alone: of what serves a request the
 /// ioctl and F_SETFL.
-fn narrow() -> [(libc::c_long, u8, SeccompCmpArgLen, SeccompCmpOp, u64); 5] {
+fn narrow() -> [(libc::c_long, u8, SeccompCmpArgLen, SeccompCmpOp, u64); 6] {
     use SeccompCmpArgLen::Dword;
     use SeccompCmpOp::{Eq, MaskedEq};
     let (exec, this_process) = (libc::PROT_EXEC.unsigned_abs().into(), std::process::id().into());
     [
         // The one ioctl that T_GETVERSION makes.
         (libc::SYS_ioctl, 1, Dword, Eq, operations::VERSION_IOCTL),
+        // Whether a client has taken the descriptors that were sent to it.
+        (libc::SYS_ioctl, 1, Dword, Eq, UNREAD_IOCTL),
         // An open that must not wait takes that back for the client (T_OPEN, T_CREATE).
         (libc::SYS_fcntl, 1, Dword, Eq, libc::F_SETFL.unsigned_abs().into()),
         // std looks at a descriptor before it closes it, in builds with debug assertions.

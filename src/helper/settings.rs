@@ -35,6 +35,8 @@ pub struct Settings {
     pub kept: Kept,
     /// How long to look for a busy client's next request before sleeping.
     pub busy_poll: Duration,
+    /// How long a client may send nothing, or read nothing; without end where `None`.
+    pub idle_timeout: Option<Duration>,
     /// The limit of open files; as it is where `None`.
     pub rlimit_nofile: Option<u64>,
     /// Where the process's id goes.
@@ -136,6 +138,7 @@ impl TryFrom<HelperArgs> for Settings {
             seccomp: args.seccomp,
             kept: if args.readonly { args.modcaps.for_reading() } else { args.modcaps },
             busy_poll: Duration::from_micros(args.busy_poll),
+            idle_timeout: (args.idle_timeout > 0).then(|| Duration::from_secs(args.idle_timeout)),
             rlimit_nofile: args.rlimit_nofile,
             pid_file: args.pid_file,
             syslog: args.syslog || !args.nodaemon,

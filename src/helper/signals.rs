@@ -67,6 +67,11 @@ pub fn serving() {
     SERVING.store(true, Ordering::SeqCst);
 }
 
+/// What makes a worker go on that waits in the kernel for the close of a descriptor that its client sent.
+pub const NUDGE: Signal = Signal::SIGUSR1;
+
+extern "C" fn on_nudge(_: libc::c_int) {}
+
 extern "C" fn on_sign_of_life(_: libc::c_int) {
     let errno = Errno::last_raw();
     SIGN_OF_LIFE.store(true, Ordering::SeqCst);
@@ -86,7 +91,8 @@ fn give_sign_of_life() {
     }
     let answer = ANSWERS.get().map_or("", |answers| &answers[usize::from(SERVING.load(Ordering::SeqCst))]);
     // More than one can wait, and the kernel signals some of them once.
-    while let Ok(asker) = sys::accept_raw(HEALTH.load(Ordering::SeqCst)) {
+    for _ in 0..64 {
+        let Ok(asker) = sys::accept_raw(HEALTH.load(Ordering::SeqCst)) else { break };
         let _ = sys::send(asker.as_fd(), answer.as_bytes());
     }
 }
@@ -147,6 +153,7 @@ pub fn handle_stop(manager: i32) -> Result<()> {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         install(signal, &stop)?;
     }
+    install(NUDGE, &SigAction::new(SigHandler::Handler(on_nudge), SaFlags::SA_RESTART, SigSet::empty()))?;
     ignore_hangup()
 }
 

@@ -19,6 +19,7 @@ use nix::unistd::{Gid, Uid, fchownat};
 use super::identity::Identity;
 use super::logging;
 use super::settings::Owner;
+use super::sys;
 use crate::text::escape_path;
 
 /// The socket's permissions: its owner and group, nobody else.
@@ -34,6 +35,15 @@ pub struct Listener {
     pub socket: OwnedFd,
     /// Its name; none for a socket that has none (an abstract one, passed by systemd).
     pub name: Option<Name>,
+    admission: Admission,
+}
+
+/// Whom the kernel lets connect.
+enum Admission {
+    /// Whoever this inode's mode lets in: the owner and the group, as long as nobody has changed it.
+    ByMode(OwnedFd, Owner),
+    /// Nobody knows: somebody else made the socket. This owner is to be the only one, where one is named.
+    Unknown(Option<Owner>),
 }
 
 /// A socket's name in the file system, and which inode it was given.
@@ -78,12 +88,13 @@ impl Listener {
             }
             _ => format!("cannot bind the socket '{shown}'"),
         })?;
-        let inode = settle(&path, owner).with_context(|| {
+        let (inode, pin) = settle(&path, owner).with_context(|| {
             let _ = fs::remove_file(&path);
             format!("cannot give the socket '{shown}' to uid {} and gid {}", owner.uid, owner.gid)
         })?;
         listen(&socket, Backlog::new(BACKLOG)?).with_context(|| format!("cannot listen on '{shown}'"))?;
-        Ok(Self { socket, name: Some(Name { path, owner, inode, ours: true }) })
+        let name = Some(Name { path, owner, inode, ours: true });
+        Ok(Self { socket, name, admission: Admission::ByMode(pin, owner) })
     }
 
     /// Takes a listening socket that this process inherited as descriptor `fd`.
@@ -95,7 +106,30 @@ impl Listener {
         let address: UnixAddr =
             getsockname(socket.as_raw_fd()).context("cannot tell the passed socket's name")?;
         let name = address.path().and_then(|path| Name::adopt(path, owner));
-        Ok(Self { socket, name })
+        Ok(Self { socket, name, admission: Admission::Unknown(owner) })
+    }
+
+    /// Whether the client at the other end of `socket` may be served: the user or a member of the group that the socket is for,
+    /// root, or this process's own user. Where the kernel has seen to that when the client connected, it is not asked again.
+    pub fn admits(&self, socket: BorrowedFd<'_>) -> bool {
+        let owner = match &self.admission {
+            Admission::ByMode(pin, owner) => {
+                let unchanged = nix::sys::stat::fstat(pin).is_ok_and(|stat| {
+                    (stat.st_mode & 0o777, stat.st_uid, stat.st_gid) == (MODE, owner.uid, owner.gid)
+                });
+                if unchanged {
+                    return true;
+                }
+                owner
+            }
+            Admission::Unknown(Some(owner)) => owner,
+            Admission::Unknown(None) => return true,
+        };
+        let Ok(peer) = getsockopt(&socket, sockopt::PeerCredentials) else { return false };
+        let users = [0, owner.uid, nix::unistd::geteuid().as_raw()];
+        users.contains(&peer.uid())
+            || peer.gid() == owner.gid
+            || sys::peer_groups(socket).is_ok_and(|groups| groups.contains(&owner.gid))
     }
 
     /// Waits for a client.
@@ -108,7 +142,9 @@ impl Listener {
 pub fn accept(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let fd = nix::sys::socket::accept4(socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
     // SAFETY: accept4 returned it just now; nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let client = unsafe { OwnedFd::from_raw_fd(fd) };
+    sys::refuse_descriptors(client.as_fd());
+    Ok(client)
 }
 
 impl Name {
@@ -212,6 +248,7 @@ fn adopt(fd: i32) -> Result<OwnedFd> {
         // SAFETY: it was passed to this process to be its own, and nothing else here knows it.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
+    sys::refuse_descriptors(socket.as_fd());
     // Some pass a socket that does not block; waiting is what this daemon does.
     let flags = OFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFL)?);
     fcntl(&socket, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
@@ -219,7 +256,10 @@ fn adopt(fd: i32) -> Result<OwnedFd> {
 }
 
 fn new_socket(kind: SockType) -> Result<OwnedFd, Errno> {
-    socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)
+    let socket = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    // What it accepts has this from it.
+    sys::refuse_descriptors(socket.as_fd());
+    Ok(socket)
 }
 
 /// Removes a socket that nobody listens on any more.
@@ -313,7 +353,7 @@ pub fn probe(address: &UnixAddr) -> Result<Life, Errno> {
 }
 
 /// Opens the new socket to its owner and group: a directory with the setgid bit gave it another one.
-fn settle(path: &Path, owner: Owner) -> Result<(u64, u64)> {
+fn settle(path: &Path, owner: Owner) -> Result<((u64, u64), OwnedFd)> {
     let stat = fstatat(AT_FDCWD, path, AtFlags::AT_SYMLINK_NOFOLLOW)?;
     if stat.st_mode & libc::S_IFMT != libc::S_IFSOCK {
         bail!("it was replaced");
@@ -330,7 +370,7 @@ fn settle(path: &Path, owner: Owner) -> Result<(u64, u64)> {
     }
     let link = format!("/proc/self/fd/{}", pin.as_raw_fd());
     fs::set_permissions(link, std::os::unix::fs::PermissionsExt::from_mode(MODE))?;
-    Ok((stat.st_dev, stat.st_ino))
+    Ok(((stat.st_dev, stat.st_ino), pin))
 }
 
 /// Who is at the other end of `socket`, for the log.

@@ -4,17 +4,18 @@
 //! with it.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid};
+use nix::unistd::{ForkResult, Pid, pipe2};
 
 use super::identity::{IdMaps, Identity};
 use super::lifeline::{self, Lifeline, WorkersEnd};
@@ -24,10 +25,10 @@ use super::pid_file::PidFile;
 use super::pid_namespace::{PidNamespaces, id_outside};
 use super::sandbox::{Directory, Export, Sandbox};
 use super::self_check::SelfCheck;
-use super::settings::Settings;
-use super::socket::{Listener, Name, accept, set_nonblocking};
+use super::settings::{Endpoint, Settings};
+use super::socket::{Listener, Name, describe_peer, set_nonblocking};
 use super::worker::Client;
-use super::{logging, notify, privileges, signals, worker};
+use super::{logging, notify, privileges, signals, sys, worker};
 use crate::exit::Outcome;
 use crate::text::escape_path;
 
@@ -42,6 +43,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long workers that were killed may take to be gone.
 const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How often workers are nudged while a client waits, where clients can send descriptors.
+const NUDGE: Duration = Duration::from_millis(100);
+/// How many clients are taken off the sockets before signals are looked at again.
+const ACCEPTS: usize = 64;
+
 /// Everything the supervisor holds.
 struct Supervisor<'s> {
     settings: &'s Settings,
@@ -49,7 +55,7 @@ struct Supervisor<'s> {
     export: Export,
     listener: Listener,
     /// Sockets that lost their name, for the clients that are still in their queues.
-    retired: Vec<(OwnedFd, Instant)>,
+    retired: Vec<(Listener, Instant)>,
     watch: Option<Inotify>,
     signals: SignalFd,
     /// Who binds the socket again.
@@ -66,6 +72,10 @@ struct Supervisor<'s> {
     failed_at: Option<Instant>,
     /// Since when clients wait because none can be taken off the socket.
     short_since: Option<Instant>,
+    /// Whether a client waits for another to leave, and the log says so.
+    client_waits: bool,
+    /// Whether the kernel lets no client send descriptors.
+    refuses_descriptors: bool,
 }
 
 /// Serves clients until told to stop or, without `--persistent`, until the last has left.
@@ -88,6 +98,9 @@ pub fn run(
     let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let watch = listener.name.as_ref().and_then(watch);
     set_nonblocking(listener.socket.as_fd())?;
+    // What clients sent to a passed socket before is there already.
+    let refuses_descriptors = sys::refuse_descriptors(listener.socket.as_fd())
+        && !matches!(settings.endpoint, Endpoint::Inherited(..));
     if worker::stands("capabilities") {
         privileges::drop_all_but(&settings.kept.for_supervisor())?;
     }
@@ -119,6 +132,8 @@ pub fn run(
         served: false,
         failed_at: None,
         short_since: None,
+        client_waits: false,
+        refuses_descriptors,
     };
     let ended = supervisor.run();
     if matches!(ended, Ok(Role::Worker(..) | Role::Check(_))) {
@@ -139,6 +154,8 @@ pub fn run(
     if let Some(file) = pid_file.take() {
         file.remove();
     }
+    // The kernel closes the sockets at the end of the process, where it waits for nothing that their queues hold.
+    std::mem::forget(supervisor);
     ended.map(|_| Outcome::Clean)
 }
 
@@ -199,14 +216,17 @@ impl<'s> Supervisor<'s> {
     }
 
     /// Waits for something to do.
-    fn wait(&self) -> Result<()> {
+    fn wait(&mut self) -> Result<()> {
         let watch = self.watch.as_ref().map(AsFd::as_fd);
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(watch.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         fds.extend(self.log_relay.as_ref().map(|log| PollFd::new(log.as_fd(), PollFlags::POLLIN)));
-        if self.workers.len() < self.settings.shared && self.short_since.is_none() {
-            fds.extend(self.sockets().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        let full = self.workers.len() >= self.settings.shared;
+        let before = fds.len();
+        if self.short_since.is_none() && !(full && self.client_waits) {
+            fds.extend(self.listeners().map(|it| PollFd::new(it.socket.as_fd(), PollFlags::POLLIN)));
         }
+        let clients = before..fds.len();
         fds.extend(self.check.socket().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         let needs_time = !self.retired.is_empty()
             || self.failed_at.is_some()
@@ -214,24 +234,56 @@ impl<'s> Supervisor<'s> {
             || self.manager.is_behind()
             || logging::has_lost()
             || (self.listener.name.is_some() && self.watch.is_none());
-        let timeout = self.check.timeout().into_iter().chain(needs_time.then_some(RETRY)).min();
+        let nudge = (self.client_waits && !self.refuses_descriptors).then_some(NUDGE);
+        let timeout = self.check.timeout().into_iter().chain(needs_time.then_some(RETRY)).chain(nudge).min();
         // Whole milliseconds: one more, so that time is up afterwards.
         let timeout = timeout.map(|timeout| PollTimeout::try_from(timeout + Duration::from_millis(1)));
         let timeout = timeout.transpose()?.unwrap_or(PollTimeout::NONE);
         match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(errno).context("cannot wait for clients"),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).context("cannot wait for clients"),
         }
+        if full && fds[clients].iter().any(|fd| fd.any() == Some(true)) {
+            self.client_waits = true;
+            let shared = self.settings.shared;
+            log::warn!("a client waits: as many are served as may be at once (--shared={shared})");
+        }
+        if nudge.is_some() {
+            // One of them may be closing a descriptor that its client sent: that wait ends with any signal.
+            for pid in self.workers.keys() {
+                let _ = kill(*pid, signals::NUDGE);
+            }
+        }
+        Ok(())
     }
 
-    fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::once(self.listener.socket.as_fd())
-            .chain(self.retired.iter().map(|(socket, _)| socket.as_fd()))
+    fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        std::iter::once(&self.listener).chain(self.retired.iter().map(|(listener, _)| listener))
+    }
+
+    /// Closes sockets whose queues may hold descriptors that clients sent. The last close of such a descriptor can take as long
+    /// as its sender likes, so a process does it that nobody waits for: at its end, where the kernel does not linger.
+    fn dispose<T>(&self, sockets: Vec<T>) {
+        let gate = (!self.refuses_descriptors && !sockets.is_empty()).then(|| pipe2(OFlag::O_CLOEXEC).ok());
+        let Some((gate, open)) = gate.flatten() else { return drop(sockets) };
+        // SAFETY: this process has one thread.
+        if let Ok(ForkResult::Child) = unsafe { nix::unistd::fork() } {
+            drop(open);
+            // Until the supervisor has closed them.
+            let _ = nix::unistd::read(&gate, &mut [0]);
+            // SAFETY: ends the forked process; nothing is left to unwind or flush.
+            unsafe { libc::_exit(0) }
+        }
+        drop(sockets);
+        drop(open);
     }
 
     /// Makes the socket anew when its name is gone: QEMU removes it as it connects.
     fn keep_name(&mut self) {
-        self.retired.retain(|(_, since)| since.elapsed() < GRACE);
+        let (kept, old) =
+            std::mem::take(&mut self.retired).into_iter().partition(|(_, since)| since.elapsed() < GRACE);
+        self.retired = kept;
+        self.dispose(old);
         self.check.keep_name(&self.identity);
         let Some(name) = &self.listener.name else { return };
         if name.stands() || self.failed_at.is_some_and(|at| at.elapsed() < RETRY) {
@@ -247,7 +299,7 @@ impl<'s> Supervisor<'s> {
                     self.watch = listener.name.as_ref().and_then(watch);
                 }
                 let old = std::mem::replace(&mut self.listener, listener);
-                self.retired.push((old.socket, Instant::now()));
+                self.retired.push((old, Instant::now()));
             }
             Err(error) => {
                 if self.failed_at.is_none() {
@@ -293,16 +345,36 @@ impl<'s> Supervisor<'s> {
     /// Starts a worker for each client that waits. Returns the client, and the worker's end of its pair, where this process is
     /// the worker.
     fn accept_clients(&mut self) -> Option<(Client, WorkersEnd)> {
-        while self.workers.len() < self.settings.shared {
-            let client = Client::new(self.accept()?);
+        for _ in 0..ACCEPTS {
+            if self.workers.len() >= self.settings.shared {
+                break;
+            }
+            self.client_waits = false;
+            let (socket, admitted) = self.accept()?;
+            if !admitted {
+                log::warn!(
+                    "refused a client that is not for this socket (-u, -g): {}",
+                    describe_peer(socket.as_fd())
+                );
+                self.dispose(vec![socket]);
+                continue;
+            }
+            let Ok((gate, open)) = pipe2(OFlag::O_CLOEXEC) else { return None };
+            let client = Client::new(socket);
             let (ours, workers) = self.spare.take()?;
             // SAFETY: this process has one thread.
             match unsafe { self.pid_namespaces.fork() } {
                 Ok(ForkResult::Parent { child }) => {
                     self.served = true;
                     self.workers.insert(child, ours);
+                    // Not the last to close it.
+                    drop(client);
                 }
-                Ok(ForkResult::Child) => return Some((client, workers)),
+                Ok(ForkResult::Child) => {
+                    drop(open);
+                    let _ = nix::unistd::read(&gate, &mut [0]);
+                    return Some((client, workers));
+                }
                 Err(errno) => log::error!("cannot serve a client: fork: {}", errno.desc()),
             }
         }
@@ -347,7 +419,9 @@ impl<'s> Supervisor<'s> {
 
     /// Takes a client off the sockets. Where this process has no descriptor left for it, it waits a while: the kernel
     /// would say "there is one" without end.
-    fn accept(&mut self) -> Option<OwnedFd> {
+    ///
+    /// The second value says whether it may be served.
+    fn accept(&mut self) -> Option<(OwnedFd, bool)> {
         let mut short = None;
         // First what its worker needs: a client that is off the socket can't wait for better times.
         if self.spare.is_none() {
@@ -356,8 +430,13 @@ impl<'s> Supervisor<'s> {
                 Err(errno) => short = Some(errno),
             }
         }
-        let client = self.sockets().filter(|_| self.spare.is_some()).find_map(|socket| {
-            accept(socket)
+        let client = self.listeners().filter(|_| self.spare.is_some()).find_map(|listener| {
+            listener
+                .accept()
+                .map(|client| {
+                    let admitted = listener.admits(client.as_fd());
+                    (client, admitted)
+                })
                 .inspect_err(|&errno| {
                     if !matches!(errno, Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) {
                         short = Some(errno);

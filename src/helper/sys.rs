@@ -103,6 +103,41 @@ pub fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) ->
     length(sent)
 }
 
+/// Has the kernel refuse descriptors that the other side of `socket`, or of what it accepts, sends (`SO_PASSRIGHTS`, Linux 6.16). False
+/// where it can't.
+pub fn refuse_descriptors(socket: BorrowedFd<'_>) -> bool {
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let off: libc::c_int = 0;
+    let size = libc::socklen_t::try_from(size_of_val(&off)).unwrap_or(0);
+    // SAFETY: the kernel reads `size` bytes of an integer that lives as long.
+    unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const off).cast(), size)
+            == 0
+    }
+}
+
+/// The groups of the process that connected `socket` (`SO_PEERGROUPS`).
+pub fn peer_groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
+    let mut groups = vec![0_u32; 65_536];
+    let mut size = libc::socklen_t::try_from(size_of_val(&*groups)).map_err(|_| Errno::EINVAL)?;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERGROUPS);
+    // SAFETY: the kernel writes at most `size` bytes to the vector, which has as many.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, option, groups.as_mut_ptr().cast(), &raw mut size)
+    };
+    check(result.into())?;
+    groups.truncate(usize::try_from(size).unwrap_or(0) / size_of::<u32>());
+    Ok(groups)
+}
+
+/// How much of what was sent on `socket` the other side has not yet received, in the kernel's measure: 0 where it has all.
+pub fn unread(socket: BorrowedFd<'_>) -> Result<i32, Errno> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one int.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) }.into())?;
+    Ok(bytes)
+}
+
 /// A counter that this process shares with those that it forks.
 pub fn shared_counter() -> Result<&'static AtomicU64, Errno> {
     let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;

@@ -8,7 +8,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::busy_poll::BusyPoll;
-use super::connection::{Connection, Ending};
+use super::connection::{Connection, Ending, Limits};
 use super::identity::{IdMaps, Identity};
 use super::mount_watch::Watched;
 use super::operations::{Operations, REPLY};
@@ -44,6 +44,7 @@ pub struct Confined {
     /// What keeps it from the rest of the kernel, once it serves.
     filter: Filter,
     busy_poll: BusyPoll,
+    limits: Limits,
     /// Keeps the process alive that watches the mounts.
     watched: Option<Watched>,
 }
@@ -78,7 +79,7 @@ pub fn confine(
     }
     let filter = Filter::prepare(settings.seccomp, health)?;
     let operations = Operations::new(reach, identity, settings.readonly);
-    Ok(Confined { operations, walls, filter, busy_poll, watched })
+    Ok(Confined { operations, walls, filter, busy_poll, limits: Limits::of(settings), watched })
 }
 
 /// Whether the wall of this name is to be built: always, but in the tests that try each by itself.
@@ -97,14 +98,21 @@ pub fn serve(client: Client, confined: &mut Confined) -> Outcome {
     if let Some(watched) = &mut confined.watched {
         watched.settle();
     }
+    // Sets the socket up, which the filter does not allow.
+    let mut connection = Connection::new(socket, confined.busy_poll, confined.limits);
     if let Err(error) = confined.filter.install() {
         log::error!("cannot serve a client: {error:#}");
         return Outcome::Failure;
     }
     sys::slim_down();
-    let mut connection = Connection::new(socket, confined.busy_poll);
-    match connection.serve(&mut confined.operations) {
+    let ending = connection.serve(&mut confined.operations);
+    // The kernel closes the socket at the end of the process, where it waits for nothing that its queue holds.
+    std::mem::forget(connection);
+    match ending {
         Ending::Left => log::info!("client left: {peer}"),
+        Ending::Idle => log::info!(
+            "client was idle for as long as --idle-timeout allows: closing the connection ({peer})"
+        ),
         Ending::Stopped => log::info!("stopped by a signal"),
         Ending::CutOff(bytes) => {
             log::warn!("client left in the middle of a request, after {bytes} bytes: {peer}");

@@ -23,6 +23,7 @@ pub const OPTIONS: &[(&str, Option<char>, bool)] = &[
     ("readonly", None, false),
     ("sandbox", None, true),
     ("modcaps", None, true),
+    ("idle-timeout", None, true),
     ("rlimit-nofile", None, true),
     ("pid-file", None, true),
     ("syslog", None, false),

@@ -9,6 +9,7 @@ mod health;
 mod logging;
 mod options;
 mod sockets;
+mod stalled;
 mod start;
 mod systemd;
 mod unread;
