@@ -46,18 +46,9 @@ impl Format for Libvirt {
         if Backend::sought() == Backend::Proxy && glance::holds_nothing(file.text.as_bytes()) {
             return Ok(Reading::default());
         }
-        let xml = file.parse()?;
         let mut reading = Reading::default();
-        for domain in arguments::domains(&file, &xml) {
-            let generated = is_runtime(document.path, domain.holder);
-            for mut found in argv::shares(&domain.args) {
-                found.share.place = place(document, &domain, &found);
-                if generated {
-                    found.share.notes.push(Note::Generated);
-                    reading.findings.push(generated_finding(&domain, found.share.place.clone()));
-                }
-                reading.shares.push(found.share);
-            }
+        for file in file.documents() {
+            read_one(document, &file, &mut reading)?;
         }
         Ok(reading)
     }
@@ -68,39 +59,69 @@ impl Format for Libvirt {
         how: &Rewrite,
         _beside: Option<&dyn Beside>,
     ) -> Result<Edits, Refusal> {
-        let mend = |error: Unreadable| Refusal::at(error.line, error.reason, "mend the file first");
         let file = File::open(document.bytes).map_err(mend)?;
-        let xml = file.parse().map_err(mend)?;
         let mut edits = Edits::default();
-        for domain in arguments::domains(&file, &xml) {
-            let shares = argv::shares(&domain.args);
-            let Some(first) = shares.first() else { continue };
-            if is_runtime(document.path, domain.holder) {
-                let line = first.share.place.line;
-                return Err(Refusal::at(line, "libvirt writes this file itself", runtime_remedy(&domain)));
-            }
-            let wanted: Vec<_> = shares.into_iter().filter(|share| how.wants(&share.share)).collect();
-            let mut found = rewrite::domain(&file, &domain, &wanted, how)?;
-            for moved in &mut found.moved {
-                moved.share.place.file = document.path.map(Path::to_owned);
-            }
-            for finding in &mut found.findings {
-                finding.place.file = document.path.map(Path::to_owned);
-            }
-            edits.edits.append(&mut found.edits);
-            edits.moved.append(&mut found.moved);
-            edits.findings.append(&mut found.findings);
+        for part in file.documents() {
+            rewrite_one(document, &part, how, &mut edits)?;
         }
         file.close(&mut edits.edits)?;
         Ok(edits)
     }
 }
 
+/// Reads one document of a file.
+fn read_one(document: &Document, file: &File, reading: &mut Reading) -> Result<(), Unreadable> {
+    let xml = file.parse()?;
+    for domain in arguments::domains(file, &xml) {
+        let generated = is_runtime(document.path, domain.holder);
+        for mut found in argv::shares(&domain.args) {
+            found.share.place = place(document, &domain, &found);
+            if generated {
+                found.share.notes.push(Note::Generated);
+                reading.findings.push(generated_finding(&domain, found.share.place.clone()));
+            }
+            reading.shares.push(found.share);
+        }
+    }
+    Ok(())
+}
+
+/// Rewrites one document of a file.
+fn rewrite_one(document: &Document, file: &File, how: &Rewrite, edits: &mut Edits) -> Result<(), Refusal> {
+    let xml = file.parse().map_err(mend)?;
+    for domain in arguments::domains(file, &xml) {
+        let shares = argv::shares(&domain.args);
+        let Some(first) = shares.first() else { continue };
+        if is_runtime(document.path, domain.holder) {
+            let line = first.share.place.line;
+            return Err(Refusal::at(line, "libvirt writes this file itself", runtime_remedy(&domain)));
+        }
+        let wanted: Vec<_> = shares.into_iter().filter(|share| how.wants(&share.share)).collect();
+        let mut found = rewrite::domain(file, &domain, &wanted, how)?;
+        for moved in &mut found.moved {
+            moved.share.place.file = document.path.map(Path::to_owned);
+        }
+        for finding in &mut found.findings {
+            finding.place.file = document.path.map(Path::to_owned);
+        }
+        edits.edits.append(&mut found.edits);
+        edits.moved.append(&mut found.moved);
+        edits.findings.append(&mut found.findings);
+    }
+    Ok(())
+}
+
+fn mend(error: Unreadable) -> Refusal {
+    Refusal::at(error.line, error.reason, "mend the file first")
+}
+
 /// What a document is to libvirt, for what is left to say after a rewrite; `None` where it holds no domain.
 pub(super) fn holder(document: &Document) -> Option<Holder> {
     let file = File::open(document.bytes).ok()?;
-    let xml = file.parse().ok()?;
-    arguments::domains(&file, &xml).first().map(|domain| domain.holder)
+    file.documents().iter().find_map(|part| {
+        let xml = part.parse().ok()?;
+        arguments::domains(part, &xml).first().map(|domain| domain.holder)
+    })
 }
 
 /// Whether libvirt keeps a file for itself while a guest runs.

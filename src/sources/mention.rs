@@ -13,7 +13,10 @@ const WORD: &[u8] = b"proxy";
 const WIDE_WORD: &[u8] = b"p\0r\0o\0x\0y";
 
 /// What stands beside the word in every share and in every helper's command line.
-const MARKS: &[&[u8]] = &[b"fsd", b"virtfs", b"fs_driver"];
+const MARKS: &[&[u8]] = &[b"fsdev", b"virtfs", b"fsdriver", b"fs_driver"];
+
+/// The helper's name.
+const HELPER: &[u8] = b"virtfs-proxy-helper";
 
 /// The first keys of a proxy share's options: `proxy,KEY=`.
 const KEYS: &[&[u8]] = &[b"id=", b"socket=", b"sock_fd=", b"mount_tag=", b"readonly", b"writeout="];
@@ -27,6 +30,7 @@ pub struct Mentions {
     word: bool,
     mark: bool,
     option: bool,
+    helper: bool,
     entity: bool,
 }
 
@@ -36,6 +40,7 @@ impl Mentions {
         if finders.word.find(piece).is_some() {
             self.word = true;
             self.option |= has_option(piece);
+            self.helper |= memmem::find(piece, HELPER).is_some();
         }
         self.mark = self.mark || finders.marks.iter().any(|mark| mark.find(piece).is_some());
     }
@@ -50,12 +55,19 @@ impl Mentions {
         let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
         self.entity |= text.first() == Some(&b'<')
             && memmem::find(start, b"<!ENTITY").is_some()
-            && memmem::find(start, b"domain").is_some();
+            && [&b"<domain"[..], b":domain", b"inactiveDomain"]
+                .iter()
+                .any(|name| memmem::find(start, name).is_some());
     }
 
     /// Whether the file can hold something of ours, if no escape spells the word.
     pub fn are_enough(self) -> bool {
         self.word && (self.mark || self.option) || self.entity
+    }
+
+    /// Whether the file names a share's options or the helper, and not the words alone.
+    pub fn are_certain(self) -> bool {
+        self.option || self.helper
     }
 
     /// Whether the file could still spell the word by escapes.
@@ -95,7 +107,7 @@ pub fn says_word(bytes: &[u8]) -> bool {
 }
 
 /// Whether escapes of any of the formats spell the word.
-fn spells_word(bytes: &[u8]) -> bool {
+pub fn spells_word(bytes: &[u8]) -> bool {
     unescaped(bytes).is_some_and(|plain| memmem::find(&plain, WORD).is_some())
 }
 

@@ -89,7 +89,7 @@ fn a_fifo_that_is_named_is_not_opened() {
 fn long_lines_and_long_files_are_bounded() {
     let dir = tempfile::tempdir().unwrap();
     let line = vec![b'x'; 100 << 20];
-    fs::write(dir.path().join("long"), [b"#!/bin/sh proxy -fsdev ", &line[..]].concat()).unwrap();
+    fs::write(dir.path().join("long"), [b"#!/bin/sh -fsdev proxy,id=f,", &line[..]].concat()).unwrap();
     for name in ["long.sh", "long.xml", "long.yaml", "long.conf"] {
         fs::hard_link(dir.path().join("long"), dir.path().join(name)).unwrap();
     }
@@ -100,9 +100,9 @@ fn long_lines_and_long_files_are_bounded() {
         [b"#!/bin/sh\nqemu -fsdev proxy,id=f,socket=/", &word[..]].concat(),
     )
     .unwrap();
-    write(&dir.path().join("deep.yaml"), format!("# proxy\n{}", "[".repeat(100_000)));
-    write(&dir.path().join("deep.sh"), format!("# proxy\necho {}", "$(".repeat(100_000)));
-    write(&dir.path().join("deep.xml"), format!("<!-- proxy -->{}", "<a>".repeat(100_000)));
+    write(&dir.path().join("deep.yaml"), format!("# -fsdev proxy\n{}", "[".repeat(100_000)));
+    write(&dir.path().join("deep.sh"), format!("# -fsdev proxy\necho {}", "$(".repeat(100_000)));
+    write(&dir.path().join("deep.xml"), format!("<!-- -fsdev proxy -->{}", "<a>".repeat(100_000)));
     let document = audited_in_bounds(dir.path());
     assert!(document["unread"].as_array().unwrap().len() >= 6, "{:#}", document["unread"]);
 }

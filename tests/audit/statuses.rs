@@ -184,8 +184,8 @@ fn a_named_file_is_never_passed_over_in_silence() {
     );
     for (name, status, shares) in [
         ("start-vm.sh.gz", 3, 1),
-        ("start-vm.sh.xz", 3, 1),
-        ("start-vm.sh.zst", 3, 1),
+        ("start-vm.sh.xz", 4, 0),
+        ("start-vm.sh.zst", 4, 0),
         ("web.xml.gz", 3, 1),
         ("clean.sh.gz", 0, 0),
         ("web.tar", 4, 0),
@@ -217,4 +217,83 @@ fn a_named_file_is_never_passed_over_in_silence() {
         std::fs::copy(dir.path().join(name), folder.path().join(name)).unwrap();
     }
     assert_eq!(audit([folder.path()]).status, 0);
+}
+
+#[test]
+fn what_can_hold_no_share_is_not_unread() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        (
+            "catalog.xml",
+            "<?xml version=\"1.0\"?>\n<!DOCTYPE catalog PUBLIC \"-//OASIS//DTD XML Catalogs V1.0//EN\" \"catalog.dtd\">\n<catalog/>\n",
+        ),
+        (
+            "manual.xml",
+            "<!DOCTYPE refentry [<!ENTITY % e SYSTEM \"e.ent\"> %e;]>\n<refentry>&version;&#8212;</refentry>\n",
+        ),
+        ("page.xml", "<!DOCTYPE html [<!ENTITY e \"x\">]>\n<p>your domain, by a http-proxy</p>\n"),
+        ("broken.yaml", "a: [b\n{ proxy: {{ x }}\n"),
+        ("broken.json", "{\"http_proxy\": \n"),
+        ("broken.xml", "<domain>\n"),
+        ("quote.sh", "#!/bin/sh\nexport http_proxy=\"http://\n"),
+        ("latin.xml", "<a>proxy</b>\n"),
+    ] {
+        write(&dir.path().join(name), text);
+    }
+    let whole = audit([dir.path()]);
+    assert_eq!(whole.status, 0, "{:#}", whole.document);
+    // An escape that could spell the word is looked at, or told.
+    for (name, text, status) in [
+        ("a.yaml", "args: [-virtfs, \"\\u0070roxy,id=f,mount_tag=t,socket=/a\"]\n", 3),
+        ("a.json", "{\"args\": [\"-virtfs\", \"pro\\u0078y,id=f,mount_tag=t,socket=/a\"]}\n", 3),
+        ("a.sh", "#!/bin/sh\nqemu -virtfs $'\\x70roxy,id=f,mount_tag=t,socket=/a'\n", 3),
+        ("a.py", "run(['-virtfs', '\\x70roxy,id=f,mount_tag=t,socket=/a'])\n", 3),
+        ("a.xml", &domain("web", "t", "/a").replace("proxy", "pro&#120;y"), 3),
+        ("b.xml", "<!DOCTYPE domain [<!ENTITY p \"proxy\">]>\n<domain>-fsdev &p;</domain>\n", 4),
+        ("a.cgi", "run -virtfs %70roxy,id=f,mount_tag=t,socket=/a\n", 4),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        write(&folder.path().join(name), text);
+        let found = audit([folder.path()]);
+        assert_eq!(found.status, status, "{name}: {:#}", found.document);
+    }
+}
+
+#[test]
+fn documents_in_one_file_are_read_one_by_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("all.xml");
+    let one =
+        |name: &str| format!("<?xml version='1.0'?>\n{}\n", domain(name, name, &format!("/run/{name}")));
+    write(&file, ["web", "db", "mail"].map(one).concat());
+    let found = audit([&file]);
+    assert_eq!(found.list("shares").len(), 3, "{:#}", found.document);
+    for (name, line) in [("web", 6), ("db", 17), ("mail", 28)] {
+        assert_eq!(found.share(name)["guest"], name);
+        assert_eq!(found.share(name)["line"], line, "{name}");
+        assert_eq!(found.share(name)["rewritable"], true, "{name}");
+    }
+    // A clean domain before one that has a share hides nothing.
+    write(&file, ["<domain/>\n".to_owned(), one("web")].concat());
+    assert_eq!(audit([&file]).list("shares").len(), 1);
+}
+
+#[test]
+fn a_share_in_an_unknown_form_is_unread_and_a_synopsis_is_not() {
+    for (name, text, status) in [
+        ("vm.tcl", "set args {-virtfs proxy,id=f,mount_tag=t,socket=/a}\n", Some(4)),
+        ("vm.kts", "val a = \"proxy,id=f,socket=/a\"\n", Some(4)),
+        ("vm.go", "var s = \"proxy,id=f,socket=/a\"\n", Some(4)),
+        ("usage.py", "print('-fsdev proxy,id=ID[,readonly=on],socket=SOCKET')\n", None),
+        ("comment.go", "// -virtfs proxy,id=f,socket=/a\npackage main\n", Some(0)),
+        ("comment.nix", "# -virtfs proxy,id=f,socket=/a\n{ }\n", Some(0)),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        write(&folder.path().join(name), text);
+        let found = audit([folder.path()]);
+        match status {
+            Some(status) => assert_eq!(found.status, status, "{name}: {:#}", found.document),
+            None => assert!(found.list("unread").is_empty(), "{name}: {:#}", found.document),
+        }
+    }
 }

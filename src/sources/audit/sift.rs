@@ -1,13 +1,13 @@
 //! Which files are worth a reader: a look through the bytes of each, in pieces, into one buffer that is kept.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::host::{Host, MAX_FILE};
 use crate::sources::libvirt::is_saved_image;
-use crate::sources::mention::{Finders, Mentions, OVERLAP, can_hold};
+use crate::sources::mention::{Finders, Mentions, OVERLAP, can_hold, spells_word};
 
 /// How much is read at first, in bytes. Most files end there.
 const FIRST: usize = 64 << 10;
@@ -17,6 +17,10 @@ const PIECE: usize = 256 << 10;
 
 /// How much of a file says whether it is text, in bytes.
 const TELLING: usize = 4096;
+
+/// The longest file that is handed to a reader for its words alone, in bytes. A longer one must name a share's options or
+/// the helper.
+const WORDS_TELL: u64 = 1 << 20;
 
 /// What a program begins with.
 pub const PROGRAM: &[u8] = b"\x7fELF";
@@ -75,12 +79,19 @@ impl Sieve {
         }
         let mut mentions = Mentions::default();
         mentions.take_start(start);
-        let mut total = filled as u64;
+        let mut length = None;
         loop {
             mentions.take(self.buffer.get(..filled).unwrap_or_default(), &self.finders);
             if mentions.are_enough() {
-                let is_long = !ended && file.metadata()?.len() > MAX_FILE;
-                return Ok(if is_long { Sifted::TooLong } else { Sifted::Candidate });
+                let length = match length {
+                    None if ended => 0,
+                    None => *length.insert(file.metadata()?.len()),
+                    Some(known) => known,
+                };
+                // A long list of words holds these, too.
+                if length <= WORDS_TELL || mentions.are_certain() {
+                    return Ok(if length > MAX_FILE { Sifted::TooLong } else { Sifted::Candidate });
+                }
             }
             if ended {
                 break;
@@ -88,21 +99,40 @@ impl Sieve {
             let kept = filled.min(OVERLAP);
             self.buffer.copy_within(filled - kept..filled, 0);
             let read = self.fill(&mut file, kept, PIECE)?;
-            total += read as u64;
             ended = read < PIECE;
             filled = kept + read;
         }
         if !mentions.may_be_escaped() {
             return Ok(Sifted::Nothing);
         }
-        if total > MAX_FILE {
-            return Ok(Sifted::TooLong);
+        match self.whole() {
+            Some(bytes) => Ok(if can_hold(bytes) { Sifted::Candidate } else { Sifted::Nothing }),
+            None => self.sift_escapes(file),
         }
-        let spelt = match self.whole() {
-            Some(bytes) => can_hold(bytes),
-            None => host.read_small(path).is_some_and(|bytes| can_hold(&bytes)),
-        };
-        Ok(if spelt { Sifted::Candidate } else { Sifted::Nothing })
+    }
+
+    /// Whether escapes in a file of several pieces spell the word.
+    fn sift_escapes(&mut self, mut file: File) -> io::Result<Sifted> {
+        file.rewind()?;
+        let mut kept = 0;
+        let mut total = 0;
+        let mut spelt = false;
+        loop {
+            let read = self.fill(&mut file, kept, PIECE)?;
+            total += read as u64;
+            spelt = spelt || spells_word(self.buffer.get(..kept + read).unwrap_or_default());
+            if read < PIECE || total > MAX_FILE && spelt {
+                break;
+            }
+            let filled = kept + read;
+            kept = OVERLAP;
+            self.buffer.copy_within(filled - kept..filled, 0);
+        }
+        Ok(match spelt {
+            false => Sifted::Nothing,
+            true if total > MAX_FILE => Sifted::TooLong,
+            true => Sifted::Candidate,
+        })
     }
 
     /// Whether a file can hold something of ours, binary or not, by all of its bytes.
@@ -117,8 +147,8 @@ impl Sieve {
                 mentions.take_start(piece);
             }
             mentions.take(piece, &self.finders);
-            if mentions.are_enough() || read < PIECE {
-                return Ok(mentions.are_enough() || mentions.may_be_escaped());
+            if mentions.are_certain() || read < PIECE {
+                return Ok(mentions.are_enough());
             }
             let filled = kept + read;
             kept = OVERLAP;
@@ -187,6 +217,9 @@ mod tests {
         let long = usize::try_from(MAX_FILE).unwrap();
         assert_eq!(sifted(&[share.into(), vec![b'x'; long]].concat()), Sifted::TooLong);
         assert_eq!(sifted(&vec![b'x'; long + 1]), Sifted::Nothing);
+        let words = b"list of packages: http-proxy virtfs\n".repeat(long / 30);
+        assert_eq!(sifted(&words), Sifted::Nothing);
+        assert_eq!(sifted(&[words, b"-fsdev proxy,id=f".to_vec()].concat()), Sifted::TooLong);
     }
 
     #[test]

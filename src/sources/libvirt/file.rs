@@ -5,6 +5,7 @@ use std::ops::Range;
 use roxmltree::{Document as Xml, ParsingOptions};
 
 use super::super::{Document, Unreadable};
+use super::glance;
 use crate::share::rewrite::{Edit, Refusal};
 use crate::text::escape;
 
@@ -51,7 +52,7 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 }
 
 /// A file that holds domain XML.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct File<'a> {
     bytes: &'a [u8],
     /// The XML, without a byte order mark.
@@ -62,6 +63,8 @@ pub(super) struct File<'a> {
     saved: Option<Saved>,
     /// Where in the text its lines end.
     line_ends: Vec<usize>,
+    /// The line of the file on which the text begins, from 1.
+    first_line: u64,
 }
 
 /// A saved image's room: XML, a NUL, perhaps a cookie and a NUL, and NULs to its end.
@@ -100,14 +103,34 @@ impl<'a> File<'a> {
         let text = utf8(bytes.get(range).unwrap_or_default())?;
         refuse_excess(text)?;
         let line_ends = memchr::memchr_iter(b'\n', text.as_bytes()).collect();
-        Ok(Self { bytes, text, base, saved, line_ends })
+        Ok(Self { bytes, text, base, saved, line_ends, first_line: 1 })
+    }
+
+    /// The file as one for each of its documents: `virsh dumpxml` in a loop prints several.
+    pub(super) fn documents(&self) -> Vec<Self> {
+        let parts = glance::documents(self.text.as_bytes());
+        if parts.len() < 2 || self.saved.is_some() {
+            return vec![self.clone()];
+        }
+        let each = parts.into_iter().filter_map(|part| {
+            let text = self.text.get(part.clone())?;
+            Some(Self {
+                text,
+                base: self.base + part.start,
+                saved: None,
+                line_ends: memchr::memchr_iter(b'\n', text.as_bytes()).collect(),
+                first_line: self.line(part.start),
+                ..self.clone()
+            })
+        });
+        each.collect()
     }
 
     /// The XML's nodes, with document types and entities refused.
     pub(super) fn parse(&self) -> Result<Xml<'a>, Unreadable> {
         let options = ParsingOptions { nodes_limit: MOST_NODES, ..ParsingOptions::default() };
         Xml::parse_with_options(self.text, options).map_err(|error| {
-            let line = Some(u64::from(error.pos().row));
+            let line = Some(u64::from(error.pos().row) + self.first_line - 1);
             let reason = match error {
                 roxmltree::Error::DtdDetected => {
                     "it has a document type, which libvirt's own files never have".to_owned()
@@ -136,7 +159,7 @@ impl<'a> File<'a> {
     /// The line of a place in the text, from 1.
     pub(super) fn line(&self, at: usize) -> u64 {
         // A number of lines fits.
-        1 + self.line_ends.partition_point(|&end| end < at) as u64
+        self.first_line + self.line_ends.partition_point(|&end| end < at) as u64
     }
 
     /// Makes the edits, which are the file's, fit what is around the XML.

@@ -1,5 +1,7 @@
 //! A glance at XML: most files hold nothing of ours, and parsing them into a tree would be most of an audit's time.
 
+use std::ops::Range;
+
 /// More than any start tag of libvirt's has, in bytes.
 const MOST_ATTRIBUTES: usize = 4096;
 
@@ -10,6 +12,59 @@ const MOST_ATTRIBUTES: usize = 4096;
 /// with a text is that a part of it is missing: its elements must be closed, each by its own name.
 pub(super) fn holds_nothing(text: &[u8]) -> bool {
     memchr::memmem::find(text, b"proxy").is_none() && is_whole(text)
+}
+
+/// Where each document of a text begins and ends, where several follow each other. A text that can't be told apart is one.
+pub(super) fn documents(text: &[u8]) -> Vec<Range<usize>> {
+    let mut all: Vec<Range<usize>> = Vec::new();
+    let mut start = 0;
+    let mut depth = 0_usize;
+    let mut at = 0;
+    let whole = || std::iter::once(0..text.len()).collect::<Vec<_>>();
+    while let Some(open) = text.get(at..).and_then(|rest| memchr::memchr(b'<', rest)) {
+        let markup = at + open;
+        let rest = text.get(markup..).unwrap_or_default();
+        let skipped = [(&b"<!--"[..], &b"-->"[..]), (b"<![CDATA[", b"]]>"), (b"<?", b"?>"), (b"</", b">")];
+        if let Some((begin, end)) = skipped.iter().find(|(begin, _)| rest.starts_with(begin)) {
+            let Some(length) = memchr::memmem::find(rest, end) else { return whole() };
+            at = markup + length + end.len();
+            if *begin != b"</" {
+                continue;
+            }
+            depth = depth.saturating_sub(1);
+        } else {
+            let Some(tail) = rest.get(1..).filter(|tail| tail.first() != Some(&b'!')) else { return whole() };
+            let Some((length, empty)) = tag_end(tail) else { return whole() };
+            at = markup + 1 + length;
+            depth += usize::from(!empty);
+        }
+        if depth == 0 {
+            all.push(start..at);
+            let gap = text.get(at..).unwrap_or_default();
+            start = at + gap.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        }
+    }
+    // What follows the last one belongs to it.
+    if let Some(last) = all.last_mut() {
+        last.end = text.len();
+    }
+    all
+}
+
+/// Where a start tag ends, and whether its element is empty.
+fn tag_end(tail: &[u8]) -> Option<(usize, bool)> {
+    let mut quote = None;
+    for (at, &byte) in tail.iter().enumerate() {
+        match quote {
+            Some(open) if open == byte => quote = None,
+            None if matches!(byte, b'"' | b'\'') => quote = Some(byte),
+            None if byte == b'>' => {
+                return Some((at + 1, at.checked_sub(1).and_then(|at| tail.get(at)) == Some(&b'/')));
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Whether every element is closed, and nothing stands in the text that takes more than that to understand.
@@ -112,5 +167,24 @@ mod tests {
         ] {
             assert!(!holds_nothing(text.as_bytes()), "{text}");
         }
+    }
+
+    #[test]
+    fn documents_in_a_row_are_told_apart() {
+        for (text, expected) in [
+            ("<a/>", vec!["<a/>"]),
+            ("<a><b/></a>\n<!-- end -->\n", vec!["<a><b/></a>\n<!-- end -->\n"]),
+            (
+                "<?xml version='1.0'?>\n<a x='>'></a>\n\n<?xml version='1.0'?>\n<b/>\n",
+                vec!["<?xml version='1.0'?>\n<a x='>'></a>", "<?xml version='1.0'?>\n<b/>\n"],
+            ),
+            ("<a><![CDATA[</a>]]></a><b/>", vec!["<a><![CDATA[</a>]]></a>", "<b/>"]),
+            ("<!DOCTYPE a><a/><b/>", vec!["<!DOCTYPE a><a/><b/>"]),
+            ("<a/><b", vec!["<a/><b"]),
+        ] {
+            let found: Vec<_> = documents(text.as_bytes()).into_iter().map(|part| &text[part]).collect();
+            assert_eq!(found, expected, "{text}");
+        }
+        assert!(documents(b"<a><b>").is_empty());
     }
 }
