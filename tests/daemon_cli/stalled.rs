@@ -106,6 +106,8 @@ fn a_client_that_waits_for_its_turn_is_logged_once() {
     let launch = Launch::new(&program::ours(), &place.export()).option("--persistent");
     let helper = launch.by_socket(&place.socket());
     for round in 1..3 {
+        // A client that finds the last one's worker leaving waits, too.
+        program::wait_until("no worker", || process::children(helper.pid()).is_empty());
         let mut first = Client::connect_soon(&place.socket());
         first.ask(&ask::lstat(b"/file")).ok();
         let mut second = Client::connect(&place.socket()).unwrap();
