@@ -8,7 +8,7 @@ mod report;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use audit::AuditArgs;
+pub use audit::{AuditArgs, AuditFormat};
 pub use config::{ConfigArgs, Snippet};
 pub use data::{
     CheckArgs, ConvertArgs, JournalArgs, ManifestArgs, ProgressMode, RollbackArgs, TreeForm, UnmapArgs,

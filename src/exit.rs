@@ -17,14 +17,21 @@ pub enum Outcome {
     Unread,
 }
 
+impl Outcome {
+    /// The exit status.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Clean => 0,
+            Self::Failure => 1,
+            Self::Usage => 2,
+            Self::Findings => 3,
+            Self::Unread => 4,
+        }
+    }
+}
+
 impl From<Outcome> for ExitCode {
     fn from(outcome: Outcome) -> Self {
-        ExitCode::from(match outcome {
-            Outcome::Clean => 0,
-            Outcome::Failure => 1,
-            Outcome::Usage => 2,
-            Outcome::Findings => 3,
-            Outcome::Unread => 4,
-        })
+        ExitCode::from(outcome.code())
     }
 }

@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use crate::report::Format;
 use crate::share::version::Version;
 
 /// `migrate audit`.
@@ -18,7 +17,7 @@ pub struct AuditArgs {
     pub root: Option<PathBuf>,
     /// How the findings are printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
-    pub format: Format,
+    pub format: AuditFormat,
     /// Write it to this file instead of standard output (-). A regular file is replaced in one step; a device, a FIFO
     /// and what a link leads to are written into
     #[arg(short, long, value_name = "FILE")]
@@ -32,4 +31,22 @@ pub struct AuditArgs {
     /// Print the JSON Schema of the document, and do nothing else
     #[arg(long, exclusive = true)]
     pub schema: bool,
+}
+
+/// How an audit is printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum AuditFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON document.
+    Json,
+    /// One YAML document: the same fields.
+    Yaml,
+    /// SARIF 2.1.0, for code scanning.
+    Sarif,
+    /// JUnit XML, one test a finding, for CI.
+    Junit,
+    /// Counts for Prometheus, by node_exporter's textfile collector.
+    Prometheus,
 }

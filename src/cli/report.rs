@@ -50,6 +50,8 @@ pub enum FleetFormat {
     Markdown,
     /// One page that needs nothing else, to sort and filter.
     Html,
+    /// Counts for Prometheus, by node_exporter's textfile collector.
+    Prometheus,
 }
 
 /// What shares are put together by.

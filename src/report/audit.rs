@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rows::{Counts, FindingRow};
-use super::{SCHEMA, Text, write_findings};
+use super::{Format, SCHEMA, Text, junit, prometheus, sarif, write, write_findings};
+use crate::cli::AuditFormat;
 use crate::exit::Outcome;
 
 /// How many names of files or folders a line of the text holds at most.
@@ -177,6 +178,18 @@ impl AuditDocument {
         self.summary.findings = Counts::of(&self.findings);
     }
 
+    /// Writes it in a format.
+    pub fn write(&self, format: AuditFormat, out: &mut dyn Write) -> io::Result<()> {
+        match format {
+            AuditFormat::Text => write(self, Format::Text, out),
+            AuditFormat::Json => write(self, Format::Json, out),
+            AuditFormat::Yaml => write(self, Format::Yaml, out),
+            AuditFormat::Sarif => sarif::write(self, out),
+            AuditFormat::Junit => junit::write(self, out),
+            AuditFormat::Prometheus => prometheus::write(self, out),
+        }
+    }
+
     /// How the audit ended: proxy setups, else something unread, else clean.
     pub fn outcome(&self) -> Outcome {
         if !self.shares.is_empty() || !self.helpers.is_empty() {
@@ -272,7 +285,6 @@ fn plural(n: u64) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Format, write};
 
     fn document() -> AuditDocument {
         let mut document = AuditDocument {

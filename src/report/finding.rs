@@ -40,15 +40,17 @@ pub struct Kind {
     pub id: &'static str,
     /// How much it matters.
     pub severity: Severity,
+    /// What it is, in one sentence; behind a blank.
+    pub about: &'static str,
     /// What to do about it in general.
     pub remedy: &'static str,
 }
 
 /// One row a kind: `NAME: "id", Severity, "remedy"`.
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident: $id:literal, $severity:ident, $remedy:literal;)*) => {
-        $($(#[$doc])* pub static $name: Kind =
-            Kind { id: $id, severity: Severity::$severity, remedy: $remedy };)*
+    ($($(#[doc = $about:literal])+ $name:ident: $id:literal, $severity:ident, $remedy:literal;)*) => {
+        $($(#[doc = $about])+ pub static $name: Kind =
+            Kind { id: $id, severity: Severity::$severity, about: concat!($($about),+), remedy: $remedy };)*
         /// Every kind of finding there is.
         pub static KINDS: &[&Kind] = &[$(&$name),*];
     };

@@ -5,6 +5,7 @@
 
 mod compare;
 mod html;
+mod metrics;
 mod read;
 mod tables;
 mod text;
@@ -304,6 +305,7 @@ impl FleetDocument {
             FleetFormat::Csv => tables::csv(self, out),
             FleetFormat::Markdown => tables::markdown(self, by, out),
             FleetFormat::Html => html::write(self, out),
+            FleetFormat::Prometheus => metrics::write(self, out),
         }
     }
 

@@ -46,7 +46,7 @@ pub fn run(args: &AuditArgs) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Clean);
     }
     let document = audit(args)?;
-    report::put(args.output.as_deref(), |out| report::write(&document, args.format, out))?;
+    report::put(args.output.as_deref(), |out| document.write(args.format, out))?;
     Ok(exit_zero(document.outcome(), args.exit_zero))
 }
 

