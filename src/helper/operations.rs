@@ -154,6 +154,7 @@ impl Operations {
                 self.create(path, open_flags(flags)?, OFlag::from_bits_retain(flags), mode, (uid, gid))
             }
             Request::Mknod { uid, gid, path, mode, rdev } => {
+                refuse_kind(mode)?;
                 let at = self.reach.slot(self.first.set(path)?)?;
                 let (kind, mode) = (SFlag::from_bits_retain(mode & libc::S_IFMT), permissions(mode));
                 self.identity.lend(uid, gid, || mknodat(at.dir(), at.name, kind, mode, rdev))?;
@@ -165,21 +166,12 @@ impl Operations {
                 Ok(put(reply, &DONE))
             }
             Request::Symlink { uid, gid, target, path } => {
-                let at = self.reach.slot(self.first.set(path)?)?;
                 let target = self.target.set(target)?;
+                let at = self.reach.slot(self.first.set(path)?)?;
                 self.identity.lend(uid, gid, || symlinkat(target, at.dir(), at.name))?;
                 Ok(put(reply, &DONE))
             }
-            Request::Link { old, new } => {
-                let old = self.reach.at(self.first.set(old)?)?;
-                let new = self.reach.slot(self.second.set(new)?)?;
-                match linkat(old.dir(), old.name, new.dir(), new.name, LinkatFlags::empty()) {
-                    // Landlock's word for the export itself; without it the kernel says of any directory:
-                    Err(Errno::EXDEV) if self.reach.is_root(&old) => return Err(Errno::EPERM),
-                    result => result?,
-                }
-                Ok(put(reply, &DONE))
-            }
+            Request::Link { old, new } => self.link(old, new).map(|()| put(reply, &DONE)),
             Request::Lstat { path } => Ok(put(reply, &encode_stat(&self.lstat(path)?))),
             Request::Readlink { path, size } => self.readlink(path, size, reply),
             Request::Statfs { path } => self.statfs(path).map(|status| put(reply, &encode_statfs(&status))),
@@ -197,12 +189,7 @@ impl Operations {
                 utimensat(at.dir(), at.name, &atime, &mtime, UtimensatFlags::NoFollowSymlink)?;
                 Ok(put(reply, &DONE))
             }
-            Request::Rename { old, new } => {
-                let old = self.reach.slot(self.first.set(old)?)?;
-                let new = self.reach.slot(self.second.set(new)?)?;
-                renameat(old.dir(), old.name, new.dir(), new.name)?;
-                Ok(put(reply, &DONE))
-            }
+            Request::Rename { old, new } => self.rename(old, new).map(|()| put(reply, &DONE)),
             Request::Remove { path } => self.remove(path).map(|()| put(reply, &DONE)),
             Request::Lgetxattr { size, path, name } => {
                 let name = self.name.set(name)?;
@@ -214,12 +201,7 @@ impl Operations {
                 answer_value(size, reply, |buffer| sys::listxattr(target.path(), buffer, target.last()))
             }
             Request::Lsetxattr { path, name, value, size, flags } => {
-                let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
-                let value = value.get(..size).ok_or(Errno::EINVAL)?;
-                let name = self.name.set(name)?;
-                let target = Target::itself(&self.reach, &mut self.first, path)?;
-                sys::setxattr(target.path(), name, value, flags, target.last())?;
-                Ok(put(reply, &DONE))
+                self.setxattr(path, name, (value, size), flags).map(|()| put(reply, &DONE))
             }
             Request::Lremovexattr { path, name } => {
                 let name = self.name.set(name)?;
@@ -232,6 +214,69 @@ impl Operations {
                 Ok(put(reply, &encode_version(version)))
             }
         }
+    }
+
+    /// Makes a hard link. The old name is judged before the new one.
+    fn link(&mut self, old: &[u8], new: &[u8]) -> Result<(), Errno> {
+        let old = self.reach.at(self.first.set(old)?)?;
+        let new = match self.second.set(new).and_then(|new| self.reach.slot(new)) {
+            Ok(new) => new,
+            // The kernel looks for the old file first.
+            Err(second) => {
+                fstatat(old.dir(), old.name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+                return Err(second);
+            }
+        };
+        match linkat(old.dir(), old.name, new.dir(), new.name, LinkatFlags::empty()) {
+            // Landlock's word for the export itself; without it the kernel says of any directory:
+            Err(Errno::EXDEV) if self.reach.is_root(&old) => return Err(Errno::EPERM),
+            result => result?,
+        }
+        Ok(())
+    }
+
+    /// Renames a file. Of the old name, the directory is looked for before the new one is judged.
+    fn rename(&mut self, old: &[u8], new: &[u8]) -> Result<(), Errno> {
+        let old = self.reach.slot(self.first.set(old)?)?;
+        let new = match self.second.set(new) {
+            Ok(new) => self.reach.slot(new)?,
+            Err(Errno::EINVAL) => return Err(Errno::EINVAL),
+            Err(second) => {
+                // The kernel looks for the old file's directory first, and this asks it to go on to such a path.
+                let long = CStr::from_bytes_with_nul(&TOO_LONG).unwrap_or(c"");
+                let unusable = if second == Errno::ENOENT { c"" } else { long };
+                renameat(old.dir(), old.name, nix::fcntl::AT_FDCWD, unusable)?;
+                return Err(second);
+            }
+        };
+        match renameat(old.dir(), old.name, new.dir(), new.name) {
+            // Landlock's word for the export itself; without it the kernel says of any root directory:
+            Err(Errno::EXDEV) if self.reach.is_root(&old) || self.reach.is_root(&new) => {
+                return Err(Errno::EBUSY);
+            }
+            result => result?,
+        }
+        Ok(())
+    }
+
+    /// Sets an extended attribute to the first `size` bytes of a value.
+    fn setxattr(
+        &mut self,
+        path: &[u8],
+        name: &[u8],
+        (value, size): (&[u8], u32),
+        flags: i32,
+    ) -> Result<(), Errno> {
+        // The kernel's order: flags, name, size, and only then the file.
+        if flags & !(libc::XATTR_CREATE | libc::XATTR_REPLACE) != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let name = self.name.set(name)?;
+        let size = usize::try_from(size).ok().filter(|size| *size <= XATTR_SIZE_MAX).ok_or(Errno::E2BIG)?;
+        let value = value.get(..size).ok_or(Errno::EINVAL)?;
+        let target = Target::itself(&self.reach, &mut self.first, path)?;
+        sys::setxattr(target.path(), name, value, flags, target.last())?;
+        Ok(())
     }
 
     fn lstat(&mut self, path: &[u8]) -> Result<FileStat, Errno> {
@@ -264,12 +309,12 @@ impl Operations {
         mode: u32,
         (uid, gid): (u32, u32),
     ) -> Result<Answer, Errno> {
-        if flags.contains(OFlag::O_DIRECTORY) {
+        let makes = asked.contains(OFlag::O_CREAT);
+        if makes && flags.contains(OFlag::O_DIRECTORY) {
             return Err(Errno::EINVAL);
         }
         let path = self.first.set(path)?;
         let at = self.reach.slot(path)?;
-        let makes = asked.contains(OFlag::O_CREAT);
         let create =
             flags | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
         let reach = &self.reach;
@@ -299,7 +344,9 @@ impl Operations {
     /// Reads a symbolic link. A target that does not fit the client's buffer is `ENAMETOOLONG`: half a target would
     /// be a wrong one.
     fn readlink(&mut self, path: &[u8], size: u32, reply: &mut [u8]) -> Result<Answer, Errno> {
-        let room = usize::try_from(size).map_err(|_| Errno::EINVAL)?.checked_sub(1).ok_or(Errno::EINVAL)?;
+        // Room for a terminator and nothing else is none, whatever the path.
+        let room = usize::try_from(size).ok().and_then(|size| size.checked_sub(1)).filter(|room| *room > 0);
+        let room = room.ok_or(Errno::EINVAL)?;
         let at = self.reach.at(self.first.set(path)?)?;
         let length = sys::readlinkat(at.dir(), at.name, &mut reply[VALUE_AT..])?;
         if length > room {
@@ -327,6 +374,9 @@ impl Operations {
     /// Changes a regular file's size; a final symbolic link is followed, inside the export. `truncate(2)` itself opens
     /// nothing and refuses everything else.
     fn truncate(&mut self, path: &[u8], size: i64) -> Result<(), Errno> {
+        if size < 0 {
+            return Err(Errno::EINVAL);
+        }
         let target = Target::behind(&self.reach, &mut self.first, path)?;
         sys::truncate(target.path(), size)
     }
@@ -391,6 +441,25 @@ impl Looked {
 
 /// How often a create gives way to a file that comes and goes.
 const CREATE_TRIES: u32 = 16;
+
+/// The largest value of an extended attribute: `XATTR_SIZE_MAX` of linux/limits.h.
+const XATTR_SIZE_MAX: usize = 65536;
+
+/// A path that the kernel refuses with `ENAMETOOLONG` wherever it stands, and its terminator.
+const TOO_LONG: [u8; libc::PATH_MAX as usize + 1] = {
+    let mut bytes = [b'x'; libc::PATH_MAX as usize + 1];
+    bytes[libc::PATH_MAX as usize] = 0;
+    bytes
+};
+
+/// Stops at a kind of file that mknod(2) does not make, before the path is looked up, as the kernel does.
+fn refuse_kind(mode: u32) -> Result<(), Errno> {
+    match mode & libc::S_IFMT {
+        0 | libc::S_IFREG | libc::S_IFCHR | libc::S_IFBLK | libc::S_IFIFO | libc::S_IFSOCK => Ok(()),
+        libc::S_IFDIR => Err(Errno::EPERM),
+        _ => Err(Errno::EINVAL),
+    }
+}
 
 /// Permission bits, without the type that may stand above them.
 fn permissions(mode: u32) -> Mode {

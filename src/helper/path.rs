@@ -47,8 +47,12 @@ impl PathBuffer {
 pub struct TargetBuffer(PathBuffer);
 
 impl TargetBuffer {
-    /// Takes a target off the wire. One with a NUL is `EINVAL`, one that is too long `ENAMETOOLONG`.
+    /// Takes a target off the wire. An empty one is `ENOENT`, one with a NUL `EINVAL`, one that is too long
+    /// `ENAMETOOLONG`.
     pub fn set(&mut self, target: &[u8]) -> Result<&CStr, Errno> {
+        if target.is_empty() {
+            return Err(Errno::ENOENT);
+        }
         terminate(&mut self.0.0[..], target, 0).ok_or(Errno::ENAMETOOLONG)?
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use libc::{O_CREAT, O_RDONLY, O_RDWR};
-use nix::errno::Errno::{EINVAL, ENAMETOOLONG, ENXIO, EPERM};
+use nix::errno::Errno::{E2BIG, EINVAL, ENAMETOOLONG, ENXIO, EPERM};
 
 use crate::program::{self, Launch, Running};
 use crate::stage::device;
@@ -107,8 +107,7 @@ fn defect_02_a_version_is_the_same_on_every_call() {
             })
             .collect()
     };
-    let (_running, mut client) = reference(dir.path());
-    assert!(answers(&mut client).iter().any(|&version| version != generation), "the reference is cured");
+    // What the reference leaves of its stack in the other four bytes may be zero by chance: it is not asked.
     let (_running, mut client) = ours(dir.path());
     assert!(answers(&mut client).iter().all(|&version| version == generation));
 }
@@ -220,10 +219,9 @@ fn defect_10_a_target_or_value_is_whole_or_an_error() {
     }
     let (_running, mut client) = ours(dir.path());
     assert_eq!(client.ask(&ask::readlink(b"/six", 7)).string(), Some(b"target".as_slice()));
-    for size in 1..7 {
+    for size in 2..7 {
         client.ask(&ask::readlink(b"/six", size)).fails(ENAMETOOLONG);
     }
-    client.ask(&ask::readlink(b"/six", 0)).fails(EINVAL);
 }
 
 #[test]
@@ -264,9 +262,49 @@ fn defect_12_memory_does_not_grow_with_a_size_the_client_names() {
     }
     // A value's size beside a shorter value.
     let long = Fields::new().s(b"/file").s(b"user.b").s(b"value").d(i32::MAX).d(0).frame(19);
-    client.ask_raw(&long, Form::Status).fails(EINVAL);
+    client.ask_raw(&long, Form::Status).fails(E2BIG);
     let status = fs::read_to_string(format!("/proc/{}/status", running.pid())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak of its memory");
     let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(kib < 65_536, "{kib} KiB");
+}
+
+/// The size of an attribute's value is a field of its own: the reference takes what it says, behind the value's end.
+#[test]
+fn defect_16_a_value_is_as_long_as_it_was_sent() {
+    let dir = program::scratch();
+    Owned::below(dir.path()).file("file", b"", 0o644, 0, 0);
+    let longer = Request::Setxattr {
+        path: b"/file".to_vec(),
+        name: b"user.a".to_vec(),
+        value: b"abc".to_vec(),
+        size: 100,
+        flags: 0,
+    };
+    {
+        let (_running, mut client) = reference(dir.path());
+        client.ask(&longer).ok();
+        assert_eq!(client.ask(&ask::getxattr(b"/file", b"user.a", 0)).int(), Some(100));
+    }
+    let (_running, mut client) = ours(dir.path());
+    client.ask(&longer).fails(EINVAL);
+}
+
+/// With a default mount, root of the guest creates in a set-group-id directory as user 0 and the directory's group. The
+/// reference gives up its capabilities for that and does not get them back: the next change of identity ends it.
+#[test]
+fn defect_17_a_set_group_id_directory_costs_nothing_later() {
+    let dir = program::scratch();
+    Owned::below(dir.path()).dir("setgid", 0o2775, 0, 1000);
+    let file = ask::create(b"/setgid/file", O_CREAT | O_RDWR, 0o644, 0, 1000);
+    let sub = ask::mkdir(b"/setgid/sub", 0o755, 0, 1000);
+    {
+        let (_running, mut client) = reference(dir.path());
+        client.ask(&file).ok();
+        client.ask(&sub).closed();
+    }
+    let (_running, mut client) = ours(dir.path());
+    client.ask(&file).ok();
+    client.ask(&sub).ok();
+    client.ask(&ask::chown(b"/setgid/file", 7, 7)).ok();
 }

@@ -12,6 +12,7 @@ mod differences;
 mod mounts;
 mod names;
 mod opening;
+mod precedence;
 mod random;
 mod reading;
 mod removing;
