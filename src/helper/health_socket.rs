@@ -26,7 +26,8 @@ pub fn beside(socket: &Path) -> PathBuf {
 pub fn bind(name: &Name, identity: &Identity) -> Option<Listener> {
     let bound = Listener::bind(&beside(name.path()), name.owner(), identity).and_then(|listener| {
         set_nonblocking(listener.socket.as_fd())?;
-        Ok(listener)
+        // A process that serves has it, and no way to files outside the export.
+        Ok(listener.without_file())
     });
     bound.inspect_err(|error| log::warn!("healthcheck can't ask this helper: {error:#}")).ok()
 }

@@ -109,6 +109,11 @@ impl Listener {
         Ok(Self { socket, name, admission: Admission::Unknown(owner) })
     }
 
+    /// The same without a descriptor of the socket's file: whoever the kernel lets connect is admitted.
+    pub fn without_file(self) -> Self {
+        Self { admission: Admission::Unknown(None), ..self }
+    }
+
     /// Whether the client at the other end of `socket` may be served: the user or a member of the group that the socket is for,
     /// root, or this process's own user. Where the kernel has seen to that when the client connected, it is not asked again.
     pub fn admits(&self, socket: BorrowedFd<'_>) -> bool {
