@@ -217,7 +217,11 @@ impl Order<'_> {
             return Ok(Outcome::Findings);
         }
         let (what, outcome) = match stage {
-            Stage::Converted => ("is converted; there is nothing to do", Outcome::Clean),
+            Stage::Converted => (
+                "is converted; there is nothing to do. What other programs of the host have added since is not converted: migrate \
+                 verify names it",
+                Outcome::Clean,
+            ),
             Stage::RollingBack => (
                 "is being rolled back: finish that by migrate rollback --apply, then convert again",
                 Outcome::Findings,

@@ -5,6 +5,7 @@
 //! namespace included.
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt;
@@ -269,20 +270,41 @@ impl Verifier<'_> {
             let known = known.remove(&id).unwrap_or_default();
             let Ok((names, _)) = self.names(&directory) else { continue };
             strangers.extend(
-                names.iter().filter(|name| !known.contains(*name)).map(|name| directory.path_of(name)),
+                names
+                    .into_iter()
+                    .filter(|name| !known.contains(name))
+                    .map(|name| (Arc::clone(&directory), name)),
             );
         }
         for id in gaps.ids() {
             let directory = self.journal.directory(self.tree, &self.journal.listing_at(id)?)?;
             // Mounts are no part of the export, and what can't be looked at was accepted.
             let is_there = |name: &&CString| directory.entry(name, None).is_ok();
-            strangers.extend(gaps.unlisted(id).filter(is_there).map(|name| directory.path_of(name)));
+            strangers.extend(
+                gaps.unlisted(id).filter(is_there).map(|name| (Arc::clone(&directory), name.clone())),
+            );
         }
-        for path in strangers {
-            let message = "the journal does not know it: it was made since".into();
-            found.add(Difference { path, kind: &finding::ENTRY_NEW, message });
+        for (directory, name) in strangers {
+            self.stranger(found, &directory, &name);
         }
         Ok(())
+    }
+
+    /// Names an entry that the journal does not know, and what of it and below it QEMU's user can't use: what the guest makes, it
+    /// can; what another program of the host has put there, it may not.
+    fn stranger(&self, found: &mut Found, directory: &Arc<Directory>, name: &CStr) {
+        let message = "the journal does not know it: it was made since".into();
+        found.add(Difference { path: directory.path_of(name), kind: &finding::ENTRY_NEW, message });
+        let Some(owner) = self.owner else { return };
+        let mut unusable = Unusable { owner, form: self.form, found };
+        let Ok(pin) = directory.entry(name, None) else { return };
+        if pin.inode().kind() == Some(entry::Kind::Directory) {
+            let top = directory.child(name);
+            let found = Mutex::new(unusable);
+            let Ok(_) = walk::from(&top, 1, || Below(&found));
+        } else {
+            unusable.look(|| directory.path_of(name), pin.inode());
+        }
     }
 
     fn document(&self, mut found: Found) -> anyhow::Result<VerifyDocument> {
@@ -340,6 +362,54 @@ impl Verifier<'_> {
             findings.push(at(&finding::OWNER_KEPT_OUT, directory, message));
         }
         Ok(findings)
+    }
+}
+
+/// What the guest is to use and QEMU's user can't, among what the journal does not know.
+struct Unusable<'u> {
+    owner: &'u Owner,
+    form: Form,
+    found: &'u mut Found,
+}
+
+impl Unusable<'_> {
+    fn look(&mut self, path: impl Fn() -> Vec<u8>, inode: &entry::Inode) {
+        if let Some(why) = compare::unusable(self.owner, inode, (inode.immutable, inode.append_only)) {
+            let message = format!("it was not converted, for it was made since: {why}");
+            self.found.add(Difference { path: path(), kind: &finding::ENTRY_UNUSABLE, message });
+        }
+    }
+}
+
+/// Looks at all that is below a directory.
+struct Below<'b, 'u>(&'b Mutex<Unusable<'u>>);
+
+impl Below<'_, '_> {
+    fn look(&self, path: impl Fn() -> Vec<u8>, inode: &entry::Inode) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).look(path, inode);
+    }
+}
+
+impl walk::Visitor for Below<'_, '_> {
+    type Error = Infallible;
+
+    fn directory(&mut self, directory: &Arc<Directory>, pin: &Pin) -> Result<(), Infallible> {
+        self.look(|| directory.path(), pin.inode());
+        Ok(())
+    }
+
+    fn entry(&mut self, directory: &Arc<Directory>, name: &CStr, pin: Pin) -> Result<(), Infallible> {
+        self.look(|| directory.path_of(name), pin.inode());
+        Ok(())
+    }
+
+    fn trouble(&mut self, _: &Arc<Directory>, _: &CStr, _: walk::Trouble) -> Result<(), Infallible> {
+        // It is named as new, with the directory that it is in.
+        Ok(())
+    }
+
+    fn hides(&self, directory: &Arc<Directory>, name: &CStr) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).form.hides(directory, name)
     }
 }
 

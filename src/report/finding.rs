@@ -239,7 +239,7 @@ kinds! {
         "nothing: reading changes no more than this time";
     /// QEMU's user can't use an entry.
     ENTRY_UNUSABLE: "entry-unusable", Error,
-        "give it QEMU's user and the modes of the conversion (chown, chmod, chattr): `migrate convert` does not do it again for a converted export";
+        "give it QEMU's user and the modes of the conversion (chown, chmod, chattr), and make links and special files in the guest: `migrate convert` does not convert it again";
     /// Others than QEMU's user can use an entry, by a real ACL.
     ENTRY_EXPOSED: "entry-exposed", Error,
         "remove the real ACL (setfacl -b): the guest's own is kept as an attribute and does not change";

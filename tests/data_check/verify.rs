@@ -235,7 +235,34 @@ fn what_is_gone_new_or_replaced_is_named() {
         settle_folders(&stage);
     };
     keep_times(&|| fs::write(stage.export.join("dir/new"), "").unwrap());
-    stage.finds(&[("entry-new", "dir/new", "the journal does not know it: it was made since")]);
+    let new = |name| ("entry-new", name, "the journal does not know it: it was made since");
+    stage.finds(&[
+        (
+            "entry-unusable",
+            "dir/new",
+            "it was not converted, for it was made since: on disk it belongs to 0 instead of 12345",
+        ),
+        new("dir/new"),
+    ]);
+    // As QEMU makes it for the guest.
+    keep_times(&|| chown(stage.export.join("dir/new"), Some(12345), Some(54321)).unwrap());
+    stage.finds(&[new("dir/new")]);
+    // And a whole folder by somebody else.
+    keep_times(&|| {
+        fs::create_dir(stage.export.join("dir/added")).unwrap();
+        chown(stage.export.join("dir/added"), Some(12345), Some(54321)).unwrap();
+        std::os::unix::fs::symlink("target", stage.export.join("dir/added/link")).unwrap();
+    });
+    stage.finds(&[
+        new("dir/added"),
+        (
+            "entry-unusable",
+            "dir/added/link",
+            "it was not converted, for it was made since: on disk it is a symbolic link, which no mapped model can use",
+        ),
+        new("dir/new"),
+    ]);
+    keep_times(&|| fs::remove_dir_all(stage.export.join("dir/added")).unwrap());
     keep_times(&|| fs::rename(stage.export.join("dir/new"), stage.export.join("dir/sub/file")).unwrap());
     let (findings, ..) = stage.verify();
     assert!(findings.iter().all(|finding| finding.1 == "dir/sub/file"), "{findings:?}");

@@ -174,7 +174,7 @@ fn time(time: Time) -> String {
 }
 
 /// Why QEMU's user can't use an inode that was, or was not, immutable and append-only. An owner's rights are the mode's first three bits whatever ACL there is.
-fn unusable(owner: &Owner, inode: &Inode, flags: (bool, bool)) -> Option<String> {
+pub fn unusable(owner: &Owner, inode: &Inode, flags: (bool, bool)) -> Option<String> {
     if !matches!(inode.kind(), Some(entry::Kind::File | entry::Kind::Directory)) {
         let name = inode.kind().map_or("something unknown", entry::Kind::name);
         return Some(format!("on disk it is a {name}, which no mapped model can use"));
