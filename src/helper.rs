@@ -11,6 +11,7 @@
 //! | [`sandbox`], [`landlock`], [`privileges`], [`seccomp`] | the walls, and what is left to do inside |
 //! | [`mount_watch`], [`mount_table`] | the process that keeps the export's mounts as the host's |
 //! | [`worker`], [`supervisor`] | a process that serves, and the one that starts them |
+//! | [`layers`] | which isolation layers were asked for, and which there are |
 //! | [`pid_namespace`], [`lifeline`] | what a worker has besides, because it was forked |
 //! | [`connection`], [`busy_poll`] | bytes ↔ requests and replies on a socket |
 //! | [`protocol`] | the wire format: table and codec |
@@ -29,6 +30,7 @@ pub mod health;
 pub mod health_socket;
 pub mod identity;
 pub mod landlock;
+pub mod layers;
 pub mod lifeline;
 pub mod log_relay;
 pub mod logging;
@@ -64,6 +66,7 @@ use crate::exit::Outcome;
 use crate::text::escape_path;
 use cleaner::Cleaner;
 use identity::{IdMaps, Identity};
+use layers::{Layer, Layers};
 use notify::{Manager, Parent, Side};
 use pid_file::PidFile;
 use sandbox::{Directory, Sandbox};
@@ -133,10 +136,18 @@ fn prepare(settings: &Settings, listens: bool) -> Result<(Manager, Directory, Sa
     privileges::report_missing(&settings.kept)?;
     let mut sandbox = settings.sandbox;
     if listens {
-        sandbox::leave_shared_namespaces(sandbox);
-        sandbox = worker::rehearse(settings, &directory)?;
+        let layers = layers_at_start(settings);
+        let rehearsed = worker::rehearse(settings, &directory)?;
+        layers::report(settings, layers.and(rehearsed.layers))?;
+        sandbox = rehearsed.sandbox;
     }
     Ok((manager, directory, sandbox))
+}
+
+/// Takes the layers that processes that serve inherit.
+fn layers_at_start(settings: &Settings) -> Layers {
+    // This process ends where it cannot close the descriptors.
+    Layers::of(&[Layer::Descriptors]).and(sandbox::leave_shared_namespaces(settings.sandbox))
 }
 
 /// Serves one client or many.
@@ -150,7 +161,7 @@ fn serve(
 ) -> Result<Outcome> {
     let mut pid_file = settings.pid_file.as_deref().map(PidFile::write).transpose()?;
     match source {
-        Source::Listener(listener) if settings.persistent || settings.shared > 1 => {
+        Source::Listener(listener) if settings.has_supervisor() => {
             let outcome =
                 supervisor::run(settings, sandbox, directory, listener, &mut pid_file, manager, parent);
             if let (Err(_), Some(file)) = (&outcome, pid_file) {
@@ -226,10 +237,11 @@ fn serve_one(
     let health_fd = health.as_ref().map(|listener| listener.socket.as_raw_fd());
     let (client, mut confined) = match source {
         Source::Client(client) => {
-            sandbox::leave_shared_namespaces(sandbox);
+            let layers = layers_at_start(settings);
             let confined = || worker::confine(settings, sandbox, &directory, health_fd);
             let Some(confined) = signals::while_idle(confined) else { return Ok(Outcome::Clean) };
             let confined = confined?;
+            layers::report(settings, layers.and(confined.layers))?;
             drop(directory);
             signals::show_life(health.as_ref(), notify::watchdog())?;
             parent.release()?;

@@ -55,6 +55,9 @@ pub struct HelperArgs {
     #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true,
           allow_hyphen_values = true, value_parser = parse_modcaps, env = "VIRTFS_MODCAPS", hide_env = true)]
     pub modcaps: Kept,
+    /// Do not start where an isolation layer that was asked for is missing
+    #[arg(long, env = "VIRTFS_STRICT", hide_env = true, value_parser = BoolishValueParser::new())]
+    pub strict: bool,
     /// Look for a busy client's next request for up to USEC microseconds before sleeping; 0 never looks
     #[arg(long, value_name = "USEC", default_value_t = 200, env = "VIRTFS_BUSY_POLL", hide_env = true,
           value_parser = RangedU64ValueParser::<u64>::new().range(0..=10_000))]

@@ -10,7 +10,7 @@ use ::landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetError, Scope,
 };
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::export::Reach;
 use super::sandbox;
@@ -22,16 +22,16 @@ const LEAST: ABI = ABI::V2;
 /// has them.
 const MOST: ABI = ABI::V6;
 
-/// Confines this process to the files that `reach` reaches, for good. A kernel without Landlock, or with its first version, is
-/// said to be one in the log, for those who look.
-pub fn confine(reach: &Reach, access: sandbox::Access) -> Result<()> {
+/// Confines this process to the files that `reach` reaches, for good. False on a kernel without Landlock, or with its first
+/// version.
+pub fn confine(reach: &Reach, access: sandbox::Access) -> Result<bool> {
     match restrict(reach, access) {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(true),
         Err(error @ (RulesetError::CreateRuleset(_) | RulesetError::HandleAccesses(_))) => {
             log::debug!("no Landlock here that a guest could work under: {error}");
-            Ok(())
+            Ok(false)
         }
-        Err(error) => Err(anyhow::Error::new(error).context("cannot confine this process by Landlock")),
+        Err(error) => Err(error).context("cannot confine this process by Landlock"),
     }
 }
 

@@ -16,6 +16,7 @@ use nix::unistd::{ForkResult, fork};
 use super::sandbox::Sandbox;
 
 /// Forks workers, each into a namespace of its own where that is allowed.
+#[derive(Default)]
 pub struct PidNamespaces {
     /// This process's own namespace, to come back to: its later children must not be born in an earlier one's.
     own: Option<OwnedFd>,

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use caps::{CapSet, Capability};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::layers::{Layer, Layers};
 use crate::text::escape;
 
 /// The capabilities that requests need, and what fails without each.
@@ -90,13 +91,17 @@ impl FromStr for Kept {
 /// Gives up everything but `kept`: in the permitted, effective and bounding sets; nothing inheritable or ambient, no
 /// supplementary groups, no new privileges by execve, no core dumps, no
 /// look from outside, umask 0.
-pub fn drop_all_but(kept: &Kept) -> Result<()> {
+///
+/// Returns which of these layers this process has now: what a container's runtime forbids is left as it was.
+pub fn drop_all_but(kept: &Kept) -> Result<Layers> {
     let permitted = caps::read(None, CapSet::Permitted).context("cannot read this process's capabilities")?;
     // Group permissions must not be checked against the groups of whoever started us.
+    let mut without_groups = true;
     if let Err(errno) = nix::unistd::setgroups(&[]) {
         let groups = nix::unistd::getgroups().unwrap_or_default();
         if !groups.is_empty() {
-            log::warn!("cannot give up {} supplementary groups: {}", groups.len(), errno.desc());
+            log::debug!("cannot give up {} supplementary groups: {}", groups.len(), errno.desc());
+            without_groups = false;
         }
     }
     if permitted.contains(&Capability::CAP_SETPCAP) {
@@ -109,6 +114,7 @@ pub fn drop_all_but(kept: &Kept) -> Result<()> {
     } else {
         log::debug!("without CAP_SETPCAP the bounding set stays as it is; no_new_privs stands in for it");
     }
+    let bounding = caps::read(None, CapSet::Bounding).context("cannot read the bounding set")?;
     nix::sys::prctl::set_no_new_privs().context("cannot set no_new_privs")?;
     caps::clear(None, CapSet::Ambient).context("cannot clear the ambient capabilities")?;
     caps::clear(None, CapSet::Inheritable).context("cannot clear the inheritable capabilities")?;
@@ -120,7 +126,9 @@ pub fn drop_all_but(kept: &Kept) -> Result<()> {
     // Neither may an unprivileged process of the same user look into this one.
     nix::sys::prctl::set_dumpable(false).context("cannot make this process undumpable")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-    Ok(())
+    Ok(Layers::of(&[Layer::Capabilities, Layer::NoNewPrivileges])
+        .with(Layer::Groups, without_groups)
+        .with(Layer::BoundingSet, bounding.is_subset(&kept.0)))
 }
 
 /// Says which requests will fail for want of a capability.

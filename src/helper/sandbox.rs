@@ -17,6 +17,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 use super::export::Reach;
+use super::layers::{Layer, Layers};
 use super::mount_watch::{Host, Watched};
 use super::seccomp::Seccomp;
 use super::sys;
@@ -116,22 +117,25 @@ impl Export {
 pub struct Entered {
     /// How paths become files.
     pub reach: Reach,
-    /// The walls that it got.
-    pub walls: Sandbox,
+    /// The sandbox that it got.
+    pub sandbox: Sandbox,
+    /// The layers of it.
+    pub layers: Layers,
     /// What keeps its mounts as the host's, where it has mounts of its own.
     pub watched: Option<Watched>,
 }
 
 /// Puts this process, and it alone, behind the walls of `sandbox`. Where it can't have a namespace it falls back to chroot,
 /// and says so. Where `access` is for reading only, so is each mount of a namespace of its own. `seccomp` is for the
-/// process that watches the mounts. Returns how the export is reached now, and by which walls.
+/// process that watches the mounts. Returns how the export is reached now, and by which layers.
 pub fn enter(sandbox: Sandbox, directory: &Directory, access: Access, seccomp: Seccomp) -> Result<Entered> {
-    let descriptors = own_descriptors()?;
-    let entered = match sandbox {
+    let (descriptors, is_private) = own_descriptors()?;
+    let mut entered = match sandbox {
         Sandbox::Namespace => match enter_namespace(directory, RESTRICTIONS | access.attributes(), seccomp) {
             Ok(watched) => {
                 let reach = Reach::Rooted { nodev: true };
-                Entered { reach, walls: Sandbox::Namespace, watched: Some(watched) }
+                let layers = Layers::of(&[Layer::MountNamespace, Layer::Restrictions]).and(access.layers());
+                Entered { reach, sandbox: Sandbox::Namespace, layers, watched: Some(watched) }
             }
             Err(NamespaceError::Forbidden(step, errno)) => {
                 log::warn!(
@@ -143,8 +147,14 @@ pub fn enter(sandbox: Sandbox, directory: &Directory, access: Access, seccomp: S
             Err(NamespaceError::Failed(error)) => return Err(error),
         },
         Sandbox::Chroot => enter_chroot_in_namespace(directory, access, seccomp)?,
-        Sandbox::None => Entered { reach: beneath(directory)?, walls: Sandbox::None, watched: None },
+        Sandbox::None => Entered {
+            reach: beneath(directory)?,
+            sandbox: Sandbox::None,
+            layers: Layers::of(&[Layer::Beneath]),
+            watched: None,
+        },
     };
+    entered.layers = entered.layers.with(Layer::View, is_private);
     nix::unistd::fchdir(&descriptors).context("cannot change to /proc/self/fd")?;
     Ok(entered)
 }
@@ -163,6 +173,11 @@ impl Access {
     fn attributes(self) -> u64 {
         if self == Self::Read { libc::MOUNT_ATTR_RDONLY } else { 0 }
     }
+
+    /// The layer that these attributes are.
+    fn layers(self) -> Layers {
+        Layers::default().with(Layer::ReadOnly, self == Self::Read)
+    }
 }
 
 /// The attributes of each mount in the namespace.
@@ -170,31 +185,35 @@ const RESTRICTIONS: u64 = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | lib
 
 /// Leaves the host's network, IPC and UTS namespaces: a process that serves has no use for any of them. Making a
 /// network namespace takes the kernel milliseconds, so this is done once, not for every client. Where it is forbidden it
-/// is left undone: the other walls stand without it.
-pub fn leave_shared_namespaces(sandbox: Sandbox) {
+/// is left undone. Returns those that were left.
+pub fn leave_shared_namespaces(sandbox: Sandbox) -> Layers {
+    let mut left = Layers::default();
     if sandbox != Sandbox::Namespace {
-        return;
+        return left;
     }
-    for (flag, name) in [
-        (CloneFlags::CLONE_NEWNET, "network"),
-        (CloneFlags::CLONE_NEWIPC, "IPC"),
-        (CloneFlags::CLONE_NEWUTS, "UTS"),
+    for (flag, layer) in [
+        (CloneFlags::CLONE_NEWNET, Layer::Network),
+        (CloneFlags::CLONE_NEWIPC, Layer::Ipc),
+        (CloneFlags::CLONE_NEWUTS, Layer::Uts),
     ] {
-        if let Err(errno) = unshare(flag) {
-            log::debug!("no {name} namespace of its own: {}", errno.desc());
+        match unshare(flag) {
+            Ok(()) => left = left.with(layer, true),
+            Err(errno) => log::debug!("no {}: {}", Layers::of(&[layer]), errno.desc()),
         }
     }
+    left
 }
 
-/// `/proc/self/fd`, as a mount of its own where the kernel allows it.
-fn own_descriptors() -> Result<OwnedFd> {
+/// `/proc/self/fd`, as a mount of its own where the kernel allows it; and whether it is one.
+fn own_descriptors() -> Result<(OwnedFd, bool)> {
     let path = c"/proc/self/fd";
     let tree = if stands("view") { sys::clone_mount(AT_FDCWD, path, false) } else { Err(Errno::ENOSYS) };
     match tree {
-        Ok(tree) => Ok(tree),
-        Err(Errno::EPERM | Errno::ENOSYS | Errno::EINVAL) => {
+        Ok(tree) => Ok((tree, true)),
+        Err(errno @ (Errno::EPERM | Errno::ENOSYS | Errno::EINVAL)) => {
+            log::debug!("no {}: {}", Layers::of(&[Layer::View]), errno.desc());
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty())
+            nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty()).map(|plain| (plain, false))
         }
         Err(errno) => Err(errno),
     }
@@ -260,7 +279,8 @@ fn enter_chroot_in_namespace(directory: &Directory, access: Access, seccomp: Sec
         match enter_namespace(directory, access.attributes(), seccomp) {
             Ok(watched) => {
                 let reach = Reach::Rooted { nodev: false };
-                return Ok(Entered { reach, walls: Sandbox::Chroot, watched: Some(watched) });
+                let layers = Layers::of(&[Layer::MountNamespace, Layer::Chroot]).and(access.layers());
+                return Ok(Entered { reach, sandbox: Sandbox::Chroot, layers, watched: Some(watched) });
             }
             Err(NamespaceError::Forbidden(step, errno)) => {
                 log::debug!("no mount namespace for the chroot ({step}: {})", errno.desc());
@@ -275,9 +295,12 @@ fn enter_chroot(directory: &Directory) -> Result<Entered> {
     nix::unistd::fchdir(&directory.again()?).context("cannot change to the export")?;
     match nix::unistd::chroot(".") {
         // Its mounts are the host's, with devices or without.
-        Ok(()) => {
-            Ok(Entered { reach: Reach::Rooted { nodev: false }, walls: Sandbox::Chroot, watched: None })
-        }
+        Ok(()) => Ok(Entered {
+            reach: Reach::Rooted { nodev: false },
+            sandbox: Sandbox::Chroot,
+            layers: Layers::of(&[Layer::Chroot]),
+            watched: None,
+        }),
         Err(Errno::EPERM) => bail!(
             "cannot chroot into '{}': CAP_SYS_CHROOT is missing. Start the helper as root, give it the capability, \
              or use --sandbox=none on files of your own",

@@ -103,7 +103,7 @@ fn narrow() -> [(libc::c_long, u8, SeccompCmpArgLen, SeccompCmpOp, u64); 6] {
 pub struct Filter(Option<BpfProgram>);
 
 impl Filter {
-    /// Prepares the filter, so that nothing but its installation can fail later. None where the kernel has no seccomp, and says so.
+    /// Prepares the filter, so that nothing but its installation can fail later. None where the kernel has no seccomp.
     ///
     /// Health checks are answered on the socket `health`.
     pub fn prepare(seccomp: Seccomp, health: Option<RawFd>) -> Result<Self> {
@@ -151,7 +151,7 @@ impl Filter {
             Seccomp::None => return Ok(Self(None)),
         };
         if !kernel_has_seccomp() {
-            log::warn!("this kernel has no seccomp filters: going on without one");
+            log::debug!("this kernel has no seccomp filters");
             return Ok(Self(None));
         }
         let arch = std::env::consts::ARCH
@@ -159,6 +159,11 @@ impl Filter {
             .map_err(|_| anyhow!("no seccomp filters for {}; use --seccomp=none", std::env::consts::ARCH))?;
         let filter = SeccompFilter::new(rules, otherwise, SeccompAction::Allow, arch)?;
         Ok(Self(Some(filter.try_into().context("cannot build the system call filter")?)))
+    }
+
+    /// Whether there is something to install.
+    pub fn exists(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Installs the filter on this process, for good.

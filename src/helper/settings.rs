@@ -33,6 +33,8 @@ pub struct Settings {
     pub seccomp: Seccomp,
     /// The capabilities of a serving process.
     pub kept: Kept,
+    /// Start with all isolation layers that were asked for, or not at all.
+    pub strict: bool,
     /// How long to look for a busy client's next request before sleeping.
     pub busy_poll: Duration,
     /// How long a client may send nothing, or read nothing; without end where `None`.
@@ -51,6 +53,11 @@ impl Settings {
     /// What clients may do to the export.
     pub fn access(&self) -> Access {
         if self.readonly { Access::Read } else { Access::Full }
+    }
+
+    /// Whether each client is served by a process of its own.
+    pub fn has_supervisor(&self) -> bool {
+        self.persistent || self.shared > 1
     }
 }
 
@@ -137,6 +144,7 @@ impl TryFrom<HelperArgs> for Settings {
             sandbox: args.sandbox,
             seccomp: args.seccomp,
             kept: if args.readonly { args.modcaps.for_reading() } else { args.modcaps },
+            strict: args.strict,
             busy_poll: Duration::from_micros(args.busy_poll),
             idle_timeout: (args.idle_timeout > 0).then(|| Duration::from_secs(args.idle_timeout)),
             rlimit_nofile: args.rlimit_nofile,

@@ -1,23 +1,26 @@
 //! A process that serves: behind its walls, with what it needs and nothing else.
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{ForkResult, Pid};
 
 use super::busy_poll::BusyPoll;
 use super::connection::{Connection, Ending, Limits};
 use super::identity::{IdMaps, Identity};
+use super::layers::{Layer, Layers};
 use super::mount_watch::Watched;
 use super::operations::{Operations, REPLY};
+use super::pid_namespace::{PidNamespaces, id_outside};
 use super::protocol::Request;
 use super::sandbox::{self, Directory, Entered, Sandbox};
 use super::seccomp::Filter;
 use super::settings::Settings;
 use super::socket::describe_peer;
-use super::{landlock, logging, privileges, sys};
+use super::{landlock, layers, logging, privileges, sys};
 use crate::exit::Outcome;
 
 /// Who is served.
@@ -39,8 +42,10 @@ impl Client {
 pub struct Confined {
     /// Does what requests ask.
     pub operations: Operations,
+    /// The sandbox that it got.
+    pub sandbox: Sandbox,
     /// What keeps it from the rest of the host.
-    pub walls: Sandbox,
+    pub layers: Layers,
     /// What keeps it from the rest of the kernel, once it serves.
     filter: Filter,
     busy_poll: BusyPoll,
@@ -65,21 +70,26 @@ pub fn confine(
 ) -> Result<Confined> {
     let maps = IdMaps::read()?;
     let busy_poll = BusyPoll::new(settings.busy_poll);
-    let Entered { reach, walls, watched } =
+    let Entered { reach, sandbox, mut layers, watched } =
         sandbox::enter(sandbox, directory, settings.access(), settings.seccomp)?;
     if stands("landlock") {
-        landlock::confine(&reach, settings.access())?;
+        layers = layers.with(Layer::Landlock, landlock::confine(&reach, settings.access())?);
     }
     if stands("capabilities") {
-        privileges::drop_all_but(&settings.kept)?;
+        layers = layers.and(privileges::drop_all_but(&settings.kept)?);
     }
     let identity = Identity::of_this_thread(maps)?;
     if stands("limits") {
         privileges::limit_resources(settings.rlimit_nofile)?;
+        layers = layers.with(Layer::Limits, true);
     }
     let filter = Filter::prepare(settings.seccomp, health)?;
+    // A forked process is the first of a PID namespace only where the namespace was made for it.
+    let is_first = settings.has_supervisor() && std::process::id() == 1;
+    layers = layers.with(Layer::SystemCalls, filter.exists()).with(Layer::Pid, is_first);
+    layers::require_confined(settings, layers)?;
     let operations = Operations::new(reach, identity, settings.readonly);
-    Ok(Confined { operations, walls, filter, busy_poll, limits: Limits::of(settings), watched })
+    Ok(Confined { operations, sandbox, layers, filter, busy_poll, limits: Limits::of(settings), watched })
 }
 
 /// Whether the wall of this name is to be built: always, but in the tests that try each by itself.
@@ -143,23 +153,31 @@ pub fn look_at_export(confined: &mut Confined) -> Outcome {
     }
 }
 
-/// Confines a forked process as a worker would be, to find out beforehand whether a worker can be. Returns the sandbox that
-/// workers are to use: namespace becomes chroot where only that can be had.
-pub fn rehearse(settings: &Settings, directory: &Directory) -> Result<Sandbox> {
-    /// The rehearsal's exit status when it went well, and when it fell back to chroot.
+/// What a worker can be confined by.
+pub struct Rehearsed {
+    /// The sandbox that workers are to use: namespace becomes chroot where only that can be had.
+    pub sandbox: Sandbox,
+    /// The layers that a worker gets.
+    pub layers: Layers,
+}
+
+/// Confines a forked process as a worker would be, to find out beforehand whether a worker can be.
+pub fn rehearse(settings: &Settings, directory: &Directory) -> Result<Rehearsed> {
     // Not 0: a process that a signal ends before it has found out exits with 0.
     const WELL: i32 = 10;
     const FELL_BACK: i32 = 11;
-    use nix::unistd::{ForkResult, fork};
 
+    let layers = sys::shared_counter().context("cannot allocate a counter")?;
+    let pid_namespaces = settings.has_supervisor().then(|| PidNamespaces::find(settings.sandbox));
     // SAFETY: this process has one thread.
-    match unsafe { fork() }.context("cannot fork")? {
+    match unsafe { pid_namespaces.unwrap_or_default().fork() }.context("cannot fork")? {
         ForkResult::Child => {
+            logging::set_pid(id_outside());
             let status = match confine(settings, settings.sandbox, directory, None) {
                 Ok(confined) => {
-                    let walls = confined.walls;
+                    layers.store(confined.layers.to_bits(), Ordering::SeqCst);
                     confined.watched.into_iter().for_each(Watched::end);
-                    if walls == settings.sandbox { WELL } else { FELL_BACK }
+                    if confined.sandbox == settings.sandbox { WELL } else { FELL_BACK }
                 }
                 Err(error) => {
                     logging::complain(format_args!("{error:#}"));
@@ -169,11 +187,14 @@ pub fn rehearse(settings: &Settings, directory: &Directory) -> Result<Sandbox> {
             // SAFETY: ends the forked process; nothing is left to unwind or flush.
             unsafe { libc::_exit(status) }
         }
-        ForkResult::Parent { child } => match wait_for(child)? {
-            WaitStatus::Exited(_, WELL) => Ok(settings.sandbox),
-            WaitStatus::Exited(_, FELL_BACK) => Ok(Sandbox::Chroot),
-            _ => anyhow::bail!("no process of this helper's can be confined to the export"),
-        },
+        ForkResult::Parent { child } => {
+            let sandbox = match wait_for(child)? {
+                WaitStatus::Exited(_, WELL) => settings.sandbox,
+                WaitStatus::Exited(_, FELL_BACK) => Sandbox::Chroot,
+                _ => anyhow::bail!("no process of this helper's can be confined to the export"),
+            };
+            Ok(Rehearsed { sandbox, layers: Layers::from_bits(layers.load(Ordering::SeqCst)) })
+        }
     }
 }
 

@@ -29,6 +29,7 @@ pub const OPTIONS: &[(&str, Option<char>, bool)] = &[
     ("syslog", None, false),
     ("log-level", None, true),
     ("seccomp", None, true),
+    ("strict", None, false),
     ("busy-poll", None, true),
 ];
 

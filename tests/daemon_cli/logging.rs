@@ -77,6 +77,8 @@ fn defect_15_a_daemon_logs_to_syslog_with_severities_and_peers() {
         let pid = head.strip_prefix("<30>virtfs-proxy-helper[").and_then(|rest| rest.strip_suffix(']'));
         assert!(pid.is_some_and(|pid| pid.parse::<u32>().is_ok()), "{first}");
         assert!(message.starts_with("serving '"), "{first}");
+        let layers = line(&log);
+        assert!(layers.starts_with("<30>") && layers.contains(": isolation layers: "), "{layers}");
         let mut client = Client::connect_soon(&place.socket());
         client.ask(&ask::lstat(b"/file")).ok();
         let connected = line(&log);

@@ -8,6 +8,7 @@ mod identity;
 mod missing;
 mod mounts;
 mod standing;
+mod strict;
 
 #[path = "../support/apart.rs"]
 mod apart;
@@ -21,6 +22,8 @@ mod namespace;
 mod process;
 #[path = "../support/program.rs"]
 mod program;
+#[path = "../support/refuse.rs"]
+mod refuse;
 #[path = "../support/tree.rs"]
 mod tree;
 #[path = "../support/wire.rs"]

@@ -8,11 +8,10 @@ use libc::{O_CREAT, O_RDWR};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use seccompiler::{SeccompAction, SeccompFilter};
-
 use crate::apart::with_private_mounts;
 use crate::process::{self, capabilities, status};
 use crate::program::{self, Launch, Running};
+use crate::refuse::{Refused, refusing};
 use crate::tree::Owned;
 use crate::wire::{Client, LEAVE, ask};
 use crate::{SANDBOXES, ours};
@@ -216,20 +215,6 @@ fn only_the_standard_streams_and_the_clients_socket_stay_open() {
     }
 }
 
-/// Runs `test` on a thread whose children's close_range(2) fails, as on Linux before 5.9 and in old container runtimes.
-fn without_close_range(errno: Errno, test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(move || {
-        let refuse = SeccompAction::Errno(errno as u32);
-        let arch = std::env::consts::ARCH.try_into().unwrap();
-        let rules = [(libc::SYS_close_range, Vec::new())].into_iter().collect();
-        let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).unwrap();
-        let program: seccompiler::BpfProgram = filter.try_into().unwrap();
-        seccompiler::apply_filter(&program).unwrap();
-        test();
-    });
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-}
-
 /// Starts a helper with descriptors of a wrapper's open, below and above the socket's, and looks for them in every process of it.
 fn inherited_descriptors_are_closed() {
     let leave_open = r#"exec "$@" 4</etc/passwd 9</etc/passwd 5>/dev/null"#;
@@ -265,7 +250,7 @@ fn inherited_descriptors_are_closed() {
 fn what_was_inherited_by_accident_is_closed() {
     inherited_descriptors_are_closed();
     for errno in [Errno::ENOSYS, Errno::EPERM] {
-        without_close_range(errno, inherited_descriptors_are_closed);
+        refusing(Refused(libc::SYS_close_range, None, errno), inherited_descriptors_are_closed);
     }
 }
 
