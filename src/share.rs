@@ -9,6 +9,7 @@ pub mod local;
 pub mod qemu_opts;
 pub mod rewrite;
 pub mod version;
+pub mod view;
 
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;

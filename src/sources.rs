@@ -20,6 +20,7 @@ mod shell;
 mod spelling;
 mod systemd;
 mod templates;
+mod wrappers;
 
 use std::ffi::OsStr;
 use std::fmt;

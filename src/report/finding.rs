@@ -77,6 +77,23 @@ kinds! {
     MULTIDEVS: "multidevs", Info,
         "nothing, unless the guest's programs keep inode numbers";
 
+    // What surrounds QEMU: `migrate config`.
+    /// An export that QEMU can't reach where it runs.
+    EXPORT_HIDDEN: "export-hidden", Error,
+        "show QEMU the directory where it runs: the share does not start without it";
+    /// An export that QEMU can't write where it runs.
+    EXPORT_LOCKED: "export-locked", Error,
+        "make the directory writable where QEMU runs";
+    /// Something else around QEMU that concerns the export.
+    QEMU_CONFINED: "qemu-confined", Warning,
+        "see that QEMU's user and confinement allow it to use the directory";
+    /// A guest that is not started without its helper.
+    HELPER_REQUIRED: "helper-required", Error,
+        "take the helper out of what the guest requires: else it is not started once the helper is disabled";
+    /// A helper that the same file starts.
+    HELPER_STARTED: "helper-started", Warning,
+        "remove the line: once the helper is not installed any more, it fails";
+
     // Where shares hide: `migrate audit`.
     /// An invocation of the helper.
     PROXY_HELPER: "proxy-helper", Error,

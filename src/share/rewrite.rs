@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::local::{Multidevs, Options};
+use super::view::{Addition, View};
 use super::{ExportPath, Note, Part, Share, Transport};
 use crate::report::finding::{self, Finding};
 use crate::text::{escape, escape_path};
@@ -29,6 +30,10 @@ pub struct Rewrite {
     pub only: Option<Share>,
     /// Change libvirt's `<qemu:arg>` itself instead of saying the share in libvirt's own words.
     pub in_place_args: bool,
+    /// What QEMU sees of the host's files, where what starts the whole document says it.
+    pub view: Option<View>,
+    /// Paths that QEMU sees, and what each is on the host.
+    pub inside: Vec<(PathBuf, PathBuf)>,
 }
 
 /// Some bytes of a file that become others.
@@ -49,6 +54,10 @@ pub struct Edits {
     pub moved: Vec<Moved>,
     /// What the admin should know about them.
     pub findings: Vec<Finding>,
+    /// Changes beside the shares, without which the new configuration does not start.
+    pub additions: Vec<Addition>,
+    /// The users that QEMU runs as, as its surroundings say.
+    pub users: Vec<String>,
 }
 
 /// A share that is rewritten.
@@ -58,6 +67,29 @@ pub struct Moved {
     pub share: Share,
     /// What it exports.
     pub export: PathBuf,
+    /// The export's path for QEMU, where that is another than the host's.
+    pub inside: Option<PathBuf>,
+}
+
+impl Moved {
+    /// The path in QEMU's arguments.
+    pub fn path(&self) -> &Path {
+        self.inside.as_deref().unwrap_or(&self.export)
+    }
+}
+
+impl Edits {
+    /// Takes a share that moves, with what its surroundings mean for it.
+    pub fn take(&mut self, share: Share, export: PathBuf, view: Option<&View>) -> PathBuf {
+        let looked = view.map(|view| view.look(&share, &export, share.readonly)).unwrap_or_default();
+        self.findings.extend(looked.findings);
+        self.additions.extend(looked.additions);
+        self.users.extend(view.and_then(|view| view.user.clone()));
+        let moved = Moved { share, export, inside: looked.inside };
+        let path = moved.path().to_owned();
+        self.moved.push(moved);
+        path
+    }
 }
 
 /// Why a file is not rewritten. Nothing of it is, then.
@@ -107,7 +139,9 @@ impl Rewrite {
 
     /// What the `local` share of `export` is to be like.
     pub fn local_for(&self, export: &Path) -> Options {
-        let multidevs = self.local.multidevs.or_else(|| self.multidevs_of?(export));
+        let own = self.inside.iter().find(|(inside, _)| inside == export);
+        let host = own.map_or(export, |(_, host)| host.as_path());
+        let multidevs = self.local.multidevs.or_else(|| self.multidevs_of?(host));
         Options { multidevs, ..self.local }
     }
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use super::containers::Container;
 use super::spelling::Spelt;
 use crate::share::argv::Arg;
+use crate::share::rewrite::Edit;
 
 /// One byte of text, and where it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,6 +244,19 @@ pub struct Lexed {
     pub embedded: Vec<Embedded>,
     /// Containers that the document describes otherwise than by an engine's command line.
     pub containers: Vec<Container>,
+    /// Services that are not started without the helper.
+    pub required: Vec<Required>,
+}
+
+/// A service that is not started without the helper.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Required {
+    /// The bytes of the file that say it.
+    pub span: Range<usize>,
+    /// The setting: `depends_on: helper`.
+    pub said: String,
+    /// How to take it out, where that is certain.
+    pub edits: Vec<Edit>,
 }
 
 #[cfg(test)]

@@ -6,18 +6,20 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::chars::{Command, Embedded, Lexed, Lines, Word, span, unknown_parts};
+use super::chars::{Command, Embedded, Lexed, Lines, Required, Word, span, unknown_parts};
 use super::containers::{self, Container};
 use super::mention::says_word;
 use super::spelling::respell;
-use super::{Document, Format, Reading, Unreadable, templates};
+use super::{Document, Format, Reading, Unreadable, templates, wrappers};
+use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, Arg, ArgvShare, Splice};
 use crate::share::backend::Backend;
 use crate::share::helper::Helper;
 use crate::share::invocation::{self, Invocation, Text};
-use crate::share::rewrite::{Edit, Edits, Moved, Refusal, Rewrite};
+use crate::share::rewrite::{Edit, Edits, Refusal, Rewrite};
+use crate::share::view::{Addition, View};
 use crate::share::{ExportFrom, ExportPath, Note, Part, Place, Share, Transport};
-use crate::text::escape_path;
+use crate::text::{escape, escape_path};
 
 /// How deep documents may lie in documents.
 const MAX_DEPTH: usize = 6;
@@ -89,11 +91,14 @@ pub fn read(document: &Document, lexed: &Lexed) -> Reading {
 
 /// The edits by which every share in `document` becomes a `local` one.
 pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edits, Refusal> {
+    let around = how;
     let lines = Lines::new(document.bytes);
     let invocations = helpers(document, lexed, &lines, &mut Reading::default());
     let mut all = Edits::default();
     for found in shares(lexed, &lines) {
         let mut pairs = Vec::new();
+        let own = view_of(document, lexed, &lines, &found.command.words);
+        let view = own.as_ref().or(how.view.as_ref());
         for share in found.shares.iter().filter(|share| how.wants(&share.share)) {
             let mut joined = share.share.clone();
             join_within(&mut joined, &invocations);
@@ -105,11 +110,13 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
             }
             all.findings.extend(doubt);
             let joined = how.answered(&joined)?;
-            all.moved.push(Moved { share: joined, export: export.clone() });
-            pairs.push((share, export));
+            let path = all.take(joined, export.clone(), view);
+            pairs.push((share, path, export));
         }
         argv::refuse_twins(found.shares.iter().map(|share| &share.share))?;
-        let pairs: Vec<_> = pairs.iter().map(|(share, path)| (*share, path.as_path())).collect();
+        let inside = pairs.iter().map(|(_, path, export)| (path.clone(), export.clone())).collect();
+        let how = &Rewrite { inside, ..how.clone() };
+        let pairs: Vec<_> = pairs.iter().map(|(share, path, _)| (*share, path.as_path())).collect();
         for edit in argv::rewrite(&found.args, &pairs, how)? {
             let Some(word) = found.command.words.get(edit.arg) else { continue };
             let edits =
@@ -118,10 +125,38 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
         }
     }
     for embedded in candidates(lexed) {
+        let own = view_around(document, lexed, &lines, embedded);
+        let how = own.map(|view| Rewrite { view: Some(view), ..how.clone() });
+        let how = how.as_ref().unwrap_or(around);
         rewrite_embedded(document, embedded, how, &lines, &mut all)?;
     }
     settle(&mut all, &lines)?;
+    if !all.moved.is_empty() {
+        for required in &lexed.required {
+            all.require(required, document, &lines);
+        }
+    }
     Ok(all)
+}
+
+impl Edits {
+    /// Takes the helper out of what a service requires.
+    fn require(&mut self, required: &Required, document: &Document, lines: &Lines) {
+        let said = escape(required.said.as_bytes());
+        self.findings.push(Finding {
+            kind: &finding::HELPER_REQUIRED,
+            place: Place {
+                file: document.path.map(Into::into),
+                line: Some(lines.line(required.span.start)),
+                ..Place::default()
+            },
+            message: format!("{said}: the service is not started once the helper is removed"),
+            remedy: Some(format!("remove {said}")),
+            subject: None,
+        });
+        let additions = required.edits.iter().cloned();
+        self.additions.extend(additions.map(|edit| Addition { edit, what: format!("removes {said}") }));
+    }
 }
 
 /// Rewrites a document in the document, and spells its new text the way its place asks for.
@@ -146,9 +181,48 @@ fn rewrite_embedded(
         let outer = respell(document.bytes, &word, &[splice]);
         all.edits.extend(outer.map_err(|why| refusal(lines, &word, &why))?);
     }
+    for addition in edits.additions {
+        // What the place can't hold is said all the same, by its finding.
+        let splice = Splice { range: addition.edit.span, with: addition.edit.with };
+        let edits = respell(document.bytes, &word, &[splice]).unwrap_or_default();
+        all.additions.extend(edits.into_iter().map(|edit| Addition { edit, what: addition.what.clone() }));
+    }
     all.moved.extend(edits.moved);
-    all.findings.extend(edits.findings);
+    all.users.extend(edits.users);
+    all.findings.extend(edits.findings.into_iter().map(|mut finding| {
+        if finding.place.file.is_none() || finding.place.file.as_deref() == embedded.name.as_deref() {
+            let at =
+                finding.place.span.and_then(|span| embedded.chars.get(span.start)).map(|c| c.range().start);
+            finding.place = Place {
+                file: document.path.map(Into::into),
+                line: Some(lines.line(at.unwrap_or(word.span.start))),
+                ..Place::default()
+            };
+        }
+        finding
+    }));
     Ok(())
+}
+
+/// What the container or the program shows QEMU in which a command of the document runs it.
+fn view_of(document: &Document, lexed: &Lexed, lines: &Lines, words: &[Word]) -> Option<View> {
+    if let Some(container) = containers::of_command(words) {
+        return Some(container.view(document, lines));
+    }
+    wrappers::view(document, lines, words).or_else(|| {
+        let start = words.first()?.span.start;
+        Some(described_at(lexed, start)?.view(document, lines))
+    })
+}
+
+/// The same of a document in the document: the command that runs it as its argument, or the container around it.
+fn view_around(document: &Document, lexed: &Lexed, lines: &Lines, embedded: &Embedded) -> Option<View> {
+    let at = span(&embedded.chars).start;
+    let command =
+        lexed.commands.iter().find(|command| command.words.iter().any(|word| word.span.contains(&at)));
+    command
+        .and_then(|command| view_of(document, lexed, lines, &command.words))
+        .or_else(|| Some(described_at(lexed, at)?.view(document, lines)))
 }
 
 /// A file that says `readonly` outside the share may mean what the socket's variable holds.
@@ -329,7 +403,10 @@ fn helpers(document: &Document, lexed: &Lexed, lines: &Lines, reading: &mut Read
 
 /// The container that the document describes a command in.
 fn described<'a>(lexed: &'a Lexed, command: &Command) -> Option<&'a Container> {
-    let start = command.words.first()?.span.start;
+    described_at(lexed, command.words.first()?.span.start)
+}
+
+fn described_at(lexed: &Lexed, start: usize) -> Option<&Container> {
     let around = lexed.containers.iter().filter(|container| container.span.contains(&start));
     around.min_by_key(|container| container.span.len())
 }

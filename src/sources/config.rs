@@ -1,5 +1,6 @@
 //! `migrate config`: the same file with each proxy share replaced, and nothing else.
 
+mod additions;
 mod after;
 mod in_place;
 mod multidevs;
@@ -74,7 +75,9 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     if let Some(refusal) = Refusal::too_many(reading.shares.len()) {
         return Err(input.refused(&refusal));
     }
-    let how = how(args, &reading).map_err(|refusal| input.refused(&refusal))?;
+    let mut how = how(args, &reading).map_err(|refusal| input.refused(&refusal))?;
+    how.view =
+        document.path.zip(beside).and_then(|(path, beside)| super::systemd::view_of_starter(path, beside));
     if let Some(form) = args.to {
         let text = snippet::print(form, &reading.shares, &how).map_err(|refusal| input.refused(&refusal))?;
         crate::report::print_with(|out| out.write_all(&text))?;
@@ -87,7 +90,11 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     let (edits, _) = bounded(|| format.rewrite_beside(&document, &how, beside));
     let mut edits = edits.map_err(|refusal| input.refused(&refusal))?;
     refuse_cut(&document, &edits.edits).map_err(|refusal| input.refused(&refusal))?;
-    let new = apply(&input.bytes, &edits.edits);
+    let mut changes = edits.edits.clone();
+    if args.in_place || args.diff {
+        changes.extend(additions::apart(&mut edits));
+    }
+    let new = apply(&input.bytes, &changes);
     // libvirt's own words for a share are in no argument, in a domain inside another file neither.
     let native = memchr::memmem::find(&new, b"<filesystem").is_some();
     let rewritten = Document { bytes: &new, ..document };
@@ -152,7 +159,7 @@ fn compare(
     };
     let own = |share: &Share| said(share, share.transport.clone());
     let mut expected: Vec<_> = before.unwrap_or_default().shares.iter().map(own).collect();
-    expected.extend(moved.iter().map(|one| said(&one.share, Transport::Socket(one.export.clone()))));
+    expected.extend(moved.iter().map(|one| said(&one.share, Transport::Socket(one.path().to_owned()))));
     for share in &after.shares {
         let Some(at) = expected.iter().position(|one| *one == own(share)) else {
             return Err(format!(
@@ -212,6 +219,8 @@ fn how(args: &ConfigArgs, reading: &Reading) -> Result<Rewrite, Refusal> {
         multidevs_of: Some(multidevs_of),
         only: None,
         in_place_args: args.in_place_args,
+        view: None,
+        inside: Vec::new(),
     })
 }
 
@@ -427,7 +436,7 @@ mod tests {
         let document = |text: &'static str| Document { path: None, bytes: text.as_bytes() };
         let read = |text: &[u8]| Shell.read(&Document { path: None, bytes: text });
         let share = Shell.read(&document(old)).unwrap().shares.remove(0);
-        let moved = [Moved { share, export: "/srv".into() }];
+        let moved = [Moved { share, export: "/srv".into(), inside: None }];
         Backend::Local.seek(|| compare(read(old.as_bytes()), read(new.as_bytes()), &moved, false))
     }
 

@@ -6,10 +6,14 @@
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-use super::chars::{Chars, Word, bytes};
-use super::path_of;
+use super::chars::{Chars, Lines, Word, bytes};
+use super::spelling::Spelt;
+use super::{Document, path_of};
+use crate::share::Place;
 use crate::share::helper::Helper;
 use crate::share::invocation::{self, Invocation, Text, is_helper};
+use crate::share::view::{Access, By, Effect, Gap, Layer, Remark, View};
+use crate::text::escape;
 
 /// What this repository's image sets, where the description does not: see Containerfile.
 const IMAGE_DEFAULTS: &[(&str, &[u8])] =
@@ -69,6 +73,16 @@ pub struct Container {
     pub span: Range<usize>,
     /// Where to point: at the bytes that name the image or the program.
     pub place: Range<usize>,
+    /// Who runs it.
+    pub by: Option<By>,
+    /// Empty file systems in it.
+    pub tmpfs: Vec<Word>,
+    /// Whom it runs as: `USER`, `UID:GID`.
+    pub user: Option<Word>,
+    /// The mode of its user namespace.
+    pub user_namespace: Option<Word>,
+    /// Where one more volume can stand.
+    pub gap: Option<Gap>,
 }
 
 /// A directory or file of the host in a container.
@@ -80,6 +94,8 @@ pub struct Volume {
     pub below: PathBuf,
     /// Where the container has it.
     pub target: Word,
+    /// Whether the container can't write it.
+    pub readonly: bool,
 }
 
 /// What a container's path is on the host.
@@ -94,17 +110,19 @@ enum Source {
 impl Volume {
     /// A volume of which all is mounted.
     pub fn whole(source: Word, target: Word) -> Self {
-        Self { source, below: PathBuf::new(), target }
+        Self { source, below: PathBuf::new(), target, readonly: false }
     }
 
     /// `SOURCE:TARGET[:OPTIONS]`.
     pub fn parse(word: &Word) -> Option<Self> {
         let mut parts = split(word, b':').into_iter();
-        Some(Self::whole(parts.next()?, parts.next()?))
+        let volume = Self::whole(parts.next()?, parts.next()?);
+        let readonly = parts.flat_map(|part| split(&part, b',')).any(|option| option.is(b"ro"));
+        Some(Self { readonly, ..volume })
     }
 
     /// `type=bind,source=SOURCE,target=TARGET`.
-    fn mount(word: &Word) -> Option<Self> {
+    pub fn mount(word: &Word) -> Option<Self> {
         let parts = split(word, b',');
         let value = |names: &[&[u8]]| {
             parts.iter().find_map(|part| {
@@ -112,7 +130,16 @@ impl Volume {
                 value.filter(|_| names.contains(&name.as_slice()))
             })
         };
-        Some(Self::whole(value(&[b"source", b"src"])?, value(&[b"target", b"destination", b"dst"])?))
+        let volume = Self::whole(value(&[b"source", b"src"])?, value(&[b"target", b"destination", b"dst"])?);
+        let is_said = |word: &Word| {
+            let text = word.bytes();
+            let (name, value) = match text.iter().position(|byte| *byte == b'=') {
+                Some(at) => (text.get(..at).unwrap_or_default(), text.get(at + 1..).unwrap_or_default()),
+                None => (text.as_slice(), &b"true"[..]),
+            };
+            matches!(name, b"ro" | b"readonly") && matches!(value, b"true" | b"1")
+        };
+        Some(Self { readonly: parts.iter().any(is_said), ..volume })
     }
 
     /// Where the container has it; `None`: not statically known.
@@ -200,13 +227,68 @@ impl Container {
         })
     }
 
+    /// What it shows of the host's files.
+    pub fn view(&self, document: &Document, lines: &Lines) -> View {
+        let at = |span: &Range<usize>| Place {
+            file: document.path.map(Into::into),
+            line: Some(lines.line(span.start)),
+            span: Some(span.clone()),
+            ..Place::default()
+        };
+        let by = self.by.unwrap_or(By::Engine);
+        let mut view = View::new(by, false, at(&self.place));
+        for volume in &self.volumes {
+            let Some(target) = volume.target() else { continue };
+            let source = match volume.source(self.folder.as_deref()) {
+                Source::Host(path) => Some(path),
+                Source::Other(_) => None,
+            };
+            let access = if volume.readonly { Access::ReadOnly } else { Access::Writable };
+            let shown = [volume.source.bytes(), b":".to_vec(), volume.target.bytes()].concat();
+            let ro = if volume.readonly { ":ro" } else { "" };
+            let said = format!("the volume {}{ro}", escape(&shown));
+            let place = at(&volume.target.span);
+            view.layers.push(Layer { target, effect: Effect::Bind(source, access), place, said });
+        }
+        for word in &self.tmpfs {
+            let target = split(word, b':').first().map(Word::bytes).unwrap_or_default();
+            let said = format!("the tmpfs {}", escape(&target));
+            let place = at(&word.span);
+            view.layers.push(Layer { target: plain(&path_of(&target)), effect: Effect::Empty, place, said });
+        }
+        view.user = self.user.as_ref().and_then(user_of);
+        if let Some(word) = self.user_namespace.as_ref().filter(|word| !word.is_any(&["host", ""])) {
+            view.remarks.push(Remark {
+                place: at(&word.span),
+                message: format!(
+                    "QEMU's container has a user namespace ({}): the ids of its users are other ids on the host",
+                    escape(&word.bytes())
+                ),
+                remedy: "give the files the host's id of the container's user: `podman top NAME huser hgroup` prints it"
+                    .to_owned(),
+            });
+            view.user = None;
+        }
+        view.gap.clone_from(&self.gap);
+        view
+    }
+
     /// Every text of the description.
     pub fn texts(&mut self) -> impl Iterator<Item = &mut Chars> {
         let volumes = self.volumes.iter_mut().flat_map(|volume| [&mut volume.source, &mut volume.target]);
         let variables = self.environment.iter_mut().filter_map(|(_, value)| value.as_mut());
         let words = self.image.iter_mut().chain(&mut self.entrypoint).chain(&mut self.arguments);
+        let words = words.chain(&mut self.tmpfs).chain(&mut self.user).chain(&mut self.user_namespace);
         words.chain(volumes).chain(variables).map(|word| &mut word.chars)
     }
+}
+
+/// A container's user, where it is one of whom the host knows: a number.
+fn user_of(word: &Word) -> Option<String> {
+    let text = Text::of(word);
+    let user = text.all_known()?.split(|byte| *byte == b':').next()?;
+    let number = !user.is_empty() && user.iter().all(u8::is_ascii_digit);
+    number.then(|| String::from_utf8_lossy(user).into_owned())
 }
 
 /// Whether an image is the helper's, by the last part of its name without tag and digest.
@@ -242,8 +324,17 @@ pub fn of_command(words: &[Word]) -> Option<Container> {
     }
     container.image.as_ref()?;
     container.arguments = rest.cloned().collect();
+    container.by = Some(By::Engine);
+    container.gap = container.image.as_ref().and_then(gap_before);
     container.span = words.first()?.span.start..words.last()?.span.end;
     Some(container)
+}
+
+/// The place in front of a word that the file spells as it is, where one more option can stand.
+pub fn gap_before(word: &Word) -> Option<Gap> {
+    let direct = word.chars.first()?.via.is_none();
+    let bare = word.chars.iter().all(|c| c.known && matches!(c.spelt, Spelt::ShellBare | Spelt::UnitBare));
+    (direct && bare).then(|| Gap { at: word.span.start, before: Vec::new(), after: b" ".to_vec() })
 }
 
 fn image(container: &mut Container, word: &Word) {
@@ -279,6 +370,9 @@ impl Container {
             b"--mount" => self.volumes.extend(Volume::mount(&value)),
             b"-e" | b"--env" => self.environment.extend(variable(&value)),
             b"--entrypoint" => self.entrypoint = vec![value],
+            b"--tmpfs" => self.tmpfs.push(value),
+            b"-u" | b"--user" => self.user = Some(value),
+            b"--userns" => self.user_namespace = Some(value),
             _ => {}
         }
     }
@@ -313,7 +407,6 @@ impl Text {
 mod tests {
     use super::*;
     use crate::sources::chars::verbatim;
-    use crate::sources::spelling::Spelt;
 
     fn run(line: &str) -> Option<Helper> {
         let words: Vec<_> = line

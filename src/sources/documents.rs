@@ -6,6 +6,7 @@
 mod commands;
 mod containers;
 mod dialects;
+mod required;
 mod scalars;
 mod tree;
 
@@ -102,7 +103,10 @@ fn lex(document: &Document) -> Result<Lexed, Unreadable> {
     let lexed = |text: &str| {
         check(text)?;
         let mut lexed = Lexed::default();
-        tree::nodes(text)?.iter().for_each(|node| commands::collect(text, folder, node, &mut lexed));
+        for node in tree::nodes(text)? {
+            commands::collect(text, folder, &node, &mut lexed);
+            lexed.required.extend(required::required(text, &node, folder));
+        }
         Ok(lexed)
     };
     refuse_deep(bytes)?;

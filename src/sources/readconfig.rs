@@ -13,7 +13,7 @@ use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, Arg, ArgvShare};
 use crate::share::local::{self, Options, Unsayable, quotable};
 use crate::share::qemu_opts;
-use crate::share::rewrite::{Edit, Edits, Moved, Refusal, Rewrite};
+use crate::share::rewrite::{Edit, Edits, Refusal, Rewrite};
 use crate::share::{Note, Place, Share};
 use lines::{Pair, Section, Sections};
 
@@ -76,15 +76,15 @@ impl Format for Readconfig {
             let export = how.export_of(&found.share)?;
             let readonly = how.readonly_of(&found.share)?;
             edits.findings.extend(how.doubt(&found.share));
+            let path = edits.take(how.answered(&found.share)?, export.clone(), how.view.as_ref());
             if !done.contains(&found.fsdev) {
                 done.push(found.fsdev);
                 let unsayable = |Unsayable(reason): Unsayable| {
                     Refusal::at(line, reason, "give the directory another name")
                 };
-                let path = quotable(local::path_bytes(&export)).map_err(unsayable)?;
+                let path = quotable(local::path_bytes(&path)).map_err(unsayable)?;
                 edits.edits.extend(file.section_edits(section, path, &how.local_for(&export), readonly));
             }
-            edits.moved.push(Moved { share: how.answered(&found.share)?, export });
         }
         argv::refuse_twins(edits.moved.iter().map(|moved| &moved.share))?;
         Ok(edits)

@@ -1,6 +1,8 @@
 //! systemd units, their drop-ins, and podman's quadlets.
 
 mod lines;
+pub mod sandbox;
+mod starting;
 mod surroundings;
 mod words;
 
@@ -12,7 +14,9 @@ use super::templates::Masked;
 use super::{Beside, Document, Format, Listener, Reading, Unreadable, commands, path_of};
 use crate::share::bounds::spend;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
+use crate::share::view::By;
 use lines::Entry;
+pub use starting::view_of_starter;
 use words::Unit;
 pub use words::unescape;
 
@@ -92,8 +96,15 @@ impl Format for Systemd {
         }
         let masked = Masked::of_bracketed(document, true);
         let plain = Document { bytes: masked.bytes(), ..*document };
-        let lexed = lex(&plain, &lines::entries(plain.bytes), beside).map_err(Unreadable::refusal)?;
-        commands::rewrite(document, &masked.restore(lexed), how)
+        let entries = lines::entries(plain.bytes);
+        let lexed = lex(&plain, &entries, beside).map_err(Unreadable::refusal)?;
+        let view = starting::view(&plain, &entries, beside);
+        let how = &Rewrite { view: view.or_else(|| how.view.clone()), ..how.clone() };
+        let mut edits = commands::rewrite(document, &masked.restore(lexed), how)?;
+        if !edits.moved.is_empty() {
+            starting::requirements(&plain, &entries, beside, &mut edits);
+        }
+        Ok(edits)
     }
 }
 
@@ -155,6 +166,7 @@ fn quadlet(document: &Document, unit: &Unit, entries: &[Entry]) -> Option<Contai
     let words = |entry: &Entry| unit.words(document.bytes, &entry.value).unwrap_or_default();
     let folder = document.path.and_then(|path| path.parent()).map(Path::to_owned);
     let mut container = Container { folder, span: 0..document.bytes.len(), ..Container::default() };
+    container.by = Some(By::Quadlet);
     for entry in entries {
         // An empty setting takes back what was said before.
         let empty = entry.value.iter().all(|c| c.byte.is_ascii_whitespace());
@@ -162,12 +174,18 @@ fn quadlet(document: &Document, unit: &Unit, entries: &[Entry]) -> Option<Contai
             b"Image" => {
                 container.image = words(entry).into_iter().next();
                 container.place = place(entry);
+                container.gap = Some(starting::line_before(document.bytes, container.place.start));
             }
             b"Exec" => container.arguments = words(entry),
             b"Entrypoint" => container.entrypoint = words(entry),
             b"Environment" if empty => container.environment.clear(),
             b"Environment" => container.environment.extend(words(entry).iter().filter_map(variable)),
-            b"Volume" if empty => container.volumes.clear(),
+            b"User" => container.user = words(entry).into_iter().next(),
+            b"UserNS" => container.user_namespace = words(entry).into_iter().next(),
+            b"Tmpfs" if empty => container.tmpfs.clear(),
+            b"Tmpfs" => container.tmpfs.extend(words(entry)),
+            b"Mount" | b"Volume" if empty => container.volumes.clear(),
+            b"Mount" => container.volumes.extend(words(entry).first().and_then(Volume::mount)),
             b"Volume" => container.volumes.extend(words(entry).first().and_then(Volume::parse)),
             _ => {}
         }

@@ -6,6 +6,7 @@
 mod disk;
 
 mod cases;
+mod confined;
 mod golden;
 mod in_place;
 mod multidevs;

@@ -13,6 +13,10 @@ use crate::share::local::path_bytes;
 use crate::share::rewrite::{Edits, Moved, Rewrite};
 use crate::text::{escape, escape_path, shell_word};
 
+/// The kinds of findings that are about other lines than the share's.
+const AROUND: &[&str] =
+    &["export-hidden", "export-locked", "qemu-confined", "helper-required", "helper-started"];
+
 /// What there is to tell of.
 pub(super) struct Told<'a> {
     pub document: &'a Document<'a>,
@@ -32,7 +36,17 @@ impl Told<'_> {
         for finding in &self.edits.findings {
             // Writing to a String does not fail.
             let remedy = finding.remedy.as_ref().map(|remedy| format!(": {remedy}")).unwrap_or_default();
-            let _ = writeln!(out, "  {}{remedy} [{}]", finding.message, finding.kind.id);
+            let place = if AROUND.contains(&finding.kind.id) { finding.location() } else { String::new() };
+            let place = if place.is_empty() { place } else { format!("{place}: ") };
+            let line = format!("  {place}{}{remedy} [{}]\n", finding.message, finding.kind.id);
+            if !out.contains(&line) {
+                out.push_str(&line);
+            }
+        }
+        for addition in &self.edits.additions {
+            let done = self.args.in_place || self.args.diff;
+            let who = if done { "This change" } else { "`migrate config --in-place`" };
+            let _ = writeln!(out, "  {who} {} as well", addition.what);
         }
         for moved in &self.edits.moved {
             let _ = writeln!(
@@ -83,7 +97,9 @@ impl Told<'_> {
     fn conversions(&self, by_libvirt: bool) -> Vec<String> {
         let exports: BTreeSet<&Path> = self.moved().map(|moved| moved.export.as_path()).collect();
         let owner = if by_libvirt { Owner::of_libvirt().ok().flatten() } else { None };
-        let said = super::user::of_file(self.document.bytes);
+        let mut users = self.edits.users.iter();
+        let around = users.next().filter(|first| users.all(|user| user == *first)).cloned();
+        let said = super::user::of_file(self.document.bytes).or(around);
         let argument = said.clone().or_else(|| owner.as_ref().map(Owner::argument));
         let argument = argument.unwrap_or_else(|| "USER".to_owned());
         let mut model = self.how.local.security_model.name().to_owned();
@@ -101,7 +117,7 @@ impl Told<'_> {
             );
         }
         let who = match &owner {
-            _ if said.is_some() => format!("This file says that QEMU runs as {argument}"),
+            _ if said.is_some() => format!("The configuration says that QEMU runs as {argument}"),
             Some(owner) => format!("libvirt runs QEMU as {owner} here"),
             None if by_libvirt => {
                 "USER is libvirt's QEMU user (user= in /etc/libvirt/qemu.conf; else libvirt-qemu on Debian and Ubuntu, \

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::commands::{known, words};
 use super::scalars::chars;
 use super::tree::{Node, Value};
+use crate::share::view::{By, Gap};
 use crate::sources::chars::Word;
 use crate::sources::containers::{Container, Volume, variable};
 use crate::sources::path_of;
@@ -32,7 +33,56 @@ pub fn container(file: &str, node: &Node, pod: Option<&Node>, folder: Option<&Pa
         folder: folder.map(Path::to_owned),
         span: node.span.clone(),
         place: image.span.clone(),
+        by: Some(if in_a_pod { By::Pod } else { By::Compose }),
+        tmpfs: tmpfs(file, node),
+        user: user(file, node, pod),
+        user_namespace: node
+            .get("userns_mode")
+            .or_else(|| node.get("userns"))
+            .map(|mode| text(file, node, mode)),
+        gap: if in_a_pod { None } else { gap(file, node) },
     })
+}
+
+/// Compose's `tmpfs`: a path, or several.
+fn tmpfs(file: &str, node: &Node) -> Vec<Word> {
+    let Some(given) = node.get("tmpfs") else { return Vec::new() };
+    match given.text() {
+        Some(_) => vec![text(file, node, given)],
+        None => items(Some(given)).iter().map(|item| text(file, node, item)).collect(),
+    }
+}
+
+/// Compose's `user`, or `runAsUser` of the container or of its pod.
+fn user(file: &str, node: &Node, pod: Option<&Node>) -> Option<Word> {
+    let as_pods = |node: &Node| node.get("securityContext")?.get("runAsUser").cloned();
+    let user = node.get("user").cloned().or_else(|| as_pods(node)).or_else(|| as_pods(pod?))?;
+    Some(text(file, node, &user))
+}
+
+/// The place behind the last of the volumes, where each has a line of its own.
+fn gap(file: &str, node: &Node) -> Option<Gap> {
+    let list = node.get("volumes")?;
+    if file.as_bytes().get(list.span.start) == Some(&b'[') {
+        return None;
+    }
+    let last = items(Some(list)).last()?;
+    last.text()?;
+    let start = file.get(..last.span.start)?.rfind('\n').map_or(0, |at| at + 1);
+    let before = file.get(start..last.span.start)?;
+    if !before.trim_start().starts_with('-') || !before.trim_start().trim_start_matches(['-', ' ']).is_empty()
+    {
+        return None;
+    }
+    let end = last.span.end + file.get(last.span.end..)?.find('\n')?;
+    // A comment may follow; nothing else may.
+    let rest = file.get(last.span.end..end)?.trim();
+    if !(rest.is_empty() || rest.starts_with('#')) {
+        return None;
+    }
+    let line_end = if file.get(..end)?.ends_with('\r') { end - 1 } else { end };
+    let line_break = if line_end < end { "\r\n" } else { "\n" };
+    Some(Gap { at: line_end, before: format!("{line_break}{before}").into_bytes(), after: Vec::new() })
 }
 
 /// A scalar's value, with what other programs fill in marked as unknown.
@@ -78,7 +128,8 @@ fn volumes(file: &str, node: &Node, pod: Option<&Node>) -> Vec<Volume> {
         if item.text().is_some() {
             found.extend(Volume::parse(&text(item)));
         } else if let Some((source, target)) = item.get("source").zip(item.get("target")) {
-            found.push(Volume::whole(text(source), text(target)));
+            let volume = Volume::whole(text(source), text(target));
+            found.push(Volume { readonly: is_true(item.get("read_only")), ..volume });
         }
     }
     for item in items(node.get("volumeMounts")) {
@@ -88,7 +139,12 @@ fn volumes(file: &str, node: &Node, pod: Option<&Node>) -> Vec<Volume> {
             .find(|volume| volume.get("name").and_then(|own| own.text()) == name.text());
         let host = volume.and_then(|volume| volume.get("hostPath")?.get("path"));
         let below = item.get("subPath").map(|below| path_of(&text(below).bytes())).unwrap_or_default();
-        found.push(Volume { source: text(host.unwrap_or(name)), below, target: text(target) });
+        let readonly = is_true(item.get("readOnly"));
+        found.push(Volume { source: text(host.unwrap_or(name)), below, target: text(target), readonly });
     }
     found
+}
+
+fn is_true(node: Option<&Rc<Node>>) -> bool {
+    node.and_then(|node| node.text()).is_some_and(|text| matches!(text, "true" | "True" | "yes" | "on"))
 }

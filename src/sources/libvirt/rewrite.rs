@@ -62,7 +62,7 @@ pub(super) fn domain(
         .into_iter()
         .map(|step| {
             let share = how.answered(&step.found.share)?;
-            Ok(Moved { share: placed(domain, &share), export: step.export })
+            Ok(Moved { share: placed(domain, &share), export: step.export, inside: None })
         })
         .collect::<Result<_, Refusal>>()?;
     Ok(edits)

@@ -14,7 +14,7 @@ use crate::sources::{Beside, commands, path_of};
 const MAX_INSTANCES: usize = 1000;
 
 /// Where units and their drop-ins are, the weightiest last.
-const FOLDERS: &[&str] = &[
+pub const FOLDERS: &[&str] = &[
     "/lib/systemd/system",
     "/usr/lib/systemd/system",
     "/usr/local/lib/systemd/system",
@@ -65,6 +65,64 @@ pub fn instances(path: Option<&Path>, own: &[Entry], beside: &dyn Beside) -> Vec
         }
     }
     units
+}
+
+/// All files of the unit that `path` is a file of, in the order in which systemd reads them: the weightiest unit file, then
+/// the drop-ins by their names, of which the weightiest of each name counts.
+pub fn ordered(path: &Path, beside: &dyn Beside) -> Vec<PathBuf> {
+    let parent = path.parent().unwrap_or(path);
+    let drop_in_of = parent.file_name().and_then(|name| name.to_str()?.strip_suffix(".d"));
+    let own = drop_in_of.map(str::to_owned).or_else(|| Some(path.file_name()?.to_str()?.to_owned()));
+    let Some(name) = own else { return Vec::new() };
+    let around = if drop_in_of.is_some() { parent.parent().unwrap_or(parent) } else { parent };
+    let mut folders: Vec<&Path> = FOLDERS.iter().map(Path::new).filter(|folder| *folder != around).collect();
+    folders.push(around);
+    let names = aliases(&name);
+    let mut parts = Vec::new();
+    let files: Vec<_> = folders.iter().map(|folder| (folder, beside.files(folder))).collect();
+    let of_unit = names.iter().find_map(|name| {
+        files.iter().rev().find_map(|(folder, files)| {
+            let unit = folder.join(name);
+            (unit == path || files.contains(&unit)).then_some(unit)
+        })
+    });
+    parts.extend(of_unit.filter(|_| names.iter().any(|name| name.contains('.'))));
+    let mut drop_ins: Vec<PathBuf> = Vec::new();
+    for name in names.iter().rev() {
+        for folder in &folders {
+            for file in beside.files(&folder.join(format!("{name}.d"))) {
+                if file.extension().is_some_and(|extension| extension == "conf") {
+                    drop_ins.retain(|other| other.file_name() != file.file_name());
+                    drop_ins.push(file);
+                }
+            }
+        }
+    }
+    drop_ins.sort_by(|a, b| a.file_name().cmp(&b.file_name()));
+    parts.extend(drop_ins);
+    parts
+}
+
+/// The names under which a unit's files and drop-ins are looked for, its own first: `a-b@c.service`, `a-b@.service`,
+/// `a-.service`, `service`.
+fn aliases(name: &str) -> Vec<String> {
+    let Some((stem, suffix)) = name.rsplit_once('.') else { return vec![name.to_owned()] };
+    let mut names = vec![name.to_owned()];
+    let prefix = match stem.split_once('@') {
+        Some((prefix, instance)) => {
+            if !instance.is_empty() {
+                names.push(format!("{prefix}@.{suffix}"));
+            }
+            prefix
+        }
+        None => stem,
+    };
+    let dashes: Vec<_> = prefix.match_indices('-').map(|(at, _)| at).collect();
+    for at in dashes.into_iter().rev().filter(|at| at + 1 < prefix.len() && *at > 0) {
+        names.push(format!("{}-.{suffix}", prefix.get(..at).unwrap_or_default()));
+    }
+    names.push(suffix.to_owned());
+    names
 }
 
 /// The other files of the unit.

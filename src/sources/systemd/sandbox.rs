@@ -1,0 +1,266 @@
+//! A service's settings → what its processes see of the host's files.
+//!
+//! Source: systemd.exec(5), as of systemd 257, "Paths" and "Sandboxing"; systemd.service(5) for `+` in front of a command.
+
+use std::path::PathBuf;
+
+use crate::share::Place;
+use crate::share::view::{Access, By, Effect, Layer, Remark, View};
+use crate::sources::path_of;
+use crate::text::escape;
+
+/// A setting, with its specifiers resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name.
+    pub key: Vec<u8>,
+    /// The words of its value; none takes back what was said before.
+    pub words: Vec<Vec<u8>>,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// What a setting with a fixed set of values does, at which paths.
+struct Preset {
+    key: &'static str,
+    values: &'static [&'static str],
+    effect: Effect,
+    paths: &'static [&'static str],
+}
+
+const YES: &[&str] = &["yes", "true", "on", "1"];
+const READ_ONLY: Effect = Effect::Access(Access::ReadOnly);
+const WRITABLE: Effect = Effect::Access(Access::Writable);
+
+/// Settings that choose among sets of paths.
+const PRESETS: &[Preset] = &[
+    Preset { key: "ProtectSystem", values: YES, effect: READ_ONLY, paths: &["/usr", "/boot", "/efi"] },
+    Preset {
+        key: "ProtectSystem",
+        values: &["full"],
+        effect: READ_ONLY,
+        paths: &["/usr", "/boot", "/efi", "/etc"],
+    },
+    Preset { key: "ProtectSystem", values: &["strict"], effect: READ_ONLY, paths: &["/"] },
+    Preset { key: "ProtectSystem", values: &["strict"], effect: WRITABLE, paths: &["/dev", "/proc", "/sys"] },
+    Preset { key: "ProtectHome", values: YES, effect: Effect::Hidden, paths: HOMES },
+    Preset { key: "ProtectHome", values: &["read-only"], effect: READ_ONLY, paths: HOMES },
+    Preset { key: "ProtectHome", values: &["tmpfs"], effect: Effect::Empty, paths: HOMES },
+    Preset { key: "PrivateTmp", values: YES, effect: Effect::Empty, paths: &["/tmp", "/var/tmp"] },
+    Preset {
+        key: "PrivateTmp",
+        values: &["disconnected"],
+        effect: Effect::Empty,
+        paths: &["/tmp", "/var/tmp"],
+    },
+    Preset { key: "PrivateDevices", values: YES, effect: Effect::Empty, paths: &["/dev"] },
+    Preset { key: "ProtectKernelTunables", values: YES, effect: READ_ONLY, paths: &["/proc/sys", "/sys"] },
+    Preset { key: "ProtectControlGroups", values: YES, effect: READ_ONLY, paths: &["/sys/fs/cgroup"] },
+];
+
+const HOMES: &[&str] = &["/home", "/root", "/run/user"];
+
+/// What `DynamicUser=yes` implies, where the unit says nothing stricter.
+const DYNAMIC: &[(&str, &str)] =
+    &[("ProtectSystem", "strict"), ("ProtectHome", "read-only"), ("PrivateTmp", "yes")];
+
+/// Settings that hold lists of paths, under their names of today and of old.
+const LISTS: &[(&str, Effect)] = &[
+    ("ReadWritePaths", WRITABLE),
+    ("ReadWriteDirectories", WRITABLE),
+    ("ReadOnlyPaths", READ_ONLY),
+    ("ReadOnlyDirectories", READ_ONLY),
+    ("InaccessiblePaths", Effect::Hidden),
+    ("InaccessibleDirectories", Effect::Hidden),
+    ("TemporaryFileSystem", Effect::Empty),
+    ("BindPaths", Effect::Bind(None, Access::Writable)),
+    ("BindReadOnlyPaths", Effect::Bind(None, Access::ReadOnly)),
+    ("MountImages", Effect::Empty),
+];
+
+/// Settings for which systemd makes writable folders, and below what.
+const FOLDERS: &[(&str, &str)] = &[
+    ("RuntimeDirectory", "/run"),
+    ("StateDirectory", "/var/lib"),
+    ("CacheDirectory", "/var/cache"),
+    ("LogsDirectory", "/var/log"),
+    ("ConfigurationDirectory", "/etc"),
+];
+
+/// Settings that may forbid the use of an export, which files alone do not tell.
+const REMARKS: &[(&str, &str, &str)] = &[
+    (
+        "AppArmorProfile",
+        "confines QEMU by an AppArmor profile",
+        "let the profile allow reading and writing the export: `EXPORT/** rwkl,`",
+    ),
+    (
+        "SELinuxContext",
+        "runs QEMU in an SELinux context of its own",
+        "label the export with a type that this context may manage",
+    ),
+    (
+        "RestrictFileSystems",
+        "restricts the file systems that QEMU can open files on",
+        "see that the export's file system is allowed",
+    ),
+    ("RootImage", "runs QEMU in an image's files", "nothing else, once the export is bound into it"),
+    ("RootImagePolicy", "", ""),
+];
+
+/// What the processes of a service with these settings see.
+pub fn view(by: By, settings: &[Setting], place: Place) -> View {
+    let in_force = in_force(settings);
+    let last = |key: &str| in_force.iter().rfind(|setting| setting.key == key.as_bytes());
+    let root = last("RootDirectory").and_then(|setting| Some((path(setting.words.first()?)?, *setting)));
+    let root = root.filter(|(path, _)| path != &PathBuf::from("/"));
+    let image = last("RootImage").filter(|_| root.is_none());
+    let mut view = View::new(by, root.is_none() && image.is_none(), place);
+    if let Some((path, setting)) = root {
+        let effect = Effect::Bind(Some(path), Access::Writable);
+        view.place = setting.place.clone();
+        view.layers.push(layer("/".into(), effect, setting));
+    }
+    if let Some(image) = image {
+        view.layers.push(layer("/".into(), Effect::Empty, image));
+    }
+    let dynamic = last("DynamicUser").filter(|setting| says(setting, YES));
+    for preset in PRESETS {
+        let own = last(preset.key);
+        let implied = DYNAMIC.iter().find(|(key, _)| *key == preset.key).zip(dynamic);
+        // DynamicUser= makes it stricter, never less strict.
+        let own_counts = own.filter(|setting| !says(setting, &["no", "false", "off", "0"]));
+        let own_counts = own_counts.filter(|_| preset.key != "ProtectSystem" || implied.is_none());
+        match (own_counts, implied) {
+            (Some(setting), _) if says(setting, preset.values) => push_all(&mut view, preset, setting),
+            (None, Some(((_, value), setting))) if preset.values.contains(value) => {
+                push_all(&mut view, preset, setting);
+            }
+            _ => {}
+        }
+    }
+    for setting in &in_force {
+        list(&mut view, setting);
+    }
+    view.user =
+        last("User").and_then(|setting| Some(String::from_utf8_lossy(setting.words.first()?).into_owned()));
+    remarks(&mut view, &in_force, dynamic);
+    view
+}
+
+/// The settings that count: an empty one takes back those of its name before it.
+fn in_force(settings: &[Setting]) -> Vec<&Setting> {
+    let mut all: Vec<&Setting> = Vec::new();
+    for setting in settings {
+        if setting.words.is_empty() {
+            all.retain(|other| other.key != setting.key);
+        } else {
+            all.push(setting);
+        }
+    }
+    all
+}
+
+fn says(setting: &Setting, values: &[&str]) -> bool {
+    let value = setting.words.first().map(|word| word.to_ascii_lowercase()).unwrap_or_default();
+    values.iter().any(|one| one.as_bytes() == value)
+}
+
+fn layer(target: PathBuf, effect: Effect, setting: &Setting) -> Layer {
+    let said = [setting.key.as_slice(), b"=", &setting.words.join(&b' ')].concat();
+    Layer { target, effect, place: setting.place.clone(), said: escape(&said).into_owned() }
+}
+
+fn push_all(view: &mut View, preset: &Preset, setting: &Setting) {
+    for path in preset.paths {
+        view.layers.push(layer(path.into(), preset.effect.clone(), setting));
+    }
+}
+
+/// A setting that holds a list of paths, or names of folders.
+fn list(view: &mut View, setting: &Setting) {
+    if let Some((_, effect)) = LISTS.iter().find(|(key, _)| key.as_bytes() == setting.key) {
+        for word in &setting.words {
+            let parts = split(word);
+            let Some(first) = parts.first().and_then(|part| path(part)) else { continue };
+            let (target, effect) = match effect {
+                Effect::Bind(_, access) => {
+                    let target = parts.get(1).filter(|part| !part.is_empty());
+                    (
+                        target.map_or_else(|| Some(first.clone()), |part| path(part)),
+                        Effect::Bind(Some(first), *access),
+                    )
+                }
+                Effect::Empty if setting.key == b"MountImages" => {
+                    (parts.get(1).and_then(|part| path(part)), Effect::Empty)
+                }
+                other => (Some(first), other.clone()),
+            };
+            view.layers.extend(target.map(|target| layer(target, effect, setting)));
+        }
+    }
+    if let Some((_, parent)) = FOLDERS.iter().find(|(key, _)| key.as_bytes() == setting.key) {
+        for word in &setting.words {
+            let name = split(word).into_iter().next().unwrap_or_default();
+            view.layers.push(layer(PathBuf::from(parent).join(path_of(&name)), WRITABLE, setting));
+        }
+    }
+}
+
+fn remarks(view: &mut View, settings: &[&Setting], dynamic: Option<&&Setting>) {
+    if let Some(setting) = dynamic {
+        view.user = None;
+        view.remarks.push(Remark {
+            place: setting.place.clone(),
+            message: "DynamicUser= gives QEMU a user that only lives while it runs: files can't belong to it for good".to_owned(),
+            remedy: "write DynamicUser=no, and User=NAME with a user that stays; convert the files with --owner NAME".to_owned(),
+        });
+    }
+    for (key, means, remedy) in REMARKS.iter().filter(|(_, means, _)| !means.is_empty()) {
+        for setting in settings.iter().filter(|setting| setting.key == key.as_bytes()) {
+            let said = [setting.key.as_slice(), b"=", &setting.words.join(&b' ')].concat();
+            let message = format!("{} {means}", escape(&said));
+            view.remarks.push(Remark { place: setting.place.clone(), message, remedy: (*remedy).to_owned() });
+        }
+    }
+    let private = settings.iter().rfind(|setting| setting.key == b"PrivateUsers");
+    if let Some(setting) = private.filter(|setting| !says(setting, &["no", "false", "off", "0", "identity"]))
+    {
+        if view.user.is_none() && dynamic.is_none() {
+            return;
+        }
+        view.remarks.push(Remark {
+            place: setting.place.clone(),
+            message:
+                "PrivateUsers= shows QEMU only its own files under their owner: all others belong to nobody"
+                    .to_owned(),
+            remedy: "nothing, if the whole export belongs to the unit's User= after the conversion"
+                .to_owned(),
+        });
+    }
+}
+
+/// The parts of a word between colons; `\:` is a colon.
+fn split(word: &[u8]) -> Vec<Vec<u8>> {
+    let mut parts = vec![Vec::new()];
+    let mut bytes = word.iter().copied();
+    while let Some(byte) = bytes.next() {
+        let Some(last) = parts.last_mut() else { break };
+        match byte {
+            b':' => parts.push(Vec::new()),
+            b'\\' => last.extend(bytes.next()),
+            _ => last.push(byte),
+        }
+    }
+    parts
+}
+
+/// A path without what says that it may be missing (`-`) or starts at the unit's root (`+`).
+fn path(word: &[u8]) -> Option<PathBuf> {
+    let start = word.iter().position(|byte| !matches!(byte, b'-' | b'+')).unwrap_or(0);
+    let path: PathBuf = path_of(word.get(start..)?).components().collect();
+    path.is_absolute().then_some(path)
+}
+
+#[cfg(test)]
+mod tests;

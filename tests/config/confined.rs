@@ -1,0 +1,243 @@
+//! What surrounds QEMU: whether it can reach the export where it runs, and what to add.
+
+use std::fs;
+
+use crate::{config, text};
+
+const QEMU: &str = "/usr/bin/qemu-system-x86_64 -virtfs proxy,id=n,socket=/run/n.sock,mount_tag=n";
+
+/// Rewrites the first of `files` in place and gives what it is then, and what was said.
+fn in_place(files: &[(&str, &str)], export: &str) -> (String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        let file = folder.path().join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let here = folder.path().to_str().unwrap();
+        fs::write(&file, content.replace('@', QEMU).replace("HERE", here)).unwrap();
+    }
+    let file = folder.path().join(files[0].0);
+    let original = fs::read_to_string(&file).unwrap();
+    let plain = config(["--export", &format!("n={export}"), file.to_str().unwrap()], b"");
+    let output = config(["--in-place", "--export", &format!("n={export}"), file.to_str().unwrap()], b"");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    // Without --in-place the share alone changes.
+    for (printed, line) in text(&plain.stdout).lines().zip(original.lines()) {
+        assert!(printed == line || line.contains("proxy,"), "{printed}");
+    }
+    let new = fs::read_to_string(&file).unwrap();
+    let here = folder.path().to_str().unwrap();
+    (new, text(&output.stderr).replace(&format!("{here}/"), ""))
+}
+
+#[test]
+fn a_unit_gets_the_line_that_it_lacks() {
+    for (unit, export, line, said) in [
+        ("ProtectSystem=strict", "/srv/x", "ReadWritePaths=/srv/x\n", "vm.service:2: "),
+        ("ReadOnlyPaths=/srv", "/srv/x", "ReadWritePaths=/srv/x\n", "ReadOnlyPaths=/srv"),
+        ("TemporaryFileSystem=/srv", "/srv/x", "BindPaths=/srv/x\n", "TemporaryFileSystem=/srv"),
+        ("PrivateTmp=true", "/tmp/x", "BindPaths=/tmp/x\n", "PrivateTmp=true"),
+        ("ProtectHome=tmpfs", "/home/a", "BindPaths=/home/a\n", "ProtectHome=tmpfs"),
+        ("ProtectHome=read-only", "/home/a", "ReadWritePaths=/home/a\n", "ProtectHome=read-only"),
+        ("RootDirectory=/vm", "/srv/x", "BindPaths=/srv/x\n", "vm.service:2: "),
+        ("DynamicUser=yes", "/srv/x", "ReadWritePaths=/srv/x\n", "User=NAME"),
+        ("ProtectHome=yes", "/home/a", "", "write ProtectHome=tmpfs"),
+        ("InaccessiblePaths=/srv", "/srv/x", "", "take /srv out of InaccessiblePaths="),
+        ("ReadOnlyPaths=/srv/x", "/srv/x", "", "take /srv/x out of that setting"),
+        ("BindReadOnlyPaths=/srv/x", "/srv/x", "", "write BindPaths=/srv/x in its place"),
+    ] {
+        let (new, told) = in_place(&[("vm.service", &format!("[Service]\n{unit}\nExecStart=@\n"))], export);
+        let expected = format!("[Service]\n{unit}\n{line}ExecStart=/usr/bin/qemu");
+        assert!(new.starts_with(&expected), "{unit}:\n{new}");
+        assert!(told.contains(said) && told.contains("vm.service:2"), "{unit}: {told}");
+        assert_eq!(told.contains("This change adds"), !line.is_empty(), "{told}");
+    }
+}
+
+#[test]
+fn a_unit_in_which_all_is_well_is_left_alone() {
+    for (unit, export) in [
+        ("ProtectSystem=strict\nReadWritePaths=/srv", "/srv/x"),
+        ("ProtectHome=yes\nPrivateTmp=yes", "/srv/x"),
+        ("ProtectSystem=full", "/srv/x"),
+        ("TemporaryFileSystem=/srv\nBindPaths=/srv/x", "/srv/x"),
+        ("ProtectSystem=strict\nStateDirectory=vm", "/var/lib/vm/share"),
+        ("InaccessiblePaths=/srv/xy", "/srv/x"),
+    ] {
+        let (new, told) = in_place(&[("vm.service", &format!("[Service]\n{unit}\nExecStart=@\n"))], export);
+        assert_eq!(new.lines().count(), unit.lines().count() + 2, "{new}");
+        assert!(!told.contains("[export-") && !told.contains("[qemu-confined]"), "{unit}: {told}");
+    }
+    let (_, told) = in_place(&[("vm.service", "[Service]\nProtectSystem=strict\nExecStart=+@\n")], "/srv/x");
+    assert!(!told.contains("[export-"), "{told}");
+}
+
+#[test]
+fn drop_ins_count_with_their_unit() {
+    let unit = ("vm.service", "[Service]\nExecStart=@\n");
+    let strict = ("vm.service.d/10-hard.conf", "[Service]\nProtectSystem=strict\n");
+    let (new, told) = in_place(&[unit, strict], "/srv/x");
+    assert!(new.contains("\nReadWritePaths=/srv/x\n"), "{new}");
+    assert!(told.contains("vm.service.d/10-hard.conf:2: "), "{told}");
+    let open = ("vm.service.d/20-open.conf", "[Service]\nReadWritePaths=/srv/x\n");
+    let (_, told) = in_place(&[unit, strict, open], "/srv/x");
+    assert!(!told.contains("[export-"), "{told}");
+    let reset = ("vm.service.d/30-reset.conf", "[Service]\nProtectSystem=no\n");
+    let (_, told) = in_place(&[unit, strict, reset], "/srv/x");
+    assert!(!told.contains("[export-"), "{told}");
+    // The share in the drop-in, the confinement in the unit; and drop-ins for all services.
+    let share = ("vm.service.d/share.conf", "[Service]\nExecStart=\nExecStart=@\n");
+    let (new, told) =
+        in_place(&[share, ("vm.service", "[Service]\nPrivateTmp=yes\nExecStart=/q\n")], "/tmp/x");
+    assert!(new.contains("\nBindPaths=/tmp/x\nExecStart=/usr"), "{new}");
+    assert!(told.contains("vm.service:2: "), "{told}");
+    let (_, told) = in_place(&[unit, ("service.d/all.conf", "[Service]\nProtectSystem=strict\n")], "/srv/x");
+    assert!(told.contains("service.d/all.conf:2"), "{told}");
+    let template = ("vm@web.service.d/x.conf", "[Service]\nReadOnlyPaths=/srv\n");
+    let (_, told) = in_place(&[template, ("vm@.service", "[Service]\nExecStart=/q\n")], "/srv/x").clone();
+    assert!(told.contains("no proxy share"), "{told}");
+}
+
+#[test]
+fn the_unit_of_a_script_counts_for_it() {
+    let script = ("start-vm", "#!/bin/sh\nexec @\n");
+    let unit = ("vm.service", "[Service]\nProtectSystem=strict\nExecStart=HERE/start-vm -x\n");
+    let (new, told) = in_place(&[script, unit], "/srv/x");
+    assert_eq!(new.lines().count(), 2);
+    assert!(told.contains("vm.service:2: ") && told.contains("add ReadWritePaths=/srv/x"), "{told}");
+    let other = ("vm.service", "[Service]\nProtectSystem=strict\nExecStart=HERE/start-vm-2\n");
+    assert!(!in_place(&[script, other], "/srv/x").1.contains("[export-"));
+}
+
+#[test]
+fn programs_that_confine_qemu_get_the_option() {
+    for (line, added) in [
+        (
+            "systemd-run -p ProtectSystem=strict @",
+            "systemd-run -p ReadWritePaths=/srv/x -p ProtectSystem=strict ",
+        ),
+        (
+            "systemd-run --unit=vm --property=ProtectSystem=strict -- @",
+            "systemd-run -p ReadWritePaths=/srv/x --unit=vm ",
+        ),
+        ("systemd-run -pTemporaryFileSystem=/srv @", "systemd-run -p BindPaths=/srv/x -pTemp"),
+        ("bwrap --ro-bind / / @", "bwrap --ro-bind / / --bind /srv/x /srv/x /usr/bin/qemu"),
+        ("bwrap --bind /usr /usr --tmpfs /srv -- @", "--tmpfs /srv --bind /srv/x /srv/x -- /usr/bin/qemu"),
+        ("firejail --read-only=/srv @", "firejail --read-only=/srv --read-write=/srv/x /usr"),
+        ("systemd-nspawn -D /vm @", "systemd-nspawn -D /vm --bind=/srv/x /usr"),
+    ] {
+        let (new, told) = in_place(&[("vm.sh", &format!("#!/bin/sh\n{line}\n"))], "/srv/x");
+        assert!(new.contains(added), "{new}\n{told}");
+        assert!(told.contains("vm.sh:2: "), "{told}");
+    }
+    for line in [
+        "systemd-run -p ProtectSystem=strict -p ReadWritePaths=/srv @",
+        "bwrap --bind / / @",
+        "bwrap --ro-bind / / --bind /srv /srv @",
+        "systemd-run @",
+    ] {
+        let (_, told) = in_place(&[("vm.sh", &format!("#!/bin/sh\n{line}\n"))], "/srv/x");
+        assert!(!told.contains("[export-"), "{line}: {told}");
+    }
+    let (new, _) = in_place(&[("vm.sh", "#!/bin/sh\nbwrap --bind /srv/x /share @\n")], "/srv/x");
+    assert!(new.contains("path=/share,"), "{new}");
+    let (new, _) = in_place(&[("vm.sh", "#!/bin/sh\nchroot /srv @\n")], "/srv/x");
+    assert!(new.contains("path=/x,"), "{new}");
+    let (_, told) = in_place(&[("vm.sh", "#!/bin/sh\nchroot /vm @\n")], "/srv/x");
+    assert!(told.contains("vm.sh:2: ") && told.contains("[export-hidden]"), "{told}");
+}
+
+#[test]
+fn a_container_gets_the_volume_that_it_lacks() {
+    for (line, added) in [
+        ("podman run -v /run:/run img @", "podman run -v /run:/run -v /srv/x:/srv/x img /usr"),
+        ("docker run --rm -v /srv:/srv:ro img @", "-v /srv:/srv:ro -v /srv/x:/srv/x img /usr"),
+        (
+            "podman run --tmpfs /srv -v /srv/x:/srv/x img @",
+            "podman run --tmpfs /srv -v /srv/x:/srv/x img /usr",
+        ),
+    ] {
+        let (new, _) = in_place(&[("vm.sh", &format!("#!/bin/sh\n{line}\n"))], "/srv/x");
+        assert!(new.contains(added), "{new}");
+    }
+    let (new, told) = in_place(&[("vm.sh", "#!/bin/sh\npodman run -v /srv/x:/data img @\n")], "/srv/x");
+    assert!(new.contains("path=/data,") && told.contains("migrate convert /srv/x"), "{new}{told}");
+    let (_, told) = in_place(&[("vm.sh", "#!/bin/sh\npodman run -v /srv/x:/data:ro,z img @\n")], "/srv/x");
+    assert!(told.contains("vm.sh:2: ") && told.contains("write -v /srv/x:/data in its place"), "{told}");
+    let (_, told) = in_place(
+        &[("vm.sh", "#!/bin/sh\npodman run --userns=auto --user 7:8 -v /srv/x:/srv/x img @\n")],
+        "/srv/x",
+    );
+    assert!(told.contains("[qemu-confined]") && told.contains("--owner USER"), "{told}");
+    let (_, told) = in_place(&[("vm.sh", "#!/bin/sh\npodman run -u 7:8 -v /srv/x:/srv/x img @\n")], "/srv/x");
+    assert!(told.contains("--owner 7 ") && !told.contains("[qemu-confined]"), "{told}");
+}
+
+const COMPOSE: &str = "services:\n  vm:\n    image: img\n    user: \"7:8\"\n    command: [\"-virtfs\", \"proxy,id=n,socket=/run/n.sock,mount_tag=n\"]\n    volumes:\n      - /run:/run\n";
+
+#[test]
+fn compose_quadlets_and_pods_tell_the_volume() {
+    let (new, told) = in_place(&[("compose.yml", COMPOSE)], "/srv/x");
+    assert!(new.contains("      - /run:/run\n      - /srv/x:/srv/x\n"), "{new}");
+    assert!(told.contains("--owner 7 ") && told.contains("compose.yml:3: "), "{told}");
+    let (new, told) = in_place(&[("compose.yml", &format!("{COMPOSE}      - /srv:/data\n"))], "/srv/x");
+    assert!(new.contains("path=/data/x,") && !told.contains("[export-"), "{new}{told}");
+    let ro = "      - type: bind\n        source: /srv\n        target: /srv\n        read_only: true\n";
+    let (_, told) = in_place(&[("compose.yml", &format!("{COMPOSE}{ro}"))], "/srv/x");
+    assert!(told.contains("compose.yml:10: ") && told.contains("add /srv/x:/srv/x"), "{told}");
+    let (new, told) =
+        in_place(&[("vm.container", "[Container]\nImage=img\nExec=@\nVolume=/run:/run\n")], "/srv/x");
+    assert!(new.contains("Volume=/srv/x:/srv/x\nImage=img\n"), "{new}");
+    assert!(told.contains("vm.container:2: "), "{told}");
+    let (new, _) = in_place(
+        &[("vm.container", "[Container]\nImage=img\nExec=@\nMount=type=bind,src=/srv/x,dst=/data\n")],
+        "/srv/x",
+    );
+    assert!(new.contains("path=/data,"), "{new}");
+    let pod = "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - image: img\n    args: [\"-virtfs\", \"proxy,id=n,socket=/run/n.sock,mount_tag=n\"]\n    volumeMounts:\n    - {name: d, mountPath: /data, readOnly: true}\n  volumes:\n  - name: d\n    hostPath: {path: /srv/x}\n";
+    let (new, told) = in_place(&[("pod.yaml", pod)], "/srv/x");
+    assert!(
+        new.contains("path=/data,") && told.contains("pod.yaml:8: ") && told.contains("[export-locked]"),
+        "{told}"
+    );
+    let (_, told) = in_place(&[("pod.yaml", &pod.replace("/srv/x", "/srv/y"))], "/srv/x");
+    assert!(told.contains("pod.yaml:5: ") && told.contains("hostPath.path /srv/x"), "{told}");
+}
+
+#[test]
+fn a_required_helper_is_taken_out() {
+    let helper =
+        ("share.service", "[Service]\nExecStart=/usr/libexec/virtfs-proxy-helper -p /srv/x -s /run/n.sock\n");
+    for (requires, left) in [
+        ("Requires=share.service", ""),
+        ("BindsTo=share.service", ""),
+        ("Requires=a.service share.service b.service", "Requires=a.service b.service\n"),
+        ("Requires=virtfs-proxy-helper.service", ""),
+        ("Wants=share.service", "Wants=share.service\n"),
+        ("Requires=network.target", "Requires=network.target\n"),
+    ] {
+        let unit = format!("[Unit]\n{requires}\nAfter=share.service\n[Service]\nExecStart=@\n");
+        let (new, told) = in_place(&[("vm.service", &unit), helper], "/srv/x");
+        assert!(new.starts_with(&format!("[Unit]\n{left}After=share.service\n[Service]\n")), "{new}");
+        assert_eq!(
+            told.contains("vm.service:2: ") && told.contains("[helper-required]"),
+            !left.contains(requires),
+            "{told}"
+        );
+    }
+    let socket = ("share.socket", "[Socket]\nListenStream=/run/n.sock\n");
+    let unit = ("vm.service", "[Unit]\nRequires=share.socket\n[Service]\nExecStart=@\n");
+    assert!(in_place(&[unit, socket, helper], "/srv/x").1.contains("[helper-required]"));
+    let (_, told) = in_place(&[("compose.yml", &(COMPOSE.to_owned() + "    depends_on: [db]\n"))], "/srv/x");
+    assert!(!told.contains("[helper-required]"), "{told}");
+    let depends = "services:\n  share:\n    image: virtfs-proxy-helper\n    command: [--path, /srv/x]\n";
+    for depends_on in [
+        "    depends_on:\n      - share\n",
+        "    depends_on: [share]\n",
+        "    depends_on:\n      share:\n        condition: service_started\n",
+    ] {
+        let compose = COMPOSE.replace("services:\n", depends) + depends_on;
+        let (new, told) = in_place(&[("compose.yml", &compose)], "/srv/x");
+        assert!(told.contains("[helper-required]") && told.contains("compose.yml:1"), "{told}");
+        assert!(!new.contains("depends_on"), "{new}");
+    }
+}
