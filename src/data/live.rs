@@ -253,7 +253,13 @@ pub fn look(export: &Path) -> anyhow::Result<Live> {
     let scene = Scene::new(export)?;
     let mut live = Live { unseen: blindness(&scene.own), ..Live::default() };
     let mut namespaces = Namespaces::default();
-    for pid in processes()? {
+    let processes = processes()?;
+    // A descriptor that was opened in one namespace stays open in a process that goes to another one: all are known before the
+    // first file is placed. What ends meanwhile, or may not be looked at, is told of below.
+    for &pid in &processes {
+        let _ = namespaces.of(pid);
+    }
+    for pid in processes {
         if pid == nix::unistd::getpid().as_raw() {
             continue;
         }
@@ -351,9 +357,14 @@ impl Namespaces {
         if let Some((_, mounts)) = self.mounts.get(&key) {
             return Ok(mounts.clone());
         }
-        let mounts = Rc::new(Mounts::of(pid)?);
+        let mounts = Rc::new(Mounts::of(pid)?.seen_from_outside(&key.1));
         self.mounts.insert(key, (pid, mounts.clone()));
         Ok(mounts)
+    }
+
+    /// The mount of this number in any of the namespaces.
+    fn mount(&self, id: u64) -> Option<&mounts::Mount> {
+        self.mounts.values().find_map(|(_, mounts)| mounts.by_id(id))
     }
 
     /// What the sockets that a process can have are bound to, unix(7).
@@ -449,13 +460,12 @@ impl Scene {
         let of = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
         let cwd = fs::read_link(of("cwd")).unwrap_or_default();
         let path = cwd.join(path);
-        let mut within = || {
+        let within = || {
             let root = open_path(&of("root")).ok()?;
             let file =
                 rustix::fs::openat2(root, &path, NAME_ONLY, Mode::empty(), ResolveFlags::IN_ROOT).ok()?;
             let target = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
-            let theirs = namespaces.of(pid).ok()?;
-            self.locate(&target, mounts::mount_id(&file).ok()?, &theirs)
+            self.locate(&target, mounts::mount_id(&file).ok()?, namespaces)
         };
         if within().is_some_and(|location| overlaps(&location)) {
             return true;
@@ -474,7 +484,7 @@ impl Scene {
         let mut unplaced = 0;
         let mut place = |link: &Path, id: Option<u64>| {
             let target = fs::read_link(link).ok()?;
-            let location = self.locate(&target, id?, &theirs);
+            let location = self.locate(&target, id?, namespaces);
             if location.is_none() && fs::metadata(link).is_ok_and(|metadata| metadata.dev() == self.device) {
                 unplaced += 1;
             }
@@ -519,14 +529,14 @@ impl Scene {
                 user.open.add(way);
             }
         }
-        for way in self.mappings(pid, &theirs)? {
+        for way in self.mappings(pid, &theirs, namespaces)? {
             user.mapped.add(way);
         }
         unseen.unplaced += unplaced;
         if !sockets.is_empty() {
             let bound = namespaces.sockets(pid)?;
             for path in sockets.iter().filter_map(|socket| bound.get(socket)) {
-                if let Some(way) = self.socket(pid, path, &theirs) {
+                if let Some(way) = self.socket(pid, path, namespaces) {
                     user.listens.add(way);
                 }
             }
@@ -535,16 +545,16 @@ impl Scene {
     }
 
     /// The way to a socket that a process has bound to a path.
-    fn socket(&self, pid: i32, path: &Path, theirs: &Mounts) -> Option<PathBuf> {
+    fn socket(&self, pid: i32, path: &Path, namespaces: &Namespaces) -> Option<PathBuf> {
         let from = if path.is_absolute() { "root" } else { "cwd" };
         let path = path.strip_prefix("/").unwrap_or(path);
         let pin = open_path(&PathBuf::from(format!("/proc/{pid}/{from}")).join(path)).ok()?;
         let target = fs::read_link(format!("/proc/self/fd/{}", pin.as_raw_fd())).ok()?;
-        self.way_to(&self.locate(&target, mounts::mount_id(&pin).ok()?, theirs)?)
+        self.way_to(&self.locate(&target, mounts::mount_id(&pin).ok()?, namespaces)?)
     }
 
     /// The files of the export that a process maps, each once.
-    fn mappings(&self, pid: i32, theirs: &Mounts) -> io::Result<Vec<PathBuf>> {
+    fn mappings(&self, pid: i32, theirs: &Mounts, namespaces: &Namespaces) -> io::Result<Vec<PathBuf>> {
         let text = fs::read(format!("/proc/{pid}/maps"))?;
         let mut found = Vec::new();
         for line in text.split(|&byte| byte == b'\n') {
@@ -558,7 +568,7 @@ impl Scene {
             let link = PathBuf::from(format!("/proc/{pid}/map_files/{}", map_file(address)));
             let path = PathBuf::from(OsStr::from_bytes(&mounts::unescape(path)));
             let location = match open_path(&link).and_then(mounts::mount_id) {
-                Ok(id) => self.locate(&path, id, theirs),
+                Ok(id) => self.locate(&path, id, namespaces),
                 // Only root may follow these links: then the path has to do.
                 Err(_) => theirs
                     .showing(&path)
@@ -572,9 +582,9 @@ impl Scene {
     }
 
     /// Where a file lies that is reached through mount `id` and that the kernel calls `path`.
-    fn locate(&self, path: &Path, id: u64, theirs: &Mounts) -> Option<Location> {
-        // The kernel tells paths as we see them where we can, else as the process's namespace has them.
-        self.own.by_id(id).or_else(|| theirs.by_id(id))?.locate(path)
+    fn locate(&self, path: &Path, id: u64, namespaces: &Namespaces) -> Option<Location> {
+        // The kernel tells paths as we see them where we can, else from the root of the mount's namespace.
+        self.own.by_id(id).or_else(|| namespaces.mount(id))?.locate(path)
     }
 
     /// The way from the export to a file in it.

@@ -109,6 +109,18 @@ impl Mounts {
         Self(text.split(|&byte| byte == b'\n').filter_map(Mount::parse).collect())
     }
 
+    /// The same mounts with the points that they have from the namespace's root, where this list is that of a process whose
+    /// root directory is at `root` there.
+    #[must_use]
+    pub fn seen_from_outside(mut self, root: &Path) -> Self {
+        for mount in &mut self.0 {
+            let within = mount.point.strip_prefix("/").unwrap_or(&mount.point);
+            // Joining an empty path would add a slash.
+            mount.point = if within.as_os_str().is_empty() { root.into() } else { root.join(within) };
+        }
+        self
+    }
+
     /// The mount of this number.
     pub fn by_id(&self, id: u64) -> Option<&Mount> {
         self.0.iter().find(|mount| mount.id == id)
@@ -185,6 +197,18 @@ mod tests {
         31 30 254:0 /data/one\\040two /srv/a\\134b ro - ext4 /dev/vda rw\n\
         32 21 0:26 / /srvother rw - tmpfs none rw\n\
         nonsense\n";
+
+    #[test]
+    fn the_mounts_of_a_chroot_are_told_from_the_namespaces_root() {
+        for (root, points) in [
+            ("/", ["/", "/srv", r"/srv/a\b", "/srvother"]),
+            ("/x/y", ["/x/y", "/x/y/srv", r"/x/y/srv/a\b", "/x/y/srvother"]),
+        ] {
+            let mounts = Mounts::parse(LIST).seen_from_outside(Path::new(root));
+            let found: Vec<_> = mounts.iter().map(|mount| mount.point.as_os_str().to_owned()).collect();
+            assert_eq!(found, points);
+        }
+    }
 
     #[test]
     fn lines_become_mounts_and_nonsense_is_left_out() {

@@ -135,6 +135,24 @@ fn a_bind_mount_in_another_namespace_shows_the_same_export() {
     assert!(mounted.namespace_of.is_some());
 }
 
+/// A descriptor that was opened before its process went to a mount namespace of its own, looked for from a third one.
+#[test]
+fn a_file_that_was_opened_in_another_namespace_than_its_process_is_in_now_is_placed() {
+    let (_scratch, export) = export();
+    let script = format!("exec 5<\"$1\"; exec unshare -m --propagation private sh -ec '{WAIT}'");
+    let actor = Actor::near(&script, &[&export.join("sub/file")]);
+    let check = Command::new("unshare")
+        .args(["-m", "--propagation", "private"])
+        .arg(ours())
+        .args(["migrate", "check", "--format=json"])
+        .arg(&export)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&check.stdout);
+    let user = format!("process {} ", actor.pid());
+    assert!(text.contains(&user) && text.contains("sub/file"), "{text}");
+}
+
 /// As with `podman run -v /srv/share:/srv/share`.
 #[test]
 fn a_mount_at_the_same_path_in_another_namespace_is_another_place() {

@@ -155,5 +155,11 @@ fn a_full_disk_of_the_journal_is_told_before_anything_changes_and_stops_no_rollb
     fill(stage.journal().parent().unwrap());
     success(&mut stage.rollback());
     assert_same(&before, &stage.snapshot(), "rolled back with a full disk");
+    // The journal of the conversion that was rolled back keeps its name where no other comes of it.
+    let earlier = std::fs::read(stage.journal()).unwrap();
+    let said = ended(&mut stage.convert("mapped-xattr"), 1);
+    assert!(said.contains("full") && said.contains("Make room"), "{said}");
+    let aside = stage.journal().with_file_name("journal.1");
+    assert_eq!((std::fs::read(stage.journal()).unwrap() == earlier, aside.exists()), (true, false), "{said}");
     crate::knot::untie(&export);
 }

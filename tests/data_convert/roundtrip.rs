@@ -31,7 +31,11 @@ fn the_guest_sees_no_difference_and_a_rollback_leaves_none() {
         let (before_it, now) = (comparable(&shown, model), comparable(&stage.manifest(model), model));
         assert_same(&before_it, &now, model);
         stage.verify(model);
-        success(&mut stage.rollback());
+        let said = success(&mut stage.rollback());
+        assert!(
+            said.contains(", 0 as the guest has changed them since, 0 that it made or moved"),
+            "{model}: {said}"
+        );
         assert_same(&before, &stage.snapshot(), model);
         stage.verify("after the rollback");
     }

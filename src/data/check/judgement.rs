@@ -202,8 +202,11 @@ impl Judge<'_> {
         self.some(&finding::MOUNT_INSIDE, &survey.mounts, "something else is mounted here");
         let subvolume = "it is a Btrfs subvolume or snapshot of its own";
         self.some(&finding::SUBVOLUME_INSIDE, &survey.subvolumes, subvolume);
-        let read_only = "this part of the Btrfs is read-only: a conversion can't change its files";
-        self.some(&finding::READ_ONLY_SUBVOLUME, &survey.read_only, read_only);
+        // Where the whole file system is read-only, that is a finding of its own.
+        if !self.facts.filesystem.read_only {
+            let read_only = "this part of the Btrfs is read-only: a conversion can't change its files";
+            self.some(&finding::READ_ONLY_SUBVOLUME, &survey.read_only, read_only);
+        }
         self.found.extend(earlier::around(&self.facts.export));
         self.found.extend(earlier::inside(&self.facts.export, &survey.journals));
         self.some(&finding::IMMUTABLE_FILE, &survey.immutable, "it is immutable (chattr +i)");

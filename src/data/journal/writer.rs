@@ -46,16 +46,24 @@ impl Writer {
 
     /// [`Writer::create`] in one of the formats.
     pub fn create_in(format: Format, path: &Path, begin: &Begin, root: BorrowedFd<'_>) -> io::Result<Self> {
-        let file = File::options().read(true).append(true).create_new(true).mode(0o600).open(path)?;
         let root = if begin.marks { Some(mark::root(root)?) } else { None };
+        let file = File::options().read(true).append(true).create_new(true).mode(0o600).open(path)?;
         let (gathered, offset) = (format.magic().to_vec(), format.magic().len() as u64);
         let mut writer = Self { file, gathered, offset, noted: offset, format, id: begin.id.clone(), root };
-        writer.note(Kind::Begin, begin)?;
-        writer.sync()?;
-        // Its name, too, must survive a crash.
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder)?.sync_all()?;
+        if let Err(error) = writer.begin(path, begin) {
+            // A full disk, say: no part of a journal stays, which would be taken for one that was interrupted.
+            let _ = std::fs::remove_file(path);
+            return Err(error);
+        }
         Ok(writer)
+    }
+
+    /// Puts the first note on stable storage, and the journal's name.
+    fn begin(&mut self, path: &Path, begin: &Begin) -> io::Result<()> {
+        self.note(Kind::Begin, begin)?;
+        self.sync()?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()
     }
 
     /// Goes on with a journal, by its file: what a crash left behind the bytes that count is cut off, and those are put on

@@ -54,7 +54,11 @@ impl Restorer<'_> {
         } else {
             self.restore(place, pin, &entry, record.as_ref())?;
         }
-        self.counts.unrecorded.fetch_add(1, Ordering::Relaxed);
+        // The root, which is in itself under an empty name, is always recorded, and counted. Under mapped-file its metadata
+        // file stays up to the end.
+        if !place.name.is_empty() {
+            self.counts.unrecorded.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(())
     }
 
