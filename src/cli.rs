@@ -6,7 +6,10 @@ mod data;
 mod helper;
 mod report;
 
-use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+
+use clap::builder::Resettable;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use audit::{AuditArgs, AuditFormat};
 pub use config::{ConfigArgs, Snippet};
@@ -26,7 +29,7 @@ pub use report::{By, FleetFormat, ReportArgs};
     infer_long_args = true,
     args_override_self = true,
     after_help = "Each helper option can come from the environment too, by its name: VIRTFS_SOCKET is --socket. The command \
-                  line wins."
+                  line wins, --nodaemon=false over VIRTFS_NODAEMON=true too. An empty variable counts as unset."
 )]
 pub struct Cli {
     /// What to do instead of serving an export.
@@ -35,6 +38,21 @@ pub struct Cli {
     /// The helper's own options.
     #[command(flatten)]
     pub helper: HelperArgs,
+}
+
+impl Cli {
+    /// Reads a command line, the program's name included, and the environment. An empty variable counts as unset: an image's
+    /// setting can be undone where a variable cannot be removed.
+    pub fn read<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Self, clap::Error> {
+        let mut command = Self::command().mut_args(|arg| {
+            let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+            if empty { arg.env(Resettable::Reset) } else { arg }
+        });
+        let matches = command.try_get_matches_from_mut(words)?;
+        let mut cli = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+        cli.helper.prefer_command_line(&matches);
+        Ok(cli)
+    }
 }
 
 /// What the program does besides serving an export.
@@ -83,16 +101,17 @@ pub enum MigrateVerb {
 mod tests {
     use super::*;
     use crate::share::invocation::OPTIONS;
-    use clap::CommandFactory;
 
     #[test]
     fn the_table_of_other_processes_options_is_this_programs() {
-        let command = Cli::command();
+        let mut command = Cli::command();
+        command.build();
         let mut declared: Vec<_> = command
             .get_arguments()
-            .filter(|argument| argument.get_id() != "version")
+            .filter(|argument| argument.get_id() != "version" && argument.get_id() != "help")
             .filter_map(|argument| {
-                Some((argument.get_long()?, argument.get_short(), argument.get_action().takes_values()))
+                let takes = argument.get_num_args().is_some_and(|count| count.min_values() > 0);
+                Some((argument.get_long()?, argument.get_short(), takes))
             })
             .collect();
         declared.push(("help", Some('h'), false));

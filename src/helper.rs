@@ -130,6 +130,7 @@ fn start(settings: &Settings) -> Result<Outcome> {
 fn prepare(settings: &Settings, listens: bool) -> Result<(Manager, Directory, Sandbox)> {
     logging::start(settings.log_level, settings.syslog)?;
     let manager = Manager::connect();
+    privileges::give_up_removed(&settings.kept)?;
     let directory = Directory::find(&settings.path)?;
     privileges::limit_open_files(settings.rlimit_nofile)?;
     say_what_is_served(&directory);

@@ -36,14 +36,13 @@ pub mod text;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ContextValue;
 
 use exit::Outcome;
 
 /// Runs the program on this process's arguments and says how it ended.
 pub fn run() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let cli = match cli::Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             let error = escape_values(error);

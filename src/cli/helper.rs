@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, Args};
 
 use crate::helper::Settings;
 use crate::helper::privileges::Kept;
@@ -32,18 +33,24 @@ pub struct HelperArgs {
     #[arg(short, long, value_name = "GROUP", alias = "g", env = "VIRTFS_GID", hide_env = true)]
     pub gid: Option<String>,
     /// Stay in the foreground and log to standard error
-    #[arg(short, long, alias = "n", env = "VIRTFS_NODAEMON", hide_env = true, value_parser = BoolishValueParser::new())]
+    #[arg(short, long, alias = "n", env = "VIRTFS_NODAEMON", hide_env = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          value_name = "BOOL", default_value = "false", default_missing_value = "true", hide_default_value = true,
+          hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub nodaemon: bool,
 
     /// Keep serving after a client has left; the socket comes back when QEMU removes it
-    #[arg(long, env = "VIRTFS_PERSISTENT", hide_env = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "VIRTFS_PERSISTENT", hide_env = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          value_name = "BOOL", default_value = "false", default_missing_value = "true", hide_default_value = true,
+          hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub persistent: bool,
     /// Serve up to N clients at once, each by a process of its own
     #[arg(long, value_name = "N", default_value_t = 1, env = "VIRTFS_SHARED", hide_env = true,
           value_parser = RangedU64ValueParser::<u32>::new().range(1..=4096))]
     pub shared: u32,
     /// Answer EROFS to every request that would change something
-    #[arg(long, env = "VIRTFS_READONLY", hide_env = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "VIRTFS_READONLY", hide_env = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          value_name = "BOOL", default_value = "false", default_missing_value = "true", hide_default_value = true,
+          hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub readonly: bool,
     /// What keeps the export apart from the rest of the host
     #[arg(long, value_enum, value_name = "KIND", default_value_t = Sandbox::Namespace, env = "VIRTFS_SANDBOX", hide_env = true)]
@@ -56,7 +63,9 @@ pub struct HelperArgs {
           allow_hyphen_values = true, value_parser = parse_modcaps, env = "VIRTFS_MODCAPS", hide_env = true)]
     pub modcaps: Kept,
     /// Do not start where an isolation layer that was asked for is missing
-    #[arg(long, env = "VIRTFS_STRICT", hide_env = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "VIRTFS_STRICT", hide_env = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          value_name = "BOOL", default_value = "false", default_missing_value = "true", hide_default_value = true,
+          hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub strict: bool,
     /// Look for a busy client's next request for up to USEC microseconds before sleeping; 0 never looks
     #[arg(long, value_name = "USEC", default_value_t = 200, env = "VIRTFS_BUSY_POLL", hide_env = true,
@@ -73,7 +82,9 @@ pub struct HelperArgs {
     #[arg(long, value_name = "PATH", env = "VIRTFS_PID_FILE", hide_env = true)]
     pub pid_file: Option<PathBuf>,
     /// Log to syslog in the foreground too
-    #[arg(long, env = "VIRTFS_SYSLOG", hide_env = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "VIRTFS_SYSLOG", hide_env = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          value_name = "BOOL", default_value = "false", default_missing_value = "true", hide_default_value = true,
+          hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub syslog: bool,
     /// Log lines of this weight and above
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "VIRTFS_LOG_LEVEL", hide_env = true,
@@ -86,6 +97,28 @@ fn parse_modcaps(list: &str) -> Result<Kept, String> {
 }
 
 impl HelperArgs {
+    /// Lets the command line win where it and the environment name what does not go together: `--fd` leaves `VIRTFS_SOCKET`,
+    /// `VIRTFS_PERSISTENT` and `VIRTFS_SHARED` without effect, and `--socket` leaves `VIRTFS_FD`.
+    pub(super) fn prefer_command_line(&mut self, matches: &ArgMatches) {
+        let from = |id, source| matches.value_source(id) == Some(source);
+        let (line, environment) = (ValueSource::CommandLine, ValueSource::EnvVariable);
+        if from("socket", line) && from("fd", environment) {
+            self.fd = None;
+        }
+        if !from("fd", line) || from("socket", line) {
+            return;
+        }
+        if from("socket", environment) {
+            self.socket = None;
+        }
+        if from("persistent", environment) {
+            self.persistent = false;
+        }
+        if from("shared", environment) {
+            self.shared = 1;
+        }
+    }
+
     /// The settings that these arguments mean; a sentence where they do not go together.
     pub fn settings(self) -> Result<Settings, String> {
         Settings::try_from(self)

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt};
@@ -162,7 +161,7 @@ fn helper_arguments(line: &[u8]) -> Option<HelperArgs> {
     if name.as_encoded_bytes() != PROGRAM {
         return None;
     }
-    let cli = Cli::try_parse_from(words).ok()?;
+    let cli = Cli::read(words).ok()?;
     cli.command.is_none().then_some(cli.helper)
 }
 

@@ -10,56 +10,65 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::layers::{Layer, Layers};
 use crate::text::escape;
 
-/// The capabilities that requests need, and what fails without each.
+/// The capabilities that requests need, and what happens without each.
 const NEEDED: [(Capability, &str); 7] = [
-    (Capability::CAP_CHOWN, "chown by the guest"),
-    (Capability::CAP_DAC_OVERRIDE, "access to files that this user may not reach"),
-    (Capability::CAP_FOWNER, "chmod, utime and xattrs on other users' files"),
-    (Capability::CAP_FSETID, "setuid and setgid bits on other users' files"),
-    (Capability::CAP_SETGID, "creating files with another group"),
-    (Capability::CAP_MKNOD, "mknod of devices"),
-    (Capability::CAP_SETUID, "creating files as another user"),
+    (Capability::CAP_CHOWN, "EPERM for chown by the guest"),
+    (Capability::CAP_DAC_OVERRIDE, "EACCES for files that this user may not reach"),
+    (Capability::CAP_FOWNER, "EPERM for chmod, utime and xattrs on other users' files"),
+    (
+        Capability::CAP_FSETID,
+        "the setgid bit is dropped at chmod of a file of another group, the setuid and setgid bits at truncate",
+    ),
+    (Capability::CAP_SETGID, "EPERM for creating files with another group"),
+    (Capability::CAP_MKNOD, "EPERM for mknod of devices"),
+    (Capability::CAP_SETUID, "EPERM for creating files as another user"),
 ];
 
 /// The capabilities a serving process keeps: the seven that requests need, and what `--modcaps` makes of them.
 #[derive(Debug, Clone)]
-pub struct Kept(HashSet<Capability>);
+pub struct Kept {
+    kept: HashSet<Capability>,
+    /// What `--modcaps` takes from every process of the helper.
+    removed: HashSet<Capability>,
+}
 
 impl Default for Kept {
     fn default() -> Self {
-        Self(NEEDED.iter().map(|(capability, _)| *capability).collect())
+        Self::of(NEEDED.iter().map(|(capability, _)| *capability))
     }
 }
 
 impl Kept {
+    fn of(capabilities: impl IntoIterator<Item = Capability>) -> Self {
+        Self { kept: capabilities.into_iter().collect(), removed: HashSet::new() }
+    }
+
     /// Those of these that reading takes: of the seven, the one that opens files to this process.
     pub fn for_reading(self) -> Self {
         let changes = |capability: &Capability| {
             *capability != Capability::CAP_DAC_OVERRIDE
                 && NEEDED.iter().any(|(needed, _)| needed == capability)
         };
-        Self(self.0.into_iter().filter(|capability| !changes(capability)).collect())
+        let kept = self.kept.into_iter().filter(|capability| !changes(capability)).collect();
+        Self { kept, ..self }
     }
 
     /// What removing a file in somebody else's directory takes.
     pub fn for_cleaner() -> Self {
-        Self(HashSet::from([Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER]))
+        Self::of([Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER])
     }
 
     /// What following the host's mounts takes: to change mounts and namespaces, and to find mount points in closed directories.
     pub fn for_mount_watcher() -> Self {
-        Self(HashSet::from([
-            Capability::CAP_DAC_OVERRIDE,
-            Capability::CAP_SYS_ADMIN,
-            Capability::CAP_SYS_CHROOT,
-        ]))
+        Self::of([Capability::CAP_DAC_OVERRIDE, Capability::CAP_SYS_ADMIN, Capability::CAP_SYS_CHROOT])
     }
 
     /// These, and what confining a worker takes.
     pub fn for_supervisor(&self) -> Self {
-        let mut all = self.0.clone();
-        all.extend([Capability::CAP_SYS_ADMIN, Capability::CAP_SYS_CHROOT, Capability::CAP_SETPCAP]);
-        Self(all)
+        let mut all = self.clone();
+        all.kept.extend([Capability::CAP_SYS_ADMIN, Capability::CAP_SYS_CHROOT, Capability::CAP_SETPCAP]);
+        all.kept.retain(|capability| !all.removed.contains(capability));
+        all
     }
 }
 
@@ -78,11 +87,10 @@ impl FromStr for Kept {
             let full = format!("CAP_{}", name.to_ascii_uppercase().trim_start_matches("CAP_"));
             let capability = Capability::from_str(&full)
                 .map_err(|_| anyhow::anyhow!("there is no capability '{}'", escape(name.as_bytes())))?;
-            if add {
-                kept.0.insert(capability);
-            } else {
-                kept.0.remove(&capability);
-            }
+            let (to, from) =
+                if add { (&mut kept.kept, &mut kept.removed) } else { (&mut kept.removed, &mut kept.kept) };
+            from.remove(&capability);
+            to.insert(capability);
         }
         Ok(kept)
     }
@@ -106,7 +114,7 @@ pub fn drop_all_but(kept: &Kept) -> Result<Layers> {
     }
     if permitted.contains(&Capability::CAP_SETPCAP) {
         for capability in caps::runtime::thread_all_supported() {
-            if !kept.0.contains(&capability) {
+            if !kept.kept.contains(&capability) {
                 caps::drop(None, CapSet::Bounding, capability)
                     .with_context(|| format!("cannot drop {capability} from the bounding set"))?;
             }
@@ -118,7 +126,7 @@ pub fn drop_all_but(kept: &Kept) -> Result<Layers> {
     nix::sys::prctl::set_no_new_privs().context("cannot set no_new_privs")?;
     caps::clear(None, CapSet::Ambient).context("cannot clear the ambient capabilities")?;
     caps::clear(None, CapSet::Inheritable).context("cannot clear the inheritable capabilities")?;
-    let rest: HashSet<_> = permitted.intersection(&kept.0).copied().collect();
+    let rest: HashSet<_> = permitted.intersection(&kept.kept).copied().collect();
     // Effective first: it may not exceed permitted at any moment.
     caps::set(None, CapSet::Effective, &rest).context("cannot reduce the effective capabilities")?;
     caps::set(None, CapSet::Permitted, &rest).context("cannot reduce the permitted capabilities")?;
@@ -128,17 +136,32 @@ pub fn drop_all_but(kept: &Kept) -> Result<Layers> {
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     Ok(Layers::of(&[Layer::Capabilities, Layer::NoNewPrivileges])
         .with(Layer::Groups, without_groups)
-        .with(Layer::BoundingSet, bounding.is_subset(&kept.0)))
+        .with(Layer::BoundingSet, bounding.is_subset(&kept.kept)))
+}
+
+/// Takes from this process, and so from all that it starts, what `--modcaps` removes.
+pub fn give_up_removed(kept: &Kept) -> Result<()> {
+    let mut sets = vec![CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted];
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
+        sets.insert(0, CapSet::Bounding);
+    }
+    for set in sets {
+        for capability in &kept.removed {
+            if caps::has_cap(None, set, *capability)? {
+                caps::drop(None, set, *capability)
+                    .with_context(|| format!("cannot give up {capability} (--modcaps)"))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Says which requests will fail for want of a capability.
 pub fn report_missing(kept: &Kept) -> Result<()> {
     let permitted = caps::read(None, CapSet::Permitted).context("cannot read this process's capabilities")?;
     for (capability, fails) in NEEDED {
-        if kept.0.contains(&capability) && !permitted.contains(&capability) {
-            log::warn!(
-                "{capability} is missing here: these requests will fail with EPERM or EACCES: {fails}"
-            );
+        if kept.kept.contains(&capability) && !permitted.contains(&capability) {
+            log::warn!("{capability} is missing here: {fails}");
         }
     }
     Ok(())
@@ -193,10 +216,10 @@ mod tests {
     #[test]
     fn modcaps_adds_and_removes() {
         let kept: Kept = "+sys_admin:-MKNOD:-cap_chown".parse().unwrap();
-        assert!(kept.0.contains(&Capability::CAP_SYS_ADMIN));
-        assert!(!kept.0.contains(&Capability::CAP_MKNOD));
-        assert!(!kept.0.contains(&Capability::CAP_CHOWN));
-        assert_eq!(kept.0.len(), 6);
+        assert!(kept.kept.contains(&Capability::CAP_SYS_ADMIN));
+        assert!(!kept.kept.contains(&Capability::CAP_MKNOD));
+        assert!(!kept.kept.contains(&Capability::CAP_CHOWN));
+        assert_eq!(kept.kept.len(), 6);
         for wrong in ["", "chown", "+nonsense", "+chown,-mknod"] {
             assert!(Kept::from_str(wrong).is_err(), "{wrong}");
         }

@@ -68,7 +68,13 @@ impl Listener {
         let socket = new_socket(SockType::Stream).context("cannot make a socket")?;
         // The new inode takes its mode from the socket: nobody but the owner from the first instant.
         fchmod(&socket, Mode::from_bits_truncate(0o600)).context("cannot set the socket's mode")?;
-        let bind_as_owner = || identity.lend(owner.uid, owner.gid, || bind(socket.as_raw_fd(), &address));
+        // Where the owner may not write to the directory, and this process has no CAP_DAC_OVERRIDE, it may itself: the socket is
+        // given away then before anybody else may connect.
+        let bind_as_owner =
+            || match identity.lend(owner.uid, owner.gid, || bind(socket.as_raw_fd(), &address)) {
+                Err(Errno::EACCES) => bind(socket.as_raw_fd(), &address),
+                bound => bound,
+            };
         let mut bound = bind_as_owner();
         for _ in 0..TAKE_OVER_TRIES {
             if bound != Err(Errno::EADDRINUSE) {

@@ -9,6 +9,9 @@ use clap::{Arg, Command, CommandFactory, Parser};
 use virtfs_proxy_helper::cli::Cli;
 
 use crate::pages;
+use crate::program;
+use crate::start::{Daemon, Place, finish};
+use crate::wire::{Client, ask};
 
 const README: &str = include_str!("../../README.md");
 
@@ -41,6 +44,98 @@ fn every_helper_option_is_in_the_readme_and_no_other() {
         .collect();
     let with_help = known.into_iter().chain(["--help", "-h", "--version", "-V"].map(String::from)).collect();
     assert_eq!(documented, with_help);
+}
+
+/// The rows of README's table that begins with this line, as cells.
+fn table(head: &str) -> Vec<Vec<&'static str>> {
+    let rest = README.split(&format!("{head}\n")).nth(1).unwrap_or_else(|| panic!("no table {head}"));
+    let rows = rest.lines().skip(1).take_while(|line| line.starts_with('|'));
+    rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
+}
+
+#[test]
+fn the_options_of_the_readme_take_what_the_program_takes() {
+    let command = Cli::command();
+    let mut choices = 0;
+    for row in README.lines().filter(|line| line.starts_with("| `--")) {
+        let cell = row.trim_start_matches('|').replace("\\|", ",").split(" | ").next().unwrap().to_owned();
+        let words: Vec<&str> = cell.split(['`', ' ']).filter(|word| !word.is_empty()).collect();
+        let Some(arg) = command.get_arguments().find(|arg| arg.get_long() == words[0].strip_prefix("--"))
+        else {
+            continue;
+        };
+        let switch = arg.get_num_args().is_some_and(|count| count.min_values() == 0);
+        assert_eq!(words.len() == 1, switch || !arg.get_action().takes_values(), "{cell}");
+        let known: Vec<String> =
+            arg.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
+        if let Some(values) = words.get(1).filter(|values| values.contains(',')) {
+            choices += 1;
+            assert_eq!(values.split(',').collect::<Vec<_>>(), known, "{cell}");
+        } else if !known.is_empty() && !switch {
+            choices += 1;
+            for value in known {
+                assert!(row.contains(&format!("`{value}`")), "{value} is missing: {row}");
+            }
+        }
+    }
+    assert_eq!(choices, 3);
+}
+
+#[test]
+fn each_exit_status_of_the_readme_is_given() {
+    // The first table of this head is the helper's.
+    let rows = table("| exit status | meaning |");
+    assert_eq!(rows.len(), 3);
+    for row in rows {
+        let place = Place::new();
+        let (args, daemon) = match row[0] {
+            "0" => ("-p export -s socket -u 0 -g 0 --pid-file pid", true),
+            "1" => ("-p nowhere -s socket -u 0 -g 0", false),
+            "2" => ("-p export", false),
+            other => panic!("nothing ends with {other}"),
+        };
+        let output = finish(&program::ours(), args.split(' '), place.path());
+        let _daemon = daemon
+            .then(|| Daemon { pid: fs::read_to_string(place.pid_file()).unwrap().trim().parse().unwrap() });
+        assert_eq!(output.status.code().map(|code| code.to_string()).as_deref(), Some(row[0]), "{args}");
+        assert!(!daemon || Client::connect(&place.socket()).is_ok());
+    }
+}
+
+#[test]
+fn each_signal_of_the_readme_does_what_it_says() {
+    use nix::sys::signal::Signal;
+    let mut seen = BTreeSet::new();
+    for row in table("| signal | effect |") {
+        for name in row[0].split(", ") {
+            seen.insert(name);
+            let signal: Signal = name.parse().unwrap();
+            for options in [&[][..], &["--persistent"]] {
+                let place = Place::new();
+                let mut launch = program::Launch::new(&program::ours(), &place.export());
+                for option in options {
+                    launch = launch.option(option);
+                }
+                let mut helper = launch.by_socket(&place.socket());
+                let mut client = Client::connect_soon(&place.socket());
+                client.ask(&ask::lstat(b"/file")).ok();
+                helper.signal(signal);
+                if row[1].contains("end after the request in hand, with status 0") {
+                    assert_eq!(helper.wait().code(), Some(0), "{name}: {}", helper.log());
+                    client.wait_closed().closed();
+                    continue;
+                }
+                if row[1].starts_with("logs") {
+                    helper.wait_for_log("lstat 1");
+                } else {
+                    assert_eq!(row[1], "ignored", "{name}");
+                }
+                client.ask(&ask::lstat(b"/file")).ok();
+                assert!(helper.is_alive(), "{name}");
+            }
+        }
+    }
+    assert!(seen.is_superset(&BTreeSet::from(["SIGTERM", "SIGINT", "SIGHUP"])), "{seen:?}");
 }
 
 #[test]

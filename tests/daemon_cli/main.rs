@@ -14,6 +14,7 @@ mod start;
 mod systemd;
 mod unread;
 mod usage;
+mod variables;
 
 #[path = "../../examples/manual/pages.rs"]
 mod pages;
