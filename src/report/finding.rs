@@ -77,6 +77,10 @@ kinds! {
     MULTIDEVS: "multidevs", Info,
         "nothing, unless the guest's programs keep inode numbers";
 
+    /// A file that `migrate config --in-place` kept.
+    KEPT_ORIGINAL: "kept-original", Info,
+        "remove it once the guest has run without the proxy for as long as you want a way back";
+
     // What surrounds QEMU: `migrate config`.
     /// An export that QEMU can't reach where it runs.
     EXPORT_HIDDEN: "export-hidden", Error,

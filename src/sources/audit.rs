@@ -4,6 +4,7 @@ mod advise;
 mod exports;
 mod host;
 mod judge;
+mod kept;
 mod managers;
 mod named;
 mod places;

@@ -2,6 +2,7 @@
 
 mod additions;
 mod after;
+mod helpers;
 mod in_place;
 mod multidevs;
 mod snippet;
@@ -90,6 +91,7 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     let (edits, _) = bounded(|| format.rewrite_beside(&document, &how, beside));
     let mut edits = edits.map_err(|refusal| input.refused(&refusal))?;
     refuse_cut(&document, &edits.edits).map_err(|refusal| input.refused(&refusal))?;
+    helpers::settle(&document, format.name(), &reading, &mut edits);
     let mut changes = edits.edits.clone();
     if args.in_place || args.diff {
         changes.extend(additions::apart(&mut edits));

@@ -13,6 +13,7 @@ mod cases;
 mod formats;
 mod hostile;
 mod joining;
+mod kept;
 mod live;
 mod newer_qemu;
 mod output;

@@ -8,6 +8,7 @@ mod disk;
 mod cases;
 mod confined;
 mod golden;
+mod helper_line;
 mod in_place;
 mod multidevs;
 mod qemu;

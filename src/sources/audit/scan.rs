@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use super::host::{Content, Host, has_extension, why};
+use super::kept;
 use super::named;
 use super::progress::Progress;
 use super::sift::{Sieve, Sifted};
@@ -208,7 +209,14 @@ impl Scan {
 
     /// Reads a document.
     pub fn document(&mut self, host: &Host, document: &Document) {
+        let before = self.readings.len();
         self.read(host, document, recognise(document));
+        if let Some((path, file)) = document.path.zip(self.readings.get_mut(before))
+            && let Some(told) = kept::told(host, path, &file.reading)
+        {
+            file.reading = Reading { findings: vec![told], ..Reading::default() };
+            file.refusals.clear();
+        }
     }
 
     /// Reads a document of a format, if it is of any.

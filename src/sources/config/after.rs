@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use super::super::Document;
 use super::super::libvirt::{self, Holder};
 use crate::cli::ConfigArgs;
+use crate::data::journal::{Journal, Stage, default_path};
 use crate::data::owner::Owner;
 use crate::share::Transport;
 use crate::share::local::path_bytes;
@@ -66,12 +68,23 @@ impl Told<'_> {
 
     fn steps(&self) -> Vec<String> {
         let holder = libvirt::holder(self.document);
-        let mut steps = vec![format!("Shut down {}: 9p can't be changed while it runs.", self.guests())];
-        steps.extend(self.conversions(holder.is_some()));
-        if let Some(holder) = holder {
-            steps.extend(self.libvirt(holder));
-        }
+        // The guest stays down throughout: neither the old configuration fits converted files, nor the new one others.
+        let mut steps = vec![format!(
+            "Shut down {}, and leave it down until the last step: 9p can't be changed while it runs.",
+            self.guests()
+        )];
         steps.extend(self.helpers());
+        steps.extend(self.conversions(holder.is_some()));
+        match holder {
+            Some(holder) => steps.extend(self.libvirt(holder)),
+            None if !self.args.in_place => {
+                steps.push(
+                    "Put the new configuration in place: `migrate config --in-place` does it.".to_owned(),
+                );
+            }
+            None => {}
+        }
+        steps.push("Start the guest.".to_owned());
         steps
     }
 
@@ -95,7 +108,19 @@ impl Told<'_> {
     }
 
     fn conversions(&self, by_libvirt: bool) -> Vec<String> {
-        let exports: BTreeSet<&Path> = self.moved().map(|moved| moved.export.as_path()).collect();
+        let mut exports: BTreeSet<&Path> = self.moved().map(|moved| moved.export.as_path()).collect();
+        let wanted = self.how.local.security_model.name();
+        let mut told: Vec<String> = Vec::new();
+        exports.retain(|export| match Converted::of(export) {
+            Some(converted) => {
+                told.push(converted.told(export, wanted));
+                false
+            }
+            None => true,
+        });
+        if exports.is_empty() {
+            return told;
+        }
         let owner = if by_libvirt { Owner::of_libvirt().ok().flatten() } else { None };
         let mut users = self.edits.users.iter();
         let around = users.next().filter(|first| users.all(|user| user == *first)).cloned();
@@ -109,12 +134,16 @@ impl Told<'_> {
             }
         }
         let mut convert = "Convert its files, first without --apply to see what would happen:".to_owned();
-        for export in exports {
+        for export in &exports {
             let _ = write!(
                 convert,
                 "\n     virtfs-proxy-helper migrate convert {} --owner {argument} --security-model {model} --apply",
                 word(path_bytes(export))
             );
+        }
+        let mut verify = "Verify them:".to_owned();
+        for export in &exports {
+            let _ = write!(verify, "\n     virtfs-proxy-helper migrate verify {}", word(path_bytes(export)));
         }
         let who = match &owner {
             _ if said.is_some() => format!("The configuration says that QEMU runs as {argument}"),
@@ -128,7 +157,8 @@ impl Told<'_> {
         };
         let who =
             format!("{who}: that user must own the files, and be able to enter every directory above them.");
-        vec![convert, who]
+        told.extend([convert, who, verify]);
+        told
     }
 
     fn libvirt(&self, holder: Holder) -> Vec<String> {
@@ -190,6 +220,47 @@ impl Told<'_> {
             "Stop and disable the helper{on} where it is started: a systemd unit, rc.local, a script, \
              /etc/libvirt/hooks/qemu. `virtfs-proxy-helper migrate audit` finds it.",
         )]
+    }
+}
+
+/// What the journal beside an export says of its conversion.
+struct Converted {
+    stage: Stage,
+    model: String,
+}
+
+impl Converted {
+    /// `None`: nothing says that it is converted.
+    fn of(export: &Path) -> Option<Self> {
+        let export = export.canonicalize().ok()?;
+        let root = std::fs::File::open(&export).ok()?;
+        let journal = Journal::of_export(&default_path(&export), root.as_fd()).ok()??;
+        let begun = matches!(journal.stage(), Stage::Converting | Stage::Converted | Stage::RollingBack);
+        let model = escape(journal.begin().security_model.as_bytes()).into_owned();
+        begun.then(|| Self { stage: journal.stage(), model })
+    }
+
+    /// What to do about it, where the shares are to be of the model `wanted`.
+    fn told(&self, export: &Path, wanted: &str) -> String {
+        let (shown, word) = (escape_path(export), word(path_bytes(export)));
+        match self.stage {
+            Stage::Converted if self.model == wanted => format!(
+                "{shown} is converted already, to {wanted}, as its journal says. Verify it, unless you have:\n     \
+                 virtfs-proxy-helper migrate verify {word}"
+            ),
+            Stage::Converted => format!(
+                "{shown} is converted to {}, as its journal says, and this configuration says {wanted}: rewrite it with \
+                 --security-model {} before the guest starts",
+                self.model, self.model
+            ),
+            Stage::RollingBack => format!(
+                "The rollback of {shown} was interrupted: end it by `virtfs-proxy-helper migrate rollback {word} --apply`, and \
+                 convert it again"
+            ),
+            _ => format!(
+                "The conversion of {shown} was interrupted: go on by the same `migrate convert` with --apply, then verify it"
+            ),
+        }
     }
 }
 
