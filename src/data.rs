@@ -7,7 +7,7 @@
 //! | [`pin`] | one inode, held by a descriptor |
 //! | [`tree`], [`walk`] | a tree's directories, and walks over them that nothing leads outside |
 //! | [`form`] | the forms of a tree, and one reader for all |
-//! | [`journal`], [`origins`] | the original state of everything, and its format; of what is elsewhere now |
+//! | [`mod@journal`], [`origins`] | the original state of everything, and its format; of what is elsewhere now |
 //! | [`passthrough`], [`mapped_xattr`], [`mapped_file`] | one form each |
 //! | [`survey`], [`filesystem`], [`mounts`], [`idmap`] | what an export holds, and what it lies on |
 //! | [`mod@check`] | whether an export can move, and at what price |

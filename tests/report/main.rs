@@ -48,7 +48,11 @@ fn audit(shares: &[Value], unread: usize) -> Value {
         .collect();
     json!({
         "schema": 1, "target_qemu": "9.2", "shares": shares, "helpers": [], "findings": findings,
-        "unread": vec![json!({"file": "/root/x", "reason": "Permission denied"}); unread], "summary": {},
+        "unread": vec![json!({"file": "/root/x", "reason": "Permission denied"}); unread],
+        "summary": {
+            "unread": unread, "shares": shares.len(), "helpers": 0,
+            "findings": {"errors": shares.len(), "warnings": 0, "infos": 0},
+        },
     })
 }
 
@@ -75,6 +79,36 @@ fn fleet() -> TempDir {
 fn host<'a>(document: &'a Value, name: &str) -> &'a Value {
     let hosts = document["hosts"].as_array().unwrap();
     hosts.iter().find(|host| host["host"] == name).unwrap_or_else(|| panic!("no host {name} in {hosts:#?}"))
+}
+
+/// However many lines of an audit arrive, it counts as an audit only when all have.
+#[test]
+fn an_audit_that_was_cut_short_is_a_failed_host() {
+    // In an audit's own order, the summary comes last.
+    let mut audited = audit(&[share("shop", Some("/srv/shop"), true)], 1);
+    let summary = json!({"summary": audited["summary"].take()});
+    audited.as_object_mut().unwrap().remove("summary");
+    let whole = serde_yaml::to_string(&audited).unwrap() + &serde_yaml::to_string(&summary).unwrap();
+    let lines: Vec<_> = whole.split_inclusive('\n').collect();
+    for length in 0..=lines.len() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("web.yaml");
+        fs::write(&file, lines[..length].concat()).unwrap();
+        let expected = if length == lines.len() { "proxy" } else { "failed" };
+        let output = report(place.path(), &["--format=json", "--exit-zero", "."]);
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(host(&document, "web")["status"], expected, "{length} of {} lines", lines.len());
+    }
+    // A list that lost rows, in a document that parses.
+    let place = tempfile::tempdir().unwrap();
+    let mut audit = audit(&[share("shop", Some("/srv/shop"), true)], 0);
+    audit["shares"] = json!([]);
+    fs::write(place.path().join("web.json"), audit.to_string()).unwrap();
+    let output = report(place.path(), &["--format=json", "--exit-zero", "."]);
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(host(&document, "web")["status"], "failed");
+    let reason = host(&document, "web")["reason"].as_str().unwrap();
+    assert!(reason.contains("its summary counts 1 shares, and it lists 0"), "{reason}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use super::{FindingCount, FleetDocument, FleetShare, HostRow, HostStatus, ShareStatus, count};
 use crate::report::SCHEMA;
 use crate::report::finding::Severity;
+use crate::report::rows::Counts;
 use crate::text::{escape_os, escape_path, printable};
 
 /// A document of more bytes than this is refused.
@@ -44,7 +45,7 @@ struct Known {
 }
 
 /// One host's document, as far as it is of interest here. What is missing is unknown, so that other tools' documents will
-/// do too.
+/// do too. Its summary comes last and is always there: without it the document was cut short.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Audit {
@@ -56,6 +57,16 @@ struct Audit {
     helpers: Vec<IgnoredAny>,
     findings: Vec<Finding>,
     unread: Vec<IgnoredAny>,
+    summary: Option<Summary>,
+}
+
+/// How many rows the document's lists have.
+#[derive(Debug, Deserialize)]
+struct Summary {
+    unread: u64,
+    shares: u64,
+    helpers: u64,
+    findings: Counts,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -183,8 +194,28 @@ fn audit(path: &Path) -> Result<Audit> {
             bail!("its schema is {schema}, and this program knows {SCHEMA}: use a newer one for the report")
         }
         (None, None) => bail!("it is no audit: it says no 'schema'"),
-        (Some(_), None) => Ok(audit),
+        (Some(_), None) => whole(&audit).map(|()| audit),
     }
+}
+
+/// Stops at a document that was cut short: what is missing of it may be shares.
+fn whole(audit: &Audit) -> Result<()> {
+    const AGAIN: &str = "audit the host again, and transfer the whole file";
+    let Some(summary) = &audit.summary else { bail!("it was cut short: it has no 'summary'; {AGAIN}") };
+    let findings = [summary.findings.errors, summary.findings.warnings, summary.findings.infos]
+        .into_iter()
+        .fold(0, u64::saturating_add);
+    for (name, counted, there) in [
+        ("shares", summary.shares, count(audit.shares.iter())),
+        ("helpers", summary.helpers, count(audit.helpers.iter())),
+        ("unread", summary.unread, count(audit.unread.iter())),
+        ("findings", findings, count(audit.findings.iter())),
+    ] {
+        if counted != there {
+            bail!("it is not whole: its summary counts {counted} {name}, and it lists {there}; {AGAIN}");
+        }
+    }
+    Ok(())
 }
 
 /// The fleet so far.
