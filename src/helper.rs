@@ -227,7 +227,7 @@ fn serve_one(
         None => None,
     };
     let health_name = health.as_ref().and_then(|listener| listener.name.as_ref());
-    let started = Cleaner::start(source.name(), health_name, pid_file.as_ref(), settings.foreground);
+    let started = Cleaner::start(source.name(), health_name, pid_file.as_ref(), settings);
     let mut cleaner = started.inspect_err(|_| {
         health_name.into_iter().for_each(socket::Name::remove);
         pid_file.iter().for_each(PidFile::remove);
@@ -264,9 +264,14 @@ fn serve_one(
         }
     };
     cleaner.connected()?;
+    if notify::watchdog().is_none() {
+        manager.tell_again();
+        // A process that was taken over could name another main process, which the manager then signals (MAINPID=, sd_notify(3)).
+        signals::forget_manager();
+        drop(manager);
+    }
     signals::serving();
     let outcome = worker::serve(Client::new(client), &mut confined);
-    manager.tell("STOPPING=1");
     drop(cleaner);
     Ok(outcome)
 }

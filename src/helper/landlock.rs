@@ -6,6 +6,8 @@
 //! Rules follow files, not paths, so that this wall stands where the others have a gap: in a chroot, outside of it.
 //! (Landlock knows nothing of stat, chmod, chown and the like: it is no wall by itself.)
 
+use std::os::fd::BorrowedFd;
+
 use ::landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetError, Scope,
@@ -33,6 +35,42 @@ pub fn confine(reach: &Reach, access: sandbox::Access) -> Result<bool> {
         }
         Err(error) => Err(error).context("cannot confine this process by Landlock"),
     }
+}
+
+/// For a process whose work takes files anywhere, or mounts, which Landlock forbids with any rule about files: keeps it from TCP,
+/// abstract sockets and processes outside, for good, as far as the kernel knows these.
+pub fn confine_but_files() -> Result<()> {
+    let restrict = || -> Result<(), RulesetError> {
+        let ruleset = Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessNet::from_all(MOST))?
+            .scope(Scope::from_all(MOST))?
+            .create()?;
+        ruleset.restrict_self().map(drop)
+    };
+    restrict().context("cannot confine this process by Landlock")
+}
+
+/// For a process that only removes files: in `removing`, and reads files in `reading` besides. Does nothing on a kernel without
+/// Landlock.
+pub fn confine_to_removal(removing: &[BorrowedFd<'_>], reading: Option<BorrowedFd<'_>>) -> Result<()> {
+    let restrict = || -> Result<(), RulesetError> {
+        let mut ruleset = Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(MOST))?
+            .handle_access(AccessNet::from_all(MOST))?
+            .scope(Scope::from_all(MOST))?
+            .create()?;
+        for directory in removing {
+            ruleset = ruleset.add_rule(PathBeneath::new(directory, AccessFs::RemoveFile))?;
+        }
+        if let Some(directory) = reading {
+            let access = AccessFs::RemoveFile | AccessFs::ReadFile;
+            ruleset = ruleset.add_rule(PathBeneath::new(directory, access))?;
+        }
+        ruleset.restrict_self().map(drop)
+    };
+    restrict().context("cannot confine this process by Landlock")
 }
 
 fn restrict(reach: &Reach, access: sandbox::Access) -> Result<(), RulesetError> {

@@ -36,7 +36,7 @@ use super::mount_table::{Mount, parse};
 use super::privileges::{self, Kept};
 use super::seccomp::{Filter, Seccomp};
 use super::worker::stands;
-use super::{signals, sys};
+use super::{landlock, signals, sys};
 use crate::text::escape;
 
 /// How often the tables are compared in a row before this process waits again; the next change brings it back.
@@ -206,6 +206,9 @@ impl Watcher {
         sys::close_all_from(0, &held).context("cannot close the serving process's descriptors")?;
         if stands("capabilities") {
             privileges::drop_all_but(&Kept::for_mount_watcher())?;
+        }
+        if stands("landlock") {
+            landlock::confine_but_files()?;
         }
         privileges::limit_resources(None)?;
         Filter::for_mount_watcher(seccomp)?.install()

@@ -176,22 +176,25 @@ pub fn limit_open_files(wanted: Option<u64>) -> Result<()> {
     })
 }
 
-/// Lets this process have at least so many files open, as far as the hard limit allows.
-pub fn allow_open_files(least: usize) -> Result<()> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
-    let wanted = u64::try_from(least).unwrap_or(u64::MAX).min(hard);
-    if soft < wanted {
-        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)
-            .with_context(|| format!("cannot set the limit of open files to {wanted}"))?;
-    }
-    Ok(())
-}
-
 /// The address space of a process that serves, in bytes: its program, two buffers and a stack have room in it many times over.
 const MEMORY: u64 = 64 << 20;
 /// How many files a process that serves may have open. It needs a dozen; but descriptors that a client has not yet taken off its
 /// socket count against this limit too, all those of one user together.
 pub const OPEN_FILES: u64 = 8192;
+
+/// Bounds what the supervisor can use up, for good: memory and open files. It must start processes. `open_files` is what the user
+/// asked for.
+pub fn limit_supervisor(open_files: Option<u64>) -> Result<()> {
+    let (_, memory) = getrlimit(Resource::RLIMIT_AS).context("cannot read the limit of memory")?;
+    let memory = memory.min(MEMORY);
+    setrlimit(Resource::RLIMIT_AS, memory, memory)
+        .with_context(|| format!("cannot set the limit of memory to {memory}"))?;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+    // One for each worker, and some.
+    let files = hard.min(open_files.unwrap_or(OPEN_FILES));
+    setrlimit(Resource::RLIMIT_NOFILE, files, files)
+        .with_context(|| format!("cannot set the limit of open files to {files}"))
+}
 
 /// Bounds what this process can use up, for good: memory, open files, processes. `open_files` is what the user asked for.
 pub fn limit_resources(open_files: Option<u64>) -> Result<()> {

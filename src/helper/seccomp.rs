@@ -76,6 +76,126 @@ const MOUNT_WATCHER: &[libc::c_long] = &[
 #[allow(clippy::unnecessary_cast, reason = "its type differs by C library")]
 const UNREAD_IOCTL: u64 = libc::TIOCOUTQ as u64;
 
+/// What the process that removes the socket and the pid file needs besides, and passes log lines on.
+const CLEANER: &[libc::c_long] = &[
+    libc::SYS_read,
+    libc::SYS_statx,
+    libc::SYS_newfstatat,
+    libc::SYS_fstat,
+    libc::SYS_openat,
+    libc::SYS_unlinkat,
+];
+
+/// What the supervisor needs besides, and the processes that it forks until they have filters of their own: theirs come on top of this
+/// one. So it holds what serves requests, what watches mounts and what building the isolation layers takes.
+const SUPERVISOR: &[libc::c_long] = &[
+    // Processes: start, end, wait for, tell them to stop.
+    libc::SYS_set_robust_list,
+    libc::SYS_set_tid_address,
+    libc::SYS_rseq,
+    libc::SYS_futex,
+    libc::SYS_getppid,
+    libc::SYS_waitid,
+    libc::SYS_kill,
+    libc::SYS_tkill,
+    libc::SYS_tgkill,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_nanosleep,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_getrandom,
+    // Descriptors. The worker's own filter knows fewer commands.
+    libc::SYS_fcntl,
+    libc::SYS_dup,
+    libc::SYS_dup3,
+    libc::SYS_pipe2,
+    libc::SYS_writev,
+    libc::SYS_pread64,
+    libc::SYS_getdents64,
+    libc::SYS_signalfd4,
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
+    libc::SYS_inotify_rm_watch,
+    // Sockets: make them anew, take clients off them, look at those.
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_listen,
+    libc::SYS_accept4,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_fchmod,
+    // Isolation layers.
+    libc::SYS_getcwd,
+    libc::SYS_chdir,
+    libc::SYS_chroot,
+    libc::SYS_pivot_root,
+    libc::SYS_umask,
+    libc::SYS_prctl,
+    libc::SYS_prlimit64,
+    libc::SYS_getuid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getegid,
+    libc::SYS_getgroups,
+    libc::SYS_setgroups,
+    libc::SYS_landlock_create_ruleset,
+    libc::SYS_landlock_add_rule,
+    libc::SYS_landlock_restrict_self,
+    libc::SYS_seccomp,
+];
+
+/// Calls that C libraries make there instead of newer ones where the architecture has both.
+#[cfg(target_arch = "x86_64")]
+const SUPERVISOR_OLD: &[libc::c_long] = &[
+    libc::SYS_fork,
+    libc::SYS_poll,
+    libc::SYS_dup2,
+    libc::SYS_open,
+    libc::SYS_stat,
+    libc::SYS_lstat,
+    libc::SYS_readlink,
+    libc::SYS_unlink,
+    libc::SYS_chmod,
+    libc::SYS_rename,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const SUPERVISOR_OLD: &[libc::c_long] = &[];
+
+/// The calls of [`SUPERVISOR`] that are allowed with certain arguments only: the argument's number, a mask, and what the masked
+/// argument must be.
+fn narrow_for_supervisor() -> Vec<(libc::c_long, u8, u64, u64)> {
+    const ALL: u64 = u32::MAX as u64;
+    let flags = |flags: libc::c_int| u64::from(flags.cast_unsigned());
+    let exec = flags(libc::PROT_EXEC);
+    let (mounts, pids) = (flags(libc::CLONE_NEWNS), flags(libc::CLONE_NEWPID));
+    let not_forked = libc::CLONE_VM
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWUSER
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP;
+    let slaves = libc::MS_REC | libc::MS_SLAVE;
+    vec![
+        (libc::SYS_ioctl, 1, ALL, operations::VERSION_IOCTL),
+        (libc::SYS_ioctl, 1, ALL, UNREAD_IOCTL),
+        (libc::SYS_mmap, 2, exec, 0),
+        (libc::SYS_mprotect, 2, exec, 0),
+        // Processes, but no threads and no namespaces.
+        (libc::SYS_clone, 0, flags(not_forked), 0),
+        (libc::SYS_unshare, 0, ALL, mounts),
+        (libc::SYS_unshare, 0, ALL, pids),
+        (libc::SYS_setns, 1, ALL, mounts),
+        (libc::SYS_setns, 1, ALL, pids),
+        // No mount but of propagation: what is attached is a copy of what there is (open_tree).
+        (libc::SYS_mount, 3, ALL, slaves),
+        (libc::SYS_socket, 0, ALL, flags(libc::AF_UNIX)),
+        (libc::SYS_socketpair, 0, ALL, flags(libc::AF_UNIX)),
+    ]
+}
+
 /// The calls that are allowed with certain arguments only: the argument's number, and what it must be. The kernel remembers which
 /// calls are allowed whatever their arguments, and runs the filter for these alone: of what serves a request the
 /// ioctl and F_SETFL.
@@ -99,6 +219,9 @@ fn narrow() -> [(libc::c_long, u8, SeccompCmpArgLen, SeccompCmpOp, u64); 6] {
     ]
 }
 
+/// The calls that are allowed; one without rules, whatever its arguments.
+type Rules = BTreeMap<libc::c_long, Vec<SeccompRule>>;
+
 /// A filter, ready to be installed.
 pub struct Filter(Option<BpfProgram>);
 
@@ -107,8 +230,7 @@ impl Filter {
     ///
     /// Health checks are answered on the socket `health`.
     pub fn prepare(seccomp: Seccomp, health: Option<RawFd>) -> Result<Self> {
-        let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> =
-            LOOP.iter().map(|&call| (call, Vec::new())).collect();
+        let mut rules: Rules = LOOP.iter().map(|&call| (call, Vec::new())).collect();
         for (_, calls) in operations::CALLS {
             rules.extend(calls.iter().map(|&call| (call, Vec::new())));
         }
@@ -124,11 +246,38 @@ impl Filter {
         Self::build(seccomp, rules)
     }
 
+    /// Prepares the filter of the supervisor and of the processes that it forks.
+    pub fn for_supervisor(seccomp: Seccomp) -> Result<Self> {
+        let requests = operations::CALLS.iter().flat_map(|(_, calls)| *calls);
+        let lists = [LOOP, MOUNT_WATCHER, SUPERVISOR, SUPERVISOR_OLD];
+        let mut rules: Rules =
+            lists.into_iter().flatten().chain(requests).map(|&call| (call, Vec::new())).collect();
+        let narrow = narrow_for_supervisor();
+        for (call, ..) in &narrow {
+            rules.insert(*call, Vec::new());
+        }
+        for (call, argument, mask, value) in narrow {
+            let operator = SeccompCmpOp::MaskedEq(mask);
+            let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?;
+            rules.entry(call).or_default().push(SeccompRule::new(vec![condition])?);
+        }
+        Self::build(seccomp, rules)
+    }
+
+    /// Prepares the filter of the process that removes the socket and the pid file.
+    pub fn for_cleaner(seccomp: Seccomp) -> Result<Self> {
+        let mut rules: Rules = LOOP.iter().chain(CLEANER).map(|&call| (call, Vec::new())).collect();
+        let others = narrow().into_iter().filter(|(call, ..)| *call != libc::SYS_ioctl);
+        for (call, argument, length, comparison, value) in others {
+            let condition = SeccompCondition::new(argument, length, comparison, value)?;
+            rules.entry(call).or_default().push(SeccompRule::new(vec![condition])?);
+        }
+        Self::build(seccomp, rules)
+    }
+
     /// Prepares the filter of the process that watches the mounts.
     pub fn for_mount_watcher(seccomp: Seccomp) -> Result<Self> {
-        let all = LOOP.iter().chain(MOUNT_WATCHER);
-        let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> =
-            all.map(|&call| (call, Vec::new())).collect();
+        let mut rules: Rules = LOOP.iter().chain(MOUNT_WATCHER).map(|&call| (call, Vec::new())).collect();
         let mounts = (
             libc::SYS_setns,
             1,
@@ -144,7 +293,7 @@ impl Filter {
         Self::build(seccomp, rules)
     }
 
-    fn build(seccomp: Seccomp, rules: BTreeMap<libc::c_long, Vec<SeccompRule>>) -> Result<Self> {
+    fn build(seccomp: Seccomp, rules: Rules) -> Result<Self> {
         let otherwise = match seccomp {
             Seccomp::Kill => SeccompAction::KillProcess,
             Seccomp::Log => SeccompAction::Log,

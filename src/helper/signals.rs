@@ -140,6 +140,11 @@ pub fn wait_for_cleaner(pid: i32) {
     }
 }
 
+/// The service manager's socket is about to be closed.
+pub fn forget_manager() {
+    MANAGER.store(-1, Ordering::SeqCst);
+}
+
 /// Whether this process was asked to stop.
 pub fn asked_to_stop() -> bool {
     STOP.load(Ordering::SeqCst)

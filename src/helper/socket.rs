@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, RenameFlags, fcntl, renameat2};
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, UnixAddr, bind, connect, getpeername,
     getsockname, getsockopt, listen, socket, sockopt,
 };
 use nix::sys::stat::{Mode, fchmod, fstatat};
 use nix::unistd::{Gid, Uid, fchownat};
+use rustix::fs::{RenameFlags, renameat_with};
 
 use super::identity::Identity;
 use super::logging;
@@ -195,7 +196,7 @@ impl Name {
     /// Removes the name, unless it leads to something else by now, or somebody else made it.
     pub fn remove(&self) {
         if self.ours && self.stands() {
-            let _ = fs::remove_file(&self.path);
+            let _ = nix::unistd::unlinkat(AT_FDCWD, &self.path, nix::unistd::UnlinkatFlags::NoRemoveDir);
         }
     }
 
@@ -334,7 +335,9 @@ fn remove_stale(path: &Path, inode: (u64, u64)) -> Result<bool> {
 
 /// Renames within a directory, to a name that is free. A file system that can't tell (NFS) renames all the same.
 fn rename_to_free_name(directory: &OwnedFd, from: &[u8], to: &[u8]) -> Result<(), Errno> {
-    match renameat2(directory, from, directory, to, RenameFlags::RENAME_NOREPLACE) {
+    // Not nix's, which has it for glibc only.
+    let renamed = renameat_with(directory, from, directory, to, RenameFlags::NOREPLACE);
+    match renamed.map_err(|errno| Errno::from_raw(errno.raw_os_error())) {
         Err(Errno::EINVAL | Errno::ENOSYS) => nix::fcntl::renameat(directory, from, directory, to),
         result => result,
     }

@@ -24,11 +24,12 @@ use super::notify::{Manager, Parent};
 use super::pid_file::PidFile;
 use super::pid_namespace::{PidNamespaces, id_outside};
 use super::sandbox::{Directory, Export, Sandbox};
+use super::seccomp::Filter;
 use super::self_check::SelfCheck;
 use super::settings::{Endpoint, Settings};
 use super::socket::{Listener, Name, describe_peer, set_nonblocking};
 use super::worker::Client;
-use super::{logging, notify, privileges, signals, sys, worker};
+use super::{landlock, logging, notify, privileges, signals, sys, worker};
 use crate::exit::Outcome;
 use crate::text::escape_path;
 
@@ -36,8 +37,6 @@ use crate::text::escape_path;
 const GRACE: Duration = Duration::from_secs(2);
 /// How often a socket that could not be made again is tried anew, and looked for where its directory can't be watched.
 const RETRY: Duration = Duration::from_secs(1);
-/// How many files the supervisor has open besides one for each worker, generously.
-const BESIDES_WORKERS: usize = 64;
 /// How long workers may take to end before they are killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long workers that were killed may take to be gone.
@@ -106,10 +105,8 @@ pub fn run(
     }
     let identity = Identity::of_this_thread(IdMaps::read()?)?;
     let pid_namespaces = PidNamespaces::find(sandbox);
-    if settings.rlimit_nofile.is_none() {
-        privileges::allow_open_files(settings.shared + BESIDES_WORKERS)?;
-    }
     nix::unistd::chdir("/").context("cannot change to /")?;
+    confine(settings)?;
     let check = SelfCheck::new(listener.name.as_ref(), &identity, notify::watchdog());
     parent.release().inspect_err(|_| check.remove())?;
     let log_relay = LogRelay::where_needed().inspect_err(|_| check.remove())?;
@@ -157,6 +154,17 @@ pub fn run(
     // The kernel closes the sockets at the end of the process, where it waits for nothing that their queues hold.
     std::mem::forget(supervisor);
     ended.map(|_| Outcome::Clean)
+}
+
+/// Gives up what neither the supervisor's work takes nor that of the processes that it forks: they inherit this.
+fn confine(settings: &Settings) -> Result<()> {
+    if worker::stands("limits") {
+        privileges::limit_supervisor(settings.rlimit_nofile)?;
+    }
+    if worker::stands("landlock") {
+        landlock::confine_but_files()?;
+    }
+    Filter::for_supervisor(settings.seccomp)?.install()
 }
 
 /// What this process is when [`Supervisor::run`] returns.

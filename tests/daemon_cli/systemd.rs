@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
@@ -9,7 +10,9 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::{UnixAddr, getpeername, getsockname};
 
+use crate::process;
 use crate::program::{self, Launch, Running, wait_until};
 use crate::start::Place;
 use crate::wire::{Client, PATIENCE, ask};
@@ -119,6 +122,21 @@ fn told(manager: &UnixDatagram, expected: &str) {
     assert_eq!(String::from_utf8_lossy(&buffer[..count]), expected);
 }
 
+/// Whether a process has a socket that is connected to the manager's.
+fn is_connected(pid: u32, manager: &UnixDatagram) -> bool {
+    let address: UnixAddr = getsockname(manager.as_raw_fd()).unwrap();
+    // SAFETY: plain integers; the descriptors that come back are this process's own.
+    let copy = |number: u32| unsafe {
+        let process = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        assert!(process >= 0, "pidfd_open");
+        let process = OwnedFd::from_raw_fd(i32::try_from(process).unwrap());
+        let copy = libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0);
+        (copy >= 0).then(|| OwnedFd::from_raw_fd(i32::try_from(copy).unwrap()))
+    };
+    let peer = |fd: OwnedFd| getpeername::<UnixAddr>(fd.as_raw_fd()).ok();
+    process::descriptors(pid).into_keys().filter_map(copy).filter_map(peer).any(|peer| peer == address)
+}
+
 /// Reads a manager's socket while helpers start, serve and end in every way.
 fn readiness(manager: &UnixDatagram, address: impl AsRef<OsStr>) {
     manager.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -138,12 +156,23 @@ fn readiness(manager: &UnixDatagram, address: impl AsRef<OsStr>) {
             // Ready means that a client can connect.
             let mut client = Client::connect(&place.socket()).expect("a socket that listens");
             client.ask(&ask::lstat(b"/file")).ok();
+            if !options.is_empty() {
+                assert!(is_connected(helper.pid(), manager), "{options:?}");
+            }
+            // A process that serves can't tell the manager anything: which process is the main one, for example.
+            let of_serving: Vec<u32> =
+                if options.is_empty() { vec![helper.pid()] } else { process::children(helper.pid()) };
+            for pid in of_serving.into_iter().flat_map(|pid| [vec![pid], process::children(pid)].concat()) {
+                assert!(!is_connected(pid, manager), "{options:?}: process {pid}");
+            }
             if ended_by_client {
                 drop(client);
             } else {
                 helper.signal(Signal::SIGTERM);
             }
-            told(manager, "STOPPING=1");
+            if !options.is_empty() {
+                told(manager, "STOPPING=1");
+            }
             assert!(helper.wait().success(), "{options:?}: {}", helper.log());
         }
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed expectation is the report")]
 
 mod clients;
+mod companions;
 mod documents;
 mod escapes;
 mod identity;
