@@ -19,11 +19,15 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, OpenHow, ResolveFlag, fcntl, open, openat, openat2};
+use nix::poll::ppoll;
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::sys::time::TimeSpec;
 
+use super::signals;
 use super::sys::{self, MagicLink};
 
 /// How paths are kept inside the export.
@@ -223,10 +227,45 @@ fn open_without_waiting(path: &CStr, flags: OFlag) -> Result<Opened, Errno> {
 /// Opens a pinned regular file or directory. `ELOOP` for a symbolic link, `ENXIO` for a special file.
 fn open_pinned(pin: OwnedFd, flags: OFlag) -> Result<Opened, Errno> {
     let kind = openable(&fstat(&pin)?)?;
+    let link = MagicLink::of(&pin);
     // O_NOFOLLOW would refuse the magic link itself.
-    let file =
-        openat(AT_FDCWD, MagicLink::of(&pin).name(), (flags - OFlag::O_NOFOLLOW) | OURS, Mode::empty())?;
+    let how = (flags - OFlag::O_NOFOLLOW) | OURS | OFlag::O_NONBLOCK;
+    let open = || openat(AT_FDCWD, link.name(), how, Mode::empty());
+    if flags.contains(OFlag::O_NONBLOCK) {
+        return open().map(|file| Opened { file, kind, pin: Some(pin) });
+    }
+    let file = wait_for_lease(open)?;
+    fcntl(&file, FcntlArg::F_SETFL(flags))?;
     Ok(Opened { file, kind, pin: Some(pin) })
+}
+
+/// How long an open waits for a lease. The kernel takes it from its holder after `fs.lease-break-time`, 45 seconds unless it was
+/// changed.
+const LEASE_PATIENCE: Duration = Duration::from_secs(60);
+/// How often it looks whether the lease is gone.
+const LEASE_PAUSE: TimeSpec = TimeSpec::new(0, 10_000_000);
+
+/// Repeats `open`, which must not wait in the kernel, as long as another program holds a lease on the file: the guest sees an open
+/// that takes that long, as from the original. Meanwhile this process answers health checks and ends when it is asked to,
+/// which it could not do in the kernel. `EAGAIN` where the lease does not go.
+pub fn wait_for_lease<T>(mut open: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    let first = open();
+    if !matches!(first, Err(Errno::EAGAIN)) {
+        return first;
+    }
+    log::warn!("a request waits for another program that holds a lease on the file (fcntl F_SETLEASE)");
+    let start = Instant::now();
+    while start.elapsed() < LEASE_PATIENCE {
+        let paused = signals::while_idle(|| ppoll(&mut [], Some(LEASE_PAUSE), None));
+        if paused.is_none() {
+            return Err(Errno::EINTR);
+        }
+        match open() {
+            Err(Errno::EAGAIN) => {}
+            result => return result,
+        }
+    }
+    Err(Errno::EAGAIN)
 }
 
 /// Resolves `path` with `root` as its root directory, for symbolic links on the way too.

@@ -15,7 +15,7 @@ use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::fstatat;
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
 
-use super::export::{Kind, Known, Reach};
+use super::export::{Kind, Known, Reach, wait_for_lease};
 use super::sys::{self, FileHandle};
 
 /// How many devices are remembered: an export with more file systems mounted in it gets slower, not wrong.
@@ -142,7 +142,7 @@ fn word(handle: &FileHandle, offset: usize) -> Option<u32> {
 /// Asks the ioctl.
 fn ask(reach: &Reach, path: &CStr, known: Known) -> Result<Generation, Errno> {
     // Without O_NONBLOCK a file under a lease would keep us waiting for its holder.
-    let opened = reach.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, known)?;
+    let opened = wait_for_lease(|| reach.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, known))?;
     let version = match sys::inode_version(opened.file.as_fd()) {
         Err(Errno::ENOTTY | Errno::ENOSYS | Errno::EINVAL | Errno::EOPNOTSUPP) => {
             let fuse = fstatfs(&opened.file).is_ok_and(|status| status.filesystem_type() == FUSE_SUPER_MAGIC);

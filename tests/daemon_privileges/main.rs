@@ -7,6 +7,7 @@ mod companions;
 mod documents;
 mod escapes;
 mod identity;
+mod leases;
 mod missing;
 mod mounts;
 mod standing;
