@@ -31,7 +31,7 @@ mod price;
 mod system;
 
 pub use judgement::{findings, live as live_findings, system as system_finding};
-pub use price::of as price;
+pub use price::{of as price, rollback_room};
 pub(super) use system::reasons as system_reasons;
 
 /// Everything that was found out about an export.

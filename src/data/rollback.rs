@@ -11,6 +11,7 @@ mod journaled;
 mod kept;
 mod rest;
 mod restore;
+mod room;
 mod times;
 
 use std::collections::{HashMap, HashSet};
@@ -223,6 +224,10 @@ pub(super) fn apply(
     // Whether anybody hears it changes nothing of what was done.
     let _ = troubles.write(&mut std::io::stderr().lock());
     let shown = text::escape_path(export);
+    // The journal of an unmapping tells of the root alone.
+    if words.is_rollback && troubles.lacks_room() {
+        room::complain(export, journal, words.doing)?;
+    }
     if !troubles.is_empty() {
         complain!(
             "virtfs-proxy-helper: '{shown}' is not wholly {}. Nothing is lost: deal with the above and run the same command \

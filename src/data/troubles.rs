@@ -50,6 +50,12 @@ impl Troubles {
         }
     }
 
+    /// Whether the kernel refused something for want of room: the file system is full, or a quota is reached.
+    pub fn lacks_room(&self) -> bool {
+        let sorts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        [Errno::NOSPC, Errno::DQUOT].iter().any(|error| sorts.failed.contains_key(&error.raw_os_error()))
+    }
+
     /// Forgets what a later try may do better.
     pub fn retry(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).failed.clear();
@@ -110,10 +116,10 @@ impl Sort {
 fn advice(error: i32) -> &'static str {
     match Errno::from_raw_os_error(error) {
         Errno::NOSPC => {
-            "; make room on the export's file system (migrate check says how much a conversion and a rollback need), or see whether the attributes fit"
+            "; make room on the export's file system (before a conversion, migrate check says how much it needs), or see whether the attributes fit"
         }
         Errno::DQUOT => {
-            "; raise the quota that is reached: QEMU's user's in a conversion, that of the owners who get their files back in a rollback"
+            "; raise the quota that is reached: QEMU's user's in a conversion, that of the owners who get their files back in a rollback; on Btrfs the limit of a quota group (btrfs qgroup show)"
         }
         Errno::IO => "; the disk or the file system is damaged: see the kernel's log",
         Errno::ROFS => "; mount the file system read-write",

@@ -163,3 +163,53 @@ fn a_full_disk_of_the_journal_is_told_before_anything_changes_and_stops_no_rollb
     assert_eq!((std::fs::read(stage.journal()).unwrap() == earlier, aside.exists()), (true, false), "{said}");
     crate::knot::untie(&export);
 }
+
+/// The limit of a quota group of Btrfs, which counts all that is touched once more before it gives room back.
+#[test]
+fn a_rollback_that_a_quota_stops_says_how_much_it_needs_and_goes_on_with_that() {
+    let _turn = crate::stage::turn();
+    for model in MODELS {
+        let disk = |kind, mebibytes| crate::disk::Disk::format(kind, mebibytes, "defaults");
+        let stage =
+            Stage::on(crate::stage::Disks { export: disk("btrfs", 256), journal: Some(disk("ext4", 8)) });
+        let (export, root) = (stage.export(), stage.folder());
+        let btrfs = |words: &[&str]| success(Command::new("btrfs").args(words).arg(&root));
+        success(Command::new("btrfs").args(["-q", "subvolume", "create"]).arg(&export));
+        for number in 0..2000 {
+            let name = export.join(number.to_string());
+            if number % 8 > 0 {
+                std::os::unix::fs::symlink(format!("target {number:080}"), name).unwrap();
+                continue;
+            }
+            std::fs::write(&name, "a file").unwrap();
+            std::os::unix::fs::chown(&name, Some(1000 + number), Some(2000)).unwrap();
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::lsetxattr(&name, c"system.posix_acl_access", crate::knot::ACL, flags).unwrap();
+        }
+        let before = stage.snapshot();
+        success(&mut stage.convert(model));
+        btrfs(&["quota", "enable"]);
+        btrfs(&["quota", "rescan", "-w"]);
+        stage.disks().export.sync();
+        let groups = btrfs(&["qgroup", "show", "--raw"]);
+        let used = groups
+            .lines()
+            .find_map(|line| line.strip_prefix("0/256")?.split_whitespace().next()?.parse().ok());
+        let used: u64 = used.expect("what the group uses");
+        btrfs(&["qgroup", "limit", &(used + 4096).to_string(), "0/256"]);
+        let said = ended(&mut stage.rollback(), 1);
+        let (_, needs) = said.split_once("needs about ").unwrap_or_else(|| panic!("{said}"));
+        assert!(needs.contains("(btrfs, /dev/loop") && said.contains("quota group"), "{said}");
+        let mut words = needs.split(' ');
+        let number: f64 = words.next().unwrap().parse().unwrap();
+        assert_eq!(words.next(), Some("MiB"), "{said}");
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few MiB")]
+        let needed = (number * f64::from(1 << 20)) as u64;
+        btrfs(&["qgroup", "limit", &(used + needed).to_string(), "0/256"]);
+        // Btrfs reserves more than it needs, and gives that back between two runs.
+        let status = || stage.rollback().output().unwrap().status.code();
+        let runs = (1..=20).find(|_| status() == Some(0));
+        assert!(runs.is_some(), "it does not get to its end with {needed} bytes");
+        assert_same(&before, &stage.snapshot(), model);
+    }
+}

@@ -242,7 +242,7 @@ fn follow(section: &str, block: &Block, machine: &Machine, libvirt: &Instance) {
             text,
             START_VM.replace(
                 "proxy,id=share,socket=$SOCKET\"",
-                "local,id=share,path=/srv/share,security_model=mapped-xattr\""
+                "local,id=share,path=/srv/share,security_model=mapped-xattr,multidevs=warn\""
             )
         );
     }

@@ -52,14 +52,21 @@ pub fn of(facts: &Facts, model: Model) -> PriceRow {
 /// removed, and where it has several names that is kept to the end; a real ACL may need a block of its own; a file system that
 /// never writes in place writes all it touches to another place first.
 fn of_rollback(facts: &Facts) -> (u64, u64) {
+    let survey = &facts.survey;
+    let (block, kind) = (facts.filesystem.block, facts.filesystem.kind.as_slice());
+    rollback_room(survey.entries(), survey.replaced(), survey.acls, block, kind)
+}
+
+/// [`of_rollback`] for so many entries, of which `replaced` are replaced and `acls` have ACLs, on a file system of this type with
+/// blocks of so many bytes: bytes, and inodes.
+pub fn rollback_room(entries: u64, replaced: u64, acls: u64, block: u64, kind: &[u8]) -> (u64, u64) {
     const LEAST: u64 = 1 << 20;
     const COPIED: u64 = 512;
-    let survey = &facts.survey;
-    let blocks = survey.acls.saturating_add(survey.replaced());
-    let copies = [&b"btrfs"[..], b"zfs", b"bcachefs"].contains(&facts.filesystem.kind.as_slice());
-    let copied = if copies { survey.entries().saturating_mul(COPIED) } else { 0 };
-    let bytes = blocks.saturating_mul(facts.filesystem.block).saturating_add(copied).saturating_add(LEAST);
-    (bytes, survey.replaced().saturating_add(1))
+    let blocks = acls.saturating_add(replaced);
+    let copies = [&b"btrfs"[..], b"zfs", b"bcachefs"].contains(&kind);
+    let copied = if copies { entries.saturating_mul(COPIED) } else { 0 };
+    let bytes = blocks.saturating_mul(block).saturating_add(copied).saturating_add(LEAST);
+    (bytes, replaced.saturating_add(1))
 }
 
 /// Bytes of blocks that the attributes take.
