@@ -1,13 +1,16 @@
 //! The document of `migrate audit`.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::finding::{self, Kind, Severity};
 use super::rows::{Counts, FindingRow};
-use super::{Format, SCHEMA, Text, junit, prometheus, sarif, write, write_findings};
+use super::text::severity_name;
+use super::{Format, SCHEMA, Text, junit, prometheus, sarif, write, write_finding};
 use crate::cli::AuditFormat;
 use crate::exit::Outcome;
 
@@ -43,7 +46,22 @@ pub struct AuditDocument {
     pub left_out: Vec<String>,
     /// Counts.
     pub summary: Summary,
+    /// The findings about QEMU's versions as the text shows them.
+    #[serde(skip)]
+    pub advisories: Vec<AdvisoryBlock>,
 }
+
+/// What one QEMU means for the shares, as the text shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AdvisoryBlock {
+    /// Which QEMU, where, and what holds for all rows.
+    pub heading: String,
+    /// A line each, the most severe first.
+    pub rows: Vec<(Severity, String)>,
+}
+
+/// The kinds of findings that the blocks show.
+const ADVISORIES: &[&Kind] = &[&finding::QEMU_VULNERABILITY, &finding::QEMU_FAULT, &finding::QEMU_DIFFERENCE];
 
 /// One installed QEMU program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -204,7 +222,21 @@ impl AuditDocument {
 
 impl Text for AuditDocument {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        write_findings(&self.findings, out)?;
+        // A document that was read from JSON has no blocks: its findings are shown one by one.
+        let is_shown =
+            |row: &&FindingRow| self.advisories.is_empty() || ADVISORIES.iter().all(|kind| kind.id != row.id);
+        let mut shown: Vec<_> = self.findings.iter().filter(is_shown).collect();
+        // Stable: equals stay in the order found.
+        shown.sort_by_key(|row| Reverse(row.severity));
+        for row in shown {
+            write_finding(row, out)?;
+        }
+        for block in &self.advisories {
+            writeln!(out, "{}:", block.heading)?;
+            for (severity, row) in &block.rows {
+                writeln!(out, "    {}: {row}", severity_name(*severity))?;
+            }
+        }
         if !self.findings.is_empty() {
             writeln!(out)?;
         }

@@ -23,14 +23,19 @@ pub fn write_finding(finding: &FindingRow, out: &mut dyn Write) -> io::Result<()
         (None, Some(line)) => format!("standard input:{line}: "),
         (None, None) => String::new(),
     };
-    let severity = match finding.severity {
-        Severity::Error => "error",
-        Severity::Warning => "warning",
-        Severity::Info => "info",
-    };
+    let severity = severity_name(finding.severity);
     writeln!(out, "{place}{severity}: {} [{}]", finding.message, finding.id)?;
     if !finding.remedy.is_empty() {
         writeln!(out, "    {}", finding.remedy)?;
     }
     Ok(())
+}
+
+/// How the text calls a severity.
+pub fn severity_name(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+        Severity::Info => "info",
+    }
 }

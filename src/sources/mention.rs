@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
+
 use memchr::memmem;
 
 use super::chars::Lines;
@@ -21,6 +23,9 @@ const HELPER: &[u8] = b"virtfs-proxy-helper";
 /// The first keys of a proxy share's options: `proxy,KEY=`.
 const KEYS: &[&[u8]] = &[b"id=", b"socket=", b"sock_fd=", b"mount_tag=", b"readonly", b"writeout="];
 
+/// How far before the word a mark is looked for, in bytes.
+const MARK_DISTANCE: usize = 16;
+
 /// How much of one piece is looked at again together with the next one, in bytes.
 pub const OVERLAP: usize = 64;
 
@@ -39,7 +44,7 @@ impl Mentions {
     pub fn take(&mut self, piece: &[u8], finders: &Finders) {
         if finders.word.find(piece).is_some() {
             self.word = true;
-            self.option |= has_option(piece);
+            self.option |= has_option(piece) || has_marked_word(piece);
             self.helper |= memmem::find(piece, HELPER).is_some();
         }
         self.mark = self.mark || finders.marks.iter().any(|mark| mark.find(piece).is_some());
@@ -160,19 +165,61 @@ fn has_option(text: &[u8]) -> bool {
     memmem::find_iter(text, b"proxy,").any(|at| starts_option(text.get(at + 6..).unwrap_or_default()))
 }
 
+/// Whether a mark and the word stand side by side, as in `-fsdev proxy,$OPTIONS`.
+fn has_marked_word(text: &[u8]) -> bool {
+    memmem::find_iter(text, WORD).any(|at| {
+        let before = text.get(at.saturating_sub(MARK_DISTANCE)..at).unwrap_or_default();
+        MARKS.iter().any(|mark| {
+            let between = memmem::rfind(before, mark).and_then(|found| before.get(found + mark.len()..));
+            between.is_some_and(|between| {
+                !between.iter().any(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'\n' | b'-'))
+            })
+        })
+    })
+}
+
 fn starts_option(rest: &[u8]) -> bool {
     KEYS.iter().any(|key| rest.starts_with(key))
 }
 
-/// The line on which `text` names a proxy share outside of comments, as a value and not as a synopsis.
-pub fn names_share(text: &[u8]) -> Option<u64> {
+/// The lines on which `text` names a proxy share outside of comments, as a value and not as a synopsis: one entry for each
+/// time, in order.
+fn shares_named(text: &[u8]) -> Vec<u64> {
     let plain = if memmem::find(text, WORD).is_none() { unescaped(text) } else { None };
     let text = plain.as_deref().unwrap_or(text);
     let named = |at: &usize| {
         let rest = text.get(at + 6..).unwrap_or_default();
         starts_option(rest) && starts_word(text, *at) && !is_synopsis(rest) && !is_comment(text, *at)
     };
-    memmem::find_iter(text, b"proxy,").find(named).map(|at| Lines::new(text).line(at))
+    let mut places = memmem::find_iter(text, b"proxy,").filter(named).peekable();
+    if places.peek().is_none() {
+        return Vec::new();
+    }
+    let lines = Lines::new(text);
+    places.map(|at| lines.line(at)).collect()
+}
+
+/// The first line that names a share which was not read, where `read` are the lines of those that were. A share that was
+/// read on a line which names none stands for one that is named elsewhere: a command of several lines has one number.
+pub fn first_unread(text: &[u8], read: &[Option<u64>]) -> Option<u64> {
+    let mut named: BTreeMap<u64, usize> = BTreeMap::new();
+    for line in shares_named(text) {
+        *named.entry(line).or_default() += 1;
+    }
+    let mut elsewhere = 0_usize;
+    for line in read {
+        match line.and_then(|line| named.get_mut(&line)) {
+            Some(missing) => *missing = missing.saturating_sub(1),
+            None => elsewhere += 1,
+        }
+    }
+    for (line, missing) in named {
+        elsewhere = match elsewhere.checked_sub(missing) {
+            Some(left) => left,
+            None => return Some(line),
+        };
+    }
+    None
 }
 
 /// Whether the word at `at` is one by itself: no `http-proxy,`.
@@ -255,7 +302,26 @@ mod tests {
             ("a\n\"\\x70roxy,id=f\"", Some(2)),
             ("the proxy, which", None),
         ] {
-            assert_eq!(names_share(text.as_bytes()), line, "{text}");
+            assert_eq!(first_unread(text.as_bytes(), &[]), line, "{text}");
+        }
+    }
+
+    #[test]
+    fn each_share_that_is_named_has_one_that_was_read() {
+        let text = b"a proxy,id=f\nb\nc proxy,id=g proxy,id=h\n";
+        for (read, line) in [
+            (&[][..], Some(1)),
+            (&[Some(1)], Some(3)),
+            (&[Some(1), Some(1), Some(1)], Some(3)),
+            (&[Some(1), Some(3)], Some(3)),
+            (&[Some(1), Some(3), Some(3)], None),
+            // A command that begins on another line.
+            (&[Some(1), Some(2), Some(2)], None),
+            (&[Some(2), Some(3), Some(3)], None),
+            (&[None, None, None], None),
+            (&[None, None], Some(3)),
+        ] {
+            assert_eq!(first_unread(text, read), line, "{read:?}");
         }
     }
 }

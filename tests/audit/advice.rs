@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::run::{Audit, audit, domain, write};
+use crate::run::{Audit, audit, domain, plain, write};
 
 const SCRIPT: &str = "qemu -virtfs proxy,id=f,mount_tag=t,socket=/run/a.sock\n";
 
@@ -166,4 +166,33 @@ fn root_makes_it_worse() {
         let says = found.document.to_string().contains("QEMU runs as root here (");
         assert_eq!(says, *severity == "error", "{files:?}");
     }
+}
+
+/// The text has one block for each QEMU: a heading, and a line for each row, behind the shares.
+#[test]
+fn the_text_has_one_block_a_qemu() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("a.sh"), SCRIPT);
+    let folder = dir.path().to_str().unwrap();
+    let output = plain(["--qemu", "10.0.13", folder]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    let heading = "QEMU 10.0.13 (the target): what it means for shares over the local backend. Update QEMU; the CVEs are \
+                   not fixed upstream in this version, see your distribution:";
+    let at = lines.iter().position(|line| *line == heading).unwrap_or_else(|| panic!("{text}"));
+    assert!(lines[..at].iter().any(|line| line.contains("[export-unknown]")), "{text}");
+    let block: Vec<_> = lines[at + 1..].iter().take_while(|line| line.starts_with("    ")).collect();
+    assert_eq!(block.len(), advice(&judged(dir.path(), "10.0.13")).len(), "{text}");
+    assert_eq!(
+        *block[0],
+        "    warning: CVE-2026-93834: a guest can leave the share and use the host's files as QEMU's user (CVSS 8.8) \
+         [qemu-vulnerability]"
+    );
+    let infos = block.iter().position(|line| line.starts_with("    info: ")).unwrap();
+    assert!(block[..infos].iter().all(|line| line.starts_with("    warning: ")), "{text}");
+    assert!(block[infos..].iter().all(|line| line.starts_with("    info: ")), "{text}");
+    assert_eq!(text.matches("CVE-2026-93834").count(), 1, "{text}");
+    let found = plain(["--qemu", "11.1", folder]);
+    let text = String::from_utf8(found.stdout).unwrap();
+    assert!(text.contains("    warning: CVE-2026-93834 (unless it is 11.1.2 or newer): "), "{text}");
 }

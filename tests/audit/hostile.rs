@@ -172,11 +172,11 @@ fn multiplying() -> Vec<(&'static str, String, bool)> {
     let pair =
         |i| format!(" -fsdev proxy,id=f{i},socket=/s{i} -device virtio-9p-pci,fsdev=f{i},mount_tag=t{i}");
     let script = |text: String| format!("#!/bin/sh\nqemu {text}\n");
-    let list = "- \"-fsdev proxy,id=f,socket=/aaaaaaaaaaaaaaaaaaaaaaaa\"\n".repeat(9000);
-    let lists = "- [*a]\n".repeat(900);
+    let list = "- \"-fsdev proxy,id=f,socket=/aaaaaaaaaaaaaaaaaaaaaaaa\"\n".repeat(1100);
+    let lists = "- [*a]\n".repeat(700);
     vec![
         // The name, its text, and whether something of it is left out.
-        ("shares.sh", script(numbered(&pair, 5000)), true),
+        ("shares.sh", script(numbered(&pair, 1100)), true),
         ("commands.sh", numbered(&|i| format!("qemu{}\n", pair(i)), 20_000), true),
         ("sets.sh", script(format!("{fsdev} {}", "-set fsdev.f.readonly=on ".repeat(20_000))), true),
         (
@@ -184,11 +184,11 @@ fn multiplying() -> Vec<(&'static str, String, bool)> {
             script(format!("{fsdev} {}{}", device.repeat(900), "-set fsdev.f.readonly=on ".repeat(900))),
             true,
         ),
-        ("twins.sh", script(format!("{fsdev} {}", "-fsdev proxy,id=f,socket=/a ".repeat(4000))), true),
+        ("twins.sh", script(format!("{fsdev} {}", "-fsdev proxy,id=f,socket=/a ".repeat(1500))), true),
         ("properties.sh", script(format!("{fsdev}{}", numbered(&|i| format!(",a{i}=b"), 20_000))), true),
         (
             "doubling.sh",
-            format!("#!/bin/sh\na=\"-fsdev proxy \"\n{}qemu $a\n", "a=\"$a$a\"\n".repeat(200)),
+            format!("#!/bin/sh\na=\"-fsdev proxy \"\n{}qemu $a\n", "a=\"$a$a\"\n".repeat(60)),
             true,
         ),
         ("uses.sh", format!("{long}{}", ": $a $a $a\n".repeat(40_000)), true),
@@ -201,7 +201,7 @@ fn multiplying() -> Vec<(&'static str, String, bool)> {
         ),
         ("sources.sh", format!("{long}{}", ". /etc/services\n".repeat(20_000)), true),
         ("list.yaml", format!("proxy: &a\n{list}x:\n{lists}"), true),
-        ("sum.py", format!("a = [\"-fsdev\", \"proxy,\", {}\"y\"]", "+\"x\"".repeat(100_000)), true),
+        ("sum.py", format!("a = [\"-fsdev\", \"proxy,id=f,socket=/a\"{}]", "+\"x\"".repeat(100_000)), false),
         ("settings.cfg", "9p_fs_driver = proxy\n".repeat(25_000), true),
         ("ini.conf", format!("[a]\ncommand=-fsdev proxy,\n{}", " x\n".repeat(500_000)), true),
         (
@@ -216,7 +216,7 @@ fn multiplying() -> Vec<(&'static str, String, bool)> {
         ("Dockerfile", "CMD [\"-fsdev\", \"proxy,id=f,socket=/a\"]\n".repeat(20_000), true),
         (
             "qemu.cfg",
-            numbered(&|i| format!("[fsdev \"f{i}\"]\n fsdriver = \"proxy\"\n socket = \"/s{i}\"\n"), 20_000),
+            numbered(&|i| format!("[fsdev \"f{i}\"]\n fsdriver = \"proxy\"\n socket = \"/s{i}\"\n"), 1100),
             true,
         ),
     ]

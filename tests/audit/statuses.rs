@@ -297,3 +297,46 @@ fn a_share_in_an_unknown_form_is_unread_and_a_synopsis_is_not() {
         }
     }
 }
+
+/// A share that is read hides no other one of its file.
+#[test]
+fn a_share_in_an_unknown_form_beside_one_that_is_read_is_unread() {
+    let read = "qemu -virtfs proxy,id=f,mount_tag=t,socket=/run/a.sock\n";
+    for (name, text, line) in [
+        ("a.sh", format!("{read}cat <<EOF >x\n[vm]\nopts: proxy,id=g,socket=/b\nEOF\n"), 4),
+        ("a.sh", "virtfs-proxy-helper -p /a -s /a.sock\nx: proxy,id=g,socket=/b\n".to_owned(), 2),
+        (
+            "a.py",
+            "a = [\"qemu\", \"-fsdev\", \"proxy,id=f,socket=/a\"]\nb = f(\"proxy,id=g,socket=/b\")\n"
+                .to_owned(),
+            2,
+        ),
+        (
+            "a.yaml",
+            "a: [qemu, -fsdev, \"proxy,id=f,socket=/a\"]\nb: {opts: \"proxy,id=g,socket=/b\"}\n".to_owned(),
+            2,
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir.path().join(name), &text);
+        let found = audit([dir.path()]);
+        let reason = format!(
+            "{name}: line {line}: it names a proxy share in a form that is not known: look at it yourself"
+        );
+        assert_eq!(found.unread(dir.path()), [reason], "{text}: {:#}", found.document);
+        assert_eq!(found.status, 3, "{text}");
+    }
+    // Every share is read: in one command of several lines, twice on a line, by a variable.
+    for text in [
+        "qemu \\\n  -fsdev proxy,id=f,socket=/a \\\n  -fsdev proxy,id=g,socket=/b\n",
+        "qemu -fsdev proxy,id=f,socket=/a -fsdev proxy,id=g,socket=/b\n",
+        "o=proxy,id=f,socket=/a\nqemu -fsdev $o\n",
+        "o=proxy,id=f,socket=/a\nif x; then o=proxy,id=g,socket=/b; fi\nqemu -fsdev $o\n",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir.path().join("a.sh"), text);
+        let found = audit([dir.path()]);
+        assert_eq!(found.unread(dir.path()), [""; 0], "{text}: {:#}", found.document);
+        assert_eq!(found.status, 3, "{text}");
+    }
+}

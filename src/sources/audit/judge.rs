@@ -87,6 +87,7 @@ impl Judge {
         if !document.shares.is_empty() || !document.helpers.is_empty() {
             let as_root = self.as_root.as_deref();
             document.findings.extend(advise::findings(self.target.as_ref(), &self.installed, as_root));
+            document.advisories = advise::blocks(self.target.as_ref(), &self.installed, as_root);
         }
         document.finish();
         document

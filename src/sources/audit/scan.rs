@@ -15,7 +15,7 @@ use super::walk::{Met, walk};
 use crate::share::bounds::bounded;
 use crate::share::rewrite::{MAX_SHARES, Refusal};
 use crate::sources::libvirt::is_saved_image;
-use crate::sources::mention::{can_hold, names_share};
+use crate::sources::mention::{can_hold, first_unread};
 use crate::sources::{Document, Format, Reading, recognise};
 
 /// How many paths wait for a reader at most.
@@ -243,9 +243,9 @@ impl Scan {
         let refusal = unfinished(&mut reading, cut);
         self.unread.extend(refusal.iter().map(|why| (path(), None, why.message.clone())));
         let is_found = !(reading.shares.is_empty() && reading.helpers.is_empty());
-        if !is_found
-            && refusal.is_none()
-            && let Some(line) = names_share(document.bytes)
+        let read: Vec<_> = reading.shares.iter().map(|share| share.place.line).collect();
+        if refusal.is_none()
+            && let Some(line) = first_unread(document.bytes, &read)
         {
             let reason = "it names a proxy share in a form that is not known: look at it yourself";
             self.unread.push((path(), Some(line), reason.to_owned()));

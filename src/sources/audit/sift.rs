@@ -219,7 +219,10 @@ mod tests {
         assert_eq!(sifted(&vec![b'x'; long + 1]), Sifted::Nothing);
         let words = b"list of packages: http-proxy virtfs\n".repeat(long / 30);
         assert_eq!(sifted(&words), Sifted::Nothing);
-        assert_eq!(sifted(&[words, b"-fsdev proxy,id=f".to_vec()].concat()), Sifted::TooLong);
+        for share in ["-fsdev proxy,id=f", "-fsdev proxy,$OPTIONS", "fsdriver = \"proxy\""] {
+            let text = [words.clone(), share.into()].concat();
+            assert_eq!(sifted(&text), Sifted::TooLong, "{share}");
+        }
     }
 
     #[test]

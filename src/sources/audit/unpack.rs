@@ -9,23 +9,23 @@ use super::host::MAX_FILE;
 /// How a gzip file begins.
 const GZIP: &[u8] = b"\x1f\x8b";
 
-/// How other compressed files and containers begin, and what they are.
-const OTHERS: &[(&[u8], &str)] = &[
-    (b"\xfd7zXZ\0", "compressed by xz"),
-    (b"\x28\xb5\x2f\xfd", "compressed by zstd"),
-    (b"BZh", "compressed by bzip2"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"\x04\x22\x4d\x18", "compressed by lz4"),
-    (b"\x5d\x00\x00", "compressed by lzma"),
-    (b"LZIP", "compressed by lzip"),
-    (b"\x89LZO\0", "compressed by lzop"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (b"Rar!", "a RAR archive"),
-    (b"!<arch>\n", "an archive of ar, such as a Debian package"),
-    (b"\xed\xab\xee\xdb", "an RPM package"),
-    (b"hsqs", "a SquashFS image"),
-    (b"QFI\xfb", "a qcow2 disk image"),
-    (b"KDMV", "a VMDK disk image"),
+/// How other compressed files and containers begin, what they are, and the program that unpacks a single compressed file.
+const OTHERS: &[(&[u8], &str, Option<&str>)] = &[
+    (b"\xfd7zXZ\0", "compressed by xz", Some("xz")),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", Some("zstd")),
+    (b"BZh", "compressed by bzip2", Some("bzip2")),
+    (b"PK\x03\x04", "a ZIP archive", None),
+    (b"\x04\x22\x4d\x18", "compressed by lz4", Some("lz4")),
+    (b"\x5d\x00\x00", "compressed by lzma", Some("xz")),
+    (b"LZIP", "compressed by lzip", Some("lzip")),
+    (b"\x89LZO\0", "compressed by lzop", Some("lzop")),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", None),
+    (b"Rar!", "a RAR archive", None),
+    (b"!<arch>\n", "an archive of ar, such as a Debian package", None),
+    (b"\xed\xab\xee\xdb", "an RPM package", None),
+    (b"hsqs", "a SquashFS image", None),
+    (b"QFI\xfb", "a qcow2 disk image", None),
+    (b"KDMV", "a VMDK disk image", None),
 ];
 
 /// What a file's bytes are.
@@ -42,10 +42,8 @@ pub enum Packed {
 /// Unpacks a file.
 pub fn unpack(bytes: &[u8]) -> Packed {
     if !bytes.starts_with(GZIP) {
-        let other = OTHERS.iter().find(|(magic, _)| bytes.starts_with(magic));
-        return other.map_or(Packed::Not, |(_, what)| {
-            Packed::Unread(format!("it is {what}: unpack it, and audit what it holds"))
-        });
+        let other = OTHERS.iter().find(|(magic, ..)| bytes.starts_with(magic));
+        return other.map_or(Packed::Not, |(_, what, tool)| Packed::Unread(told(what, *tool)));
     }
     let unpacked = read_bounded(flate2::read::MultiGzDecoder::new(bytes));
     match unpacked {
@@ -54,6 +52,18 @@ pub fn unpack(bytes: &[u8]) -> Packed {
             Packed::Unread(format!("unpacked, it is longer than {} MiB", MAX_FILE >> 20))
         }
         Err(error) => Packed::Unread(format!("it can't be unpacked: {error}")),
+    }
+}
+
+/// Why a file is not read, and how its content can be.
+fn told(what: &str, tool: Option<&str>) -> String {
+    match tool {
+        Some(tool) => {
+            format!(
+                "it is {what}: audit its content with `{tool} -dc FILE | virtfs-proxy-helper migrate audit -`"
+            )
+        }
+        None => format!("it is {what}: unpack it into an empty folder, and audit that folder"),
     }
 }
 
@@ -107,8 +117,11 @@ mod tests {
     fn other_compressed_files_are_told() {
         for (program, name) in [(&["xz", "-c"][..], "xz"), (&["zstd", "-c", "-q"], "zstd")] {
             let Packed::Unread(reason) = unpack(&packed(program, b"x")) else { panic!("{name}") };
-            assert_eq!(reason, format!("it is compressed by {name}: unpack it, and audit what it holds"));
+            let command = format!("`{name} -dc FILE | virtfs-proxy-helper migrate audit -`");
+            assert_eq!(reason, format!("it is compressed by {name}: audit its content with {command}"));
         }
         assert!(matches!(unpack(b"BZh91AY"), Packed::Unread(_)));
+        let Packed::Unread(reason) = unpack(b"PK\x03\x04") else { panic!("a ZIP archive") };
+        assert_eq!(reason, "it is a ZIP archive: unpack it into an empty folder, and audit that folder");
     }
 }
