@@ -14,6 +14,7 @@ pub mod managed;
 mod mention;
 #[cfg(test)]
 mod properties;
+mod proved;
 mod proxmox;
 pub mod readconfig;
 mod shell;

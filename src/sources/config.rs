@@ -19,15 +19,14 @@ use super::audit::Host;
 use super::join::{self, Joined};
 use super::launcher::Launcher;
 use super::libvirt::is_saved_image;
-use super::templates::refuse_cut;
-use super::{Beside, Document, Format as _, Reading, Unreadable, recognise_named};
+use super::proved::{self, Rewritten};
+use super::{Beside, Document, Format as _, Reading, recognise_named};
 use crate::cli::{ConfigArgs, Snippet};
 use crate::data::devices::multidevs_of;
 use crate::exit::Outcome;
-use crate::share::backend::Backend;
 use crate::share::bounds::bounded;
 use crate::share::local::Options;
-use crate::share::rewrite::{Moved, Refusal, Rewrite, apply};
+use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::share::{ExportPath, Share, Transport};
 use crate::text::{escape, escape_path, shell_word};
 
@@ -88,23 +87,12 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
         }
         return Ok(Outcome::Clean);
     }
-    let (edits, _) = bounded(|| format.rewrite_beside(&document, &how, beside));
-    let mut edits = edits.map_err(|refusal| input.refused(&refusal))?;
-    refuse_cut(&document, &edits.edits).map_err(|refusal| input.refused(&refusal))?;
-    helpers::settle(&document, format.name(), &reading, &mut edits);
-    let mut changes = edits.edits.clone();
-    if args.in_place || args.diff {
-        changes.extend(additions::apart(&mut edits));
-    }
-    let new = apply(&input.bytes, &changes);
-    // libvirt's own words for a share are in no argument, in a domain inside another file neither.
-    let native = memchr::memmem::find(&new, b"<filesystem").is_some();
-    let rewritten = Document { bytes: &new, ..document };
-    prove(read(&rewritten))
-        .and_then(|()| {
-            Backend::Local.seek(|| compare(read(&document), read(&rewritten), &edits.moved, native))
-        })
-        .map_err(|reason| input.error(None, &reason))?;
+    let more = |edits: &mut Edits| {
+        helpers::settle(&document, format.name(), &reading, edits);
+        if args.in_place || args.diff { additions::apart(edits) } else { Vec::new() }
+    };
+    let rewritten = proved::rewrite(format, &document, &reading.shares, &how, beside, &more);
+    let Rewritten { mut edits, text: new, native } = rewritten.map_err(|refusal| input.refused(&refusal))?;
     input.deliver(args, &new)?;
     let exports = edits.moved.iter().map(|moved| &moved.export);
     let multidevs = multidevs::findings(exports, &how, native);
@@ -131,55 +119,6 @@ fn own_of_libvirt(path: &Path, bytes: &[u8]) -> Option<String> {
         "Do this instead: virsh dumpxml --inactive --security-info {name} > NEW.xml; virtfs-proxy-helper migrate config \
          --in-place NEW.xml; virsh define NEW.xml"
     ))
-}
-
-/// A rewrite that left a proxy share behind would be wrong; so would one that no reader understands.
-fn prove(reading: Result<Reading, Unreadable>) -> Result<(), String> {
-    let left =
-        reading.map_err(|error| format!("after the rewrite it could not be read any more: {error}"))?;
-    match left.shares.first() {
-        Some(share) => Err(format!(
-            "after the rewrite the share {} would still go over the proxy: change it by hand",
-            share.title()
-        )),
-        None => Ok(()),
-    }
-}
-
-/// The rewritten file must hold, besides the `local` shares that were there, the moved ones as they are to be, and no
-/// others. A share that libvirt says in its own words from now on is in no argument any more.
-fn compare(
-    before: Result<Reading, Unreadable>,
-    after: Result<Reading, Unreadable>,
-    moved: &[Moved],
-    native: bool,
-) -> Result<(), String> {
-    let after = after.map_err(|error| format!("after the rewrite it could not be read any more: {error}"))?;
-    let said = |share: &Share, transport: Transport| {
-        let (tag, device) = (share.mount_tag.clone(), share.device.clone());
-        (share.fsdev.clone(), tag, device, share.readonly, share.writeout, transport)
-    };
-    let own = |share: &Share| said(share, share.transport.clone());
-    let mut expected: Vec<_> = before.unwrap_or_default().shares.iter().map(own).collect();
-    expected.extend(moved.iter().map(|one| said(&one.share, Transport::Socket(one.path().to_owned()))));
-    for share in &after.shares {
-        let Some(at) = expected.iter().position(|one| *one == own(share)) else {
-            return Err(format!(
-                "after the rewrite the share {} would not be what it should: change it by hand",
-                share.title()
-            ));
-        };
-        expected.swap_remove(at);
-    }
-    // Two lists that share an argument move one share twice.
-    let is_gone = |one: &&_| !after.shares.iter().any(|share| own(share) == **one);
-    match expected.iter().find(is_gone) {
-        Some((_, tag, ..)) if !native => {
-            let tag = tag.as_deref().map_or("without a tag".into(), escape);
-            Err(format!("after the rewrite the share {tag} would be gone: change it by hand"))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// What the admin wishes, with what the document's own helpers say.
@@ -424,39 +363,4 @@ fn read(mut from: impl Read) -> anyhow::Result<Vec<u8>> {
         );
     }
     Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sources::Format;
-    use crate::sources::shell::Shell;
-
-    fn compared(new: &str) -> Result<(), String> {
-        let old = "qemu -virtfs local,path=/b,mount_tag=b,security_model=none \\\n -virtfs \
-                   proxy,id=f,mount_tag=t,socket=/a,readonly=on\n";
-        let document = |text: &'static str| Document { path: None, bytes: text.as_bytes() };
-        let read = |text: &[u8]| Shell.read(&Document { path: None, bytes: text });
-        let share = Shell.read(&document(old)).unwrap().shares.remove(0);
-        let moved = [Moved { share, export: "/srv".into(), inside: None }];
-        Backend::Local.seek(|| compare(read(old.as_bytes()), read(new.as_bytes()), &moved, false))
-    }
-
-    #[test]
-    fn a_rewrite_that_says_anything_else_is_refused() {
-        let good = "qemu -virtfs local,path=/b,mount_tag=b,security_model=none \\\n -virtfs \
-                    local,id=f,mount_tag=t,path=/srv,security_model=mapped-xattr,readonly=on\n";
-        assert_eq!(compared(good), Ok(()));
-        for (from, to) in [
-            ("path=/srv", "path=/srv2"),
-            ("readonly=on", "readonly=off"),
-            ("mount_tag=t", "mount_tag=u"),
-            ("id=f", "id=g"),
-            ("path=/b", "path=/c"),
-            ("-virtfs local,id=f", "# -virtfs local,id=f"),
-            ("path=/srv", "path='/srv"),
-        ] {
-            compared(&good.replace(from, to)).expect_err(to);
-        }
-    }
 }

@@ -5,6 +5,7 @@
 #[path = "../support/disk.rs"]
 mod disk;
 
+mod agree;
 mod cases;
 mod confined;
 mod golden;

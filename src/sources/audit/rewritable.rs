@@ -1,12 +1,10 @@
-//! Whether `migrate config` could rewrite a document's shares, were the exported directories known: it is tried.
+//! Whether `migrate config` could rewrite a document's shares if the exported directories were known: it is tried.
 
 use std::os::unix::ffi::OsStrExt;
 
-use crate::share::bounds::bounded;
 use crate::share::rewrite::{Refusal, Rewrite};
 use crate::share::{Share, Transport};
-use crate::sources::templates::refuse_cut;
-use crate::sources::{Beside, Document, Format};
+use crate::sources::{Beside, Document, Format, proved};
 
 /// More shares than this have a file's first refusal in common: each is one more rewrite of the file.
 const MANY: usize = 32;
@@ -21,9 +19,6 @@ pub fn refusals(
     if shares.is_empty() {
         return Vec::new();
     }
-    if let Some(refusal) = Refusal::too_many(shares.len()) {
-        return vec![Some(refusal); shares.len()];
-    }
     let mut how = Rewrite::default();
     for share in shares {
         let mut names = vec![share.fsdev.clone()];
@@ -34,17 +29,19 @@ pub fn refusals(
         names.extend(share.handle());
         how.exports.extend(names.into_iter().map(|name| (name, "/export".into())));
     }
-    let rewrite = |how: &Rewrite| {
-        let edits = bounded(|| format.rewrite_beside(document, how, Some(beside))).0?;
-        refuse_cut(document, &edits.edits)
-    };
-    let refusal = |how: &Rewrite| rewrite(how).err();
-    let first = refusal(&how);
-    let each = |share: &Share| match &first {
-        Some(_) if (2..=MANY).contains(&shares.len()) => {
-            refusal(&Rewrite { only: Some(share.clone()), ..how.clone() })
-        }
-        other => other.clone(),
-    };
-    shares.iter().map(each).collect()
+    let refusal =
+        |how: &Rewrite| proved::rewrite(format, document, shares, how, Some(beside), &|_| Vec::new()).err();
+    let Some(first) = refusal(&how) else { return vec![None; shares.len()] };
+    if !(2..=MANY).contains(&shares.len()) {
+        return vec![Some(first); shares.len()];
+    }
+    let alone = |share: &Share| refusal(&Rewrite { only: Some(share.clone()), ..how.clone() });
+    shares.iter().map(|share| Some(alone(share).unwrap_or_else(|| in_the_way(&first)))).collect()
+}
+
+/// Nothing of a file is rewritten where one of its shares can't be.
+fn in_the_way(other: &Refusal) -> Refusal {
+    let message =
+        format!("all shares of a file are rewritten or none, and another one can't be: {}", other.message);
+    Refusal { message, ..other.clone() }
 }
