@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::chars::{Command, Embedded, Lexed, Lines, Required, Word, span, unknown_parts};
 use super::containers::{self, Container};
 use super::mention::says_word;
-use super::spelling::respell;
+use super::spelling::{Spelt, respell};
 use super::{Document, Format, Reading, Unreadable, templates, wrappers};
 use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, Arg, ArgvShare, Splice};
@@ -300,7 +300,7 @@ fn shares<'a>(lexed: &'a Lexed, lines: &Lines) -> Vec<Found<'a>> {
             all.push(Found { command, args, shares });
         }
     }
-    let mut best: HashMap<u32, (u8, usize)> = HashMap::new();
+    let mut best: HashMap<(u32, Vec<u8>), (u8, usize)> = HashMap::new();
     for (index, found) in all.iter().enumerate() {
         for share in &found.shares {
             let seen = u8::from(share.share.device.is_some()) + u8::from(share.share.mount_tag.is_some());
@@ -323,8 +323,11 @@ fn shares<'a>(lexed: &'a Lexed, lines: &Lines) -> Vec<Found<'a>> {
 }
 
 /// Where a share's text begins, through variables: what its occurrences in several commands have in common.
-fn origin(command: &Command, share: &ArgvShare) -> Option<u32> {
-    command.words.get(share.fsdev)?.chars.first().map(|c| c.start)
+/// All that comes from another file begins at that file's name here: its text tells the shares apart.
+fn origin(command: &Command, share: &ArgvShare) -> Option<(u32, Vec<u8>)> {
+    let word = command.words.get(share.fsdev)?;
+    let first = word.chars.first()?;
+    Some((first.start, if first.spelt == Spelt::Fixed { word.bytes() } else { Vec::new() }))
 }
 
 /// Whether the command is QEMU's: other emulators have a `-virtfs proxy,ws://…` of their own.

@@ -5,6 +5,7 @@ mod after;
 mod helpers;
 mod in_place;
 mod multidevs;
+mod own_of_libvirt;
 mod snippet;
 mod user;
 
@@ -47,7 +48,7 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
         bail!("{}: it is empty: check the command or the file that it comes from", input.name);
     }
     if args.in_place
-        && let Some(way) = input.path.as_deref().and_then(|path| own_of_libvirt(path, &input.bytes))
+        && let Some(way) = input.path.as_deref().and_then(|path| own_of_libvirt::way(path, &input.bytes))
     {
         bail!(
             "{}: libvirt writes this file itself, and does not see an edit; nothing is written. {way}",
@@ -99,26 +100,6 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     edits.findings.extend(multidevs);
     after::tell(&after::Told { document: &document, edits: &edits, how: &how, args });
     Ok(if args.check { Outcome::Findings } else { Outcome::Clean })
-}
-
-/// What to do in place of an edit where libvirt writes the file itself; `None` where it does not.
-fn own_of_libvirt(path: &Path, bytes: &[u8]) -> Option<String> {
-    const FOLDERS: [&[u8]; 4] =
-        [b"/etc/libvirt/qemu/", b"/run/libvirt/qemu/", b"/var/lib/libvirt/qemu/", b"/.config/libvirt/qemu/"];
-    let start = bytes.get(..bytes.len().min(4096)).unwrap_or_default();
-    let has = |text: &[u8]| memchr::memmem::find(start, text).is_some();
-    let below = |folder: &&[u8]| memchr::memmem::find(path.as_os_str().as_bytes(), folder).is_some();
-    let placed = path.extension().is_some_and(|it| it == "xml") && FOLDERS.iter().any(below);
-    let generated = has(b"WARNING: THIS IS AN AUTO-GENERATED FILE") && has(b"virsh");
-    if !(placed || generated) {
-        return None;
-    }
-    let name =
-        path.file_stem().map(|name| escape(&shell_word(name.as_bytes())).into_owned()).unwrap_or_default();
-    Some(format!(
-        "Do this instead: virsh dumpxml --inactive --security-info {name} > NEW.xml; virtfs-proxy-helper migrate config \
-         --in-place NEW.xml; virsh define NEW.xml"
-    ))
 }
 
 /// What the admin wishes, with what the document's own helpers say.

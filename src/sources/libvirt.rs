@@ -32,6 +32,17 @@ pub(super) use file::is_saved_image;
 /// Domain XML and its wrappers.
 pub struct Libvirt;
 
+/// What a document is to libvirt.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// What holds the domain.
+    pub holder: Holder,
+    /// The domain's name.
+    pub domain: Option<Vec<u8>>,
+    /// The name of what holds it: the snapshot's or the checkpoint's.
+    pub name: Option<Vec<u8>>,
+}
+
 impl Format for Libvirt {
     fn name(&self) -> &'static str {
         "libvirt"
@@ -96,8 +107,15 @@ fn rewrite_one(document: &Document, file: &File, how: &Rewrite, edits: &mut Edit
             let line = first.share.place.line;
             return Err(Refusal::at(line, "libvirt writes this file itself", runtime_remedy(&domain)));
         }
+        let first_line = first.share.place.line;
         let wanted: Vec<_> = shares.into_iter().filter(|share| how.wants(&share.share)).collect();
         let mut found = rewrite::domain(file, &domain, &wanted, how)?;
+        if domain.holder == Holder::Stylesheet
+            && found.edits.iter().any(|edit| edit.with.iter().any(|byte| b"{}".contains(byte)))
+        {
+            let message = "a brace in the directory's name would be an expression of the stylesheet";
+            return Err(Refusal::at(first_line, message, "give the directory another name"));
+        }
         for moved in &mut found.moved {
             moved.share.place.file = document.path.map(Path::to_owned);
         }
@@ -115,12 +133,17 @@ fn mend(error: Unreadable) -> Refusal {
     Refusal::at(error.line, error.reason, "mend the file first")
 }
 
-/// What a document is to libvirt, for what is left to say after a rewrite; `None` where it holds no domain.
-pub(super) fn holder(document: &Document) -> Option<Holder> {
+/// What a document is to libvirt; `None` where it holds no domain.
+pub(super) fn held(document: &Document) -> Option<Held> {
     let file = File::open(document.bytes).ok()?;
-    file.documents().iter().find_map(|part| {
-        let xml = part.parse().ok()?;
-        arguments::domains(part, &xml).first().map(|domain| domain.holder)
+    let xml = file.parse().ok()?;
+    let domains = arguments::domains(&file, &xml);
+    let first = domains.first()?;
+    let own = arguments::elements(xml.root_element(), "name").next().and_then(|name| name.text());
+    Some(Held {
+        holder: first.holder,
+        domain: first.name.clone(),
+        name: own.map(|name| name.trim().as_bytes().to_vec()),
     })
 }
 

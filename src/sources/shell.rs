@@ -6,6 +6,8 @@ mod word;
 
 pub use env::split;
 
+use std::path::Path;
+
 use super::chars::Lexed;
 use super::templates::Masked;
 use super::{Beside, Document, Format, Reading, Unreadable, commands};
@@ -50,7 +52,7 @@ impl Format for Shell {
     }
 
     fn read_beside(&self, document: &Document, beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {
-        if !commands::is_candidate(document.bytes) {
+        if !is_candidate(document, beside) {
             return Ok(Reading::default());
         }
         Ok(commands::read(document, &lex(document, beside)?))
@@ -62,7 +64,7 @@ impl Format for Shell {
         how: &Rewrite,
         beside: Option<&dyn Beside>,
     ) -> Result<Edits, Refusal> {
-        if !commands::is_candidate(document.bytes) {
+        if !is_candidate(document, beside) {
             return Ok(Edits::default());
         }
         let lexed = lex(document, beside).map_err(Unreadable::refusal)?;
@@ -78,14 +80,28 @@ impl Format for Shell {
     }
 }
 
+/// Whether a script can hold anything of ours: itself, or in a file that it sources and starts QEMU with.
+fn is_candidate(document: &Document, beside: Option<&dyn Beside>) -> bool {
+    let has = |word: &[u8]| memchr::memmem::find(document.bytes, word).is_some();
+    let sources = |line: &[u8]| {
+        let line = line.trim_ascii_start();
+        line.starts_with(b". ") || line.starts_with(b"source ")
+    };
+    commands::is_candidate(document.bytes)
+        || beside.is_some()
+            && (has(b"qemu") || has(b"kvm"))
+            && document.bytes.split(|byte| *byte == b'\n').any(sources)
+}
+
 fn lex(document: &Document, beside: Option<&dyn Beside>) -> Result<Lexed, Unreadable> {
     let masked = Masked::of(document);
-    Ok(masked.restore(lexer::lex(masked.bytes(), beside)?))
+    let folder = document.path.and_then(Path::parent);
+    Ok(masked.restore(lexer::lex(masked.bytes(), beside, folder)?))
 }
 
 /// Lexes text that is nearly a shell's.
 pub fn lex_text(text: &[u8]) -> Result<Lexed, Unreadable> {
-    lexer::lex(text, None)
+    lexer::lex(text, None, None)
 }
 
 /// Whether a file is a cron table, in which a `%` ends the command.

@@ -77,6 +77,100 @@ fn a_device_that_is_elsewhere_is_no_reason_to_remove_the_fsdev() {
     assert!(findings.contains("remove it"), "{findings}");
 }
 
+/// A stylesheet that puts a share into domains, as users of libvirt's Terraform provider and of Vagrant do.
+const STYLESHEET: &str = "<xsl:stylesheet version=\"1.0\" xmlns:xsl=\"http://www.w3.org/1999/XSL/Transform\"\n  \
+     xmlns:qemu=\"http://libvirt.org/schemas/domain/qemu/1.0\">\n<xsl:template match=\"/domain\"><xsl:copy>\n\
+     <qemu:commandline>\n<qemu:arg value=\"-fsdev\"/>\n<qemu:arg value=\"proxy,id=f,socket=/run/k.sock\"/>\n\
+     <qemu:arg value=\"-device\"/>\n<qemu:arg value=\"virtio-9p-pci,fsdev=f,mount_tag=TAG\"/>\n\
+     </qemu:commandline></xsl:copy></xsl:template>\n</xsl:stylesheet>\n";
+
+/// What KubeVirt's hook sidecars do to a domain: shell, with the XML on one line or on several, and Python.
+const HOOKS: &[(&str, &str)] = &[
+    (
+        "hook.sh",
+        "#!/bin/sh\necho \"$4\" | sed \"s|</domain>|<qemu:commandline><qemu:arg value='-fsdev'/><qemu:arg \
+         value='proxy,id=f,socket=/run/k.sock'/><qemu:arg value='-device'/><qemu:arg \
+         value='virtio-9p-pci,fsdev=f,mount_tag=k'/></qemu:commandline></domain>|\"\n",
+    ),
+    (
+        "lines.sh",
+        "#!/bin/sh\nARGS=\"<qemu:commandline>\n<qemu:arg value='-fsdev'/>\n<qemu:arg \
+         value='proxy,id=f,socket=/run/k.sock'/>\n</qemu:commandline>\"\necho \"$4\" | sed \"s|</domain>|$ARGS</domain>|\"\n",
+    ),
+    (
+        "hook.py",
+        "def on_define(domain):\n    for v in [\"-fsdev\", \"proxy,id=f,socket=/run/k.sock\"]:\n        \
+         ET.SubElement(cl, \"qemu:arg\", value=v)\n    ET.SubElement(cl, \"qemu:arg\").set(\"value\", \"-device\")\n",
+    ),
+    (
+        "configmap.yaml",
+        "kind: ConfigMap\ndata:\n  hook.sh: |\n    #!/bin/sh\n    echo \"$4\" | sed \"s|</domain>|<qemu:arg \
+         value='-fsdev'/><qemu:arg value='proxy,id=f,socket=/run/k.sock'/></domain>|\"\n",
+    ),
+];
+
+#[test]
+fn stylesheets_and_hooks_get_no_advice_to_remove_a_share() {
+    let known = STYLESHEET.replace("TAG", "k");
+    let unknown = STYLESHEET.replace("TAG", "{$tag}");
+    let stylesheets = [("a.xsl", known.as_str()), ("b.xslt", unknown.as_str()), ("c.xml", known.as_str())];
+    for file in stylesheets.iter().chain(HOOKS) {
+        let (shares, _, findings) = audited(&[*file]);
+        assert_eq!(shares.len(), 1, "{}: {findings}", file.0);
+        assert_eq!(shares[0]["socket"], "/run/k.sock", "{}: {findings}", file.0);
+        assert_eq!(shares[0]["rewritable"], true, "{}: {findings}", file.0);
+        assert!(!findings.contains("remove it"), "{}: {findings}", file.0);
+        let tag = if ["a.xsl", "c.xml"].contains(&file.0) { "k".into() } else { Value::Null };
+        assert_eq!(shares[0]["mount_tag"], tag, "{}: {findings}", file.0);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(file.0);
+        fs::write(&path, file.1).unwrap();
+        let mut config = std::process::Command::new(crate::program::ours());
+        let output = config.args(["migrate", "config", "--export", "f=/srv/n"]).arg(&path).output().unwrap();
+        let expected = file
+            .1
+            .replace("proxy", "local")
+            .replace("socket=/run/k.sock", "path=/srv/n,security_model=mapped-xattr");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{}", file.0);
+    }
+}
+
+/// A script that starts QEMU with what it sources, as far as the sourced file says it.
+#[test]
+fn a_script_reads_what_it_sources_from_its_own_folder() {
+    let script = "qemu-system-x86_64 $OPTS -device virtio-9p-pci,fsdev=d,mount_tag=k\n";
+    let array = "qemu-system-x86_64 \"${OPTS[@]}\" -device virtio-9p-pci,fsdev=d,mount_tag=k\n";
+    let device = "qemu-system-x86_64 -fsdev proxy,id=d,socket=$SOCK $DEVICE\n";
+    let scalar = "OPTS=\"-fsdev proxy,id=d,socket=/run/d.sock\"\n";
+    let words = "OPTS=(-fsdev proxy,id=d,socket=/run/d.sock)\n";
+    let reverse = "SOCK=/run/d.sock\nDEVICE=\"-device virtio-9p-pci,fsdev=d,mount_tag=k\"\n";
+    for how in [
+        ". ./opts.sh\n",
+        ". opts.sh\n",
+        "source ../s/opts.sh\n",
+        ". \"$(dirname \"$0\")/opts.sh\"\n",
+        ". `dirname $0`/opts.sh\n",
+        ". \"${0%/*}/opts.sh\"\n",
+        "source \"${BASH_SOURCE[0]%/*}/opts.sh\"\n",
+        "HERE=$(cd \"$(dirname \"${BASH_SOURCE[0]}\")\" && pwd)\n. \"$HERE/opts.sh\"\n",
+    ] {
+        for (opts, start) in [(scalar, script), (words, array), (reverse, device)] {
+            let folder = tempfile::tempdir().unwrap();
+            let root = folder.path().join("s");
+            fs::create_dir(&root).unwrap();
+            fs::write(root.join("opts.sh"), opts).unwrap();
+            fs::write(root.join("start.sh"), format!("#!/bin/bash\n{how}{start}")).unwrap();
+            let audit = audit([root.join("start.sh")]);
+            let shares = audit.list("shares");
+            assert_eq!(shares.len(), 1, "{how}{opts}{:#}", audit.document);
+            let said = (&shares[0]["mount_tag"], &shares[0]["socket"]);
+            assert_eq!(said, (&"k".into(), &"/run/d.sock".into()), "{how}{opts}");
+            // Only what stands in the script itself is rewritten there.
+            assert_eq!(shares[0]["rewritable"], start == device, "{how}{opts}");
+        }
+    }
+}
+
 #[test]
 fn a_usage_message_is_no_share() {
     for (name, content) in [

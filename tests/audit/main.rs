@@ -5,6 +5,8 @@
 
 #[path = "../support/program.rs"]
 mod program;
+#[path = "../support/tools.rs"]
+mod tools;
 #[path = "../support/wire.rs"]
 mod wire;
 
@@ -21,3 +23,4 @@ mod run;
 mod shipped;
 mod statuses;
 mod whole_host;
+mod yaml;

@@ -164,7 +164,7 @@ fn empty_input_is_no_success() {
 #[test]
 fn libvirts_own_files_are_not_edited() {
     let (sample, _) = super::in_place::sample();
-    let sample = text(&sample);
+    let sample = text(&sample).replace("<name>vm</name>", "<name>web</name>");
     let generated = format!(
         "<!--\nWARNING: THIS IS AN AUTO-GENERATED FILE. CHANGES TO IT ARE LIKELY TO BE\nOVERWRITTEN AND LOST. Changes to this xml configuration should be made using:\n  virsh edit web\n-->\n{sample}"
     );
@@ -180,6 +180,54 @@ fn libvirts_own_files_are_not_edited() {
             said.contains("virsh define") && said.contains("dumpxml --inactive --security-info web"),
             "{said}"
         );
+    }
+}
+
+#[test]
+fn what_libvirt_holds_is_redefined_by_its_own_names() {
+    let golden = |case: &str| text(&fs::read(super::cases().join(case).join("in.xml")).unwrap());
+    let domain = golden("plain").replace('\0', "");
+    let mut image = b"LibvirtQemudSave".to_vec();
+    for word in [2_u32, u32::try_from(domain.len() + 1).unwrap(), 0, 0].into_iter().chain([0; 15]) {
+        image.extend(word.to_ne_bytes());
+    }
+    image.extend([domain.as_bytes(), b"\0"].concat());
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content, expected) in [
+        (
+            "var/lib/libvirt/qemu/snapshot/vm/file.xml",
+            golden("snapshot").into_bytes(),
+            &[
+                "virsh snapshot-dumpxml --security-info vm before",
+                "virsh snapshot-create vm NEW.xml --redefine",
+            ][..],
+        ),
+        (
+            "var/lib/libvirt/qemu/checkpoint/vm/file.xml",
+            golden("checkpoint").into_bytes(),
+            &[
+                "virsh checkpoint-dumpxml --security-info vm ",
+                "virsh checkpoint-create vm NEW.xml --redefine",
+            ],
+        ),
+        (
+            "var/lib/libvirt/qemu/save/file.save",
+            image,
+            &[
+                "virsh save-image-dumpxml --security-info /",
+                "--in-place-args NEW.xml; virsh save-image-define /",
+            ],
+        ),
+        ("etc/libvirt/qemu/file.xml", domain.into_bytes(), &["--security-info vm ", "virsh define NEW.xml"]),
+    ] {
+        let file = folder.path().join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, &content).unwrap();
+        let output = config(["--in-place", "--export=share=/srv/n", file.to_str().unwrap()], b"");
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(expected.iter().all(|part| said.contains(part)), "{said}");
+        assert_eq!(fs::read(&file).unwrap(), content);
     }
 }
 

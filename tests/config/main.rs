@@ -4,6 +4,8 @@
 
 #[path = "../support/disk.rs"]
 mod disk;
+#[path = "../support/tools.rs"]
+mod tools;
 
 mod agree;
 mod cases;
@@ -14,6 +16,7 @@ mod in_place;
 mod multidevs;
 mod qemu;
 mod usage;
+mod yaml;
 
 use std::ffi::OsStr;
 use std::io::Write;

@@ -67,7 +67,7 @@ impl Told<'_> {
     }
 
     fn steps(&self) -> Vec<String> {
-        let holder = libvirt::holder(self.document);
+        let holder = libvirt::held(self.document).map(|held| held.holder);
         // The guest stays down throughout: neither the old configuration fits converted files, nor the new one others.
         let mut steps = vec![format!(
             "Shut down {}, and leave it down until the last step: 9p can't be changed while it runs.",
@@ -168,6 +168,9 @@ impl Told<'_> {
             Holder::Snapshot => steps.push(format!("virsh snapshot-create {name} {file} --redefine")),
             Holder::Checkpoint => steps.push(format!("virsh checkpoint-create {name} {file} --redefine")),
             Holder::SavedImage => steps.push(format!("virsh restore {file}")),
+            Holder::Stylesheet => {
+                steps.push("Apply the stylesheet again to the guests that it was applied to.".to_owned());
+            }
             Holder::Domain | Holder::Other | Holder::Status => {
                 steps.push(format!(
                     "virsh define {file}\n     (made from `virsh dumpxml --inactive --security-info {name}`: a plain dump \
@@ -176,8 +179,9 @@ impl Told<'_> {
                 steps.push(format!(
                     "What was saved before holds the old configuration: `virsh managedsave-remove {name}` drops a managed \
                      save image (or shut the guest down cleanly first); for `virsh save` images, snapshots and \
-                     checkpoints rewrite their own XML, too (--in-place-args, `virsh restore --xml`, `virsh \
-                     snapshot-dumpxml` and `snapshot-create --redefine`)."
+                     checkpoints rewrite their own XML, too (--in-place-args): `virsh save-image-dumpxml` and `virsh \
+                     save-image-define`, `virsh snapshot-dumpxml` and `snapshot-create --redefine`, `virsh \
+                     checkpoint-dumpxml` and `checkpoint-create --redefine`."
                 ));
             }
         }

@@ -1,5 +1,7 @@
 //! Where in a file the domains are, and which arguments each passes to QEMU.
 
+use std::ops::Range;
+
 use roxmltree::{Document as Xml, Node};
 
 use super::file::File;
@@ -8,6 +10,9 @@ use crate::sources::templates::all_expressions;
 
 /// The namespace of `<qemu:commandline>`, whatever its prefix.
 const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
+
+/// The namespace of stylesheets.
+const XSL: &str = "http://www.w3.org/1999/XSL/Transform";
 
 /// What holds a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +27,8 @@ pub(in crate::sources) enum Holder {
     Checkpoint,
     /// A saved image.
     SavedImage,
+    /// A stylesheet, which puts arguments into domains.
+    Stylesheet,
     /// Something else: a backup, a collection.
     Other,
 }
@@ -42,6 +49,10 @@ pub(super) struct Domain<'a, 'input> {
 /// The domains of a file, none inside another.
 pub(super) fn domains<'a, 'input>(file: &File, xml: &'a Xml<'input>) -> Vec<Domain<'a, 'input>> {
     let root = xml.root_element();
+    if root.tag_name().namespace() == Some(XSL) {
+        let templates = root.descendants().filter(|node| commandlines(*node).next().is_some());
+        return templates.map(|node| Domain::of(file, node, Holder::Stylesheet)).collect();
+    }
     let mut found = Vec::new();
     let mut inside = 0;
     for node in root.descendants() {
@@ -73,10 +84,29 @@ fn holder(file: &File, domain: Node) -> Holder {
 impl<'a, 'input> Domain<'a, 'input> {
     fn of(file: &File, node: Node<'a, 'input>, holder: Holder) -> Self {
         let name = elements(node, "name").next().and_then(|name| name.text());
-        let (elements, args) =
-            commandlines(node).flat_map(|line| line.children()).filter_map(|arg| argument(file, arg)).unzip();
+        let arguments = commandlines(node).flat_map(|line| line.children());
+        let (elements, mut args): (Vec<_>, Vec<Arg>) =
+            arguments.filter_map(|arg| argument(file, arg)).unzip();
+        if holder == Holder::Stylesheet {
+            for arg in &mut args {
+                arg.unknown = value_templates(&arg.value);
+            }
+        }
         Self { node, holder, name: name.map(|name| name.as_bytes().to_vec()), args, elements }
     }
+}
+
+/// The expressions `{…}` of an attribute of a stylesheet.
+fn value_templates(value: &[u8]) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(open) = value.get(at..).and_then(|rest| memchr::memchr(b'{', rest)) {
+        let open = at + open;
+        let end = value.get(open..).and_then(|rest| memchr::memchr(b'}', rest));
+        at = end.map_or(value.len(), |end| open + end + 1);
+        found.push(open..at);
+    }
+    found
 }
 
 /// The domain's command lines. libvirt heeds only those directly below it.

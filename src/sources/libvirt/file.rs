@@ -44,7 +44,11 @@ pub(super) fn recognises(document: &Document) -> bool {
     }
     let named = document.path.is_some_and(|path| path.extension().is_some_and(|ending| ending == "xml"));
     let start = text.get(..FIRST_BYTES).unwrap_or(text);
-    named || wide || [&b"<domain"[..], b":domain", b"inactiveDomain"].iter().any(|name| contains(start, name))
+    named
+        || wide
+        || [&b"<domain"[..], b":domain", b"inactiveDomain", b"libvirt.org/schemas/domain/qemu"]
+            .iter()
+            .any(|name| contains(start, name))
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {

@@ -76,7 +76,10 @@ fn plan<'a>(
     findings: &mut Vec<Finding>,
 ) -> Result<Vec<Move<'a>>, Refusal> {
     let mut buses = Buses::of(domain, shares);
-    let held = matches!(domain.holder, Holder::Snapshot | Holder::Checkpoint | Holder::SavedImage);
+    let held = matches!(
+        domain.holder,
+        Holder::Snapshot | Holder::Checkpoint | Holder::SavedImage | Holder::Stylesheet
+    );
     let mut moves = Vec::new();
     for found in shares {
         let export = how.export_of(&found.share)?;

@@ -185,6 +185,9 @@ impl Env {
         for (name, variable) in other.now {
             let value = match variable.value {
                 Value::Scalar(chars) if !variable.maybe => Value::Scalar(moved(&chars)),
+                Value::Array(words) if !variable.maybe => {
+                    Value::Array(words.iter().map(|word| Word::plain(moved(&word.chars))).collect())
+                }
                 _ => Value::Unknown,
             };
             self.set(&name, value, false);

@@ -7,6 +7,8 @@ mod compound;
 mod redirection;
 mod simple;
 
+use std::path::Path;
+
 use redirection::Heredoc;
 use simple::{Simple, service};
 
@@ -35,6 +37,8 @@ pub struct Lexer<'a> {
     /// The variables.
     pub env: Env,
     beside: Option<&'a dyn Beside>,
+    /// The script's own folder.
+    folder: Option<&'a Path>,
     /// How deep in substitutions it is.
     pub depth: usize,
     /// How many more bytes may come through variables: a script can multiply them without end.
@@ -49,14 +53,15 @@ pub struct Lexer<'a> {
     pattern: bool,
 }
 
-/// Lexes a script. What it sources is read from `beside`, where that is at hand; else it may say anything.
-pub fn lex(file: &[u8], beside: Option<&dyn Beside>) -> Result<Lexed, Unreadable> {
+/// Lexes a script in `folder`. What it sources is read from `beside`, where that is at hand; else it may say anything.
+pub fn lex(file: &[u8], beside: Option<&dyn Beside>, folder: Option<&Path>) -> Result<Lexed, Unreadable> {
     commands::refuse_long(file)?;
     if commands::is_long(file) {
         return Ok(Lexed::default());
     }
-    let first = Lexer::new(file, Env::default(), beside).run()?;
-    let mut lexer = Lexer::new(file, Env::with_constants_of(first.env), beside).run()?;
+    let new = |env| Lexer { folder, ..Lexer::new(file, env, beside) };
+    let first = new(Env::default()).run()?;
+    let mut lexer = new(Env::with_constants_of(first.env)).run()?;
     lexer.out.commands.extend(service(&lexer.env));
     lexer.out.commands.append(&mut lexer.env.leftovers());
     Ok(lexer.out)
@@ -75,6 +80,7 @@ impl<'a> Lexer<'a> {
             end: file.len(),
             env,
             beside,
+            folder: None,
             depth: 0,
             budget: MAX_EXPANDED,
             base: 0,

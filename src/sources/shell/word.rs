@@ -57,6 +57,11 @@ fn read_as(lexer: &mut Lexer, splits: bool) -> Result<Fields, Unreadable> {
                 builder.push_all(unknown(lexer.file, at..lexer.at, Spelt::ShellBare));
             }
             b' ' | b'\t' | b'\r' | b'\n' | b';' | b'&' | b'|' | b'(' | b')' | b'<' | b'>' => break,
+            b'/' if ends_element(lexer, &builder) => {
+                lexer.at += 1;
+                builder.leave_attribute();
+                return Ok(builder.finish(at));
+            }
             b'\\' => escaped(lexer, &mut builder),
             b'\'' => single(lexer, &mut builder)?,
             b'"' => double(lexer, &mut builder)?,
@@ -75,7 +80,23 @@ fn read_as(lexer: &mut Lexer, splits: bool) -> Result<Fields, Unreadable> {
     Ok(builder.finish(lexer.at))
 }
 
+/// Whether the `/>` of an XML element stands here, behind an attribute: scripts put XML together, too.
+fn ends_element(lexer: &Lexer, builder: &Builder) -> bool {
+    let before = lexer.at.checked_sub(1).and_then(|at| lexer.file.get(at));
+    lexer.next_is(b"/>") && matches!(before, Some(b'"' | b'\'')) && !builder.chars.is_empty()
+}
+
 impl Builder {
+    /// Leaves the value of an XML attribute alone.
+    fn leave_attribute(&mut self) {
+        const NAME: &[u8] = b"value=";
+        let named = self.chars.iter().take(NAME.len()).map(|c| c.byte).eq(NAME.iter().copied());
+        if named && self.words.is_empty() {
+            self.chars.drain(..NAME.len());
+            self.start += NAME.len();
+        }
+    }
+
     fn push_all(&mut self, chars: Chars) {
         self.some = true;
         self.chars.extend(chars);

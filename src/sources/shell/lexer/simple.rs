@@ -3,6 +3,8 @@
 use super::{Lexer, unreadable};
 use crate::share::backend::Backend;
 use crate::share::bounds::spend;
+use std::path::PathBuf;
+
 use crate::sources::chars::{Char, Command, Embedded, Word};
 use crate::sources::shell::env::{self, Env, Value};
 use crate::sources::shell::word::{self, Fields};
@@ -155,7 +157,6 @@ impl Lexer<'_> {
             self.env.set(b"@", Value::Array(words.iter().skip(2).cloned().collect()), false);
         } else if first.is_any(&[".", "source"])
             && let Some(file) = words.get(1)
-            && overrides(file)
         {
             self.source(file);
         }
@@ -163,20 +164,36 @@ impl Lexer<'_> {
 
     /// Takes the variables of a file of settings.
     pub(super) fn source(&mut self, file: &Word) {
-        let name =
-            Some(file.bytes()).filter(|name| name.starts_with(b"/") && file.chars.iter().all(|c| c.known));
-        let read = name.zip(self.beside).map(|(name, beside)| beside.file(&path_of(&name)));
+        let path = self.sourced(file);
+        let is_absolute = file.bytes().starts_with(b"/");
+        let read = path.zip(self.beside).map(|(path, beside)| beside.file(&path));
         match read {
             // Reading it costs as much again each time.
             Some(Ok(Some(text))) if !commands::is_long(&text) && spend(SOURCED + 4 * text.len()) => {
                 match Lexer::new(&text, Env::default(), None).run() {
                     Ok(other) => self.env.take_from(other.env, file),
-                    Err(_) => self.env.doubt_all(),
+                    Err(_) if overrides(file) => self.env.doubt_all(),
+                    Err(_) => {}
                 }
             }
-            Some(Ok(None)) => {}
-            _ => self.env.doubt_all(),
+            Some(Ok(None)) if is_absolute => {}
+            _ if overrides(file) => self.env.doubt_all(),
+            _ => {}
         }
+    }
+
+    /// Where a sourced file is: a relative path is taken from the script's own folder, where such scripts are mostly started, and
+    /// so is a path behind an expression for that folder.
+    fn sourced(&self, file: &Word) -> Option<PathBuf> {
+        let text = file.bytes();
+        if file.chars.iter().all(|c| c.known) {
+            let path = path_of(&text);
+            return if path.is_absolute() { Some(path) } else { self.folder.map(|folder| folder.join(path)) };
+        }
+        let known = file.chars.iter().rposition(|c| !c.known)? + 1;
+        let (expression, rest) = (text.get(..known)?, text.get(known..)?);
+        let rest = rest.strip_prefix(b"/").filter(|rest| !rest.is_empty() && is_own_folder(expression))?;
+        Some(self.folder?.join(path_of(rest)))
     }
 }
 
@@ -205,6 +222,18 @@ pub(super) fn passed_on(words: &[Word]) -> Vec<Word> {
         passed.extend(value.iter().flat_map(env::split));
     }
     passed
+}
+
+/// Whether an expression is the folder of the script that holds it: `$(dirname "$0")`, `${BASH_SOURCE[0]%/*}`, `$(cd "$(dirname
+/// "$0")" && pwd)`.
+fn is_own_folder(expression: &[u8]) -> bool {
+    let bare: Vec<u8> = expression.iter().copied().filter(|byte| !b" \t\"{}".contains(byte)).collect();
+    let has = |text: &[u8]| memchr::memmem::find(&bare, text).is_some();
+    let own = has(b"$0") || has(b"$BASH_SOURCE");
+    let outer = bare.strip_prefix(b"$(cd").and_then(|rest| rest.strip_suffix(b"&&pwd)"));
+    let folder = outer.or_else(|| bare.strip_prefix(b"$(cd")?.strip_suffix(b"&&pwd-P)")).unwrap_or(&bare);
+    let is_dirname = [&b"$(dirname"[..], b"`dirname"].iter().any(|start| folder.starts_with(start));
+    own && (is_dirname && matches!(folder.last(), Some(b')' | b'`')) || folder.ends_with(b"%/*"))
 }
 
 /// Whether a sourced file is there to set what the script holds defaults for: not a library of functions.
