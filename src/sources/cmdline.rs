@@ -36,12 +36,12 @@ impl Format for Cmdline {
 
     fn rewrite_beside(
         &self,
-        document: &Document,
-        how: &Rewrite,
+        _document: &Document,
+        _how: &Rewrite,
         _beside: Option<&dyn Beside>,
     ) -> Result<Edits, Refusal> {
-        commands::refuse_long(document.bytes).map_err(Unreadable::refusal)?;
-        commands::rewrite(document, &lex(document.bytes), how)
+        // Nothing is started from it.
+        Err(Refusal::at(None, "it lists the arguments of a running process", "rewrite what starts it"))
     }
 }
 
@@ -58,10 +58,8 @@ fn lex(file: &[u8]) -> Lexed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::share::rewrite::apply;
-
     #[test]
-    fn arguments_are_read_and_rewritten() {
+    fn arguments_are_read_and_not_rewritten() {
         let file = b"qemu-system-x86_64\0-name\0web\0-fsdev\0proxy,id=f,socket=/run/my a\0-device\0virtio-9p-pci,fsdev=f,mount_tag=t\0";
         let document = Document { path: None, bytes: file };
         assert!(Cmdline.recognises(&document));
@@ -69,9 +67,8 @@ mod tests {
         assert_eq!(shares.len(), 1);
         assert_eq!(shares[0].place.guest.as_deref(), Some(&b"web"[..]));
         let how = Rewrite { exports: vec![(b"t".to_vec(), "/it's $x".into())], ..Rewrite::default() };
-        let new = apply(file, &Cmdline.rewrite(&document, &how).unwrap().edits);
-        let new = String::from_utf8(new).unwrap();
-        assert!(new.contains("\0local,id=f,path=/it's $x,security_model=mapped-xattr\0"), "{new:?}");
+        let refusal = Cmdline.rewrite(&document, &how).unwrap_err();
+        assert_eq!(refusal.remedy, "rewrite what starts it");
     }
 
     #[test]

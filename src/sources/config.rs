@@ -9,6 +9,7 @@ mod own_of_libvirt;
 mod snippet;
 mod user;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -98,7 +99,7 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     let exports = edits.moved.iter().map(|moved| &moved.export);
     let multidevs = multidevs::findings(exports, &how, native);
     edits.findings.extend(multidevs);
-    after::tell(&after::Told { document: &document, edits: &edits, how: &how, args });
+    after::tell(&after::Told { document: &document, beside, edits: &edits, how: &how, args });
     Ok(if args.check { Outcome::Findings } else { Outcome::Clean })
 }
 
@@ -112,7 +113,8 @@ fn how(args: &ConfigArgs, reading: &Reading) -> Result<Rewrite, Refusal> {
     }
     let exports: Vec<_> =
         args.exports.iter().map(|(name, path)| (name.as_bytes().to_vec(), path.clone())).collect();
-    for (name, _) in &exports {
+    let names: BTreeSet<_> = exports.iter().map(|(name, _)| name).collect();
+    for name in names {
         refuse_ambiguous(name, &reading.shares)?;
     }
     let mut served = Vec::new();
@@ -125,6 +127,8 @@ fn how(args: &ConfigArgs, reading: &Reading) -> Result<Rewrite, Refusal> {
                 served.push((socket.clone(), path.clone()));
             }
             _ if is_named => {}
+            // What is printed has a placeholder there.
+            _ if args.to.is_some() => {}
             _ => refuse_rivals(&share, joined)?,
         }
     }

@@ -69,7 +69,9 @@ impl Format for Launcher {
                 "set 9p_fs_driver = local and 9p_security_model = mapped-xattr by hand",
             ));
         }
-        commands::rewrite(document, &lex(document), how)
+        let edits = commands::rewrite(document, &lex(document), how)?;
+        shell::cron::refuse_percent(document, &edits)?;
+        Ok(edits)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Shell scripts: launchers, init scripts, hooks, cron tables, files of settings.
 
+pub mod cron;
 mod env;
 mod lexer;
 mod word;
@@ -69,13 +70,7 @@ impl Format for Shell {
         }
         let lexed = lex(document, beside).map_err(Unreadable::refusal)?;
         let edits = commands::rewrite(document, &lexed, how)?;
-        if is_cron(document) && edits.edits.iter().any(|edit| edit.with.contains(&b'%')) {
-            return Err(Refusal::at(
-                None,
-                "a % in the directory's name would end the command of a cron table",
-                "give the directory another name, or start the guest from a script",
-            ));
-        }
+        cron::refuse_percent(document, &edits)?;
         Ok(edits)
     }
 }
@@ -102,13 +97,6 @@ fn lex(document: &Document, beside: Option<&dyn Beside>) -> Result<Lexed, Unread
 /// Lexes text that is nearly a shell's.
 pub fn lex_text(text: &[u8]) -> Result<Lexed, Unreadable> {
     lexer::lex(text, None, None)
-}
-
-/// Whether a file is a cron table, in which a `%` ends the command.
-fn is_cron(document: &Document) -> bool {
-    let path = document.path.map(|path| path.as_os_str().to_string_lossy()).unwrap_or_default();
-    ["/etc/cron.d/", "/var/spool/cron/"].iter().any(|place| path.contains(place))
-        || [".cron", ".crontab", "/crontab"].iter().any(|suffix| path.ends_with(suffix))
 }
 
 /// Whether the first line calls a shell.

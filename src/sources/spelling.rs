@@ -43,6 +43,10 @@ pub enum Spelt {
     Literal,
     /// A makefile, in which `$` is make's.
     Make,
+    /// A desktop entry's command, in which `%` is a field code's, and a backslash the entry's own.
+    Desktop,
+    /// supervisord's settings, in which `%` begins an expansion, and `;` a comment.
+    Supervisor,
     /// Something that this program can't spell.
     Fixed,
 }
@@ -92,6 +96,8 @@ impl Spelt {
     fn takes(self, byte: u8) -> bool {
         match self {
             Self::Fixed => false,
+            Self::Desktop => is_plain_in_shell(byte) || byte == b' ',
+            Self::Supervisor => byte != 0 && byte != b';',
             Self::Literal => is_plain_in_shell(byte) && byte != b'%' || byte == b' ',
             Self::YamlDouble | Self::Verbatim | Self::Heredoc => byte != 0,
             Self::YamlFlow => byte >= b' ' && byte != 0x7f && !b",[]{}".contains(&byte),
@@ -115,6 +121,7 @@ impl Spelt {
             }
             (Self::UnitBare, b' ' | b'"' | b'\'' | b';') => out.extend(format!("\\x{byte:02x}").bytes()),
             (Self::UnitBare | Self::UnitSingle | Self::UnitDouble, b'%' | b'$') => out.extend([byte, byte]),
+            (Self::Desktop | Self::Supervisor, b'%') => out.extend(b"%%"),
             (Self::Make, b'$') => out.extend(b"$$"),
             (Self::YamlSingle, b'\'') => out.extend(b"''"),
             (Self::YamlDouble, 0..b' ' | 0x7f) => out.extend(format!("\\u{byte:04x}").bytes()),

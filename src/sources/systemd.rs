@@ -41,6 +41,13 @@ const COMMANDS: &[&str] = &[
     "GlobalArgs",
 ];
 
+/// Whom a unit runs as, where the unit or one of its drop-ins says it; `None` for what is no unit.
+pub(super) fn user(path: &Path, own: &[u8], beside: &dyn Beside) -> Option<String> {
+    Systemd
+        .recognises(&Document { path: Some(path), bytes: own })
+        .then(|| surroundings::user(path, own, beside))?
+}
+
 impl Format for Systemd {
     fn name(&self) -> &'static str {
         "systemd"

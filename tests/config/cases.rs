@@ -246,3 +246,154 @@ fn printed_options_are_quoted_for_a_shell() {
         assert!(text(&output.stderr).contains(option), "{}", text(&output.stderr));
     }
 }
+
+#[test]
+fn a_percent_sign_is_doubled_where_it_would_be_expanded() {
+    let command = "qemu-system-x86_64 -virtfs proxy,id=n,socket=/run/a,mount_tag=n";
+    for (name, before, doubled) in [
+        ("vm.desktop", "[Desktop Entry]\nType=Application\nExec=", true),
+        ("supervisord.conf", "[supervisord]\nnodaemon=true\n\n[program:vm]\ncommand=", true),
+        ("vm.conf", "[eventlistener:vm]\ncommand=", true),
+        ("other.conf", "[vm]\ncommand=", false),
+        ("vm.sh", "", false),
+    ] {
+        let content = format!("{before}{command}\n");
+        let output = rewritten(name, &content, &["--export", "n=/srv/50%U"]);
+        let path = if doubled { "path=/srv/50%%U" } else { "path=/srv/50%U" };
+        let expected = content
+            .replace("proxy", "local")
+            .replace("socket=/run/a", &format!("{path},security_model=mapped-xattr"));
+        assert_eq!(text(&output.stdout), expected, "{name}: {}", text(&output.stderr));
+        // What was written is read as it was meant.
+        let again = rewritten(name, &text(&output.stdout), &[]);
+        assert!(again.status.success(), "{name}");
+    }
+    // A cron table's command ends there, whatever the table is called.
+    for (name, line) in [
+        ("crontab", "@reboot root "),
+        ("etc/cron.d/vm", "@reboot root "),
+        ("saved", "@reboot "),
+        ("saved", "*/5 4 * * mon-fri "),
+    ] {
+        let output = rewritten(name, &format!("{line}{command}\n"), &["--export", "n=/srv/50%"]);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{name}");
+        assert!(text(&output.stderr).contains("cron table"), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn what_is_printed_has_placeholders_for_what_is_not_known() {
+    let arguments = "qemu -fsdev proxy,id=n,socket=/a -device virtio-9p-pci,fsdev=n,mount_tag=t";
+    for (content, options, form, expected, said) in [
+        (
+            format!("{arguments}\n"),
+            vec![],
+            "qemu-args",
+            "path=/DIRECTORY,",
+            "which directory the share t exports",
+        ),
+        (format!("{arguments}\n"), vec![], "libvirt", "<source dir='/DIRECTORY'/>", "--export t=PATH"),
+        (
+            format!("{arguments}\n"),
+            vec![],
+            "readconfig",
+            "path = \"/DIRECTORY\"",
+            "/DIRECTORY stands in its place",
+        ),
+        // QEMU refuses it as it stands.
+        (
+            "qemu -virtfs proxy,socket=/a,sock_fd=3,mount_tag=t\n".to_owned(),
+            vec!["--export", "t=/srv/n"],
+            "qemu-args",
+            "path=/srv/n,",
+            "both a socket and a sock_fd",
+        ),
+        // No device is here.
+        (
+            "OPTS='-fsdev proxy,id=n,socket=/a'\n".to_owned(),
+            vec!["--export", "n=/srv/n"],
+            "libvirt",
+            "<qemu:arg value='local,id=n,path=/srv/n,",
+            "no device shows the fsdev n",
+        ),
+        // libvirt's element has no word for it.
+        (
+            format!("{arguments}\n"),
+            vec!["--export", "t=/srv/it's", "--security-model", "mapped-file"],
+            "libvirt",
+            "path=/srv/it&apos;s,security_model=mapped-file",
+            "libvirt has no accessmode for mapped-file",
+        ),
+        (
+            format!("{arguments}\n"),
+            vec!["--export", "t=/srv/a\"b"],
+            "readconfig",
+            "# -fsdev 'local,id=n,path=/srv/a\"b,",
+            "can't hold the value",
+        ),
+        // Two helpers say two directories.
+        (
+            format!("virtfs-proxy-helper -p /a -s /a\nvirtfs-proxy-helper -p /b -s /a\n{arguments}\n"),
+            vec![],
+            "qemu-args",
+            "path=/DIRECTORY,",
+            "stands in its place",
+        ),
+    ] {
+        let options: Vec<_> = options.into_iter().chain(["--to", form]).collect();
+        let output = rewritten("vm.sh", &content, &options);
+        let (printed, errors) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{content}{errors}");
+        assert!(printed.contains(expected), "{content}{printed}");
+        assert!(errors.contains(said), "{content}{errors}");
+    }
+}
+
+#[test]
+fn the_user_of_a_drop_in_is_filled_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let unit = folder.path().join("vm.service");
+    let drop_ins = folder.path().join("vm.service.d");
+    fs::create_dir(&drop_ins).unwrap();
+    let exec = "ExecStart=/usr/bin/qemu -virtfs proxy,id=n,socket=/run/a,mount_tag=n\n";
+    let owner = |file: &std::path::Path| {
+        let said = text(&config(["--export=n=/srv/n", file.to_str().unwrap()], b"").stderr);
+        said.split_once("--owner ").unwrap().1.split(' ').next().unwrap().to_owned()
+    };
+    fs::write(&unit, format!("[Service]\nUser=first\n{exec}")).unwrap();
+    assert_eq!(owner(&unit), "first");
+    fs::write(drop_ins.join("20-late.conf"), "[Service]\nUser=late\n").unwrap();
+    fs::write(drop_ins.join("10-early.conf"), "[Service]\nUser=early\n").unwrap();
+    assert_eq!(owner(&unit), "late");
+    // The command itself may be in a drop-in.
+    fs::write(&unit, "[Service]\nUser=first\n").unwrap();
+    let command = drop_ins.join("15-command.conf");
+    fs::write(&command, format!("[Service]\n{exec}")).unwrap();
+    assert_eq!(owner(&command), "late");
+    fs::remove_file(drop_ins.join("20-late.conf")).unwrap();
+    fs::remove_file(drop_ins.join("10-early.conf")).unwrap();
+    assert_eq!(owner(&command), "first");
+}
+
+#[test]
+fn no_line_is_printed_twice() {
+    for case in fs::read_dir(super::cases()).unwrap() {
+        let case = case.unwrap().path();
+        let args = fs::read_to_string(case.join("args")).unwrap();
+        let mut files = fs::read_dir(&case).unwrap().map(|file| file.unwrap().path());
+        let input = files.find(|file| file.file_stem().is_some_and(|it| it == "in")).unwrap();
+        for options in [&[][..], &["--to", "libvirt"], &["--to", "qemu-args"]] {
+            if args.contains("--in-place-args") && !options.is_empty() {
+                continue;
+            }
+            let words =
+                args.split_whitespace().chain(options.iter().copied()).chain([input.to_str().unwrap()]);
+            let said = text(&config(words, b"").stderr);
+            let mut lines: Vec<_> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+            let all = lines.len();
+            lines.sort_unstable();
+            lines.dedup();
+            assert_eq!(lines.len(), all, "{}: {said}", input.display());
+        }
+    }
+}

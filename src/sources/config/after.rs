@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use super::super::Document;
 use super::super::libvirt::{self, Holder};
+use super::super::{Beside, Document};
 use crate::cli::ConfigArgs;
 use crate::data::journal::{Journal, Stage, default_path};
 use crate::data::owner::Owner;
@@ -22,6 +22,7 @@ const AROUND: &[&str] =
 /// What there is to tell of.
 pub(super) struct Told<'a> {
     pub document: &'a Document<'a>,
+    pub beside: Option<&'a dyn Beside>,
     pub edits: &'a Edits,
     pub how: &'a Rewrite,
     pub args: &'a ConfigArgs,
@@ -51,13 +52,12 @@ impl Told<'_> {
             let _ = writeln!(out, "  {who} {} as well", addition.what);
         }
         for moved in &self.edits.moved {
-            let _ = writeln!(
-                out,
-                "  {}: {} over local, {}",
-                moved.share.title(),
-                escape_path(&moved.export),
-                self.how.local.security_model.name()
-            );
+            // A snapshot says the share of its guest once more.
+            let (title, export) = (moved.share.title(), escape_path(&moved.export));
+            let line = format!("  {title}: {export} over local, {}\n", self.how.local.security_model.name());
+            if !out.contains(&line) {
+                out.push_str(&line);
+            }
         }
         out.push_str("What is left to do:\n");
         for (index, step) in self.steps().into_iter().enumerate() {
@@ -124,7 +124,7 @@ impl Told<'_> {
         let owner = if by_libvirt { Owner::of_libvirt().ok().flatten() } else { None };
         let mut users = self.edits.users.iter();
         let around = users.next().filter(|first| users.all(|user| user == *first)).cloned();
-        let said = super::user::of_file(self.document.bytes).or(around);
+        let said = super::user::of_document(self.document, self.beside).or(around);
         let argument = said.clone().or_else(|| owner.as_ref().map(Owner::argument));
         let argument = argument.unwrap_or_else(|| "USER".to_owned());
         let mut model = self.how.local.security_model.name().to_owned();

@@ -1,8 +1,10 @@
 //! `--to`: the shares of a file in another form.
 
+use std::path::Path;
+
 use super::super::managed::Managed;
 use crate::cli::Snippet;
-use crate::share::local::{Unsayable, libvirt_filesystem, qemu_args, readconfig};
+use crate::share::local::{Options, Unsayable, libvirt_filesystem, qemu_args, readconfig};
 use crate::share::rewrite::{Refusal, Rewrite};
 use crate::share::{Note, Part, Share, argv};
 use crate::text::{escape, shell_word};
@@ -11,18 +13,23 @@ use crate::text::{escape, shell_word};
 pub(super) fn print(form: Snippet, shares: &[Share], how: &Rewrite) -> Result<Vec<u8>, Refusal> {
     let mut out = Vec::new();
     for share in shares {
-        argv::refuse_doubtful(share)?;
-        if let Some(managed) = Managed::of(&share.fsdev, share.place.file.as_deref()) {
-            return Err(Refusal::at(share.place.line, managed.message(), managed.remedy()));
+        let managed = Managed::of(&share.fsdev, share.place.file.as_deref());
+        for note in argv::refuse_doubtful(share)
+            .err()
+            .into_iter()
+            .chain(managed.map(|managed| Refusal::at(share.place.line, managed.message(), managed.remedy())))
+        {
+            complain!("virtfs-proxy-helper: warning: {note}");
         }
-        let export = how.export_of(share)?;
+        let export = how.export_of(share).unwrap_or_else(|refusal| {
+            complain!("virtfs-proxy-helper: warning: {refusal}: {PLACEHOLDER} stands in its place");
+            PLACEHOLDER.into()
+        });
         let local = how.local_for(&export);
         if let Some(doubt) = how.doubt(share) {
             complain!("virtfs-proxy-helper: warning: {}: {}", doubt.message, doubt.remedy());
         }
         let share = how.answered(share)?;
-        let unsayable =
-            |Unsayable(reason)| Refusal::at(share.place.line, reason, "print it with another --to");
         if form == Snippet::Readconfig && !out.is_empty() {
             out.push(b'\n');
         }
@@ -30,28 +37,72 @@ pub(super) fn print(form: Snippet, shares: &[Share], how: &Rewrite) -> Result<Ve
             tell_unknown(&share);
         }
         match form {
-            Snippet::Libvirt => {
-                let share = as_text(&share);
-                out.extend(libvirt_filesystem(&share, &export, &local).map_err(unsayable)?.into_bytes());
-            }
-            Snippet::Readconfig => {
-                out.extend(readconfig(&as_text(&share), &export, &local).map_err(unsayable)?);
-            }
-            Snippet::QemuArgs => {
-                let marked = Marked::of(&share);
-                let mut words = qemu_args(&marked.share, &export, &local);
-                if let Some(fsdev) = words.get_mut(1) {
-                    fsdev.extend_from_slice(&marked.more);
+            Snippet::Libvirt => match libvirt_filesystem(&as_text(&share), &export, &local) {
+                Ok(element) => out.extend(element.into_bytes()),
+                Err(Unsayable(reason)) => {
+                    tell_other_form(&share, &reason);
+                    out.extend(xml_args(&qemu_args(&as_text(&share), &export, &local)));
                 }
-                for pair in words.chunks(2) {
-                    let words: Vec<_> = pair.iter().map(|word| marked.shell_word(word)).collect();
-                    out.extend(words.join(&b' '));
-                    out.push(b'\n');
+            },
+            Snippet::Readconfig => match readconfig(&as_text(&share), &export, &local) {
+                Ok(sections) => out.extend(sections),
+                Err(Unsayable(reason)) => {
+                    tell_other_form(&share, &reason);
+                    for line in shell_args(&share, &export, &local).split_inclusive(|byte| *byte == b'\n') {
+                        out.extend([b"# ", line].concat());
+                    }
                 }
-            }
+            },
+            Snippet::QemuArgs => out.extend(shell_args(&share, &export, &local)),
         }
     }
     Ok(out)
+}
+
+/// What stands for a directory that is not known.
+const PLACEHOLDER: &str = "/DIRECTORY";
+
+fn tell_other_form(share: &Share, reason: &str) {
+    complain!(
+        "virtfs-proxy-helper: warning: {reason}: QEMU's arguments for the share {} are printed in its place",
+        share.title()
+    );
+}
+
+/// QEMU's arguments, a pair a line.
+fn shell_args(share: &Share, export: &Path, local: &Options) -> Vec<u8> {
+    let marked = Marked::of(share);
+    let mut words = qemu_args(&marked.share, export, local);
+    if let Some(fsdev) = words.get_mut(1) {
+        fsdev.extend_from_slice(&marked.more);
+    }
+    let mut out = Vec::new();
+    for pair in words.chunks(2) {
+        let words: Vec<_> = pair.iter().map(|word| marked.shell_word(word)).collect();
+        out.extend(words.join(&b' '));
+        out.push(b'\n');
+    }
+    out
+}
+
+/// QEMU's arguments as libvirt passes them on.
+fn xml_args(words: &[Vec<u8>]) -> Vec<u8> {
+    let mut out = b"<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\n".to_vec();
+    for word in words {
+        out.extend(b"  <qemu:arg value='");
+        for byte in word {
+            match byte {
+                b'&' => out.extend(b"&amp;"),
+                b'<' => out.extend(b"&lt;"),
+                b'\'' => out.extend(b"&apos;"),
+                0..=0x1f | 0x7f => out.extend(format!("&#{byte};").bytes()),
+                _ => out.push(*byte),
+            }
+        }
+        out.extend(b"'/>\n");
+    }
+    out.extend(b"</qemu:commandline>\n");
+    out
 }
 
 /// The share with the text that stands for an unknown value in its place. Read-only unless the admin says otherwise.
@@ -62,6 +113,9 @@ fn as_text(share: &Share) -> Share {
         plain.fsdev = id;
     }
     plain.mount_tag = plain.mount_tag.or_else(|| text(Part::Tag)).or_else(|| tag_of_device(share));
+    if plain.fsdev.is_empty() {
+        plain.fsdev = plain.mount_tag.clone().unwrap_or_else(|| b"ID".to_vec());
+    }
     plain.readonly |= share.unknown(Part::Readonly).is_some();
     plain
 }

@@ -2,6 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use super::super::{Beside, Document, systemd};
+
+/// The user that a document says, a unit's drop-ins included.
+pub(super) fn of_document(document: &Document, beside: Option<&dyn Beside>) -> Option<String> {
+    let own = of_file(document.bytes);
+    let Some((path, beside)) = document.path.zip(beside) else { return own };
+    systemd::user(path, document.bytes, beside).and_then(|user| name(&user)).or(own)
+}
+
 /// The user of `-runas`, `-run-with user=`, a unit's `User=` or libvirt's DAC label; `None` where none is said, or several
 /// are.
 pub(super) fn of_file(text: &[u8]) -> Option<String> {

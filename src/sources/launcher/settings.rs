@@ -17,16 +17,18 @@ pub fn lex(file: &[u8]) -> Option<Lexed> {
         return None;
     }
     let mut settings: Vec<Chars> = Vec::new();
+    let mut spelt = Spelt::Verbatim;
     for (line, text) in said {
-        let own = |range: Range<usize>| verbatim(file, range, Spelt::Verbatim);
         if is_section(text) {
+            spelt = spelling(text);
             continue;
         }
+        let own = |range: Range<usize>| own(file, range, spelt);
         if text.first().is_some_and(u8::is_ascii_whitespace) {
             let setting = settings.last_mut()?;
             let gap = setting.last().map_or(line.start, |last| last.end as usize);
             let indent = text.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-            setting.push(Char::new(b' ', gap..line.start + indent, Spelt::Verbatim));
+            setting.push(Char::new(b' ', gap..line.start + indent, spelt));
             setting.extend(own(line.start + indent..line.end));
         } else {
             settings.push(own(value(text).map_or(line.clone(), |at| line.start + at..line.end)));
@@ -40,6 +42,36 @@ pub fn lex(file: &[u8]) -> Option<Lexed> {
         }
     }
     Some(lexed)
+}
+
+/// How the settings of a section are spelt.
+fn spelling(section: &[u8]) -> Spelt {
+    let is = |starts: &[&[u8]]| starts.iter().any(|start| section.starts_with(start));
+    if is(&[b"[Desktop Entry]", b"[Desktop Action "]) {
+        Spelt::Desktop
+    } else if is(&[b"[program:", b"[eventlistener:", b"[fcgi-program:", b"[supervisord]"]) {
+        Spelt::Supervisor
+    } else {
+        Spelt::Verbatim
+    }
+}
+
+/// A piece of a setting. Where `%` is doubled, `%%` is one.
+fn own(file: &[u8], range: Range<usize>, spelt: Spelt) -> Chars {
+    let mut chars = verbatim(file, range, spelt);
+    if matches!(spelt, Spelt::Desktop | Spelt::Supervisor) {
+        let mut at = 0;
+        while at + 1 < chars.len() {
+            if let Some([first, second]) = chars.get_mut(at..at + 2)
+                && (first.byte, second.byte) == (b'%', b'%')
+            {
+                first.end = second.end;
+                chars.remove(at + 1);
+            }
+            at += 1;
+        }
+    }
+    chars
 }
 
 /// Where a setting's value starts: behind the first `=`, if that ends a single word.

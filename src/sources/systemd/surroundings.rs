@@ -1,6 +1,7 @@
 //! What the files around a unit say of its variables: its drop-ins, the unit that a drop-in belongs to, and
 //! `EnvironmentFile=`.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -41,6 +42,27 @@ pub fn look(unit: &mut Unit, path: &Path, own: &[Entry], beside: &dyn Beside) {
     for file in files {
         environment_file(unit, &file, beside);
     }
+}
+
+/// Whom the unit at `path` runs as: the last `User=` of the unit and its drop-ins. `path` may be one of either.
+pub fn user(path: &Path, own: &[u8], beside: &dyn Beside) -> Option<String> {
+    let is_drop_in = |path: &Path| path.extension().is_some_and(|it| it == "conf");
+    let read = |path: &PathBuf| beside.file(path).ok().flatten().filter(|text| affordable(text));
+    let mut parts: Vec<_> = parts(path, beside).into_iter().map(|part| (read(&part), part)).collect();
+    parts.push((Some(own.to_vec()), path.to_owned()));
+    // Drop-ins come behind the unit, in the order of their names.
+    parts.sort_by_key(|(_, part)| {
+        (is_drop_in(part), part.file_name().filter(|_| is_drop_in(part)).map(OsStr::to_owned))
+    });
+    let mut user = None;
+    for (text, _) in parts {
+        for entry in entries(&text.unwrap_or_default()).iter().filter(|entry| entry.key == b"User") {
+            user = String::from_utf8(bytes(&entry.value).trim_ascii().to_vec())
+                .ok()
+                .filter(|user| !user.is_empty());
+        }
+    }
+    user
 }
 
 /// The instances of a template unit that have a file of settings of their own, `EnvironmentFile=/etc/virtfs/%i`: what
