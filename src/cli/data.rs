@@ -17,6 +17,25 @@ pub struct CheckArgs {
     /// Who QEMU will run as, names or numbers; libvirt's user when it is not given
     #[arg(long, value_name = "USER[:GROUP]")]
     pub owner: Option<OsString>,
+    /// Try as this user, with its groups, whether QEMU can enter, read and write the export and set user.* attributes. It makes a
+    /// scratch file in the export, and removes it
+    #[arg(long = "as", value_name = "USER[:GROUP]", group = "subject")]
+    pub run_as: Option<OsString>,
+    /// Try it as the main process of this unit, in its namespaces; as the unit's user where the unit does not run
+    #[arg(long, value_name = "NAME", group = "subject")]
+    pub unit: Option<OsString>,
+    /// Try it as the QEMU of this libvirt domain; as the domain's user where the domain does not run
+    #[arg(long, value_name = "NAME", group = "subject")]
+    pub domain: Option<OsString>,
+    /// Try it as this process, in its namespaces
+    #[arg(long, value_name = "PID", group = "subject", value_parser = clap::value_parser!(i32).range(1..))]
+    pub pid: Option<i32>,
+    /// The share is read-only: try to read alone
+    #[arg(long, requires = "subject")]
+    pub read_only: bool,
+    /// What the process that tries is told
+    #[arg(long, hide = true)]
+    pub trial: Option<OsString>,
     /// Judge for this model instead of the one that fits
     #[arg(long, value_enum, value_name = "MODEL")]
     pub security_model: Option<SecurityModel>,

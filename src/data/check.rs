@@ -29,6 +29,7 @@ mod earlier;
 mod judgement;
 mod price;
 mod system;
+mod trial;
 
 pub use judgement::{findings, live as live_findings, system as system_finding};
 pub use price::{of as price, rollback_room};
@@ -126,17 +127,22 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Clean);
     }
     let export = args.export.as_deref().context("name the export to check")?;
-    let owner = match &args.owner {
+    if let Some(told) = &args.trial {
+        trial::attempt(export, told)?;
+        return Ok(Outcome::Clean);
+    }
+    let tried = trial::findings(export, args)?;
+    let owner = match args.owner.as_ref().or(args.run_as.as_ref()) {
         Some(owner) => Some(Owner::parse(owner)?),
         None => Owner::of_libvirt()?,
     };
     let facts = Facts::gather(export, owner, args.look.jobs())?;
-    let document = document(&facts, args.security_model);
+    let document = document(&facts, args.security_model, tried);
     report::print(&document, args.look.format)?;
     Ok(report::exit_zero(document.outcome(), args.look.exit_zero))
 }
 
-fn document(facts: &Facts, asked: Option<Model>) -> CheckDocument {
+fn document(facts: &Facts, asked: Option<Model>, tried: Vec<finding::Finding>) -> CheckDocument {
     let model = asked.unwrap_or_else(|| facts.fitting_model());
     let price = price::of(facts, model);
     let mut findings = findings(facts, model, asked.is_some(), &price);
@@ -145,6 +151,7 @@ fn document(facts: &Facts, asked: Option<Model>) -> CheckDocument {
         findings.retain(|finding| *finding.kind != finding::ALREADY_MAPPED);
         findings.insert(0, earlier);
     }
+    findings.extend(tried);
     let findings: Vec<_> = findings.iter().map(FindingRow::from).collect();
     CheckDocument {
         schema: SCHEMA,

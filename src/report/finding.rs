@@ -231,6 +231,24 @@ kinds! {
     /// A device that mapped-file can't describe.
     DEVICE_NUMBER_TOO_LARGE: "device-number-too-large", Error,
         "remove the device, or use --security-model=mapped-xattr";
+    /// A try as QEMU that worked.
+    EXPORT_TRIED: "export-tried", Info,
+        "nothing";
+    /// A try as QEMU that failed.
+    EXPORT_UNUSABLE: "export-unusable", Error,
+        "let QEMU's user enter every directory above the export, and let the unit, container or mount that QEMU is in show the export writable";
+    /// A try as QEMU that fails only because the export is not converted yet.
+    EXPORT_USABLE_LATER: "export-usable-later", Info,
+        "nothing: a conversion gives the export to QEMU's user; try it again after that";
+    /// What confines QEMU and could not be tried.
+    CONFINEMENT_NOT_TRIED: "confinement-not-tried", Warning,
+        "see that it allows QEMU to read and write the export";
+    /// An export that SELinux may keep QEMU from.
+    SELINUX_TYPE: "selinux-type", Warning,
+        "give the tree a lasting label: semanage fcontext -a -t svirt_image_t 'EXPORT(/.*)?' && restorecon -R EXPORT";
+    /// A process that may have few files open.
+    FEW_DESCRIPTORS: "few-descriptors", Info,
+        "raise LimitNOFILE= of its unit, or max_files in libvirt's qemu.conf, if the guest has many files open";
     /// An entry that could not be looked at.
     UNREADABLE_ENTRY: "unreadable-entry", Error,
         "run the check as root; if that does not help, the filesystem is damaged";

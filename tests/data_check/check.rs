@@ -519,6 +519,8 @@ fn the_documented_findings_are_those_that_there_are() {
     let source = [
         include_str!("../../src/data/check/judgement.rs"),
         include_str!("../../src/data/check/earlier.rs"),
+        include_str!("../../src/data/check/trial.rs"),
+        include_str!("../../src/data/check/trial/subject.rs"),
         include_str!("../../src/data/verify.rs"),
         include_str!("../../src/data/verify/compare.rs"),
     ]

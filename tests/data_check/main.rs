@@ -12,4 +12,5 @@ mod layers;
 mod live;
 mod manifest;
 mod system;
+mod trial;
 mod verify;
