@@ -18,6 +18,7 @@
 //! | [`operations`], [`export`], [`path`], [`identity`], [`version`] | what requests do, to which files, as whom |
 //! | [`health`] | asking a running helper how it is |
 //! | [`health_socket`], [`self_check`] | a running helper's answer |
+//! | [`counters`] | what was served, for who asks with SIGUSR1 |
 //! | [`sys`], [`signals`], [`logging`], [`stderr`], [`log_relay`] | the kernel's side |
 
 #[cfg(feature = "break-in")]
@@ -25,6 +26,7 @@ pub mod break_in;
 pub mod busy_poll;
 pub mod cleaner;
 pub mod connection;
+pub mod counters;
 pub mod export;
 pub mod health;
 pub mod health_socket;
@@ -129,6 +131,7 @@ fn start(settings: &Settings) -> Result<Outcome> {
 /// What can take time or fail, before any file is made. Returns the sandbox that a process that serves is to use.
 fn prepare(settings: &Settings, listens: bool) -> Result<(Manager, Directory, Sandbox)> {
     logging::start(settings.log_level, settings.syslog)?;
+    counters::start()?;
     let manager = Manager::connect();
     privileges::give_up_removed(&settings.kept)?;
     let directory = Directory::find(&settings.path)?;
@@ -235,6 +238,7 @@ fn serve_one(
     // The way to its directory is not for the process that serves.
     drop(pid_file);
     signals::handle_stop(manager.as_raw())?;
+    signals::report_counts();
     let health_fd = health.as_ref().map(|listener| listener.socket.as_raw_fd());
     let (client, mut confined) = match source {
         Source::Client(client) => {
@@ -271,6 +275,7 @@ fn serve_one(
         drop(manager);
     }
     signals::serving();
+    counters::count_client();
     let outcome = worker::serve(Client::new(client), &mut confined);
     drop(cleaner);
     Ok(outcome)

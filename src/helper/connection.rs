@@ -16,8 +16,9 @@ use super::operations::{Answer, Operations, REPLY};
 use super::privileges::OPEN_FILES;
 use super::protocol::{FD_FOLLOWS, Form, Frame, HEADER, MAX_PAYLOAD, Malformed, Request, encode_error};
 use super::settings::Settings;
-use super::signals;
 use super::sys::{self, Wait};
+use super::{counters, signals};
+use crate::text::escape;
 
 /// How a connection ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -116,7 +117,12 @@ impl Connection {
         self.start = to;
         let request = Request::decode(frame.number, &self.input[from..to]).map_err(Ending::Malformed)?;
         let answer = operations.perform(request, &mut self.reply);
-        log::trace!("{request:?}: {:?}", answer.as_ref().err());
+        let error = answer.as_ref().err().copied();
+        counters::count(frame.number, error);
+        if let Some(errno) = error.filter(|errno| is_refusal(*errno)) {
+            log_refusal(&request, errno);
+        }
+        log::trace!("{request:?}: {error:?}");
         let sent = self.send_reply(request.form(), answer);
         self.busy_poll.replied();
         sent.map_err(|errno| match errno {
@@ -211,6 +217,19 @@ impl Connection {
             Err(errno) if form == Form::Fd => send_all(socket, &(-(errno as i32)).to_ne_bytes(), idle),
             Err(errno) => send_all(socket, &encode_error(errno), idle),
         }
+    }
+}
+
+/// Whether an error may come from what confines this process, or from a path that would lead out of the export.
+fn is_refusal(errno: Errno) -> bool {
+    matches!(errno, Errno::ELOOP | Errno::EXDEV | Errno::EACCES)
+}
+
+#[cold]
+fn log_refusal(request: &Request<'_>, errno: Errno) {
+    if log::log_enabled!(log::Level::Debug) {
+        let words: Vec<_> = request.strings().map(|word| format!("'{}'", escape(word))).collect();
+        log::debug!("refused {} {}: {errno:?} ({})", request.name(), words.join(" "), errno.desc());
     }
 }
 

@@ -118,6 +118,48 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
+/// A line in memory of a fixed size. What does not fit is cut.
+struct FixedLine {
+    bytes: [u8; stderr::LINE],
+    length: usize,
+}
+
+impl std::fmt::Write for FixedLine {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        // Room for the end.
+        let room = self.bytes.len() - 1 - self.length;
+        let count = text.len().min(room);
+        self.bytes[self.length..self.length + count].copy_from_slice(&text.as_bytes()[..count]);
+        self.length += count;
+        Ok(())
+    }
+}
+
+/// Logs a line of weight info from a signal handler: allocates nothing and takes no lock. `text` must not allocate either.
+pub fn log_from_handler(text: Arguments<'_>) {
+    let Some(sink) = SINK.get().filter(|_| log::max_level() >= LevelFilter::Info) else { return };
+    let mut line = FixedLine { bytes: [0; stderr::LINE], length: 0 };
+    let taken = match sink {
+        Sink::Stderr => {
+            let _ = write!(line, "{IDENT}: {text}");
+            line.bytes[line.length] = b'\n';
+            stderr::write_line(&line.bytes[..=line.length])
+        }
+        Sink::Syslog(socket) => {
+            let pid = match PID.load(Ordering::Relaxed) {
+                0 => std::process::id(),
+                outside => outside,
+            };
+            let _ = write!(line, "<{}>{IDENT}[{pid}]: {text}", FACILITY_DAEMON | 6);
+            socket.send(&line.bytes[..line.length]).is_ok()
+        }
+        Sink::Nowhere => true,
+    };
+    if !taken {
+        count_lost(1);
+    }
+}
+
 /// Counts lines that nobody took.
 pub fn count_lost(lines: u64) {
     if let Some(lost) = LOST.get() {
@@ -179,6 +221,15 @@ fn connect() -> std::io::Result<UnixDatagram> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_of_a_fixed_size_is_cut_where_it_is_full() {
+        let mut line = FixedLine { bytes: [0; stderr::LINE], length: 0 };
+        for _ in 0..3 {
+            line.write_str(&"x".repeat(stderr::LINE / 2)).unwrap();
+        }
+        assert_eq!(line.length, stderr::LINE - 1);
+    }
 
     #[test]
     fn a_line_fits_one_write_whatever_its_text() {

@@ -82,6 +82,10 @@ trait Field<'a>: Sized {
     fn take(bytes: &mut &'a [u8]) -> Option<Self>;
     /// Appends the field to `out`.
     fn put(&self, out: &mut Vec<u8>);
+    /// The bytes of a string.
+    fn string(&self) -> Option<&'a [u8]> {
+        None
+    }
 }
 
 macro_rules! integer_fields {
@@ -112,6 +116,9 @@ impl<'a> Field<'a> for &'a [u8] {
         let length = u16::try_from(self.len()).unwrap_or(u16::MAX);
         length.put(out);
         out.extend_from_slice(&self[..length.into()]);
+    }
+    fn string(&self) -> Option<&'a [u8]> {
+        Some(self)
     }
 }
 
@@ -163,6 +170,13 @@ macro_rules! requests {
             /// The request's name.
             pub fn name(&self) -> &'static str {
                 match self { $(Self::$name { .. } => $wire,)* }
+            }
+
+            /// The strings that it carries, paths most of them.
+            pub fn strings(&self) -> impl Iterator<Item = &'a [u8]> {
+                let all: Vec<Option<&'a [u8]>> =
+                    match self { $(Self::$name { $($field),* } => vec![$($field.string()),*],)* };
+                all.into_iter().flatten()
             }
 
             /// How it is answered.

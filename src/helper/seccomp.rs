@@ -43,6 +43,8 @@ const LOOP: &[libc::c_long] = &[
     // Log lines: to standard error or syslog, with the process's id, in allocated memory.
     libc::SYS_write,
     libc::SYS_getpid,
+    // SIGUSR1: how much memory there was.
+    libc::SYS_getrusage,
     libc::SYS_brk,
     libc::SYS_munmap,
     libc::SYS_mremap,

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use super::socket::Listener;
-use super::{health_socket, sys};
+use super::{counters, health_socket, logging, sys};
 
 /// A signal asked this process to stop.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -70,7 +70,23 @@ pub fn serving() {
 /// What makes a worker go on that waits in the kernel for the close of a descriptor that its client sent.
 pub const NUDGE: Signal = Signal::SIGUSR1;
 
-extern "C" fn on_nudge(_: libc::c_int) {}
+/// Whether [`NUDGE`] asks for the counts: it does in a process that serves its one client itself, which nobody nudges.
+static REPORTS: AtomicBool = AtomicBool::new(false);
+
+/// Has this process log its counts at SIGUSR1.
+pub fn report_counts() {
+    REPORTS.store(true, Ordering::SeqCst);
+}
+
+extern "C" fn on_nudge(_: libc::c_int) {
+    if REPORTS.load(Ordering::SeqCst) {
+        let errno = Errno::last_raw();
+        let clients = u64::from(SERVING.load(Ordering::SeqCst));
+        let counts = counters::Counts { clients, memory: counters::peak_memory() };
+        logging::log_from_handler(format_args!("{counts}"));
+        Errno::set_raw(errno);
+    }
+}
 
 extern "C" fn on_sign_of_life(_: libc::c_int) {
     let errno = Errno::last_raw();

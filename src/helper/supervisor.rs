@@ -29,7 +29,7 @@ use super::self_check::SelfCheck;
 use super::settings::{Endpoint, Settings};
 use super::socket::{Listener, Name, describe_peer, set_nonblocking};
 use super::worker::Client;
-use super::{landlock, logging, notify, privileges, signals, sys, worker};
+use super::{counters, landlock, logging, notify, privileges, signals, sys, worker};
 use crate::exit::Outcome;
 use crate::text::escape_path;
 
@@ -90,7 +90,7 @@ pub fn run(
     let export = directory.close()?;
     signals::ignore_hangup()?;
     let mut wanted = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD, Signal::SIGUSR1] {
         wanted.add(signal);
     }
     wanted.thread_block().context("cannot block signals")?;
@@ -320,11 +320,21 @@ impl<'s> Supervisor<'s> {
 
     /// True when asked to stop.
     fn take_signals(&mut self) -> Result<bool> {
-        let mut stop = false;
+        let (mut stop, mut asked) = (false, false);
         while let Some(info) = self.signals.read_signal().context("cannot read signals")? {
-            stop |= i32::try_from(info.ssi_signo) != Ok(Signal::SIGCHLD as i32);
+            match i32::try_from(info.ssi_signo) {
+                Ok(libc::SIGCHLD) => {}
+                Ok(libc::SIGUSR1) => asked = true,
+                _ => stop = true,
+            }
         }
         self.reap();
+        if asked {
+            let pids = self.workers.keys().copied().chain([Pid::this()]);
+            let memory = counters::memory_of(pids.map(Pid::as_raw));
+            let clients = u64::try_from(self.workers.len()).unwrap_or(u64::MAX);
+            log::info!("{}", counters::Counts { clients, memory });
+        }
         Ok(stop)
     }
 
@@ -374,6 +384,7 @@ impl<'s> Supervisor<'s> {
             match unsafe { self.pid_namespaces.fork() } {
                 Ok(ForkResult::Parent { child }) => {
                     self.served = true;
+                    counters::count_client();
                     self.workers.insert(child, ours);
                     // Not the last to close it.
                     drop(client);

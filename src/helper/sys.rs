@@ -140,15 +140,20 @@ pub fn unread(socket: BorrowedFd<'_>) -> Result<i32, Errno> {
 
 /// A counter that this process shares with those that it forks.
 pub fn shared_counter() -> Result<&'static AtomicU64, Errno> {
+    shared_counters::<1>().map(|[counter]| counter)
+}
+
+/// Counters that this process shares with those that it forks.
+pub fn shared_counters<const N: usize>() -> Result<&'static [AtomicU64; N], Errno> {
     let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
     let access = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new mapping, zero-filled, aligned to a page and never unmapped; all access to it is atomic.
     unsafe {
-        let memory = libc::mmap(std::ptr::null_mut(), size_of::<AtomicU64>(), access, flags, -1, 0);
+        let memory = libc::mmap(std::ptr::null_mut(), size_of::<[AtomicU64; N]>(), access, flags, -1, 0);
         if memory == libc::MAP_FAILED {
             return Err(Errno::last());
         }
-        Ok(AtomicU64::from_ptr(memory.cast()))
+        Ok(&*memory.cast::<[AtomicU64; N]>())
     }
 }
 

@@ -3,9 +3,55 @@
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+
 use crate::program::{self, Launch, Running};
 use crate::start::{Place, words};
 use crate::wire::{Client, PATIENCE, ask};
+
+/// The last line of counts, once it says `wanted`.
+#[track_caller]
+fn counts(running: &Running, wanted: &str) -> String {
+    running.signal(Signal::SIGUSR1);
+    running.wait_for_log(wanted);
+    running.log().lines().rfind(|line| line.contains("requests: ")).unwrap().to_owned()
+}
+
+#[test]
+fn sigusr1_counts_requests_errors_clients_and_memory() {
+    for options in [&[][..], &["--persistent", "--shared=3"]] {
+        let place = Place::new();
+        let mut launch = Launch::new(&program::ours(), &place.export()).option("--log-level=debug");
+        for option in options {
+            launch = launch.option(option);
+        }
+        let running = launch.by_socket(&place.socket());
+        let mut client = Client::connect_soon(&place.socket());
+        for _ in 0..7 {
+            client.ask(&ask::lstat(b"/file")).ok();
+        }
+        client.ask(&ask::lstat(b"/none")).fails(Errno::ENOENT);
+        std::os::unix::fs::symlink("loop", place.export().join("loop")).unwrap();
+        client.ask(&ask::chmod(b"/loop/\nx", 0o600)).fails(Errno::ELOOP);
+        let line = counts(
+            &running,
+            "lstat 8 (1 failed), chmod 1 (1 failed); errors: ENOENT 1, ELOOP 1; clients: 1 now, 1 since",
+        );
+        let memory = line.split("memory: ").nth(1).unwrap().split(' ').next().unwrap();
+        assert!(memory.parse::<u64>().unwrap() > 100_000, "{line}");
+        assert!(running.log().contains(r"refused T_CHMOD '/loop/\x0ax': ELOOP"), "{}", running.log());
+        assert!(!running.log().contains("refused T_LSTAT"), "{}", running.log());
+        // The counts of a worker are there after its end.
+        if !options.is_empty() {
+            drop(client);
+            let mut client = Client::connect_soon(&place.socket());
+            client.ask(&ask::lstat(b"/file")).ok();
+            counts(&running, "2 since the start");
+            running.wait_for_log("lstat 9 (1 failed)");
+        }
+    }
+}
 
 #[test]
 fn one_line_at_the_start_says_that_the_backends_time_is_over() {

@@ -204,3 +204,115 @@ fn a_manager_that_is_not_there_harms_nobody() {
     assert!(running.wait().success());
     assert!(running.log().contains("NOTIFY_SOCKET"), "{}", running.log());
 }
+
+/// The template unit that is shipped.
+const TEMPLATE: &str = "scripts/systemd/virtfs-proxy-helper@.service";
+
+fn template() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(TEMPLATE)).unwrap()
+}
+
+/// The words of all settings of this name.
+fn words_of<'a>(unit: &'a str, setting: &'a str) -> Vec<&'a str> {
+    let values = unit.lines().filter_map(|line| line.strip_prefix(setting)?.strip_prefix('='));
+    values.flat_map(str::split_ascii_whitespace).collect()
+}
+
+fn analyze(args: &[&str]) -> String {
+    let mut command = Command::new("systemd-analyze");
+    let output = command.args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let output = output.expect("systemd-analyze is missing: install systemd");
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+/// The exposure that `systemd-analyze security` states.
+fn exposure(unit: &str) -> f64 {
+    let said = analyze(&["security", "--offline=true", "--no-pager", unit]);
+    let last = said.split("Overall exposure level for ").nth(1).unwrap_or_else(|| panic!("{said}"));
+    last.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_template_is_well_formed_and_as_exposed_as_the_readme_says() {
+    let folder = program::scratch();
+    // systemd-analyze looks for the program.
+    let unit =
+        template().replace("/usr/lib/qemu/virtfs-proxy-helper", &program::ours().display().to_string());
+    let path = folder.path().join("virtfs-proxy-helper@.service");
+    fs::write(&path, unit).unwrap();
+    let said = analyze(&["verify", "--man=no", path.to_str().unwrap()]);
+    assert!(!said.contains("virtfs-proxy-helper@"), "{said}");
+    let bare = folder.path().join("bare@.service");
+    fs::write(&bare, "[Service]\nExecStart=/bin/true\n").unwrap();
+    let readme = include_str!("../../README.md");
+    let rated = readme.split("rates its exposure ").nth(1).unwrap().split(';').next().unwrap();
+    let without = readme.split("the same service has ").nth(1).unwrap().split(". ").next().unwrap();
+    // Later versions of systemd may rate otherwise.
+    let close = |found: f64, said: &str| (found - said.parse::<f64>().unwrap()).abs() < 0.35;
+    let found = (exposure(path.to_str().unwrap()), exposure(bare.to_str().unwrap()));
+    assert!(close(found.0, rated) && close(found.1, without), "{found:?}: {rated} {without}");
+}
+
+/// What the template forbids, applied without systemd: its variables, capabilities, no new privileges, namespaces. Which
+/// system calls the helper makes is compared with the filter.
+#[test]
+fn the_helper_serves_under_the_templates_restrictions() {
+    let unit = template();
+    let place = Place::new();
+    let capabilities: Vec<_> = words_of(&unit, "CapabilityBoundingSet")
+        .iter()
+        .map(|name| format!("+{}", name.strip_prefix("CAP_").unwrap().to_lowercase()))
+        .collect();
+    assert_eq!((capabilities.len(), words_of(&unit, "NoNewPrivileges")), (10, vec!["yes"]));
+    let trace = place.path().join("trace");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--net", "--propagation", "slave", "strace", "-f", "-qq", "-o"]).arg(&trace);
+    command.args(["setpriv", "--no-new-privs", "--bounding-set"]);
+    command.arg(format!("-all,{}", capabilities.join(",")));
+    command.arg("--").arg(program::ours());
+    let start = words_of(&unit, "ExecStart");
+    command.args(&start[1..]);
+    for assignment in words_of(&unit, "Environment") {
+        let (name, value) = assignment.split_once('=').unwrap();
+        let socket = place.socket().display().to_string();
+        command.env(name, if name == "VIRTFS_SOCKET" { &socket } else { value });
+    }
+    // The file of options.
+    command.env("VIRTFS_PATH", place.export()).env("VIRTFS_UID", "0").env("VIRTFS_GID", "0");
+    let mut helper = Running::spawn(command.stdin(std::process::Stdio::null()));
+    let mut client = Client::connect_soon(&place.socket());
+    client.ask(&ask::mkdir(b"/dir", 0o755, 1000, 1000)).ok();
+    client.ask(&ask::mknod(b"/null", libc::S_IFCHR | 0o600, 0x103, 0, 0)).ok();
+    client.ask(&ask::chown(b"/file", 5, 6)).ok();
+    client.ask(&ask::chmod(b"/file", 0o6755)).ok();
+    client.ask(&ask::open(b"/file", libc::O_RDWR)).ok();
+    assert!(!helper.log().contains("missing") && !helper.log().contains("falling back"), "{}", helper.log());
+    drop(client);
+    for child in crate::process::children(helper.pid()) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.cast_signed()), Signal::SIGTERM).unwrap();
+    }
+    helper.wait();
+    let mut allowed = std::collections::BTreeSet::new();
+    let mut sets: Vec<String> = words_of(&unit, "SystemCallFilter").iter().map(ToString::to_string).collect();
+    sets.push("@default".into());
+    while let Some(name) = sets.pop() {
+        if !name.starts_with('@') {
+            allowed.insert(name);
+            continue;
+        }
+        let listed = analyze(&["syscall-filter", "--no-pager", &name]);
+        let calls = listed.lines().skip(1).map(str::trim).filter(|line| !line.starts_with('#'));
+        sets.extend(calls.filter(|line| !line.is_empty()).map(str::to_owned));
+    }
+    let trace = fs::read_to_string(&trace).unwrap();
+    let called: std::collections::BTreeSet<_> = trace
+        .lines()
+        .filter_map(|line| line.split_once(' ')?.1.trim_start().split_once('(').map(|(name, _)| name))
+        .filter(|name| {
+            name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+        })
+        .collect();
+    assert!(called.len() > 30 && called.contains("pivot_root"), "{called:?}");
+    let refused: Vec<_> = called.iter().filter(|name| !allowed.contains(**name)).collect();
+    assert!(refused.is_empty(), "{refused:?}");
+}

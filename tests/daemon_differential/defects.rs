@@ -74,6 +74,39 @@ fn defect_01_an_id_of_minus_one_costs_no_capability_later() {
     }
 }
 
+/// What LTP's execve03 makes a guest send, after another test has made a file as root with a user's group: files as nobody. The path
+/// that it executes is too long for the guest's own kernel; sent all the same, it ends neither helper.
+#[test]
+fn defect_01_the_files_of_execve03_end_the_reference() {
+    let long = [b"/".as_slice(), &[b'a'; 4097]].concat();
+    let play = |client: &mut Client, first_group: i32| {
+        client.ask(&ask::create(b"/first", O_CREAT | O_RDWR, 0o644, 0, first_group)).ok();
+        client.ask(&ask::mkdir(b"/ltp", 0o777, 0, 0)).ok();
+        client.ask(&ask::open(&long, O_RDONLY)).fails(ENAMETOOLONG);
+        client.ask(&ask::create(&long, O_CREAT | O_RDWR, 0o444, 65534, 0)).fails(ENAMETOOLONG);
+        client.ask(&ask::rename(&long, &long)).fails(ENAMETOOLONG);
+        client.ask(&ask::link(&long, &long)).fails(ENAMETOOLONG);
+        client.ask(&ask::create(b"/ltp/fake", O_CREAT | O_RDWR, 0o444, 65534, 0)).ok();
+    };
+    // Without the first file the reference goes on.
+    let dir = program::scratch();
+    let (_running, mut client) = reference(dir.path());
+    play(&mut client, 0);
+    let dir = program::scratch();
+    let (mut running, mut client) = reference(dir.path());
+    client.ask(&ask::create(b"/first", O_CREAT | O_RDWR, 0o644, 0, 1000)).ok();
+    client.ask(&ask::open(&long, O_RDONLY)).fails(ENAMETOOLONG);
+    client.ask(&ask::create(b"/fake", O_CREAT | O_RDWR, 0o444, 65534, 0)).closed();
+    let status = running.wait();
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+    // The shell that started it may pass its status on.
+    assert!(signal == Some(libc::SIGABRT) || status.code() == Some(134), "{status:?}");
+    let dir = program::scratch();
+    let (_running, mut client) = ours(dir.path());
+    play(&mut client, 1000);
+    client.ask(&ask::chown(b"/ltp/fake", 1, 1)).ok();
+}
+
 /// The same for a create as root under another group: the reference does it without its capabilities.
 #[test]
 fn defect_01_a_create_as_root_has_roots_rights() {
