@@ -6,10 +6,13 @@ pub mod bounds;
 pub mod helper;
 pub mod invocation;
 pub mod local;
+pub mod memory;
 pub mod qemu_opts;
 pub mod rewrite;
+pub mod target;
 pub mod version;
 pub mod view;
+pub mod virtiofs;
 
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -40,6 +43,8 @@ pub struct Share {
     pub place: Place,
     /// What it exports, where that could be found out.
     pub export: ExportPath,
+    /// How its guest's memory is made, as far as the same argument list says it.
+    pub memory: memory::Memory,
     /// What is peculiar about it.
     pub notes: Vec<Note>,
 }

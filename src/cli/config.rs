@@ -8,6 +8,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, ValueEnum};
 
 use crate::share::local::{Multidevs, SecurityModel};
+use crate::share::target::Target;
 
 /// `migrate config`.
 #[derive(Debug, Args)]
@@ -26,9 +27,12 @@ pub struct ConfigArgs {
     /// Say of such a share that the guest may write to it. Repeatable
     #[arg(long, value_name = "TAG_OR_ID")]
     pub writable: Vec<OsString>,
-    /// Where the guest's owners, modes and special files go
-    #[arg(long, value_enum, value_name = "MODEL", default_value_t)]
-    pub security_model: SecurityModel,
+    /// What the shares move to. In virtiofs's case libvirt XML is rewritten; of every other file --to prints what to write
+    #[arg(long, value_enum, value_name = "BACKEND", default_value_t)]
+    pub backend: Target,
+    /// Where the guest's owners, modes and special files go [default: mapped-xattr]
+    #[arg(long, value_enum, value_name = "MODEL")]
+    pub security_model: Option<SecurityModel>,
     /// The host's mode of the files that the guest makes, in octal, in place of 0600
     #[arg(long, value_name = "MODE", value_parser = mode)]
     pub fmode: Option<u32>,
@@ -62,10 +66,12 @@ pub struct ConfigArgs {
 pub enum Snippet {
     /// libvirt's filesystem element
     Libvirt,
-    /// -fsdev and -device, for a shell
+    /// -fsdev and -device, or what virtiofs needs, for a shell
     QemuArgs,
     /// Sections of a -readconfig file
     Readconfig,
+    /// The systemd unit of each share's virtiofsd; with --backend virtiofs
+    VirtiofsdUnit,
 }
 
 /// `NAME=PATH`.

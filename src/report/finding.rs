@@ -59,7 +59,8 @@ macro_rules! kinds {
 kinds! {
     /// A share that goes over the proxy backend.
     PROXY_SHARE: "proxy-share", Error,
-        "move it to the local backend: `migrate config` rewrites this file, `migrate convert` the export's files";
+        "move it to the local backend: `migrate config` rewrites this file, `migrate convert` the export's files; or \
+         to virtiofs, which converts nothing and changes the guest's mount: `migrate config --backend virtiofs`";
     /// A file with proxy shares that a program writes by itself.
     GENERATED_FILE: "generated-file", Warning,
         "change the program's own configuration: an edit of this file does not last";

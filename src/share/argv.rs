@@ -15,11 +15,13 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
+use super::memory::Memory;
 use super::rewrite::{Edit, Refusal, Rewrite};
 use super::{Note, Part, Share, Transport, bounds, qemu_opts};
 use crate::text::escape;
 use describe::is_proxy;
 use model::{GuestDevice, Model, Value};
+pub use scan::{Valued, valued};
 
 /// One argument of a command line, as some file spells it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -128,6 +130,12 @@ pub fn shares(args: &[Arg]) -> Vec<ArgvShare> {
         found.extend(
             own.iter().take_while(pays).map(|device| describe::with_device(args, base.clone(), device)),
         );
+    }
+    if !found.is_empty() {
+        let memory = Memory::of(args);
+        for one in &mut found {
+            one.share.memory.clone_from(&memory);
+        }
     }
     found
 }

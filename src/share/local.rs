@@ -6,7 +6,7 @@ mod libvirt;
 mod readconfig;
 
 pub use libvirt::attribute as xml_attribute;
-pub use libvirt::{Filesystem, Unsayable, bus_number, libvirt_filesystem, pci_slot};
+pub use libvirt::{Address, Filesystem, Unsayable, bus_number, libvirt_filesystem, pci_slot};
 pub use readconfig::{quotable, readconfig};
 
 use std::os::unix::ffi::OsStrExt;
@@ -126,7 +126,8 @@ fn device_option(share: &Share, device: &Device) -> Vec<u8> {
     out
 }
 
-fn push_option(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+/// Adds `,KEY=VALUE` to an option string.
+pub(super) fn push_option(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     out.push(b',');
     out.extend_from_slice(key);
     out.push(b'=');

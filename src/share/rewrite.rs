@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::local::{Multidevs, Options};
+use super::target::Target;
 use super::view::{Addition, View};
 use super::{ExportPath, Note, Part, Share, Transport};
 use crate::report::finding::{self, Finding};
@@ -22,6 +23,8 @@ pub struct Rewrite {
     pub readonly: Vec<(Vec<u8>, bool)>,
     /// Which directory the helper serves that listens on a socket.
     pub served: Vec<(PathBuf, PathBuf)>,
+    /// What the shares move to.
+    pub target: Target,
     /// What the `local` shares are to be like; [`Rewrite::local_for`] says it of one export.
     pub local: Options,
     /// What `multidevs` is to be for an export, where `local` does not say it: by what is below it on this machine.

@@ -8,6 +8,7 @@ mod multidevs;
 mod own_of_libvirt;
 mod snippet;
 mod user;
+mod virtiofs;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -20,7 +21,7 @@ use anyhow::{Context, anyhow, bail};
 use super::audit::Host;
 use super::join::{self, Joined};
 use super::launcher::Launcher;
-use super::libvirt::is_saved_image;
+use super::libvirt::{Libvirt, is_saved_image};
 use super::proved::{self, Rewritten};
 use super::{Beside, Document, Format as _, Reading, recognise_named};
 use crate::cli::{ConfigArgs, Snippet};
@@ -29,6 +30,7 @@ use crate::exit::Outcome;
 use crate::share::bounds::bounded;
 use crate::share::local::Options;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
+use crate::share::target::Target;
 use crate::share::{ExportPath, Share, Transport};
 use crate::text::{escape, escape_path, shell_word};
 
@@ -39,6 +41,10 @@ const LARGEST_IMAGE: u64 = 64 << 20;
 
 /// Runs `migrate config`.
 pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
+    if let Some(why) = virtiofs::wrong_options(args) {
+        complain!("virtfs-proxy-helper: {why}");
+        return Ok(Outcome::Usage);
+    }
     let input = Input::open(&args.file)?;
     if args.in_place && input.path.is_none() {
         complain!("virtfs-proxy-helper: --in-place wants a file, and standard input is none");
@@ -84,10 +90,17 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
         let text = snippet::print(form, &reading.shares, &how).map_err(|refusal| input.refused(&refusal))?;
         crate::report::print_with(|out| out.write_all(&text))?;
         let exports: Vec<_> = reading.shares.iter().filter_map(|share| how.export_of(share).ok()).collect();
+        if how.target == Target::Virtiofs {
+            virtiofs::tell_printed(form, &reading.shares);
+            return Ok(Outcome::Clean);
+        }
         for finding in multidevs::findings(&exports, &how, form == Snippet::Libvirt) {
             complain!("virtfs-proxy-helper: note: {}", finding.message);
         }
         return Ok(Outcome::Clean);
+    }
+    if how.target == Target::Virtiofs && format.name() != Libvirt.name() {
+        return Err(input.refused(&virtiofs::refusal_of_file(&reading.shares)));
     }
     let more = |edits: &mut Edits| {
         helpers::settle(&document, format.name(), &reading, edits);
@@ -97,8 +110,10 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     let Rewritten { mut edits, text: new, native } = rewritten.map_err(|refusal| input.refused(&refusal))?;
     input.deliver(args, &new)?;
     let exports = edits.moved.iter().map(|moved| &moved.export);
-    let multidevs = multidevs::findings(exports, &how, native);
-    edits.findings.extend(multidevs);
+    if how.target == Target::Local {
+        let multidevs = multidevs::findings(exports, &how, native);
+        edits.findings.extend(multidevs);
+    }
     after::tell(&after::Told { document: &document, beside, edits: &edits, how: &how, args });
     Ok(if args.check { Outcome::Findings } else { Outcome::Clean })
 }
@@ -136,8 +151,9 @@ fn how(args: &ConfigArgs, reading: &Reading) -> Result<Rewrite, Refusal> {
         exports,
         readonly,
         served,
+        target: args.backend,
         local: Options {
-            security_model: args.security_model,
+            security_model: args.security_model.unwrap_or_default(),
             fmode: args.fmode,
             dmode: args.dmode,
             multidevs: args.multidevs,

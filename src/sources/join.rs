@@ -166,6 +166,7 @@ mod tests {
             device: None,
             place: Place::default(),
             export: ExportPath::Unknown,
+            memory: crate::share::memory::Memory::default(),
             notes: Vec::new(),
         }
     }

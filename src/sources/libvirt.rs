@@ -12,6 +12,7 @@ mod arguments;
 mod file;
 mod glance;
 mod layout;
+mod memory;
 mod rewrite;
 mod spelling;
 

@@ -106,9 +106,18 @@ fn lines_that_speak_of_no_share_stay() {
         let Ok(after) = fs::read(case.expected()) else { continue };
         let before = fs::read(&case.input).expect("the input");
         let speaks = |line: &&[u8]| {
-            [&b"arg value"[..], b"commandline", b"<devices", b"fsdriver", b"socket", b"sock_fd", b"proxy,"]
-                .iter()
-                .any(|word| line.windows(word.len()).any(|window| window == *word))
+            [
+                &b"arg value"[..],
+                b"commandline",
+                b"<devices",
+                b"fsdriver",
+                b"socket",
+                b"sock_fd",
+                b"proxy,",
+                b"<memoryBacking/>",
+            ]
+            .iter()
+            .any(|word| line.windows(word.len()).any(|window| window == *word))
         };
         let mut left = after.split_inclusive(|&byte| byte == b'\n');
         for line in before.split_inclusive(|&byte| byte == b'\n').filter(|line| !speaks(line)) {

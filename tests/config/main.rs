@@ -16,6 +16,7 @@ mod in_place;
 mod multidevs;
 mod qemu;
 mod usage;
+mod virtiofs;
 mod yaml;
 
 use std::ffi::OsStr;

@@ -14,6 +14,8 @@ use std::process::{Command, Stdio};
 use crate::guest::Guest;
 use crate::program::{Launch, Running, ours, scratch, wait_until};
 
+mod virtiofs;
+
 #[path = "../support/guest.rs"]
 mod guest;
 #[path = "../support/program.rs"]

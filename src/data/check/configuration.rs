@@ -56,6 +56,7 @@ fn share(facts: &Facts) -> Share {
         device: Some(Device { driver: b"virtio-9p-pci".to_vec(), ..Device::default() }),
         place: Place::default(),
         export: ExportPath::Unknown,
+        memory: crate::share::memory::Memory::default(),
         notes: Vec::new(),
     }
 }

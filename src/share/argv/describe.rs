@@ -79,6 +79,7 @@ pub(super) fn fsdev(args: &[Arg], fsdev: &Fsdev) -> ArgvShare {
             device: None,
             place: Place { line: Some(arg.line), span: Some(arg.span), ..Place::default() },
             export: ExportPath::Unknown,
+            memory: crate::share::memory::Memory::default(),
             notes,
         },
         fsdev: fsdev.word.value,

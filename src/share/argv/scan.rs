@@ -126,34 +126,63 @@ const TAKES_A_VALUE: &[&str] = &[
     "xen-domid",
 ];
 
-/// The options of interest, each with its value. A word that no QEMU knows as an option, or that takes no value,
-/// stands alone.
+/// An option with its value, whatever option it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Valued<'a> {
+    /// Its name, without its one or two dashes.
+    pub option: &'a [u8],
+    /// Its value.
+    pub value: &'a Arg,
+}
+
+/// Every option that takes a value and has one.
+pub fn valued(args: &[Arg]) -> Vec<Valued<'_>> {
+    let mut found = Vec::new();
+    walk(args, |option, at| found.extend(args.get(at + 1).map(|value| Valued { option, value })));
+    found
+}
+
+/// The options that shares are made of, each with its value. A word that no QEMU knows as an option, or that takes no
+/// value, stands alone.
 pub(super) fn scan(args: &[Arg]) -> Vec<Word> {
     let mut words = Vec::new();
+    walk(args, |name, at| {
+        if let Some(kind) = kind(name)
+            && at + 1 < args.len()
+        {
+            words.push(Word { kind, option: at, value: at + 1 });
+        }
+    });
+    words
+}
+
+fn kind(name: &[u8]) -> Option<Kind> {
+    match name {
+        b"fsdev" => Some(Kind::Fsdev),
+        b"virtfs" => Some(Kind::Virtfs),
+        b"device" => Some(Kind::Device),
+        b"set" => Some(Kind::Set),
+        b"global" => Some(Kind::Global),
+        b"name" => Some(Kind::Name),
+        _ => None,
+    }
+}
+
+/// Calls `each` with the name and the index of every option that takes a value.
+fn walk<'a>(args: &'a [Arg], mut each: impl FnMut(&'a [u8], usize)) {
     let mut at = 0;
     while let Some(arg) = args.get(at) {
         let Some(name) = option_name(arg) else {
             at += 1;
             continue;
         };
-        let kind = match name {
-            b"fsdev" => Some(Kind::Fsdev),
-            b"virtfs" => Some(Kind::Virtfs),
-            b"device" => Some(Kind::Device),
-            b"set" => Some(Kind::Set),
-            b"global" => Some(Kind::Global),
-            b"name" => Some(Kind::Name),
-            _ => None,
-        };
-        if let Some(kind) = kind
-            && at + 1 < args.len()
-        {
-            words.push(Word { kind, option: at, value: at + 1 });
+        if kind(name).is_some() || TAKES_A_VALUE.iter().any(|known| known.as_bytes() == name) {
+            each(name, at);
+            at += 2;
+        } else {
+            at += 1;
         }
-        let takes_value = kind.is_some() || TAKES_A_VALUE.iter().any(|known| known.as_bytes() == name);
-        at += if takes_value { 2 } else { 1 };
     }
-    words
 }
 
 /// The option that an argument is, without its one or two dashes.

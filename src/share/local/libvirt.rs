@@ -140,7 +140,8 @@ impl Filesystem {
 }
 
 impl Address {
-    fn tag(self) -> String {
+    /// libvirt's element.
+    pub fn tag(self) -> String {
         match self {
             Self::Pci { bus, slot, function, multifunction } => format!(
                 "<address type='pci' domain='0x0000' bus='0x{bus:02x}' slot='0x{slot:02x}' \
@@ -329,6 +330,7 @@ mod tests {
             device: Some(device),
             place: Place::default(),
             export: ExportPath::Unknown,
+            memory: crate::share::memory::Memory::default(),
             notes: Vec::new(),
         }
     }

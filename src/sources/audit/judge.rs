@@ -257,7 +257,8 @@ fn remedy(kind: &str, share: &Share, refusal: Option<&Refusal>) -> Option<&'stat
     }
     refusal.map(|_| {
         "move it to the local backend: change this file by hand (why, stands below), and convert the export's files \
-         with `migrate convert`"
+         with `migrate convert`; or move it to virtiofs, which converts nothing: `migrate config --backend virtiofs --to qemu-args` \
+         prints what to write"
     })
 }
 

@@ -13,6 +13,7 @@ use crate::data::owner::Owner;
 use crate::share::Transport;
 use crate::share::local::path_bytes;
 use crate::share::rewrite::{Edits, Moved, Rewrite};
+use crate::share::target::Target;
 use crate::text::{escape, escape_path, shell_word};
 
 /// The kinds of findings that are about other lines than the share's.
@@ -54,7 +55,11 @@ impl Told<'_> {
         for moved in &self.edits.moved {
             // A snapshot says the share of its guest once more.
             let (title, export) = (moved.share.title(), escape_path(&moved.export));
-            let line = format!("  {title}: {export} over local, {}\n", self.how.local.security_model.name());
+            let target = match self.how.target {
+                Target::Local => format!("local, {}", self.how.local.security_model.name()),
+                Target::Virtiofs => "virtiofs".to_owned(),
+            };
+            let line = format!("  {title}: {export} over {target}\n");
             if !out.contains(&line) {
                 out.push_str(&line);
             }
@@ -74,7 +79,9 @@ impl Told<'_> {
             self.guests()
         )];
         steps.extend(self.helpers());
-        steps.extend(self.conversions(holder.is_some()));
+        if self.how.target == Target::Local {
+            steps.extend(self.conversions(holder.is_some()));
+        }
         match holder {
             Some(holder) => steps.extend(self.libvirt(holder)),
             None if !self.args.in_place => {
@@ -83,6 +90,9 @@ impl Told<'_> {
                 );
             }
             None => {}
+        }
+        if self.how.target == Target::Virtiofs {
+            steps.extend(super::virtiofs::steps(&self.edits.moved));
         }
         steps.push("Start the guest.".to_owned());
         steps
@@ -176,6 +186,14 @@ impl Told<'_> {
                     "virsh define {file}\n     (made from `virsh dumpxml --inactive --security-info {name}`: a plain dump \
                      lacks the VNC password, and libvirt does not see an edit of /etc/libvirt/qemu/*.xml)"
                 ));
+                if self.how.target == Target::Virtiofs {
+                    steps.push(format!(
+                        "What was saved before holds the old devices, and can't be given the new ones: `virsh managedsave-remove \
+                         {name}` drops a managed save image (or shut the guest down cleanly first); snapshots with memory and `virsh \
+                         save` images can be restored only with the old configuration."
+                    ));
+                    return steps;
+                }
                 steps.push(format!(
                     "What was saved before holds the old configuration: `virsh managedsave-remove {name}` drops a managed \
                      save image (or shut the guest down cleanly first); for `virsh save` images, snapshots and \

@@ -6,13 +6,14 @@ use super::super::managed::Managed;
 use crate::cli::Snippet;
 use crate::share::local::{Options, Unsayable, libvirt_filesystem, qemu_args, readconfig};
 use crate::share::rewrite::{Refusal, Rewrite};
-use crate::share::{Note, Part, Share, argv};
+use crate::share::target::Target;
+use crate::share::{Note, Part, Share, argv, virtiofs};
 use crate::text::{escape, shell_word};
 
 /// The `local` equivalents of `shares`.
 pub(super) fn print(form: Snippet, shares: &[Share], how: &Rewrite) -> Result<Vec<u8>, Refusal> {
     let mut out = Vec::new();
-    for share in shares {
+    for (index, share) in shares.iter().enumerate() {
         let managed = Managed::of(&share.fsdev, share.place.file.as_deref());
         for note in argv::refuse_doubtful(share)
             .err()
@@ -30,6 +31,11 @@ pub(super) fn print(form: Snippet, shares: &[Share], how: &Rewrite) -> Result<Ve
             complain!("virtfs-proxy-helper: warning: {}: {}", doubt.message, doubt.remedy());
         }
         let share = how.answered(share)?;
+        if how.target == Target::Virtiofs {
+            let ends = ends_guest(shares, index);
+            out.extend(over_virtiofs(form, &share, &export, how, ends)?);
+            continue;
+        }
         if form == Snippet::Readconfig && !out.is_empty() {
             out.push(b'\n');
         }
@@ -54,9 +60,56 @@ pub(super) fn print(form: Snippet, shares: &[Share], how: &Rewrite) -> Result<Ve
                 }
             },
             Snippet::QemuArgs => out.extend(shell_args(&share, &export, &local)),
+            // Not without virtiofs.
+            Snippet::VirtiofsdUnit => {}
         }
     }
     Ok(out)
+}
+
+/// A share over virtiofs. `ends`: the memory of its guest is to be printed behind it.
+fn over_virtiofs(
+    form: Snippet,
+    share: &Share,
+    export: &Path,
+    how: &Rewrite,
+    ends: bool,
+) -> Result<Vec<u8>, Refusal> {
+    let unsayable = |Unsayable(reason)| Refusal::at(share.place.line, reason, "change that first");
+    tell_unknown(share);
+    match form {
+        Snippet::VirtiofsdUnit | Snippet::Readconfig => {
+            let unit = virtiofs::unit(&as_text(share), export).map_err(unsayable)?;
+            Ok(unit.into_bytes())
+        }
+        Snippet::Libvirt => {
+            let element = how.target.element(&as_text(share), export, &how.local).map_err(unsayable)?;
+            Ok(element.print("", "  ", "\n").into_bytes())
+        }
+        Snippet::QemuArgs => {
+            let marked = Marked::of(share);
+            let words = how.target.qemu_args(&marked.share, export, &how.local).map_err(unsayable)?;
+            let mut out = Vec::new();
+            for pair in words.chunks(2) {
+                let words: Vec<_> = pair.iter().map(|word| marked.shell_word(word)).collect();
+                out.extend(words.join(&b' '));
+                out.push(b'\n');
+            }
+            if ends {
+                for pair in virtiofs::memory_args(&share.memory).map_err(unsayable)?.chunks(2) {
+                    out.extend(pair.join(" ").into_bytes());
+                    out.push(b'\n');
+                }
+            }
+            Ok(out)
+        }
+    }
+}
+
+/// Whether no share of the same guest follows.
+fn ends_guest(shares: &[Share], index: usize) -> bool {
+    let of = |at: usize| shares.get(at).map(|share| (&share.place.guest, &share.memory));
+    of(index) != of(index + 1)
 }
 
 /// What stands for a directory that is not known.

@@ -124,6 +124,7 @@ fn share(document: &Document, lines: &[Line], at: usize) -> Share {
             from: ExportFrom::Manager(place.clone()),
         }),
         place,
+        memory: crate::share::memory::Memory::default(),
         notes: Vec::new(),
     }
 }

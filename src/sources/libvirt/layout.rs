@@ -9,6 +9,9 @@ use super::arguments::elements;
 /// What libvirt writes before a domain's file systems, so that they come behind it.
 const BEFORE_FILESYSTEMS: [&str; 4] = ["emulator", "disk", "controller", "lease"];
 
+/// What libvirt writes before `<memoryBacking>`.
+const SIZES: [&str; 3] = ["maxMemory", "memory", "currentMemory"];
+
 /// The ranges of text by which the elements at `ranges` go, and with them the lines that they leave empty.
 /// Neighbours with nothing but white space between them go in one piece.
 pub(super) fn removals(text: &str, mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
@@ -72,6 +75,26 @@ impl Slot {
             return style.before(text, first);
         }
         style.inside(text, devices)
+    }
+
+    /// The slot for one more element at the end of `parent`, which is in `domain`.
+    pub(super) fn last_in(text: &str, domain: Node, parent: Node) -> Self {
+        let style = Style::of(text, domain);
+        match parent.last_element_child() {
+            Some(last) => style.behind(text, last),
+            None => style.inside(text, parent),
+        }
+    }
+
+    /// The slot for what says how a domain's memory is made: behind its size, else before the domain's first element.
+    pub(super) fn behind_memory(text: &str, domain: Node) -> Self {
+        let style = Style::of(text, domain);
+        let size = domain.children().rfind(|node| SIZES.contains(&node.tag_name().name()));
+        match (size, domain.first_element_child()) {
+            (Some(anchor), _) => style.behind(text, anchor),
+            (None, Some(first)) => style.before(text, first),
+            (None, None) => style.inside(text, domain),
+        }
     }
 }
 
@@ -138,15 +161,16 @@ impl Style {
     }
 
     /// Into an element without elements.
-    fn inside(self, text: &str, devices: Node) -> Slot {
-        let range = devices.range();
+    fn inside(self, text: &str, parent: Node) -> Slot {
+        let name = parent.tag_name().name();
+        let range = parent.range();
         let own = text.get(range.clone()).unwrap_or_default();
         let outer = indent_of(text, range.start).unwrap_or_default().to_owned();
         let indent = format!("{outer}{}", self.unit);
         let newline = self.newline.to_owned();
         if let Some(open) = own.strip_suffix("/>") {
             let start = range.start + open.trim_end().len();
-            return self.slot(start..range.end, &indent, format!(">{newline}"), format!("{outer}</devices>"));
+            return self.slot(start..range.end, &indent, format!(">{newline}"), format!("{outer}</{name}>"));
         }
         let end = range.start + own.rfind("</").unwrap_or(own.len());
         // What blanks stand before the end tag are its own.

@@ -8,18 +8,20 @@ use super::address::Buses;
 use super::arguments::{Domain, Holder, commandlines, elements};
 use super::file::File;
 use super::layout::{Slot, removals};
+use super::memory;
 use super::spelling::AttributeValue;
 use crate::report::finding::{self, Finding, Kind};
 use crate::share::argv::{self, ArgvShare, Spelling as _};
-use crate::share::local::{Filesystem, Unsayable};
+use crate::share::local::Unsayable;
 use crate::share::rewrite::{Edit, Edits, Moved, Refusal, Rewrite};
+use crate::share::target::{Element, Target};
 use crate::share::{Note, Part, Share};
 use crate::text::escape;
 
 /// What becomes of a share.
 enum Way {
     /// libvirt says it.
-    Native(Box<Filesystem>),
+    Native(Box<Element>),
     /// Its argument stays, over `local`.
     InPlace,
 }
@@ -46,7 +48,7 @@ pub(super) fn domain(
     // This says as well what QEMU would refuse, for all of them.
     let pairs: Vec<_> = moves.iter().map(|step| (step.found, step.export.as_path())).collect();
     let in_place = argv::rewrite(&domain.args, &pairs, how)?;
-    refuse_taken_tags(domain, &moves)?;
+    refuse_taken_tags(domain, &moves, how.target)?;
     keep_together(&mut moves, domain, &mut edits.findings);
     name_apart(domain, &mut moves)?;
     for edit in in_place {
@@ -58,6 +60,9 @@ pub(super) fn domain(
     }
     edits.edits.extend(take_out(file, domain, &moves));
     edits.edits.extend(put_in(file, domain, &moves));
+    if how.target == Target::Virtiofs && !moves.is_empty() {
+        edits.edits.extend(memory::share(file, domain)?);
+    }
     edits.moved = moves
         .into_iter()
         .map(|step| {
@@ -94,15 +99,21 @@ fn plan<'a>(
             other => matches!(other, Note::UnknownOfDevice(_)),
         });
         let way = if how.in_place_args || held || unknown {
+            if how.target != Target::Local {
+                return Err(cannot_be_native(held, &answered));
+            }
             Way::InPlace
         } else {
             let (settled, note) = buses.settle(&answered);
-            match Filesystem::of(&settled, &export, &how.local_for(&export)) {
-                Ok(filesystem) => {
+            match how.target.element(&settled, &export, &how.local_for(&export)) {
+                Ok(element) => {
                     if let Some(note) = note {
                         findings.push(about(domain, found, &finding::SLOT_MAY_CHANGE, &note));
                     }
-                    Way::Native(Box::new(filesystem))
+                    Way::Native(Box::new(element))
+                }
+                Err(Unsayable(reason)) if how.target != Target::Local => {
+                    return Err(Refusal::at(answered.place.line, reason, NO_ELEMENT));
                 }
                 Err(Unsayable(reason)) => {
                     findings.push(about(domain, found, &finding::KEPT_AS_ARGUMENT, &reason));
@@ -114,6 +125,20 @@ fn plan<'a>(
     }
     Ok(moves)
 }
+
+/// Only the local backend takes the place of the argument where that stands.
+fn cannot_be_native(held: bool, share: &Share) -> Refusal {
+    if held {
+        let message = "the devices of a snapshot, a checkpoint or a saved image can't become others";
+        let remedy = "shut the guest down, rewrite the domain itself, and drop the saved state; or leave out --backend";
+        return Refusal::at(share.place.line, message, remedy);
+    }
+    Refusal::at(share.place.line, format!("not all of the share {} is known here", share.title()), NO_ELEMENT)
+}
+
+/// What to do where libvirt has no element for a share.
+const NO_ELEMENT: &str =
+    "change the share's arguments in this file first, or leave out --backend to move it to local";
 
 /// Several devices of one fsdev go one way: its argument either stays or goes.
 fn keep_together(moves: &mut [Move], domain: &Domain, findings: &mut Vec<Finding>) {
@@ -131,11 +156,12 @@ fn keep_together(moves: &mut [Move], domain: &Domain, findings: &mut Vec<Finding
     }
 }
 
-/// Two 9p devices with one tag: the guest would mount either.
-fn refuse_taken_tags(domain: &Domain, moves: &[Move]) -> Result<(), Refusal> {
+/// Two devices of one kind with one tag: the guest would mount either.
+fn refuse_taken_tags(domain: &Domain, moves: &[Move], target: Target) -> Result<(), Refusal> {
     let of_libvirt: Vec<&str> = filesystems(domain)
         .filter(|node| {
-            elements(*node, "driver").next().and_then(|driver| driver.attribute("type")) != Some("virtiofs")
+            let driver = elements(*node, "driver").next().and_then(|driver| driver.attribute("type"));
+            (driver == Some("virtiofs")) == (target == Target::Virtiofs)
         })
         .filter_map(|node| elements(node, "target").next()?.attribute("dir"))
         .collect();
@@ -173,10 +199,10 @@ fn name_apart(domain: &Domain, moves: &mut [Move]) -> Result<(), Refusal> {
     };
     let mut number = filesystems(domain).filter(|node| !is_named(node)).count();
     let natives = moves.iter_mut().filter_map(|step| match &mut step.way {
-        Way::Native(filesystem) => Some((step.found, filesystem)),
+        Way::Native(element) => Some((step.found, element)),
         Way::InPlace => None,
     });
-    for (found, filesystem) in natives {
+    for (found, element) in natives {
         if !meets(&taken, &format!("fs{number}")) {
             number += 1;
             continue;
@@ -193,7 +219,7 @@ fn name_apart(domain: &Domain, moves: &mut [Move]) -> Result<(), Refusal> {
             )
         })?;
         taken.insert(name.clone());
-        filesystem.alias = Some(name);
+        element.set_alias(name);
     }
     Ok(())
 }
@@ -231,7 +257,7 @@ fn put_in(file: &File, domain: &Domain, moves: &[Move]) -> Option<Edit> {
     let elements: String = moves
         .iter()
         .filter_map(|step| match &step.way {
-            Way::Native(filesystem) => Some(filesystem.print(&slot.indent, &slot.unit, slot.newline)),
+            Way::Native(element) => Some(element.print(&slot.indent, &slot.unit, slot.newline)),
             Way::InPlace => None,
         })
         .collect();

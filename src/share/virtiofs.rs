@@ -1,0 +1,254 @@
+//! The virtiofs equivalent of a share: QEMU's arguments, the unit of its virtiofsd, and what the guest mounts.
+//!
+//! virtiofsd serves the export's files as they are, as the proxy's helper did: nothing is converted.
+
+#![forbid(unsafe_code)]
+
+mod libvirt;
+
+pub use libvirt::{Filesystem, MEMORY_BACKING};
+
+use std::path::{Path, PathBuf};
+
+use super::local::{Unsayable, path_bytes, push_option};
+use super::memory::Memory;
+use super::{Device, Share};
+use crate::text::escape;
+
+/// The longest tag of a virtiofs device, in bytes.
+const LONGEST_TAG: usize = 36;
+
+/// The id of the memory backend that is printed.
+const MEMORY_ID: &str = "virtiofs-mem";
+
+/// Properties of a 9p device that a vhost-user-fs device does not have: it is always modern virtio.
+const OF_LEGACY: [&[u8]; 2] = [b"disable-legacy", b"disable-modern"];
+
+/// QEMU's arguments of a share: a chardev of virtiofsd's socket and the device on it.
+pub fn qemu_args(share: &Share) -> Result<Vec<Vec<u8>>, Unsayable> {
+    let mut chardev = b"socket".to_vec();
+    let id = chardev_id(share);
+    push_option(&mut chardev, b"id", &id);
+    push_option(&mut chardev, b"path", path_bytes(&socket(share)));
+    let device = device_option(share, &id)?;
+    Ok(vec![b"-chardev".to_vec(), chardev, b"-device".to_vec(), device])
+}
+
+fn device_option(share: &Share, chardev: &[u8]) -> Result<Vec<u8>, Unsayable> {
+    let tag = tag(share)?;
+    let pci = Device { driver: b"virtio-9p-pci".to_vec(), ..Device::default() };
+    let device = share.device.as_ref().unwrap_or(&pci);
+    let mut out = driver(device)?.to_vec();
+    if let Some(id) = &device.id {
+        push_option(&mut out, b"id", id);
+    }
+    push_option(&mut out, b"chardev", chardev);
+    push_option(&mut out, b"tag", tag);
+    for (key, value) in [("bus", &device.bus), ("addr", &device.addr)] {
+        if let Some(value) = value {
+            push_option(&mut out, key.as_bytes(), value);
+        }
+    }
+    for (key, value) in &device.properties {
+        if !OF_LEGACY.contains(&key.as_slice()) {
+            push_option(&mut out, key, value);
+        }
+    }
+    Ok(out)
+}
+
+/// The vhost-user-fs device on the same bus as a 9p device.
+fn driver(device: &Device) -> Result<&'static [u8], Unsayable> {
+    match device.driver.as_slice() {
+        b"virtio-9p-ccw" => Ok(b"vhost-user-fs-ccw"),
+        b"virtio-9p" if device.properties.iter().any(|(key, _)| key == b"devno") => Ok(b"vhost-user-fs-ccw"),
+        b"virtio-9p-device" => Ok(b"vhost-user-fs-device"),
+        b"virtio-9p"
+        | b"virtio-9p-pci"
+        | b"virtio-9p-pci-transitional"
+        | b"virtio-9p-pci-non-transitional" => Ok(b"vhost-user-fs-pci"),
+        other => Err(Unsayable(format!("no vhost-user-fs device is known in place of {}", escape(other)))),
+    }
+}
+
+/// The share's tag, which the guest mounts by.
+fn tag(share: &Share) -> Result<&[u8], Unsayable> {
+    match &share.mount_tag {
+        None => Err(Unsayable(format!("no device shows the fsdev {} to the guest", share.title()))),
+        Some(tag) if tag.is_empty() || tag.len() > LONGEST_TAG => Err(Unsayable(format!(
+            "virtiofs takes tags of 1 to {LONGEST_TAG} bytes, and not {}",
+            escape(tag)
+        ))),
+        Some(tag) => Ok(tag),
+    }
+}
+
+/// The arguments that make the guest's memory shared; none where it is already. `Err`: it can't be made so here.
+pub fn memory_args(memory: &Memory) -> Result<Vec<String>, Unsayable> {
+    match memory {
+        Memory::Shared => Ok(Vec::new()),
+        Memory::Conflict(why) => Err(Unsayable(why.clone())),
+        Memory::Plain(size) => {
+            let size = size.map_or_else(|| "SIZE".to_owned(), size_text);
+            Ok(vec![
+                "-object".to_owned(),
+                format!("memory-backend-memfd,id={MEMORY_ID},size={size},share=on"),
+                "-machine".to_owned(),
+                format!("memory-backend={MEMORY_ID}"),
+            ])
+        }
+    }
+}
+
+/// A size as QEMU takes it, in the largest unit that needs no fraction.
+fn size_text(bytes: u64) -> String {
+    let units = [(30, "G"), (20, "M"), (10, "K")];
+    let unit = units.into_iter().find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    unit.map_or_else(|| bytes.to_string(), |(shift, unit)| format!("{}{unit}", bytes >> shift))
+}
+
+/// What the share's unit is called, without `virtiofsd-`: the guest's name and the fsdev's id, as file names hold them.
+pub fn unit_name(share: &Share) -> String {
+    let own = if share.fsdev.is_empty() { share.name() } else { &share.fsdev };
+    let parts = share.place.guest.as_deref().into_iter().chain([own]);
+    let plain = |byte: &u8| {
+        if byte.is_ascii_alphanumeric() || b"-_.".contains(byte) { char::from(*byte) } else { '_' }
+    };
+    let parts: Vec<String> =
+        parts.filter(|part| !part.is_empty()).map(|part| part.iter().map(plain).collect()).collect();
+    if parts.is_empty() { "share".to_owned() } else { parts.join("-").chars().take(60).collect() }
+}
+
+/// Where its virtiofsd listens.
+pub fn socket(share: &Share) -> PathBuf {
+    format!("/run/virtiofsd-{}/socket", unit_name(share)).into()
+}
+
+/// The chardev's id, which begins with a letter.
+fn chardev_id(share: &Share) -> Vec<u8> {
+    format!("virtiofs-{}", unit_name(share)).into_bytes()
+}
+
+/// The systemd unit of the share's virtiofsd, which takes the place of the proxy's helper. Paths that systemd's syntax
+/// can't hold as they are, are refused.
+pub fn unit(share: &Share, export: &Path) -> Result<String, Unsayable> {
+    let path = unit_word(path_bytes(export))?;
+    let name = unit_name(share);
+    let tag = escape(tag(share)?).into_owned();
+    let readonly = if share.readonly { format!("ReadOnlyPaths={path}\n") } else { String::new() };
+    // virtiofsd ends with QEMU's connection, and QEMU connects once, at its start.
+    Ok(format!(
+        "# /etc/systemd/system/virtiofsd-{name}.service\n\
+         [Unit]\n\
+         Description=virtiofsd for the share {}\n\
+         StartLimitIntervalSec=0\n\
+         \n\
+         [Service]\n\
+         # It runs as root, to create files as the guest's users. GROUP: a group of the user that QEMU runs as.\n\
+         RuntimeDirectory=virtiofsd-{name}\n\
+         RuntimeDirectoryPreserve=restart\n\
+         ExecStart=/usr/libexec/virtiofsd --socket-path=/run/virtiofsd-{name}/socket --socket-group=GROUP \
+         --shared-dir={path} --sandbox=namespace --xattr --posix-acl --announce-submounts\n\
+         {readonly}\
+         Restart=always\n\
+         RestartSec=1\n\
+         \n\
+         [Install]\n\
+         WantedBy=multi-user.target\n",
+        tag.replace('%', "%%"),
+    ))
+}
+
+/// A path as a word of a unit's line: `%` doubled, `$` doubled.
+fn unit_word(path: &[u8]) -> Result<String, Unsayable> {
+    let plain = |byte: &u8| byte.is_ascii_graphic() && !b"\"'\\;".contains(byte) || *byte >= 0x80;
+    let text = std::str::from_utf8(path).ok().filter(|_| path.iter().all(plain));
+    let text = text.ok_or_else(|| {
+        Unsayable(format!(
+            "the path {} needs quoting, which is not done here: write the unit by hand",
+            escape(path)
+        ))
+    })?;
+    Ok(text.replace('%', "%%").replace('$', "$$"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::share::{ExportPath, Place, Transport};
+
+    fn share(device: Option<Device>) -> Share {
+        Share {
+            fsdev: b"f".to_vec(),
+            mount_tag: Some(b"tag,1".to_vec()),
+            transport: Transport::Fd(3),
+            socket_on_host: None,
+            readonly: false,
+            writeout: false,
+            device,
+            place: Place::default(),
+            export: ExportPath::Unknown,
+            memory: Memory::default(),
+            notes: Vec::new(),
+        }
+    }
+
+    fn device(driver: &str, properties: &[(&str, &str)]) -> Device {
+        Device {
+            driver: driver.into(),
+            bus: Some(b"pci.0".to_vec()),
+            addr: Some(b"5".to_vec()),
+            id: Some(b"dev".to_vec()),
+            properties: properties.iter().map(|&(key, value)| (key.into(), value.into())).collect(),
+        }
+    }
+
+    #[test]
+    fn the_device_keeps_its_place_and_its_name() {
+        let table = [
+            (None, "vhost-user-fs-pci,chardev=virtiofs-f,tag=tag,,1"),
+            (
+                Some(device("virtio-9p-pci", &[("disable-legacy", "on"), ("vectors", "4")])),
+                "vhost-user-fs-pci,id=dev,chardev=virtiofs-f,tag=tag,,1,bus=pci.0,addr=5,vectors=4",
+            ),
+            (
+                Some(device("virtio-9p-device", &[])),
+                "vhost-user-fs-device,id=dev,chardev=virtiofs-f,tag=tag,,1,bus=pci.0,addr=5",
+            ),
+            (
+                Some(device("virtio-9p-ccw", &[("devno", "fe.0.0001")])),
+                "vhost-user-fs-ccw,id=dev,chardev=virtiofs-f,tag=tag,,1,bus=pci.0,addr=5,devno=fe.0.0001",
+            ),
+        ];
+        for (device, expected) in table {
+            let args = qemu_args(&share(device)).unwrap();
+            assert_eq!(args[1], b"socket,id=virtiofs-f,path=/run/virtiofsd-f/socket");
+            assert_eq!(String::from_utf8_lossy(&args[3]), expected);
+        }
+    }
+
+    #[test]
+    fn what_virtiofs_cannot_say_is_told() {
+        assert!(
+            qemu_args(&share(Some(device("virtio-9p-foo", &[])))).unwrap_err().0.contains("virtio-9p-foo")
+        );
+        let mut other = share(None);
+        other.mount_tag = Some(vec![b'x'; 37]);
+        assert!(qemu_args(&other).unwrap_err().0.contains("36 bytes"));
+        other.mount_tag = None;
+        assert!(qemu_args(&other).unwrap_err().0.contains("no device"));
+        assert!(unit(&share(None), Path::new("/srv/a b")).unwrap_err().0.contains("quoting"));
+    }
+
+    #[test]
+    fn a_unit_is_read_only_where_the_share_is() {
+        let mut share = share(None);
+        share.place.guest = Some(b"web 1".to_vec());
+        let text = unit(&share, Path::new("/srv/50%$")).unwrap();
+        assert!(text.contains("--socket-path=/run/virtiofsd-web_1-f/socket "), "{text}");
+        assert!(text.contains("--shared-dir=/srv/50%%$$ "), "{text}");
+        assert!(!text.contains("ReadOnlyPaths"), "{text}");
+        share.readonly = true;
+        assert!(unit(&share, Path::new("/srv/x")).unwrap().contains("\nReadOnlyPaths=/srv/x\n"));
+    }
+}

@@ -1,0 +1,80 @@
+//! `<memoryBacking>` for virtiofs: virtiofsd maps the guest's memory, so libvirt must make it shared.
+
+use roxmltree::Node;
+
+use super::arguments::{Domain, elements};
+use super::file::File;
+use super::layout::Slot;
+use crate::share::memory::Memory;
+use crate::share::rewrite::{Edit, Refusal};
+use crate::share::virtiofs::MEMORY_BACKING;
+
+/// The edit by which a domain's memory becomes shared; `None` where it is already.
+pub(super) fn share(file: &File, domain: &Domain) -> Result<Option<Edit>, Refusal> {
+    refuse_conflicts(file, domain)?;
+    let Some(backing) = elements(domain.node, "memoryBacking").next() else {
+        let slot = Slot::behind_memory(file.text, domain.node);
+        let mut lines = vec!["<memoryBacking>".to_owned()];
+        lines.extend(MEMORY_BACKING.iter().map(|line| format!("{}{line}", slot.unit)));
+        lines.push("</memoryBacking>".to_owned());
+        return Ok(Some(put(file, slot, &lines)));
+    };
+    let [source, access] = MEMORY_BACKING;
+    let has = |name: &str| elements(backing, name).next().is_some();
+    let mut lines = Vec::new();
+    // Huge pages have a file of their own behind them.
+    if !has("source") && !has("hugepages") {
+        lines.push(source.to_owned());
+    }
+    if !has("access") {
+        lines.push(access.to_owned());
+    }
+    if lines.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(put(file, Slot::last_in(file.text, domain.node, backing), &lines)))
+}
+
+fn put(file: &File, slot: Slot, lines: &[String]) -> Edit {
+    let text = lines.iter().fold(String::new(), |text, line| text + &slot.indent + line + slot.newline);
+    let (before, after) = &slot.around;
+    Edit { span: file.at(slot.span), with: format!("{before}{text}{after}").into_bytes() }
+}
+
+/// What the domain says of its memory and virtiofs can't have.
+fn refuse_conflicts(file: &File, domain: &Domain) -> Result<(), Refusal> {
+    let refuse = |node: Node, message: &str, remedy: &str| {
+        Err(Refusal::at(Some(file.line(node.range().start)), message, remedy))
+    };
+    if let Some(backing) = elements(domain.node, "memoryBacking").next() {
+        let is = |name: &str, attribute: &str, value: &str| {
+            elements(backing, name).find(|node| node.attribute(attribute) == Some(value))
+        };
+        if let Some(node) = is("source", "type", "anonymous") {
+            let message = "the domain asks for anonymous memory, which virtiofsd can't map";
+            return refuse(node, message, "write <source type='memfd'/> in its place first");
+        }
+        if let Some(node) = is("access", "mode", "private") {
+            let message = "the domain asks for private memory, and virtiofs needs shared memory";
+            return refuse(node, message, "write <access mode='shared'/> in its place first");
+        }
+    }
+    let cells = domain.node.descendants().filter(|node| node.has_tag_name("cell"));
+    if let Some(node) = cells.into_iter().find(|node| node.attribute("memAccess") == Some("private")) {
+        let message = "a NUMA cell asks for private memory, and virtiofs needs shared memory";
+        return refuse(node, message, "take memAccess='private' out of it first");
+    }
+    let message = match Memory::of(&domain.args) {
+        Memory::Plain(None) => return Ok(()),
+        Memory::Conflict(why) => why,
+        Memory::Plain(Some(_)) | Memory::Shared => {
+            "QEMU's own arguments here say how the memory is made".into()
+        }
+    };
+    let line = domain.args.first().map(|arg| arg.line);
+    Err(Refusal::at(
+        line,
+        message,
+        "take what speaks of memory out of <qemu:commandline> first, and say it by <memoryBacking>",
+    ))
+}

@@ -1,0 +1,105 @@
+//! `--backend virtiofs`: what `--to` prints, what is refused, and what is said beside it. The rewrites of libvirt XML are
+//! golden cases.
+
+use crate::{config, text};
+
+const SCRIPT: &str = "qemu-system-x86_64 -name web -m 2G -fsdev proxy,id=fs0,socket=/run/p.sock,readonly=on \\\n  \
+                      -device virtio-9p-pci,id=d,fsdev=fs0,mount_tag=data,bus=pcie.0,addr=5\n";
+const EXPORT: [&str; 2] = ["--export", "data=/srv/data"];
+
+fn run(script: &str, more: &[&str]) -> (i32, String, String) {
+    let args = [&["-"], EXPORT.as_slice(), more].concat();
+    let output = config(args, script.as_bytes());
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn arguments_and_unit_name_the_same_socket() {
+    let (code, out, errors) = run(SCRIPT, &["--backend", "virtiofs", "--to", "qemu-args"]);
+    assert_eq!(code, 0, "{errors}");
+    assert_eq!(
+        out,
+        "-chardev socket,id=virtiofs-web-fs0,path=/run/virtiofsd-web-fs0/socket\n\
+         -device vhost-user-fs-pci,id=d,chardev=virtiofs-web-fs0,tag=data,bus=pcie.0,addr=5\n\
+         -object memory-backend-memfd,id=virtiofs-mem,size=2G,share=on\n\
+         -machine memory-backend=virtiofs-mem\n"
+    );
+    for part in
+        ["Convert nothing", "mount -t virtiofs -o ro data FOLDER", "data FOLDER virtiofs ro 0 0", "Linux 5.4"]
+    {
+        assert!(errors.contains(part), "{part}: {errors}");
+    }
+    let (code, unit, errors) = run(SCRIPT, &["--backend", "virtiofs", "--to", "virtiofsd-unit"]);
+    assert_eq!(code, 0, "{errors}");
+    for part in [
+        "--socket-path=/run/virtiofsd-web-fs0/socket ",
+        "--shared-dir=/srv/data ",
+        "\nReadOnlyPaths=/srv/data\n",
+    ] {
+        assert!(unit.contains(part), "{part}: {unit}");
+    }
+    let (code, element, errors) = run(SCRIPT, &["--backend", "virtiofs", "--to", "libvirt"]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(element.contains("<driver type='virtiofs'/>") && element.contains("<readonly/>"), "{element}");
+    assert!(errors.contains("<access mode='shared'/>"), "{errors}");
+}
+
+#[test]
+fn memory_is_merged_or_refused() {
+    let shared = "-object memory-backend-memfd,id=m,size=2G -machine q35,memory-backend=m";
+    for (memory, expected) in [
+        (shared, None),
+        ("-object memory-backend-file,id=m,mem-path=/x,share=on,size=2G -numa node,memdev=m", None),
+        ("-object memory-backend-ram,id=m,size=2G -numa node,memdev=m", Some("no other process can map")),
+        ("-numa node,mem=2G", Some("memdev=")),
+        ("-mem-path /dev/hugepages", Some("-mem-path")),
+    ] {
+        let script = SCRIPT.replace("-m 2G", &format!("-m 2G {memory}"));
+        let (code, out, errors) = run(&script, &["--backend", "virtiofs", "--to", "qemu-args"]);
+        match expected {
+            None => {
+                assert_eq!(code, 0, "{memory}: {errors}");
+                assert!(out.contains("vhost-user-fs-pci") && !out.contains("-object"), "{memory}: {out}");
+            }
+            Some(why) => {
+                assert_eq!((code, out.as_str()), (1, ""), "{memory}");
+                assert!(errors.contains(why), "{memory}: {errors}");
+            }
+        }
+    }
+    let script = SCRIPT.replace("-m 2G", "-m $MEMORY");
+    let (code, out, errors) = run(&script, &["--backend", "virtiofs", "--to", "qemu-args"]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(out.contains("size=SIZE") && errors.contains("SIZE is the guest's memory"), "{out}{errors}");
+}
+
+#[test]
+fn variables_stay_variables_and_an_unknown_readonly_is_read_only() {
+    let script = "#!/bin/sh\nqemu-system-x86_64 -m 1G -fsdev proxy,id=fs0,socket=/run/p.sock,readonly=$RO \\\n  \
+                  -device virtio-9p-pci,fsdev=fs0,mount_tag=data,addr=$SLOT\n";
+    let (code, out, errors) = run(script, &["--backend", "virtiofs", "--to", "qemu-args"]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(out.contains("addr=\"$SLOT\""), "{out}");
+    let (code, unit, errors) = run(script, &["--backend", "virtiofs", "--to", "virtiofsd-unit"]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(unit.contains("ReadOnlyPaths=/srv/data"), "{unit}");
+    let (_, unit, _) =
+        run(script, &["--backend", "virtiofs", "--to", "virtiofsd-unit", "--writable", "data"]);
+    assert!(!unit.contains("ReadOnlyPaths"), "{unit}");
+}
+
+#[test]
+fn options_of_local_do_not_go_with_it() {
+    for options in [
+        &["--backend", "virtiofs", "--security-model", "mapped-xattr"][..],
+        &["--backend", "virtiofs", "--fmode", "0640"],
+        &["--backend", "virtiofs", "--multidevs", "remap"],
+        &["--backend", "virtiofs", "--in-place-args"],
+        &["--backend", "virtiofs", "--to", "readconfig"],
+        &["--to", "virtiofsd-unit"],
+    ] {
+        let (code, out, errors) = run(SCRIPT, options);
+        assert_eq!((code, out.as_str()), (2, ""), "{options:?}: {errors}");
+        assert!(errors.contains("goes with --backend"), "{options:?}: {errors}");
+    }
+}
