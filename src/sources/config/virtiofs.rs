@@ -1,5 +1,6 @@
 //! What is peculiar about a move to virtiofs: the options that don't go with it, and what is left to do.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::cli::{ConfigArgs, Snippet};
@@ -100,7 +101,12 @@ fn in_guest<'a>(shares: impl IntoIterator<Item = &'a Share>) -> String {
     let mut out = "In the guest, Linux 5.4 or newer, mount by the same tag; in /etc/fstab the type is virtiofs, and the options of 9p \
                    (trans=, version=, msize=, cache=, access=) go:"
         .to_owned();
+    // A snapshot describes the same guest twice.
+    let mut said = BTreeSet::new();
     for share in shares {
+        if !said.insert((&share.mount_tag, share.readonly)) {
+            continue;
+        }
         let tag = share.mount_tag.as_deref().unwrap_or(b"TAG");
         let word = escape(&shell_word(tag)).into_owned();
         let options = if share.readonly { "ro" } else { "defaults" };
