@@ -119,14 +119,18 @@ impl Watched {
         let own_namespace = namespace(&host.proc).context("cannot open /proc/self/ns/mnt")?;
         let (near, far) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
             .context("cannot make a socket pair")?;
+        // A socket of its own: the kernel tells the receiver of a byte after the byte can be read. On the connection, that would
+        // be taken for its end.
+        let (answer, told) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
+            .context("cannot make a socket pair")?;
         // SAFETY: this process has one thread.
         match unsafe { fork() }.context("cannot fork")? {
             ForkResult::Parent { child: pid } => {
-                drop(far);
+                drop((far, told));
                 let mut ready = [0];
                 let received = loop {
                     // A signal that asks this process to stop is heeded later.
-                    match sys::recv(near.as_fd(), &mut ready, sys::Wait::Yes) {
+                    match sys::recv(answer.as_fd(), &mut ready, sys::Wait::Yes) {
                         Err(Errno::EINTR) => {}
                         result => break result?,
                     }
@@ -137,16 +141,17 @@ impl Watched {
                 Ok(Self { connection: near, pid })
             }
             ForkResult::Child => {
-                drop(near);
+                drop((near, answer));
                 let (failed, known) = (HashSet::new(), HashSet::new());
                 let mut watcher = Watcher { host, tree, own, own_namespace, attributes, failed, known };
-                let status = match watcher.confine(&far, seccomp).and_then(|()| watcher.run(&far)) {
-                    Ok(()) => 0,
-                    Err(error) => {
-                        log::error!("cannot follow the host's mounts below the export: {error:#}");
-                        1
-                    }
-                };
+                let status =
+                    match watcher.confine([&far, &told], seccomp).and_then(|()| watcher.run(&far, told)) {
+                        Ok(()) => 0,
+                        Err(error) => {
+                            log::error!("cannot follow the host's mounts below the export: {error:#}");
+                            1
+                        }
+                    };
                 // SAFETY: ends the process; nothing is left to unwind or flush.
                 unsafe { libc::_exit(status) }
             }
@@ -187,7 +192,7 @@ struct Watcher {
 
 impl Watcher {
     /// Gives up what watching does not take.
-    fn confine(&self, lifeline: &OwnedFd, seccomp: Seccomp) -> Result<()> {
+    fn confine(&self, [lifeline, told]: [&OwnedFd; 2], seccomp: Seccomp) -> Result<()> {
         signals::ignore_stop()?;
         let _ = nix::sys::prctl::set_name(c"virtfs-mounts");
         // Standard error is for the log.
@@ -202,6 +207,7 @@ impl Watcher {
             self.own.as_fd(),
             self.own_namespace.as_fd(),
             lifeline.as_fd(),
+            told.as_fd(),
         ];
         sys::close_all_from(0, &held).context("cannot close the serving process's descriptors")?;
         if stands("capabilities") {
@@ -214,11 +220,12 @@ impl Watcher {
         Filter::for_mount_watcher(seccomp)?.install()
     }
 
-    /// Follows the host until the serving process ends.
-    fn run(&mut self, lifeline: &OwnedFd) -> Result<()> {
+    /// Follows the host until the serving process ends. Sends one byte through `told` when the mounts are as the host's.
+    fn run(&mut self, lifeline: &OwnedFd, told: OwnedFd) -> Result<()> {
         nix::unistd::fchdir(&self.tree)?;
         let mut private = self.follow()?;
-        sys::send(lifeline.as_fd(), b"r").context("cannot tell that the mounts are followed")?;
+        sys::send(told.as_fd(), b"r").context("cannot tell that the mounts are followed")?;
+        drop(told);
         loop {
             let change = PollFlags::POLLPRI | PollFlags::POLLERR;
             let mut fds = vec![

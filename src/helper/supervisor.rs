@@ -29,7 +29,7 @@ use super::self_check::SelfCheck;
 use super::settings::{Endpoint, Settings};
 use super::socket::{Listener, Name, describe_peer, set_nonblocking};
 use super::worker::Client;
-use super::{counters, landlock, logging, notify, privileges, signals, sys, worker};
+use super::{counters, logging, notify, privileges, signals, sys, worker};
 use crate::exit::Outcome;
 use crate::text::escape_path;
 
@@ -156,13 +156,12 @@ pub fn run(
     ended.map(|_| Outcome::Clean)
 }
 
-/// Gives up what neither the supervisor's work takes nor that of the processes that it forks: they inherit this.
+/// Gives up what neither the supervisor's work takes nor that of the processes that it forks: they inherit this. No Landlock: any
+/// rule set forbids renames and links between directories, except below directories that it names, and the export can be
+/// made anew.
 fn confine(settings: &Settings) -> Result<()> {
     if worker::stands("limits") {
         privileges::limit_supervisor(settings.rlimit_nofile)?;
-    }
-    if worker::stands("landlock") {
-        landlock::confine_but_files()?;
     }
     Filter::for_supervisor(settings.seccomp)?.install()
 }

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use crate::ours;
 use crate::process;
-use crate::program::{self, Running, wait_until};
+use crate::program::{self, Launch, Running, wait_until};
 use crate::tree::Owned;
 use crate::wire::{Client, PATIENCE, ask};
 
@@ -358,5 +358,28 @@ fn a_file_larger_than_the_limit_is_an_error_and_no_end() {
         let mut client = Client::connect_soon(&socket);
         client.ask(&ask::truncate(b"/file", 1 << 20)).fails(nix::errno::Errno::EFBIG);
         works(&mut client);
+    }
+}
+
+/// Landlock forbids this to every process that inherits a rule set without a rule for it.
+#[test]
+fn files_move_between_directories_however_clients_come() {
+    for sandbox in ["namespace", "chroot", "none"] {
+        for supervised in [false, true] {
+            let dir = program::scratch();
+            let export = dir.path().join("export");
+            std::fs::create_dir_all(export.join("from")).unwrap();
+            std::fs::create_dir(export.join("to")).unwrap();
+            std::fs::write(export.join("from/file"), "").unwrap();
+            let mut launch = Launch::new(&program::ours(), &export).option(format!("--sandbox={sandbox}"));
+            if supervised {
+                launch = launch.option("--persistent");
+            }
+            let socket = dir.path().join("socket");
+            let _helper = launch.by_socket(&socket);
+            let mut client = Client::connect_soon(&socket);
+            client.ask(&ask::rename(b"/from/file", b"/to/file")).ok();
+            client.ask(&ask::link(b"/to/file", b"/from/again")).ok();
+        }
     }
 }

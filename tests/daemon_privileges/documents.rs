@@ -29,8 +29,13 @@ fn quoted(text: &str) -> Vec<&str> {
 /// What happens without a capability, in README's words. The directory of the socket is root's, the socket another user's.
 fn outcome(launch: &Launch, capability: &str, export: &Path, socket: &Path) -> String {
     let mut helper = launch.by_socket(socket);
-    wait_until("the socket, or the helper's end", || !helper.is_alive() || socket.exists());
-    if !helper.is_alive() {
+    // A helper that can't give its socket away removes it again.
+    let mut client = None;
+    wait_until("a connection, or the helper's end", || {
+        client = Client::connect(socket).ok();
+        client.is_some() || !helper.is_alive()
+    });
+    let Some(mut client) = client else {
         assert_eq!(helper.wait().code(), Some(1), "{}", helper.log());
         let says = helper.log();
         assert!(
@@ -39,8 +44,7 @@ fn outcome(launch: &Launch, capability: &str, export: &Path, socket: &Path) -> S
                 || says.contains("SYS_CHROOT")
         );
         return "the container does not start".into();
-    }
-    let mut client = Client::connect_soon(socket);
+    };
     client.ask(&ask::lstat(b"/theirs")).ok();
     let errno = match capability {
         "CHOWN" => client.ask(&ask::chown(b"/theirs", 5, 6)).errno(),
