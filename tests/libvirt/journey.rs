@@ -262,7 +262,7 @@ fn the_pages_links_lead_somewhere() {
     let anchors: Vec<String> = PAGE
         .lines()
         .filter_map(|line| line.strip_prefix("## "))
-        .map(|title| title.to_lowercase().replace(' ', "-").replace([',', '`'], ""))
+        .map(|title| title.to_lowercase().replace(' ', "-").replace([',', ':', '`'], ""))
         .collect();
     for link in PAGE.split("](#").skip(1).filter_map(|rest| rest.split(')').next()) {
         assert!(anchors.iter().any(|anchor| anchor == link), "#{link} is none of {anchors:?}");
