@@ -80,8 +80,16 @@ const OPEN: [(&str, &[&str]); 3] = [
 ];
 
 /// Attempts that this kernel or container may not allow anybody, so that only their end by seccomp proves something.
-const NOT_EVERYWHERE: [&str; 6] =
-    ["bpf", "io_uring_setup", "userfaultfd", "perf_event_open", "load a module", "load another kernel"];
+const NOT_EVERYWHERE: [&str; 7] = [
+    "bpf",
+    "io_uring_setup",
+    "userfaultfd",
+    "perf_event_open",
+    "load a module",
+    "load another kernel",
+    // Linux 6.16 and later lets the helper refuse what clients send.
+    "receive a descriptor",
+];
 
 /// A host with an export, and what is to be kept from whoever breaks in.
 struct Host {
