@@ -141,6 +141,11 @@ impl Twins {
 
 /// A line of a snapshot, without the times of what mapped-file adds.
 fn without_its_own_times(line: &str) -> String {
+    // The mark on the export's root names the journal, and each has an id of its own.
+    let line = match line.split_once(" trusted.virtfs-migrate.journal=") {
+        Some((before, mark)) => format!("{before}{}", mark.find(" user.").map_or("", |at| &mark[at..])),
+        None => line.to_owned(),
+    };
     let added = line.split(' ').next().is_some_and(|path| path.contains(".virtfs_metadata"));
     let words = line.split(' ').filter(|word| !(added && (word.contains("time="))));
     words.collect::<Vec<_>>().join(" ") + "\n"
