@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use virtfs_proxy_helper::share::argv::{self, Arg};
-use virtfs_proxy_helper::share::local::Options;
 use virtfs_proxy_helper::share::qemu_opts;
 use virtfs_proxy_helper::share::rewrite::{Rewrite, apply};
 use virtfs_proxy_helper::sources::{Document, FORMATS};
@@ -66,5 +65,5 @@ pub fn options(bytes: &[u8]) {
     let _ = (argv::guest_name(&args), argv::mount_tags(&args));
     let export = Path::new("/srv/a,b");
     let all: Vec<_> = shares.iter().map(|share| (share, export)).collect();
-    let _ = argv::rewrite(&args, &all, &Options::default());
+    let _ = argv::rewrite(&args, &all, &Rewrite::default());
 }

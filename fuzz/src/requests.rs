@@ -10,7 +10,8 @@ use tempfile::TempDir;
 use virtfs_proxy_helper::helper::identity::{IdMaps, Identity};
 use virtfs_proxy_helper::helper::operations::{Answer, Operations, REPLY};
 use virtfs_proxy_helper::helper::protocol::{Frame, HEADER, Request};
-use virtfs_proxy_helper::helper::sandbox::{Directory, Sandbox, enter};
+use virtfs_proxy_helper::helper::sandbox::{Access, Directory, Sandbox, enter};
+use virtfs_proxy_helper::helper::seccomp::Seccomp;
 
 /// The most requests that one input may hold: each takes a while.
 const MOST: usize = 40;
@@ -35,11 +36,17 @@ impl Host {
         fs::create_dir(dir.path().join("outside")).expect("a directory outside");
         fs::write(dir.path().join("outside/secret"), b"secret").expect("a file outside");
         let directory = Directory::find(&export).expect("the export");
-        let (reach, _) = enter(Sandbox::None, &directory).expect("the export beneath");
+        let entered =
+            enter(Sandbox::None, &directory, Access::Full, Seccomp::None).expect("the export beneath");
         let maps = IdMaps::read().expect("the id maps");
         let identity = Identity::of_this_thread(maps).expect("this thread's identity");
         let secret = Self::look(dir.path());
-        Self { dir, operations: Operations::new(reach, identity, false), secret, reply: vec![0; REPLY] }
+        Self {
+            dir,
+            operations: Operations::new(entered.reach, identity, false),
+            secret,
+            reply: vec![0; REPLY],
+        }
     }
 
     /// What tells whether the secret was touched.
