@@ -3,6 +3,7 @@
 //! One receive takes a request that arrives whole, and whatever else has arrived with it; one send takes its
 //! reply. Both buffers live as long as the connection, and nothing else is allocated.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,7 @@ pub struct Limits {
     idle: Option<Duration>,
     /// How many descriptors may be on their way to it. The kernel bounds those of all processes of one user together, so that one
     /// client that takes none would cost the others theirs.
-    descriptors: u64,
+    descriptors: usize,
 }
 
 impl Limits {
@@ -52,12 +53,61 @@ impl Limits {
     pub fn of(settings: &Settings) -> Self {
         let all = settings.rlimit_nofile.unwrap_or(OPEN_FILES);
         let clients = u64::try_from(settings.shared).unwrap_or(u64::MAX);
-        Self { idle: settings.idle_timeout, descriptors: (all / clients.saturating_mul(4)).clamp(1, 16) }
+        let share = usize::try_from(all / clients.saturating_mul(4)).unwrap_or(usize::MAX);
+        Self { idle: settings.idle_timeout, descriptors: share.clamp(1, MOST_DESCRIPTORS) }
     }
 
     /// None but the kernel's.
     #[cfg(test)]
-    pub const NONE: Self = Self { idle: None, descriptors: u64::MAX };
+    pub const NONE: Self = Self { idle: None, descriptors: usize::MAX };
+}
+
+/// How many descriptors may be on their way to one client, however many the helper may have open.
+const MOST_DESCRIPTORS: usize = 16;
+
+/// The descriptors that were sent and that the client may not have received yet.
+///
+/// The kernel does not count them. It says how much of what was sent is unread (`SIOCOUTQ`, unix(7)), in the memory that the messages
+/// take. A client receives replies in order. So a descriptor has been received when all that was sent since, itself included,
+/// takes more memory than what is unread.
+struct OnTheirWay {
+    most: usize,
+    /// The least memory that the replies so far have taken, in bytes.
+    sent: u64,
+    /// `sent` before each of the last descriptors, the oldest first.
+    starts: VecDeque<u64>,
+}
+
+/// The least memory that the kernel takes for a message, besides its bytes: `struct sk_buff` and `struct skb_shared_info`. On
+/// x86-64 a message of four bytes takes 768.
+const MESSAGE: u64 = 512;
+
+impl OnTheirWay {
+    fn new(most: usize) -> Self {
+        Self { most, sent: 0, starts: VecDeque::with_capacity(most.min(MOST_DESCRIPTORS)) }
+    }
+
+    /// Whether one more descriptor may be sent on `socket`.
+    fn has_room(&mut self, socket: BorrowedFd<'_>) -> bool {
+        if self.starts.len() >= self.most {
+            let unread = sys::unread(socket).map_or(u64::MAX, u64::from);
+            while self.starts.front().is_some_and(|start| self.sent - start > unread) {
+                self.starts.pop_front();
+            }
+        }
+        self.starts.len() < self.most
+    }
+
+    /// Notes that a reply of so many bytes is about to be sent.
+    fn reply(&mut self, length: usize) {
+        self.sent = self.sent.saturating_add(MESSAGE).saturating_add(length as u64);
+    }
+
+    /// Notes that a descriptor is about to be sent.
+    fn descriptor(&mut self) {
+        self.starts.push_back(self.sent);
+        self.reply(FD_FOLLOWS.to_ne_bytes().len());
+    }
 }
 
 /// One client's connection.
@@ -70,8 +120,7 @@ pub struct Connection {
     reply: Box<[u8]>,
     busy_poll: BusyPoll,
     limits: Limits,
-    /// How many descriptors were sent since the client is known to have taken all.
-    on_their_way: u64,
+    on_their_way: OnTheirWay,
 }
 
 impl Connection {
@@ -91,7 +140,7 @@ impl Connection {
             reply: vec![0; REPLY].into_boxed_slice(),
             busy_poll,
             limits,
-            on_their_way: 0,
+            on_their_way: OnTheirWay::new(limits.descriptors),
         }
     }
 
@@ -178,23 +227,18 @@ impl Connection {
         }
     }
 
-    /// Whether one more descriptor may be on its way to the client.
-    fn may_send_descriptor(&mut self) -> bool {
-        if self.on_their_way >= self.limits.descriptors && sys::unread(self.socket.as_fd()) == Ok(0) {
-            self.on_their_way = 0;
-        }
-        self.on_their_way < self.limits.descriptors
-    }
-
     /// Sends what `form` makes of `answer`. Descriptors are closed only when the reply is on its way.
     fn send_reply(&mut self, form: Form, answer: Result<Answer, Errno>) -> Result<(), Errno> {
-        let may_send = !matches!(answer, Ok(Answer::File(..))) || self.may_send_descriptor();
         let (socket, idle) = (self.socket.as_fd(), self.limits.idle);
         match answer {
-            Ok(Answer::Bytes(length)) => send_all(socket, &self.reply[..length], idle),
+            Ok(Answer::Bytes(length)) => {
+                self.on_their_way.reply(length);
+                send_all(socket, &self.reply[..length], idle)
+            }
             Ok(Answer::File(file, pin)) => {
                 let bytes = FD_FOLLOWS.to_ne_bytes();
-                let sent = if may_send {
+                let sent = if self.on_their_way.has_room(socket) {
+                    self.on_their_way.descriptor();
                     patiently(socket, idle, || sys::send_with_fd(socket, &bytes, file.as_fd()))
                 } else {
                     Err(Errno::ETOOMANYREFS)
@@ -208,14 +252,16 @@ impl Connection {
                     Err(Errno::ETOOMANYREFS) => {
                         send_all(socket, &(-(Errno::EMFILE as i32)).to_ne_bytes(), idle)
                     }
-                    sent => {
-                        self.on_their_way += 1;
-                        send_all(socket, &bytes[sent?..], idle)
-                    }
+                    sent => send_all(socket, &bytes[sent?..], idle),
                 }
             }
-            Err(errno) if form == Form::Fd => send_all(socket, &(-(errno as i32)).to_ne_bytes(), idle),
-            Err(errno) => send_all(socket, &encode_error(errno), idle),
+            Err(errno) => {
+                self.on_their_way.reply(0);
+                match form {
+                    Form::Fd => send_all(socket, &(-(errno as i32)).to_ne_bytes(), idle),
+                    _ => send_all(socket, &encode_error(errno), idle),
+                }
+            }
         }
     }
 }

@@ -130,12 +130,12 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
     Ok(groups)
 }
 
-/// How much of what was sent on `socket` the other side has not yet received, in the kernel's measure: 0 where it has all.
-pub fn unread(socket: BorrowedFd<'_>) -> Result<i32, Errno> {
+/// How much memory, in bytes, the messages take that were sent on `socket` and that the other side has not yet received.
+pub fn unread(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes one int.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) }.into())?;
-    Ok(bytes)
+    Ok(bytes.unsigned_abs())
 }
 
 /// A counter that this process shares with those that it forks.

@@ -284,6 +284,30 @@ fn descriptors_that_nobody_takes_are_bounded_and_cost_nobody_the_connection() {
 }
 
 #[test]
+fn a_client_that_asks_ahead_gets_every_descriptor() {
+    let served = Served::new(&["--persistent", "--shared=2", "--rlimit-nofile=50"]);
+    let mut client = served.client();
+    let requests = [ask::open(b"/file", libc::O_RDONLY), ask::lstat(b"/file"), ask::lstat(b"/none")];
+    let mut asked = requests.iter().cycle();
+    let mut answered = requests.iter().cycle();
+    // Two replies are there before one is taken: the socket is never empty, and never full of descriptors.
+    assert!(client.send(&asked.next().unwrap().encode()));
+    for turn in 0..300 {
+        assert!(client.send(&asked.next().unwrap().encode()));
+        wait_until("two replies", || client.waiting() > 4);
+        let request = answered.next().unwrap();
+        match client.reply(request.form()) {
+            crate::wire::Answer::Fd(_) => assert_eq!(turn % 3, 0),
+            answer if turn % 3 == 1 => drop(answer.ok()),
+            answer => {
+                assert_eq!(turn % 3, 2, "an open in turn {turn}: {answer:?}");
+                answer.fails(nix::errno::Errno::ENOENT);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_supervisor_that_is_shot_takes_its_workers_with_it() {
     for sandbox in crate::SANDBOXES {
         let mut served = Served::new(&["--persistent", "--shared=3", &format!("--sandbox={sandbox}")]);
