@@ -59,10 +59,10 @@ pub fn words<S: AsRef<OsStr>>(list: impl IntoIterator<Item = S>) -> Vec<OsString
     list.into_iter().map(|word| word.as_ref().to_owned()).collect()
 }
 
-/// Runs a program to its end, which must come soon.
+/// Runs a program to its end; one that does not end is stopped after five minutes.
 pub fn finish<S: AsRef<OsStr>>(program: &Path, args: impl IntoIterator<Item = S>, dir: &Path) -> Output {
     let mut command = Command::new("timeout");
-    command.arg("20").arg(program).args(args).current_dir(dir).stdin(Stdio::null());
+    command.arg("300").arg(program).args(args).current_dir(dir).stdin(Stdio::null());
     command.output().expect("a helper's end")
 }
 
@@ -116,7 +116,7 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if self.is_alive() {
             self.signal(Signal::SIGTERM);
-            for _ in 0..500 {
+            for _ in 0..75_000 {
                 if !self.is_alive() {
                     return;
                 }

@@ -91,7 +91,7 @@ fn a_daemon_that_nobody_listens_to_starts_all_the_same() {
     for (write, _read) in full() {
         let place = Place::new();
         let mut command = Command::new("timeout");
-        command.arg("60").arg(program::ours()).args(place.listening()).arg("--persistent");
+        command.arg("300").arg(program::ours()).args(place.listening()).arg("--persistent");
         command.args(words(["--pid-file".as_ref(), place.pid_file().as_os_str()]));
         let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(write).status().unwrap();
         assert!(status.success(), "{status}");

@@ -4,10 +4,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use libc::{O_CREAT, O_RDONLY, O_RDWR};
 use nix::errno::Errno::{E2BIG, EINVAL, ENAMETOOLONG, ENXIO, EPERM};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 
 use crate::program::{self, Launch, Running};
 use crate::stage::device;
@@ -140,7 +141,16 @@ fn defect_02_a_version_is_the_same_on_every_call() {
             })
             .collect()
     };
-    // What the reference leaves of its stack in the other four bytes may be zero by chance: it is not asked.
+    // What the reference leaves of its stack in the other four bytes may be zero by chance: the test does not depend on that.
+    let shows = (0..20).any(|_| {
+        let (_running, mut client) = reference(dir.path());
+        answers(&mut client).iter().any(|&version| version != generation)
+    });
+    if !shows {
+        println!(
+            "the reference has not shown its defect in 20 runs: the other four bytes were zero by chance"
+        );
+    }
     let (_running, mut client) = ours(dir.path());
     assert!(answers(&mut client).iter().all(|&version| version == generation));
 }
@@ -223,12 +233,21 @@ fn defect_05_a_fifo_blocks_nobody() {
     let dir = program::scratch();
     Owned::below(dir.path()).fifo("fifo");
     {
+        // A writer that does not wait finds a reader only while the reference waits in its open.
         let (_running, mut client) = reference(dir.path());
-        client.patience(Duration::from_millis(300));
-        assert!(
-            matches!(client.ask(&ask::open(b"/fifo", O_RDONLY)), Answer::Silent),
-            "the reference is cured"
-        );
+        assert!(client.send(&ask::open(b"/fifo", O_RDONLY).encode()));
+        let writer = || {
+            let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK;
+            nix::fcntl::open(&dir.path().join("fifo"), flags, Mode::empty()).ok()
+        };
+        let mut found = None;
+        program::wait_until("the reference to wait at the FIFO", || {
+            found = writer();
+            found.is_some() || client.waiting() > 0
+        });
+        assert!(found.is_some(), "the reference is cured");
+        // Debian's refuses it once it is open.
+        client.reply(Form::Fd).fails(ENXIO);
     }
     let (_running, mut client) = ours(dir.path());
     for flags in [O_RDONLY, libc::O_WRONLY, O_RDWR, O_RDONLY | libc::O_NONBLOCK] {

@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::time::{Duration, Instant};
 
 use libc::{O_CREAT, O_EXCL, O_RDWR};
 use nix::sys::signal::Signal;
-use rustix::time::{ClockId, Timespec, clock_settime};
+use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
 use crate::guest::Guest;
 use crate::program::{Launch, ours, scratch, wait_until};
@@ -36,7 +35,6 @@ fn within_a_guest() {
         Launch::new(&ours(), &export).option("--shared=4").option("--persistent").by_socket(&socket);
     wait_until("the helper listens", || socket.exists());
     let mut staying = Client::connect_soon(&socket);
-    let start = Instant::now();
     let mut made = 0;
     for time in TIMES {
         clock_settime(ClockId::Realtime, Timespec { tv_sec: time, tv_nsec: 0 }).unwrap();
@@ -47,7 +45,12 @@ fn within_a_guest() {
             let answer = client.ask(&create);
             assert!(answer.is_success(), "{answer:?} at {time}: {}", helper.log());
             let modified = fs::metadata(export.join(&name[1..])).unwrap().mtime();
-            assert!((time - 1..time + 60).contains(&modified), "made at {time}, it says, at {modified}");
+            let now = clock_gettime(ClockId::Realtime).tv_sec;
+            assert!(
+                (time - 1..=now).contains(&modified),
+                "made between {time} and {now}, it says, at {modified}"
+            );
+            // A helper that waited by that clock would not answer before the client's patience ends.
             for _ in 0..50 {
                 client.ask(&ask::lstat(name.as_bytes())).ok();
             }
@@ -55,8 +58,6 @@ fn within_a_guest() {
         }
         assert!(helper.is_alive(), "{}", helper.log());
     }
-    // Whoever waited by that clock would wait for years.
-    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
     drop(staying);
     clock_settime(ClockId::Realtime, Timespec { tv_sec: 1000, tv_nsec: 0 }).unwrap();
     helper.signal(Signal::SIGTERM);

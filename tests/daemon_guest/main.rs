@@ -145,7 +145,7 @@ const WAIT_FOR_THE_OTHER: &str = r#"
 tries=0
 until [ -e ../here.first ] && [ -e ../here.second ]; do
     tries=$((tries + 1))
-    [ $tries -lt 600 ] || { echo "the other guest does not come" >&2; exit 1; }
+    [ $tries -lt 15000 ] || { echo "the other guest does not come" >&2; exit 1; }
     usleep 100000
 done
 "#;

@@ -52,7 +52,7 @@ fn kill_at(point: usize, command: impl Fn() -> Command, what: &str) {
     let mut killed = run(alone(command()), Meddling::Kill(point));
     // What another test starts holds copies of this process's descriptors until it executes: an export whose snapshot was
     // just taken may still look as if it were in use, and is refused before anything is touched.
-    for _ in 0..20 {
+    for _ in 0..600 {
         if !matches!(killed.status, Some(1 | 3)) || killed.calls >= point {
             break;
         }

@@ -99,9 +99,10 @@ fn what_took_over_an_inode_number_gets_nothing_of_the_recorded_inode() {
                 remove(model, path);
             }
             if system.0 == "xfs" {
-                // It frees inodes later, and gives their numbers out again after that.
-                stage.disks().export.sync();
-                std::thread::sleep(std::time::Duration::from_millis(200));
+                // It frees inodes in the background, and gives their numbers out again after that. A freeze waits for it.
+                let root = stage.disks().export.root();
+                disk::run("fsfreeze", &[&"--freeze", &root]);
+                disk::run("fsfreeze", &[&"--unfreeze", &root]);
             }
             let kinds = [0o120_777, 0o10_644, 0o100_644];
             let made: Vec<_> = (0..90).map(|number| export.join(format!("made{number}"))).collect();

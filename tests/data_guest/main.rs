@@ -86,7 +86,7 @@ impl Stage {
             helpers.push(listening(&Launch::new(&ours(), &self.export(tag)), &socket));
             guest.share(tag, format!("proxy,socket={}", socket.display()))
         });
-        let answer = guest.mount_options("posixacl").timeout(600).script(script("")).run().success();
+        let answer = guest.mount_options("posixacl").script(script("")).run().success();
         for helper in &mut helpers {
             assert!(helper.wait().success(), "{}", helper.log());
         }
@@ -101,8 +101,7 @@ impl Stage {
         });
         let work = "for tag in x f; do FOLDER=/mnt/$tag; (work) || exit 1; done";
         let script = format!("{}\n{WORK}\n{work}\n{}", script(""), script(""));
-        let answer =
-            guest.user(QEMU_USER).mount_options("posixacl").timeout(600).script(script).run().success();
+        let answer = guest.user(QEMU_USER).mount_options("posixacl").script(script).run().success();
         manifests(&answer)
     }
 }

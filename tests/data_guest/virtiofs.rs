@@ -88,7 +88,6 @@ fn a_guest_sees_no_difference_over_virtiofs() {
     let answer = Guest::new()
         .share("x", format!("proxy,socket={}", socket.display()))
         .mount_options("posixacl")
-        .timeout(600)
         .script(&list)
         .run()
         .success();
@@ -108,7 +107,6 @@ fn a_guest_sees_no_difference_over_virtiofs() {
     let answer = Guest::new()
         .qemu(arguments.split_whitespace())
         .no_mount()
-        .timeout(600)
         .script(format!("mkdir /mnt/x && mount -t virtiofs x /mnt/x || exit 1\n{list}"))
         .run()
         .success();

@@ -21,7 +21,7 @@ use crate::disk::run;
 use crate::process;
 use crate::program::{self, Launch, Running, wait_until};
 use crate::tree::Owned;
-use crate::wire::{Answer, Client, Form, Request, ask};
+use crate::wire::{Answer, Client, Form, PATIENCE, Request, ask};
 
 /// Every system call that touches the export.
 const FILE_CALLS: &str = "openat,openat2,newfstatat,fstat,mkdirat,mknodat,symlinkat,linkat,renameat,renameat2,unlinkat,\
@@ -359,7 +359,7 @@ fn a_supervisor_without_descriptors_waits_for_better_times() {
     all_is_well(&mut first, "meanwhile");
     running.wait_for_log("cannot take a client");
     limit(running.pid(), "--nofile=100:");
-    second.patience(Duration::from_secs(30));
+    second.patience(PATIENCE);
     second.reply(Form::Response).ok();
     all_is_well(&mut second, "after");
 }

@@ -114,11 +114,6 @@ impl Guest {
         self.option("--cpus", count.to_string())
     }
 
-    /// Ends the guest after so many seconds instead of 300.
-    pub fn timeout(self, seconds: u32) -> Self {
-        self.option("--timeout", seconds.to_string())
-    }
-
     /// The script that the guest runs, for dash.
     pub fn script(mut self, text: impl AsRef<OsStr>) -> Self {
         self.script = text.as_ref().into();

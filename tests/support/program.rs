@@ -146,7 +146,7 @@ impl Drop for Running {
         }
         // A supervisor takes its workers with it when it is asked to end, not when it is shot.
         let _ = kill(self.nix_pid(), Signal::SIGTERM);
-        for _ in 0..500 {
+        for _ in 0..30_000 {
             if matches!(self.child.try_wait(), Ok(Some(_))) {
                 return;
             }

@@ -47,7 +47,7 @@ srv/null 0:0 644 1,3" ] || die "the host sees something else than the guest made
 end_helper() {
     local tries
     # It ends with its client, as the original does; --persistent would keep it.
-    for ((tries = 0; tries < 50; tries++)); do
+    for ((tries = 0; tries < 1200; tries++)); do
         [ -e helper.pid ] || break
         sleep 0.1
     done

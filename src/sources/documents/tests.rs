@@ -150,9 +150,9 @@ fn what_is_no_yaml_is_unreadable() {
         bomb.extend([&format!("a{level}: &a{level} ["), before.as_str(), "]\n"]);
     }
     let document = Document { path: Some(Path::new("/x.yaml")), bytes: bomb.as_bytes() };
-    let started = std::time::Instant::now();
-    let _ = Documents.read(&document);
-    assert!(started.elapsed().as_secs() < 20, "an alias bomb must not go off");
+    // One that went off would hold 9 to the power of 28 words: this line would never return.
+    let shares = Documents.read(&document).map_or(0, |reading| reading.shares.len());
+    assert!(shares < 2, "{shares} shares in an alias bomb");
 }
 
 #[test]
