@@ -29,6 +29,7 @@ pub mod identity;
 pub mod idmap;
 mod inspect;
 pub mod journal;
+pub mod labels;
 pub mod live;
 pub mod manifest;
 pub mod mapped_file;

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | [`helper`] | the daemon: a privileged helper that QEMU ≤ 9.1 speaks to over a unix socket | itself |
 //! | [`share`] | what a share is, QEMU's option strings, and a share's `local` equivalent | `report` |
-//! | [`sources`] | where shares hide: one reader for each configuration format, and who serves what | `share`, `report`; of `data`, who owns an export, what is mounted where, and what its journal says |
+//! | [`sources`] | where shares hide: one reader for each configuration format, and who serves what | `share`, `report`; of `data`, who owns an export, how it is labelled, what is mounted where, and what its journal says |
 //! | [`data`] | the export's files: their two on-disk forms and the way from one to the other | `report`, `share` |
 //! | [`report`] | what people should know: findings, documents, text | itself |
 //! | [`cli`] | the command line, declarations only | the choices that `share` names |

@@ -7,12 +7,19 @@ use std::path::{Path, PathBuf};
 use super::local::{Multidevs, Options};
 use super::target::Target;
 use super::view::{Addition, View};
-use super::{ExportPath, Note, Part, Share, Transport};
+use super::{ExportPath, Note, Part, Share, Transport, virtiofs};
 use crate::report::finding::{self, Finding};
 use crate::text::{escape, escape_path};
 
 /// More shares than any configuration has: what says more is not rewritten, for a rewrite compares them all.
 pub const MAX_SHARES: usize = 1000;
+
+/// What is asked of a look at a configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// Whether libvirt's own element is to say the shares.
+    pub native: bool,
+}
 
 /// How to rewrite a configuration.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +42,8 @@ pub struct Rewrite {
     pub in_place_args: bool,
     /// What QEMU sees of the host's files, where what starts the whole document says it.
     pub view: Option<View>,
+    /// Make no edit: say what surrounds the shares alone, whatever else stands against a rewrite.
+    pub look: Option<Look>,
     /// Paths that QEMU sees, and what each is on the host.
     pub inside: Vec<(PathBuf, PathBuf)>,
 }
@@ -92,6 +101,21 @@ impl Edits {
         let path = moved.path().to_owned();
         self.moved.push(moved);
         path
+    }
+
+    /// Takes what the surroundings of a share mean for it, where its export is known.
+    pub fn look(&mut self, share: &Share, how: &Rewrite, view: Option<&View>) {
+        let (Ok(share), Ok(export)) = (how.answered(share), how.export_of(share)) else { return };
+        if how.target == Target::Local {
+            self.take(share, export, view);
+            return;
+        }
+        // virtiofsd opens the export. QEMU needs its socket alone.
+        let socket = virtiofs::socket(&share);
+        let folder = socket.parent().unwrap_or(&socket);
+        let looked = view.map(|view| view.look(&share, folder, true)).unwrap_or_default();
+        self.findings.extend(looked.findings);
+        self.moved.push(Moved { share, export, inside: None });
     }
 }
 

@@ -15,6 +15,8 @@ use super::rewrite::Edit;
 pub enum By {
     /// A systemd unit.
     Unit,
+    /// The unit of a daemon that starts QEMU: libvirt's.
+    Daemon,
     /// `systemd-run -p`.
     SystemdRun,
     /// A service of a Compose file, or what is written like one.

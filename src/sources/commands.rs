@@ -102,6 +102,10 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
         for share in found.shares.iter().filter(|share| how.wants(&share.share)) {
             let mut joined = share.share.clone();
             join_within(&mut joined, &invocations);
+            if how.look.is_some() {
+                all.look(&joined, how, view);
+                continue;
+            }
             let export = how.export_of(&joined)?;
             refuse_name(&joined, &export)?;
             let doubt = how.doubt(&joined);
@@ -112,6 +116,9 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
             let joined = how.answered(&joined)?;
             let path = all.take(joined, export.clone(), view);
             pairs.push((share, path, export));
+        }
+        if how.look.is_some() {
+            continue;
         }
         argv::refuse_twins(found.shares.iter().map(|share| &share.share))?;
         let inside = pairs.iter().map(|(_, path, export)| (path.clone(), export.clone())).collect();

@@ -6,6 +6,7 @@ mod helpers;
 mod in_place;
 mod multidevs;
 mod own_of_libvirt;
+mod printed;
 mod snippet;
 mod user;
 mod virtiofs;
@@ -87,8 +88,11 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     how.view =
         document.path.zip(beside).and_then(|(path, beside)| super::systemd::view_of_starter(path, beside));
     if let Some(form) = args.to {
-        let text = snippet::print(form, &reading.shares, &how).map_err(|refusal| input.refused(&refusal))?;
+        let looked = printed::look(form, format, &document, &reading.shares, &how, beside);
+        let text = snippet::print(form, &reading.shares, &how, &looked.moved)
+            .map_err(|refusal| input.refused(&refusal))?;
         crate::report::print_with(|out| out.write_all(&text))?;
+        printed::tell(&looked.findings);
         let exports: Vec<_> = reading.shares.iter().filter_map(|share| how.export_of(share).ok()).collect();
         if how.target == Target::Virtiofs {
             virtiofs::tell_printed(form, &reading.shares);
@@ -162,6 +166,7 @@ fn how(args: &ConfigArgs, reading: &Reading) -> Result<Rewrite, Refusal> {
         only: None,
         in_place_args: args.in_place_args,
         view: None,
+        look: None,
         inside: Vec::new(),
     })
 }

@@ -9,6 +9,7 @@
 
 mod address;
 mod arguments;
+mod confinement;
 mod file;
 mod glance;
 mod layout;
@@ -27,6 +28,7 @@ use crate::share::{Note, Place};
 use crate::text::escape;
 use arguments::Domain;
 pub(super) use arguments::Holder;
+pub(super) use confinement::{of_host as confinement_of_host, relabel};
 use file::File;
 pub(super) use file::is_saved_image;
 
@@ -69,12 +71,12 @@ impl Format for Libvirt {
         &self,
         document: &Document,
         how: &Rewrite,
-        _beside: Option<&dyn Beside>,
+        beside: Option<&dyn Beside>,
     ) -> Result<Edits, Refusal> {
         let file = File::open(document.bytes).map_err(mend)?;
         let mut edits = Edits::default();
         for part in file.documents() {
-            rewrite_one(document, &part, how, &mut edits)?;
+            rewrite_one(document, &part, how, beside, &mut edits)?;
         }
         file.close(&mut edits.edits)?;
         Ok(edits)
@@ -99,7 +101,13 @@ fn read_one(document: &Document, file: &File, reading: &mut Reading) -> Result<(
 }
 
 /// Rewrites one document of a file.
-fn rewrite_one(document: &Document, file: &File, how: &Rewrite, edits: &mut Edits) -> Result<(), Refusal> {
+fn rewrite_one(
+    document: &Document,
+    file: &File,
+    how: &Rewrite,
+    beside: Option<&dyn Beside>,
+    edits: &mut Edits,
+) -> Result<(), Refusal> {
     let xml = file.parse().map_err(mend)?;
     for domain in arguments::domains(file, &xml) {
         let shares = argv::shares(&domain.args);
@@ -110,7 +118,10 @@ fn rewrite_one(document: &Document, file: &File, how: &Rewrite, edits: &mut Edit
         }
         let first_line = first.share.place.line;
         let wanted: Vec<_> = shares.into_iter().filter(|share| how.wants(&share.share)).collect();
-        let mut found = rewrite::domain(file, &domain, &wanted, how)?;
+        let mut found = match how.look {
+            Some(look) => rewrite::look(file, &domain, &wanted, how, look.native, beside),
+            None => rewrite::domain(file, &domain, &wanted, how, beside)?,
+        };
         if domain.holder == Holder::Stylesheet
             && found.edits.iter().any(|edit| edit.with.iter().any(|byte| b"{}".contains(byte)))
         {
@@ -121,7 +132,10 @@ fn rewrite_one(document: &Document, file: &File, how: &Rewrite, edits: &mut Edit
             moved.share.place.file = document.path.map(Path::to_owned);
         }
         for finding in &mut found.findings {
-            finding.place.file = document.path.map(Path::to_owned);
+            // Those about libvirt's own files name these.
+            if finding.place.file.is_none() {
+                finding.place.file = document.path.map(Path::to_owned);
+            }
         }
         edits.edits.append(&mut found.edits);
         edits.moved.append(&mut found.moved);

@@ -68,6 +68,10 @@ impl Format for Readconfig {
         let mut edits = Edits::default();
         let mut done: Vec<usize> = Vec::new();
         for (found, section) in file.shares().into_iter().filter(|(found, _)| how.wants(&found.share)) {
+            if how.look.is_some() {
+                edits.look(&found.share, how, how.view.as_ref());
+                continue;
+            }
             let line = found.share.place.line;
             if let Some(managed) = Managed::of(&found.share.fsdev, document.path) {
                 return Err(Refusal::at(line, managed.message(), managed.remedy()));

@@ -16,7 +16,7 @@ use crate::share::bounds::spend;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::share::view::By;
 use lines::Entry;
-pub use starting::view_of_starter;
+pub use starting::{view_of_daemon, view_of_starter};
 use words::Unit;
 pub use words::unescape;
 

@@ -163,6 +163,7 @@ fn of_systemd_run(
         let (key, value) = property.split_at(equals);
         let value = value.get(1..).unwrap_or_default();
         settings.push(Setting {
+            section: b"Service".to_vec(),
             key: key.to_vec(),
             words: value
                 .split(u8::is_ascii_whitespace)

@@ -14,6 +14,7 @@ mod golden;
 mod helper_line;
 mod in_place;
 mod multidevs;
+mod printed;
 mod qemu;
 mod usage;
 mod virtiofs;

@@ -14,16 +14,13 @@ use nix::sys::stat::{UtimensatFlags, futimens, utimensat};
 use nix::sys::time::TimeSpec;
 
 use crate::cli::CheckArgs;
+use crate::data::labels;
 use crate::report::finding::{self, Finding, Kind};
 use crate::share::Place;
 use crate::text;
 use subject::Subject;
 
 pub(super) use attempt::run as attempt;
-
-/// Types of files that SELinux lets libvirt's guests use.
-const SELINUX_TYPES: &[&str] =
-    &["svirt_image_t", "svirt_home_t", "virt_content_t", "container_file_t", "nfs_t", "fusefs_t"];
 
 /// What a try says: a step, and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,22 +143,11 @@ fn times_of(export: &Path) -> anyhow::Result<(TimeSpec, TimeSpec)> {
     ))
 }
 
-/// Whether SELinux is enforcing, and the export's type is none that it lets guests use.
+/// Where SELinux is enforcing: an export of a type that guests may not use.
 fn selinux(export: &Path) -> Option<Finding> {
-    let enforcing = fs::read_to_string("/sys/fs/selinux/enforce").is_ok_and(|text| text.trim() == "1");
-    if !enforcing {
-        return None;
-    }
-    let mut value = [0; 512];
-    let length = rustix::fs::getxattr(export, "security.selinux", value.as_mut_slice()).unwrap_or(0);
-    let label = String::from_utf8_lossy(value.get(..length).unwrap_or_default()).into_owned();
-    unfit_label(label.trim_end_matches('\0')).map(|message| told(&finding::SELINUX_TYPE, message))
-}
-
-fn unfit_label(label: &str) -> Option<String> {
-    let kind = label.split(':').nth(2).unwrap_or("unknown");
-    (!SELINUX_TYPES.contains(&kind)).then(|| {
-        format!("SELinux is enforcing here, and the export's type is {}", text::escape(kind.as_bytes()))
+    labels::unfit_selinux_type(export).map(|kind| {
+        let kind = text::escape(kind.as_bytes()).into_owned();
+        told(&finding::SELINUX_TYPE, format!("SELinux is enforcing here, and the export's type is {kind}"))
     })
 }
 
@@ -193,23 +179,5 @@ impl Subject {
             let _ = futimens(&root, &times.0, &times.1);
         }
         Ok(steps)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_of_other_types_are_told() {
-        for (label, fits) in [
-            ("system_u:object_r:svirt_image_t:s0", true),
-            ("system_u:object_r:container_file_t:s0:c1,c2", true),
-            ("system_u:object_r:var_t:s0", false),
-            ("unconfined_u:object_r:default_t:s0", false),
-            ("", false),
-        ] {
-            assert_eq!(unfit_label(label).is_none(), fits, "{label}");
-        }
     }
 }

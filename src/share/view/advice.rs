@@ -14,6 +14,7 @@ impl By {
     fn noun(self) -> &'static str {
         match self {
             Self::Unit => "this unit",
+            Self::Daemon => "the unit of libvirt's daemon, whose mounts QEMU has,",
             Self::SystemdRun => "systemd-run",
             Self::Compose | Self::Quadlet | Self::Pod | Self::Engine => "QEMU's container",
             Self::Bwrap => "bwrap",
@@ -27,15 +28,15 @@ impl By {
     fn bind(self, source: &Path, target: &Path, readonly: bool) -> String {
         let same = source == target;
         let (from, to) = (self.word(source), self.word(target));
-        let pair = if same && matches!(self, Self::Unit | Self::SystemdRun | Self::Nspawn) {
+        let pair = if same && matches!(self, Self::Unit | Self::Daemon | Self::SystemdRun | Self::Nspawn) {
             from.clone()
         } else {
             format!("{from}:{to}")
         };
         let ro = if readonly { ":ro" } else { "" };
         match self {
-            Self::Unit if readonly => format!("BindReadOnlyPaths={pair}"),
-            Self::Unit => format!("BindPaths={pair}"),
+            Self::Unit | Self::Daemon if readonly => format!("BindReadOnlyPaths={pair}"),
+            Self::Unit | Self::Daemon => format!("BindPaths={pair}"),
             Self::SystemdRun if readonly => format!("-p BindReadOnlyPaths={pair}"),
             Self::SystemdRun => format!("-p BindPaths={pair}"),
             Self::Compose => format!("{pair}{ro}"),
@@ -54,10 +55,12 @@ impl By {
     }
 
     /// The setting that makes `path` writable; `None`: there is none, and one more mount does it.
-    fn writable(self, path: &Path) -> Option<String> {
+    /// `rooted`: it is a path below a root of the unit's own.
+    fn writable(self, path: &Path, rooted: bool) -> Option<String> {
         let path = self.word(path);
+        let path = if rooted { format!("+{path}") } else { path };
         match self {
-            Self::Unit => Some(format!("ReadWritePaths={path}")),
+            Self::Unit | Self::Daemon => Some(format!("ReadWritePaths={path}")),
             Self::SystemdRun => Some(format!("-p ReadWritePaths={path}")),
             Self::Firejail => Some(format!("--read-write={path}")),
             _ => None,
@@ -71,7 +74,7 @@ impl By {
             return escape(bytes).into_owned();
         }
         match self {
-            Self::Unit => {
+            Self::Unit | Self::Daemon => {
                 let text = escape(bytes).replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
                 format!("\"{text}\"")
             }
@@ -134,7 +137,7 @@ impl View {
             }
             Trouble::ReadOnly(layer) => {
                 let own = layer.target == asked.inside;
-                let fix = match self.by.writable(asked.inside) {
+                let fix = match self.by.writable(asked.inside, !self.host) {
                     _ if own => Fix::ByHand(self.unlock(layer, asked)),
                     Some(line) => Fix::Line(line),
                     None => Fix::Line(bind),
@@ -167,7 +170,11 @@ impl View {
             Fix::ByHand(remedy) => remedy,
             Fix::Line(line) => {
                 let addition = self.addition(&line, asked);
-                let where_to = if self.by == By::Compose { " to its volumes" } else { "" };
+                let where_to = match self.by {
+                    By::Compose => " to its volumes",
+                    By::Daemon => " by `systemctl edit`, and restart libvirt's daemon",
+                    _ => "",
+                };
                 looked.additions.extend(addition);
                 format!("add {line}{where_to}")
             }
@@ -186,7 +193,7 @@ impl View {
             );
         }
         match self.by {
-            By::Unit | By::SystemdRun => {
+            By::Unit | By::Daemon | By::SystemdRun => {
                 format!("take {} out of InaccessiblePaths=", escape_path(&layer.target))
             }
             _ => format!("take {} out of that setting", escape_path(&layer.target)),
@@ -196,11 +203,14 @@ impl View {
     /// How to make writable what a setting about this very path makes read-only.
     fn unlock(&self, layer: &Layer, asked: &Asked) -> String {
         let target = escape_path(&layer.target);
+        if layer.said.starts_with("ProtectHome=") {
+            return "write ProtectHome=no in its place".to_owned();
+        }
         match (&layer.effect, self.by) {
-            (Effect::Access(_), By::Unit | By::SystemdRun) => {
+            (Effect::Access(_), By::Unit | By::Daemon | By::SystemdRun) => {
                 format!(
                     "take {target} out of that setting, and add {}",
-                    self.by.writable(asked.inside).unwrap_or_default()
+                    self.by.writable(asked.inside, !self.host).unwrap_or_default()
                 )
             }
             (Effect::Bind(..), _) => {

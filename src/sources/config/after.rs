@@ -207,11 +207,14 @@ impl Told<'_> {
             && holder == Holder::Domain
             && !self.how.in_place_args
         {
-            steps.push(
-                "AppArmor: libvirt grants QEMU the directory by itself. SELinux: it does not label 9p directories: \
-                 semanage fcontext -a -t svirt_image_t 'DIR(/.*)?' && restorecon -R DIR."
-                    .to_owned(),
-            );
+            let exports: BTreeSet<&Path> = self.moved().map(|moved| moved.export.as_path()).collect();
+            let mut step =
+                "AppArmor: libvirt grants QEMU the directory by itself. SELinux: it does not label 9p directories:"
+                    .to_owned();
+            for export in exports {
+                let _ = write!(step, "\n     {}", libvirt::relabel(export));
+            }
+            steps.push(step);
         } else {
             steps.push("AppArmor, SELinux: libvirt does not know of a directory in QEMU's own arguments; allow it by hand.".to_owned());
         }

@@ -1,18 +1,24 @@
 //! `--to`: the shares of a file in another form.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::super::managed::Managed;
 use crate::cli::Snippet;
 use crate::share::local::{Options, Unsayable, libvirt_filesystem, qemu_args, readconfig};
-use crate::share::rewrite::{Refusal, Rewrite};
+use crate::share::rewrite::{Moved, Refusal, Rewrite};
 use crate::share::target::Target;
 use crate::share::{Note, Part, Share, argv, virtiofs};
 use crate::text::{escape, shell_word};
 
-/// The `local` equivalents of `shares`.
-pub(super) fn print(form: Snippet, shares: &[Share], how: &Rewrite) -> Result<Vec<u8>, Refusal> {
+/// The equivalents of `shares`. `seen`: where QEMU sees their exports.
+pub(super) fn print(
+    form: Snippet,
+    shares: &[Share],
+    how: &Rewrite,
+    seen: &[Moved],
+) -> Result<Vec<u8>, Refusal> {
     let mut out = Vec::new();
+    let mut seen: Vec<&Moved> = seen.iter().collect();
     for (index, share) in shares.iter().enumerate() {
         let managed = Managed::of(&share.fsdev, share.place.file.as_deref());
         for note in argv::refuse_doubtful(share)
@@ -30,6 +36,7 @@ pub(super) fn print(form: Snippet, shares: &[Share], how: &Rewrite) -> Result<Ve
         if let Some(doubt) = how.doubt(share) {
             complain!("virtfs-proxy-helper: warning: {}: {}", doubt.message, doubt.remedy());
         }
+        let export = inside(share, &mut seen).unwrap_or(export);
         let share = how.answered(share)?;
         if how.target == Target::Virtiofs {
             let ends = ends_guest(shares, index);
@@ -65,6 +72,17 @@ pub(super) fn print(form: Snippet, shares: &[Share], how: &Rewrite) -> Result<Ve
         }
     }
     Ok(out)
+}
+
+/// The export's path for QEMU, where that is another than the host's.
+fn inside(share: &Share, seen: &mut Vec<&Moved>) -> Option<PathBuf> {
+    let is_it = |moved: &&Moved| {
+        let own = &moved.share;
+        (&own.fsdev, &own.mount_tag, &own.transport) == (&share.fsdev, &share.mount_tag, &share.transport)
+    };
+    // Shares that are said alike stand in the same order.
+    let at = seen.iter().position(is_it)?;
+    seen.remove(at).inside.clone()
 }
 
 /// A share over virtiofs. `ends`: the memory of its guest is to be printed behind it.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::address::Buses;
 use super::arguments::{Domain, Holder, commandlines, elements};
+use super::confinement;
 use super::file::File;
 use super::layout::{Slot, removals};
 use super::memory;
@@ -16,6 +17,7 @@ use crate::share::local::Unsayable;
 use crate::share::rewrite::{Edit, Edits, Moved, Refusal, Rewrite};
 use crate::share::target::{Element, Target};
 use crate::share::{Note, Part, Share};
+use crate::sources::Beside;
 use crate::text::escape;
 
 /// What becomes of a share.
@@ -39,6 +41,7 @@ pub(super) fn domain(
     domain: &Domain,
     shares: &[ArgvShare],
     how: &Rewrite,
+    beside: Option<&dyn Beside>,
 ) -> Result<Edits, Refusal> {
     let mut edits = Edits::default();
     let mut moves = plan(domain, shares, how, &mut edits.findings)?;
@@ -63,14 +66,35 @@ pub(super) fn domain(
     if how.target == Target::Virtiofs && !moves.is_empty() {
         edits.edits.extend(memory::share(file, domain)?);
     }
-    edits.moved = moves
-        .into_iter()
-        .map(|step| {
-            let share = how.answered(&step.found.share)?;
-            Ok(Moved { share: placed(domain, &share), export: step.export, inside: None })
-        })
-        .collect::<Result<_, Refusal>>()?;
+    for step in moves {
+        let share = how.answered(&step.found.share)?;
+        let moved = Moved { share: placed(domain, &share), export: step.export, inside: None };
+        let native = matches!(step.way, Way::Native(_));
+        edits.findings.extend(confinement::findings(file, domain, &moved, native, beside));
+        edits.moved.push(moved);
+    }
     Ok(edits)
+}
+
+/// What surrounds a domain's shares, and no edits.
+pub(super) fn look(
+    file: &File,
+    domain: &Domain,
+    shares: &[ArgvShare],
+    how: &Rewrite,
+    native: bool,
+    beside: Option<&dyn Beside>,
+) -> Edits {
+    let mut edits = Edits::default();
+    for found in shares {
+        let (Ok(share), Ok(export)) = (how.answered(&found.share), how.export_of(&found.share)) else {
+            continue;
+        };
+        let moved = Moved { share: placed(domain, &share), export, inside: None };
+        edits.findings.extend(confinement::findings(file, domain, &moved, native, beside));
+        edits.moved.push(moved);
+    }
+    edits
 }
 
 /// Decides for each share how it is said.

@@ -10,12 +10,15 @@ pub struct Entry {
     pub key: Vec<u8>,
     /// Its value, continuation lines joined.
     pub value: Chars,
+    /// The section that it stands in, without brackets; empty before the first.
+    pub section: Vec<u8>,
 }
 
 /// The settings of a unit, in order.
 pub fn entries(file: &[u8]) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut logical: Chars = Vec::new();
+    let mut section = Vec::new();
     let mut at = 0;
     while at < file.len() {
         let rest = file.get(at..).unwrap_or_default();
@@ -41,19 +44,27 @@ pub fn entries(file: &[u8]) -> Vec<Entry> {
             }
         }
         if !continues {
-            entries.extend(entry(&std::mem::take(&mut logical)));
+            let line = std::mem::take(&mut logical);
+            section = opened(&line).unwrap_or(section);
+            entries.extend(entry(&line, &section));
         }
     }
-    entries.extend(entry(&logical));
+    entries.extend(entry(&logical, &section));
     entries
 }
 
-fn entry(line: &[Char]) -> Option<Entry> {
+/// The section that a line opens.
+fn opened(line: &[Char]) -> Option<Vec<u8>> {
+    let text: Vec<u8> = line.iter().map(|c| c.byte).collect();
+    Some(text.trim_ascii().strip_prefix(b"[")?.strip_suffix(b"]")?.to_vec())
+}
+
+fn entry(line: &[Char], section: &[u8]) -> Option<Entry> {
     let equals = line.iter().position(|c| c.byte == b'=')?;
     let key: Vec<u8> = line.get(..equals)?.iter().map(|c| c.byte).collect();
     let key = key.trim_ascii().to_vec();
     if key.is_empty() || key.starts_with(b"[") {
         return None;
     }
-    Some(Entry { key, value: line.get(equals + 1..)?.to_vec() })
+    Some(Entry { key, value: line.get(equals + 1..)?.to_vec(), section: section.to_vec() })
 }

@@ -1,8 +1,9 @@
 //! A service's settings → what its processes see of the host's files.
 //!
-//! Source: systemd.exec(5), as of systemd 257, "Paths" and "Sandboxing"; systemd.service(5) for `+` in front of a command.
+//! Source: systemd.exec(5), as of systemd 257, "Paths" and "Sandboxing"; systemd.service(5) for `+` in front of a command. What
+//! that leaves open was asked of systemd itself: tests/golden/systemd-sandbox.tsv.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::share::Place;
 use crate::share::view::{Access, By, Effect, Layer, Remark, View};
@@ -12,6 +13,8 @@ use crate::text::escape;
 /// A setting, with its specifiers resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
+    /// The section that it stands in.
+    pub section: Vec<u8>,
     /// Its name.
     pub key: Vec<u8>,
     /// The words of its value; none takes back what was said before.
@@ -28,7 +31,9 @@ struct Preset {
     paths: &'static [&'static str],
 }
 
-const YES: &[&str] = &["yes", "true", "on", "1"];
+/// How systemd spells booleans, in letters of any case. Other values are of one case.
+const YES: &[&str] = &["yes", "y", "true", "t", "on", "1"];
+const NO: &[&str] = &["no", "n", "false", "f", "off", "0"];
 const READ_ONLY: Effect = Effect::Access(Access::ReadOnly);
 const WRITABLE: Effect = Effect::Access(Access::Writable);
 
@@ -42,10 +47,17 @@ const PRESETS: &[Preset] = &[
         paths: &["/usr", "/boot", "/efi", "/etc"],
     },
     Preset { key: "ProtectSystem", values: &["strict"], effect: READ_ONLY, paths: &["/"] },
-    Preset { key: "ProtectSystem", values: &["strict"], effect: WRITABLE, paths: &["/dev", "/proc", "/sys"] },
+    // The homes are left to ProtectHome=.
+    Preset {
+        key: "ProtectSystem",
+        values: &["strict"],
+        effect: WRITABLE,
+        paths: &["/dev", "/proc", "/sys", "/home", "/root", "/run/user"],
+    },
     Preset { key: "ProtectHome", values: YES, effect: Effect::Hidden, paths: HOMES },
     Preset { key: "ProtectHome", values: &["read-only"], effect: READ_ONLY, paths: HOMES },
     Preset { key: "ProtectHome", values: &["tmpfs"], effect: Effect::Empty, paths: HOMES },
+    Preset { key: "ProtectHome", values: &["tmpfs"], effect: READ_ONLY, paths: HOMES },
     Preset { key: "PrivateTmp", values: YES, effect: Effect::Empty, paths: &["/tmp", "/var/tmp"] },
     Preset {
         key: "PrivateTmp",
@@ -53,7 +65,6 @@ const PRESETS: &[Preset] = &[
         effect: Effect::Empty,
         paths: &["/tmp", "/var/tmp"],
     },
-    Preset { key: "PrivateDevices", values: YES, effect: Effect::Empty, paths: &["/dev"] },
     Preset { key: "ProtectKernelTunables", values: YES, effect: READ_ONLY, paths: &["/proc/sys", "/sys"] },
     Preset { key: "ProtectControlGroups", values: YES, effect: READ_ONLY, paths: &["/sys/fs/cgroup"] },
 ];
@@ -108,28 +119,33 @@ const REMARKS: &[(&str, &str, &str)] = &[
     ("RootImagePolicy", "", ""),
 ];
 
+/// Settings of one word, and the words beside booleans that they take. A value that is none of these changes nothing.
+const CHOICES: &[(&str, &[&str])] = &[
+    ("ProtectSystem", &["full", "strict"]),
+    ("ProtectHome", &["read-only", "tmpfs"]),
+    ("PrivateTmp", &["disconnected"]),
+    ("PrivateDevices", &[]),
+    ("DynamicUser", &[]),
+    ("MountAPIVFS", &[]),
+];
+
+/// What the host has below /dev that `PrivateDevices=` leaves there.
+const KEPT_IN_DEV: &[&str] = &["/dev/shm", "/dev/mqueue", "/dev/hugepages", "/dev/pts"];
+
 /// What the processes of a service with these settings see.
 pub fn view(by: By, settings: &[Setting], place: Place) -> View {
     let in_force = in_force(settings);
     let last = |key: &str| in_force.iter().rfind(|setting| setting.key == key.as_bytes());
-    let root = last("RootDirectory").and_then(|setting| Some((path(setting.words.first()?)?, *setting)));
+    let root = last("RootDirectory").and_then(|setting| Some((plain(setting.words.first()?)?, *setting)));
     let root = root.filter(|(path, _)| path != &PathBuf::from("/"));
     let image = last("RootImage").filter(|_| root.is_none());
     let mut view = View::new(by, root.is_none() && image.is_none(), place);
-    if let Some((path, setting)) = root {
-        let effect = Effect::Bind(Some(path), Access::Writable);
-        view.place = setting.place.clone();
-        view.layers.push(layer("/".into(), effect, setting));
-    }
-    if let Some(image) = image {
-        view.layers.push(layer("/".into(), Effect::Empty, image));
-    }
     let dynamic = last("DynamicUser").filter(|setting| says(setting, YES));
     for preset in PRESETS {
         let own = last(preset.key);
         let implied = DYNAMIC.iter().find(|(key, _)| *key == preset.key).zip(dynamic);
         // DynamicUser= makes it stricter, never less strict.
-        let own_counts = own.filter(|setting| !says(setting, &["no", "false", "off", "0"]));
+        let own_counts = own.filter(|setting| !says(setting, NO));
         let own_counts = own_counts.filter(|_| preset.key != "ProtectSystem" || implied.is_none());
         match (own_counts, implied) {
             (Some(setting), _) if says(setting, preset.values) => push_all(&mut view, preset, setting),
@@ -139,8 +155,30 @@ pub fn view(by: By, settings: &[Setting], place: Place) -> View {
             _ => {}
         }
     }
+    if let Some(setting) = last("PrivateDevices").filter(|setting| says(setting, YES)) {
+        view.layers.push(layer("/dev".into(), Effect::Empty, setting));
+        for path in KEPT_IN_DEV.iter().map(PathBuf::from) {
+            let effect = Effect::Bind(Some(path.clone()), Access::Writable);
+            view.layers.push(layer(path, effect, setting));
+        }
+    }
+    let of_host = match (&root, image) {
+        (Some((root, _)), _) => OfHost::Below(root),
+        (None, Some(_)) => OfHost::Nowhere,
+        (None, None) => OfHost::Same,
+    };
     for setting in &in_force {
-        list(&mut view, setting);
+        list(&mut view, setting, of_host);
+    }
+    // What is bound to a path counts for more than an empty file system at that path.
+    view.layers.sort_by_key(|layer| matches!(layer.effect, Effect::Bind(..)));
+    if let Some((path, setting)) = &root {
+        let effect = Effect::Bind(Some(path.clone()), Access::Writable);
+        view.place = setting.place.clone();
+        view.layers.insert(0, layer("/".into(), effect, setting));
+    }
+    if let Some(image) = image {
+        view.layers.insert(0, layer("/".into(), Effect::Empty, image));
     }
     view.user =
         last("User").and_then(|setting| Some(String::from_utf8_lossy(setting.words.first()?).into_owned()));
@@ -148,12 +186,30 @@ pub fn view(by: By, settings: &[Setting], place: Place) -> View {
     view
 }
 
-/// The settings that count: an empty one takes back those of its name before it.
+/// Where the unit has the host's paths that settings name without `+`.
+#[derive(Clone, Copy)]
+enum OfHost<'a> {
+    /// At the same paths.
+    Same,
+    /// This directory is its root, and others are not there.
+    Below(&'a Path),
+    /// Not at all.
+    Nowhere,
+}
+
+/// The settings that count: an empty list takes back those of its name before it, and systemd passes over values that it does
+/// not know.
 fn in_force(settings: &[Setting]) -> Vec<&Setting> {
     let mut all: Vec<&Setting> = Vec::new();
     for setting in settings {
+        let choice = CHOICES.iter().find(|(key, _)| key.as_bytes() == setting.key);
+        let is_known =
+            choice.is_none_or(|(_, words)| says(setting, YES) || says(setting, NO) || says(setting, words));
+        if !is_known {
+            continue;
+        }
         if setting.words.is_empty() {
-            all.retain(|other| other.key != setting.key);
+            all.retain(|other| list_of(&other.key) != list_of(&setting.key));
         } else {
             all.push(setting);
         }
@@ -161,9 +217,25 @@ fn in_force(settings: &[Setting]) -> Vec<&Setting> {
     all
 }
 
+/// The list that settings of several names share.
+fn list_of(key: &[u8]) -> &[u8] {
+    match key {
+        b"BindReadOnlyPaths" => b"BindPaths",
+        b"ReadWriteDirectories" => b"ReadWritePaths",
+        b"ReadOnlyDirectories" => b"ReadOnlyPaths",
+        b"InaccessibleDirectories" => b"InaccessiblePaths",
+        other => other,
+    }
+}
+
 fn says(setting: &Setting, values: &[&str]) -> bool {
-    let value = setting.words.first().map(|word| word.to_ascii_lowercase()).unwrap_or_default();
-    values.iter().any(|one| one.as_bytes() == value)
+    let value = setting.words.join(&b' ');
+    let is = |one: &&str| {
+        let one = one.as_bytes();
+        one == value
+            || (YES.iter().chain(NO).any(|it| it.as_bytes() == one) && one.eq_ignore_ascii_case(&value))
+    };
+    values.iter().any(is)
 }
 
 fn layer(target: PathBuf, effect: Effect, setting: &Setting) -> Layer {
@@ -178,25 +250,26 @@ fn push_all(view: &mut View, preset: &Preset, setting: &Setting) {
 }
 
 /// A setting that holds a list of paths, or names of folders.
-fn list(view: &mut View, setting: &Setting) {
+fn list(view: &mut View, setting: &Setting, of_host: OfHost) {
     if let Some((_, effect)) = LISTS.iter().find(|(key, _)| key.as_bytes() == setting.key) {
         for word in &setting.words {
-            let parts = split(word);
-            let Some(first) = parts.first().and_then(|part| path(part)) else { continue };
-            let (target, effect) = match effect {
-                Effect::Bind(_, access) => {
-                    let target = parts.get(1).filter(|part| !part.is_empty());
-                    (
-                        target.map_or_else(|| Some(first.clone()), |part| path(part)),
-                        Effect::Bind(Some(first), *access),
-                    )
-                }
+            let found = match effect {
+                Effect::Bind(_, access) => bound(word, *access),
                 Effect::Empty if setting.key == b"MountImages" => {
-                    (parts.get(1).and_then(|part| path(part)), Effect::Empty)
+                    split(word).get(1).and_then(|part| plain(part)).map(|target| (target, Effect::Empty))
                 }
-                other => (Some(first), other.clone()),
+                Effect::Empty => {
+                    let parts = split(word);
+                    let target = parts.first().and_then(|part| plain(part));
+                    let is_locked =
+                        parts.iter().skip(1).any(|part| part.split(|b| *b == b',').any(|it| it == b"ro"));
+                    let locked = target.clone().filter(|_| is_locked);
+                    view.layers.extend(locked.map(|target| layer(target, READ_ONLY, setting)));
+                    target.map(|target| (target, Effect::Empty))
+                }
+                other => marked(word, of_host).map(|target| (target, other.clone())),
             };
-            view.layers.extend(target.map(|target| layer(target, effect, setting)));
+            view.layers.extend(found.map(|(target, effect)| layer(target, effect, setting)));
         }
     }
     if let Some((_, parent)) = FOLDERS.iter().find(|(key, _)| key.as_bytes() == setting.key) {
@@ -204,6 +277,31 @@ fn list(view: &mut View, setting: &Setting) {
             let name = split(word).into_iter().next().unwrap_or_default();
             view.layers.push(layer(PathBuf::from(parent).join(path_of(&name)), WRITABLE, setting));
         }
+    }
+}
+
+/// `[-]SOURCE[:TARGET[:OPTIONS]]`.
+fn bound(word: &[u8], access: Access) -> Option<(PathBuf, Effect)> {
+    let parts = split(word.strip_prefix(b"-").unwrap_or(word));
+    let source = plain(parts.first()?)?;
+    let target = match parts.get(1).filter(|part| !part.is_empty()) {
+        Some(target) => plain(target)?,
+        None => source.clone(),
+    };
+    Some((target, Effect::Bind(Some(source), access)))
+}
+
+/// `[-][+]PATH`, as the unit has it: it may be missing (`-`), and starts at the unit's root (`+`) or at the host's.
+fn marked(word: &[u8], of_host: OfHost) -> Option<PathBuf> {
+    let word = word.strip_prefix(b"-").unwrap_or(word);
+    if let Some(own) = word.strip_prefix(b"+") {
+        return plain(own);
+    }
+    let path = plain(word)?;
+    match of_host {
+        OfHost::Same => Some(path),
+        OfHost::Below(root) => Some(Path::new("/").join(path.strip_prefix(root).ok()?)),
+        OfHost::Nowhere => None,
     }
 }
 
@@ -224,8 +322,7 @@ fn remarks(view: &mut View, settings: &[&Setting], dynamic: Option<&&Setting>) {
         }
     }
     let private = settings.iter().rfind(|setting| setting.key == b"PrivateUsers");
-    if let Some(setting) = private.filter(|setting| !says(setting, &["no", "false", "off", "0", "identity"]))
-    {
+    if let Some(setting) = private.filter(|setting| !(says(setting, NO) || says(setting, &["identity"]))) {
         if view.user.is_none() && dynamic.is_none() {
             return;
         }
@@ -255,10 +352,9 @@ fn split(word: &[u8]) -> Vec<Vec<u8>> {
     parts
 }
 
-/// A path without what says that it may be missing (`-`) or starts at the unit's root (`+`).
-fn path(word: &[u8]) -> Option<PathBuf> {
-    let start = word.iter().position(|byte| !matches!(byte, b'-' | b'+')).unwrap_or(0);
-    let path: PathBuf = path_of(word.get(start..)?).components().collect();
+/// An absolute path, without doubled slashes.
+fn plain(word: &[u8]) -> Option<PathBuf> {
+    let path: PathBuf = path_of(word).components().collect();
     path.is_absolute().then_some(path)
 }
 

@@ -22,9 +22,11 @@ const REQUIRING: &[&[u8]] = &[b"Requires", b"Requisite", b"BindsTo", b"RequiresO
 fn settings(unit: &Unit, file: Option<&Path>, text: &[u8], entries: &[Entry]) -> Vec<Setting> {
     let lines = Lines::new(text);
     let setting = |entry: &Entry| {
-        let words = unit.words(text, &entry.value).unwrap_or_default();
+        // What systemd can't take apart it passes over.
+        let words = unit.words(text, &entry.value).ok()?;
         let at = span(&entry.value);
-        Setting {
+        Some(Setting {
+            section: entry.section.clone(),
             key: entry.key.clone(),
             words: words
                 .iter()
@@ -37,9 +39,9 @@ fn settings(unit: &Unit, file: Option<&Path>, text: &[u8], entries: &[Entry]) ->
                 span: Some(at),
                 ..Place::default()
             },
-        }
+        })
     };
-    entries.iter().map(setting).collect()
+    entries.iter().filter_map(setting).collect()
 }
 
 /// The settings of the unit that a document is a file of, in the order in which systemd reads them.
@@ -90,7 +92,9 @@ pub fn view(document: &Document, own: &[Entry], beside: Option<&dyn Beside>) -> 
         line: start.map(|start| lines.line(start)),
         ..Place::default()
     };
-    let mut view = sandbox::view(By::Unit, &all_settings(document, own, beside), place);
+    let mut settings = all_settings(document, own, beside);
+    settings.retain(|setting| setting.section == b"Service");
+    let mut view = sandbox::view(By::Unit, &settings, place);
     view.gap = start.map(|start| line_before(document.bytes, start));
     Some(view)
 }
@@ -143,6 +147,21 @@ pub fn view_of_starter(file: &Path, beside: &dyn Beside) -> Option<View> {
         Some(view)
     };
     units.into_iter().find_map(view_of)
+}
+
+/// What the processes see that a service of this name starts; `None`: there is no such unit.
+pub fn view_of_daemon(name: &str, beside: &dyn Beside) -> Option<View> {
+    let units = surroundings::FOLDERS.iter().rev().map(|folder| Path::new(folder).join(name));
+    let (path, text) = units.into_iter().find_map(|path| {
+        let text = beside.file(&path).ok()??;
+        Some((path, text))
+    })?;
+    let document = Document { path: Some(&path), bytes: &text };
+    let mut view = view(&document, &entries(&text), Some(beside))?;
+    view.by = By::Daemon;
+    // The line to add belongs into a drop-in of that unit; and whom QEMU runs as, the daemon decides.
+    (view.gap, view.user) = (None, None);
+    Some(view)
 }
 
 /// Takes the helpers' units out of what the unit requires.

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use nix::unistd::{Gid, getgrouplist};
 
 use crate::cli::CheckArgs;
+use crate::data::labels;
 use crate::data::owner::Owner;
 use crate::report::finding::{self, Finding};
 use crate::text;
@@ -199,8 +200,7 @@ impl Subject {
             None => Owner::of_libvirt()?.context("libvirt's QEMU user is not known: pass it by --as")?,
         };
         let mut subject = Self::of_owner(&owner)?;
-        if fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y")
-        {
+        if labels::apparmor() {
             let message = format!(
                 "AppArmor is in force: libvirt's profile for {shown} allows the directory of a <filesystem>, and not one in QEMU's own \
                  arguments; that was not tried, for the domain does not run"

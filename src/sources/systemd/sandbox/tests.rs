@@ -2,12 +2,16 @@ use std::path::Path;
 
 use super::*;
 use crate::share::view::Trouble;
+use crate::sources::systemd::lines::entries;
+use crate::sources::systemd::starting;
+use crate::sources::{Beside, Document, Unreadable};
 
 fn of(text: &str) -> View {
     let setting = |line: &str| {
         let (key, value) = line.split_once('=').unwrap();
         let words = value.split_whitespace().map(|word| word.as_bytes().to_vec()).collect();
-        Setting { key: key.as_bytes().to_vec(), words, place: Place::default() }
+        let (section, key) = (b"Service".to_vec(), key.as_bytes().to_vec());
+        Setting { section, key, words, place: Place::default() }
     };
     view(
         By::Unit,
@@ -52,7 +56,7 @@ fn settings_mean_what_systemd_says() {
         ("ProtectSystem=full", "/etc/x", "read-only: ProtectSystem=full"),
         ("ProtectSystem=yes", "/usr/share/x", "read-only: ProtectSystem=yes"),
         ("ProtectSystem=strict;ProtectSystem=no", "/srv/x", "ok /srv/x"),
-        ("ProtectSystem=strict;ProtectSystem=", "/srv/x", "ok /srv/x"),
+        ("ProtectSystem=strict;ProtectSystem=", "/srv/x", "read-only: ProtectSystem=strict"),
         ("ProtectHome=yes", "/srv/x", "ok /srv/x"),
         ("ProtectHome=true", "/home/a/x", "hidden: ProtectHome=true"),
         ("ProtectHome=yes;BindPaths=/home/a/x", "/home/a/x", "hidden: ProtectHome=yes"),
@@ -88,7 +92,8 @@ fn settings_mean_what_systemd_says() {
         ("DynamicUser=yes;ReadWritePaths=/srv", "/srv/x", "ok /srv/x"),
         ("DynamicUser=yes;ProtectSystem=no", "/srv/x", "read-only: DynamicUser=yes"),
         ("DynamicUser=no", "/srv/x", "ok /srv/x"),
-        ("PrivateDevices=yes", "/dev/shm/x", "hidden: PrivateDevices=yes"),
+        ("PrivateDevices=yes", "/dev/shm/x", "ok /dev/shm/x"),
+        ("PrivateDevices=yes", "/dev/x", "hidden: PrivateDevices=yes"),
     ] {
         assert_eq!(seen(text, export, false), expected, "{text} {export}");
     }
@@ -109,4 +114,98 @@ fn users_and_confinements_are_told() {
     {
         assert_eq!(of(text).remarks.len(), 1, "{text}");
     }
+}
+
+/// The files of one unit.
+struct Files(Vec<(PathBuf, Vec<u8>)>);
+
+impl Beside for Files {
+    fn file(&self, path: &Path) -> Result<Option<Vec<u8>>, Unreadable> {
+        Ok(self.0.iter().find(|(own, _)| own == path).map(|(_, text)| text.clone()))
+    }
+
+    fn files(&self, folder: &Path) -> Vec<PathBuf> {
+        self.0.iter().filter(|(own, _)| own.parent() == Some(folder)).map(|(own, _)| own.clone()).collect()
+    }
+}
+
+/// The unit of a row of the table: `Key=value; [10-x.conf]; Key=value`.
+fn unit_of(row: &str) -> Files {
+    let folder = Path::new("/etc/systemd/system");
+    let mut files = vec![(folder.join("vm@x.service"), "[Service]\nExecStart=/q\n".to_owned())];
+    for line in row.split("; ").filter(|line| *line != "-") {
+        match line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            Some(name) => files.push((folder.join("vm@.service.d").join(name), "[Service]\n".to_owned())),
+            None => files.last_mut().unwrap().1 += &[line, "\n"].concat(),
+        }
+    }
+    Files(files.into_iter().map(|(path, text)| (path, text.into_bytes())).collect())
+}
+
+/// The places at which a unit has a directory, `/x=rw,a=hidden /y=ro`: whether it can write, and what it can do with the folder a.
+fn places_of(found: &str) -> Vec<(PathBuf, bool, String)> {
+    if matches!(found, "hidden" | "fails") {
+        return Vec::new();
+    }
+    let mut places = Vec::new();
+    let mut rest = found;
+    while let Some(at) = rest.find("=r") {
+        let path = rest[..at].trim_start();
+        let end = rest[at..].find(" /").map_or(rest.len(), |end| at + end);
+        let state = &rest[at + 1..end];
+        let part = state.split_once(",a=").map_or("", |(_, part)| part);
+        places.push((PathBuf::from(path), state.starts_with("rw"), part.to_owned()));
+        rest = &rest[end..];
+    }
+    places
+}
+
+/// Rows in which the model is stricter than the systemd that made the table.
+const STRICTER: &[&str] = &[
+    // systemd 257 makes what is bound there read-only, as that tmpfs is.
+    "ProtectHome=tmpfs; BindPaths=/home",
+    // Whether a path is there the model does not know.
+    "ReadOnlyPaths=-/srv/x/nowhere",
+    // The read-only setting wins over the file system at its path.
+    "TemporaryFileSystem=/home; ProtectHome=read-only",
+];
+
+#[test]
+fn the_model_says_what_systemd_does() {
+    let table = include_str!("../../../../tests/golden/systemd-sandbox.tsv");
+    let rows: Vec<&str> = table.lines().filter(|row| !row.starts_with('#')).collect();
+    assert!(rows.len() > 200);
+    let mut wrong = Vec::new();
+    for row in rows {
+        let [settings, export, found] = row.split('\t').collect::<Vec<_>>()[..] else { panic!("{row}") };
+        let files = unit_of(settings);
+        let (path, text) = &files.0[0];
+        let document = Document { path: Some(path), bytes: text };
+        let view = starting::view(&document, &entries(text), Some(&files)).unwrap();
+        let seen = view.see(Path::new(export), false);
+        let places = places_of(found);
+        let own = places.iter().find(|(path, ..)| *path == seen.inside);
+        let is = |wanted: fn(&Trouble) -> bool| seen.troubles.iter().any(wanted);
+        let gone = is(|trouble| matches!(trouble, Trouble::Hidden(_) | Trouble::Absent));
+        let locked = is(|trouble| matches!(trouble, Trouble::ReadOnly(_)));
+        let part_gone = is(|trouble| matches!(trouble, Trouble::PartHidden(_)));
+        let part_locked = is(|trouble| matches!(trouble, Trouble::PartReadOnly(_)));
+        let right = match own {
+            // A unit that does not start shows nobody anything.
+            None if found == "fails" => true,
+            None => gone,
+            Some((_, writable, part)) => {
+                !gone
+                    && locked != *writable
+                    && part_gone == (part == "hidden")
+                    && part_locked == (*writable && part == "ro")
+                    // Of several places, one that can be written is taken.
+                    && (*writable || places.iter().all(|(_, writable, _)| !writable))
+            }
+        };
+        if right == STRICTER.contains(&settings) {
+            wrong.push(format!("{row}\n    the model: {} {:?}", seen.inside.display(), seen.troubles));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
