@@ -3,6 +3,7 @@
 mod audit;
 mod config;
 mod data;
+mod help;
 mod helper;
 mod report;
 
@@ -28,8 +29,8 @@ pub use report::{By, FleetFormat, ReportArgs};
     args_conflicts_with_subcommands = true,
     infer_long_args = true,
     args_override_self = true,
-    after_help = "Each helper option can come from the environment too, by its name: VIRTFS_SOCKET is --socket. The command \
-                  line wins, --nodaemon=false over VIRTFS_NODAEMON=true too. An empty variable counts as unset."
+    after_help = help::ENVIRONMENT,
+    after_long_help = help::HELPER
 )]
 pub struct Cli {
     /// What to do instead of serving an export.
@@ -59,8 +60,10 @@ impl Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Ask the helper of this container, or the one behind a socket, whether it serves. Takes no client's place.
+    #[command(after_long_help = help::HEALTHCHECK)]
     Healthcheck(HealthcheckArgs),
     /// Move shares from the proxy backend to local + mapped: find, rewrite, convert, verify, take back.
+    #[command(after_long_help = help::MIGRATE)]
     Migrate(MigrateArgs),
 }
 
@@ -76,24 +79,34 @@ pub struct MigrateArgs {
 #[derive(Debug, Subcommand)]
 pub enum MigrateVerb {
     /// Find every proxy setup on this machine, or in the files given.
+    #[command(after_long_help = help::AUDIT)]
     Audit(AuditArgs),
     /// Rewrite one configuration: each proxy share becomes its local, mapped equivalent.
+    #[command(after_long_help = help::CONFIG)]
     Config(ConfigArgs),
-    /// Say whether an export's files can move, to which model and at what price. Changes nothing.
+    /// Say whether an export's files can move, to which model, and what that takes. Changes nothing.
+    #[command(after_long_help = help::CHECK)]
     Check(CheckArgs),
     /// Convert an export's files, so that the guest sees through local + mapped what it saw before.
+    #[command(after_long_help = help::CONVERT)]
     Convert(ConvertArgs),
     /// Prove a conversion against its journal.
+    #[command(after_long_help = help::VERIFY)]
     Verify(VerifyArgs),
     /// Take a conversion back.
+    #[command(after_long_help = help::ROLLBACK)]
     Rollback(RollbackArgs),
     /// Print what a conversion's journal says, and check every record of it. Changes nothing.
+    #[command(after_long_help = help::JOURNAL)]
     Journal(JournalArgs),
     /// Give the files of a mapped tree the owners, modes and types that its guest sees. Needs no journal of a conversion.
+    #[command(after_long_help = help::UNMAP)]
     Unmap(UnmapArgs),
     /// Describe a tree as the guest sees it: stable, sorted, diffable.
+    #[command(after_long_help = help::MANIFEST)]
     Manifest(ManifestArgs),
     /// Merge the audits of many hosts into one report.
+    #[command(after_long_help = help::REPORT)]
     Report(ReportArgs),
 }
 

@@ -138,24 +138,69 @@ fn each_signal_of_the_readme_does_what_it_says() {
     assert!(seen.is_superset(&BTreeSet::from(["SIGTERM", "SIGINT", "SIGHUP"])), "{seen:?}");
 }
 
+/// groff and mandoc have nothing to say of a page.
+fn is_correct_roff(page: &Path) {
+    let man = ["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z"];
+    for checker in [&man[..], &["mandoc", "-Tlint", "-Wwarning"]] {
+        let output = std::process::Command::new(checker[0]).args(&checker[1..]).arg(page).output();
+        let output = output.unwrap_or_else(|error| panic!("{}: {error}", checker[0]));
+        // mandoc prints what it finds on standard output, where man prints the page.
+        let said = if checker[0] == "man" { &output.stderr } else { &output.stdout };
+        let said = String::from_utf8_lossy(said);
+        assert!(output.status.success() && said.is_empty(), "{}: {said}", page.display());
+    }
+}
+
 #[test]
-fn every_option_of_every_command_is_in_its_man_page() {
+fn each_command_has_examples_and_exit_statuses_in_its_help() {
+    let mut examples = 0;
+    for (name, command) in commands(&Cli::command().disable_help_subcommand(true), "virtfs-proxy-helper") {
+        let end =
+            command.get_after_long_help().unwrap_or_else(|| panic!("{name}: no end of its help")).to_string();
+        let block = |heading: &str| {
+            let text =
+                end.split(&format!("{heading}:\n")).nth(1).unwrap_or_else(|| panic!("{name}: {heading}"));
+            text.split("\n\n").next().unwrap().lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>()
+        };
+        let statuses = block("Exit status");
+        for (at, status) in ["0  ", "1  ", "2  "].iter().enumerate() {
+            assert!(statuses[at].starts_with(status), "{name}: {statuses:?}");
+        }
+        let calls = name.replace('-', " ").replacen("virtfs proxy helper", "virtfs-proxy-helper", 1);
+        let block = block("Examples");
+        assert!(block.iter().any(|line| line.starts_with(&calls)), "{name}: {block:?}");
+        for line in block.iter().filter(|line| !line.starts_with("# ")) {
+            let words: Vec<&str> = line.split(" >").next().unwrap().split_ascii_whitespace().collect();
+            is_understood(&words);
+            examples += 1;
+        }
+    }
+    assert!(examples > 20, "{examples}");
+}
+
+#[test]
+fn each_command_has_a_man_page_without_fault() {
     let folder = tempfile::tempdir().unwrap();
     pages::write(folder.path()).unwrap();
     let root = Cli::command().disable_help_subcommand(true);
     let all = commands(&root, "virtfs-proxy-helper");
     assert!(all.len() > 8, "{}", all.len());
     for (name, command) in all {
-        let page = fs::read_to_string(folder.path().join(format!("man1/{name}.1"))).unwrap();
+        let path = folder.path().join(format!("man8/{name}.8"));
+        let page = fs::read_to_string(&path).unwrap();
+        for heading in ["SYNOPSIS", "EXIT STATUS", "EXAMPLES", "SEE ALSO"] {
+            assert!(page.contains(&format!(".SH \"{heading}\"\n")), "{name}: {heading}");
+        }
+        let is_markdown = |line: &str| line.contains("](") || line.starts_with('|');
+        assert!(!page.lines().any(is_markdown), "{name}: Markdown is left");
+        is_correct_roff(&path);
         for option in command.get_arguments().flat_map(spellings) {
             // roff writes a hyphen as \-.
             assert!(page.contains(&option.replace('-', "\\-")), "{name}: {option}");
         }
     }
-    let page = fs::read_to_string(folder.path().join("man1/virtfs-proxy-helper.1")).unwrap();
-    for heading in
-        ["SANDBOX", "CAPABILITIES", "SYSTEMD", "DIFFERENCES FROM THE ORIGINAL", "SIGNALS AND EXIT STATUS"]
-    {
+    let page = fs::read_to_string(folder.path().join("man8/virtfs-proxy-helper.8")).unwrap();
+    for heading in ["SANDBOX", "CAPABILITIES", "SYSTEMD", "DIFFERENCES FROM THE ORIGINAL", "SIGNALS"] {
         let text = page.split(&format!(".SH \"{heading}\"\n")).nth(1);
         let text = text.or_else(|| page.split(&format!(".SH {heading}\n")).nth(1));
         let text = text.unwrap_or_else(|| panic!("no section {heading}"));

@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed expectation is the report")]
 
+mod completions;
 mod daemon;
 mod documents;
 mod files;
