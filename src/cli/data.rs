@@ -51,21 +51,21 @@ pub struct ConvertArgs {
     #[arg(value_name = "EXPORT")]
     pub export: PathBuf,
     /// The user that QEMU runs as, and its group: names or numbers; root only where QEMU runs as root (Proxmox VE)
-    /// [default: libvirt's, where there is libvirt]
+    /// [default: as the conversion was begun; otherwise libvirt's, where there is libvirt]
     #[arg(long, value_name = "USER[:GROUP]")]
     pub owner: Option<OsString>,
     /// Convert; without it, only tell what would be done
     #[arg(long)]
     pub apply: bool,
-    /// How QEMU will keep what the guest sees
-    #[arg(long, value_enum, value_name = "MODEL", default_value_t)]
-    pub security_model: SecurityModel,
-    /// The mode that files get on this machine, in octal
-    #[arg(long, value_name = "MODE", value_parser = mode, default_value = "0600")]
-    pub fmode: u32,
-    /// The mode that directories get on this machine, in octal
-    #[arg(long, value_name = "MODE", value_parser = mode, default_value = "0700")]
-    pub dmode: u32,
+    /// How QEMU will keep what the guest sees [default: as the conversion was begun; otherwise mapped-xattr]
+    #[arg(long, value_enum, value_name = "MODEL")]
+    pub security_model: Option<SecurityModel>,
+    /// The mode that files get on this machine, in octal [default: as the conversion was begun; otherwise 0600]
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    pub fmode: Option<u32>,
+    /// The mode that directories get on this machine, in octal [default: as the conversion was begun; otherwise 0700]
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    pub dmode: Option<u32>,
     /// Where to keep the original state of everything [default: EXPORT.virtfs-journal, beside the export]
     #[arg(long, value_name = "FILE")]
     pub journal: Option<PathBuf>,

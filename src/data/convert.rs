@@ -11,6 +11,7 @@ mod earlier;
 mod record;
 mod rounds;
 mod sweep;
+mod wanted;
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -39,12 +40,13 @@ use crate::cli::ConvertArgs;
 use crate::exit::Outcome;
 use crate::report::{FindingRow, print_with, write_findings};
 use crate::text;
-use consent::{Consent, decide, differences};
+use consent::{Consent, decide};
 pub(super) use consent::{ensure_root, refuses_live};
 use earlier::Earlier;
 use record::{Recorder, Recording};
 use rounds::Reached;
 pub(super) use rounds::{each_listing, each_of};
+use wanted::Wanted;
 
 /// Who converts one inode after the other: shared by all workers.
 struct Converter<'c> {
@@ -73,7 +75,7 @@ struct Order<'a> {
     consent: Consent,
     export: PathBuf,
     journal: PathBuf,
-    owner: Owner,
+    wanted: Wanted,
 }
 
 /// `migrate convert`.
@@ -100,19 +102,21 @@ pub fn run(args: &ConvertArgs) -> Result<Outcome> {
             text::escape_path(&journal)
         )));
     }
-    let owner = match &args.owner {
-        Some(owner) => Owner::parse(owner)?,
-        None => Owner::of_libvirt()?.context(
-            "whom does QEMU run as? There is no libvirt here that would say so: give --owner=USER[:GROUP]",
-        )?,
+    let begun = match Earlier::of(&journal, &File::open(&export)?)? {
+        Earlier::Begun(journal) => journal.is_going_on().then(|| journal.begin().clone()),
+        Earlier::Nothing | Earlier::Stillborn => None,
     };
-    if owner.uid == 0 {
+    let wanted = Wanted::of(args, begun.as_ref())?;
+    if let Some(taken) = begun.as_ref().and_then(|begin| Wanted::taken(args, begin)) {
+        complain!("virtfs-proxy-helper: as this export's conversion was begun: {taken}");
+    }
+    if wanted.owner.uid == 0 {
         complain!(
             "virtfs-proxy-helper: with a mapped model QEMU needs no root: where you can choose whom it runs as, name an \
              ordinary user; where it runs as root (Proxmox VE), go on"
         );
     }
-    let order = Order { args, consent, export, journal, owner };
+    let order = Order { args, consent, export, journal, wanted };
     if args.apply { order.apply() } else { order.show() }
 }
 
@@ -151,10 +155,6 @@ pub(super) fn lock(export: &Path) -> Result<File> {
 }
 
 impl Order<'_> {
-    fn model(&self) -> Model {
-        self.args.security_model
-    }
-
     /// Tells what would be done.
     fn show(&self) -> Result<Outcome> {
         match Earlier::of(&self.journal, &File::open(&self.export)?)? {
@@ -164,9 +164,9 @@ impl Order<'_> {
             },
             Earlier::Nothing | Earlier::Stillborn => {}
         }
-        let facts = Facts::gather(&self.export, Some(self.owner.clone()), self.args.work.jobs())?;
-        let price = check::price(&facts, self.model());
-        let findings = check::findings(&facts, self.model(), true, &price);
+        let facts = Facts::gather(&self.export, Some(self.wanted.owner.clone()), self.args.work.jobs())?;
+        let price = check::price(&facts, self.wanted.model);
+        let findings = check::findings(&facts, self.wanted.model, true, &price);
         let blockers = self.consent.blockers(&findings);
         let survey = &facts.survey;
         print_with(|out| {
@@ -176,10 +176,10 @@ impl Order<'_> {
                 "{} entries would become {}'s, with mode {:04o} (directories {:04o}), and what the guest sees of them \
                  kept as security_model={} keeps it.",
                 survey.entries(),
-                self.owner,
-                self.args.fmode,
-                self.args.dmode,
-                self.model().name()
+                self.wanted.owner,
+                self.wanted.fmode,
+                self.wanted.dmode,
+                self.wanted.model.name()
             )?;
             writeln!(
                 out,
@@ -206,7 +206,7 @@ impl Order<'_> {
         let shown = text::escape_path(&self.export);
         let entries = journal.totals().map_or(0, |totals| totals.entries);
         if stage != Stage::RollingBack
-            && let Some(differences) = differences(self.args, &self.owner, journal.begin())
+            && let Some(differences) = self.wanted.differences(journal.begin())
         {
             let begun = if stage == Stage::Converted { "is converted" } else { "is converted in part" };
             complain!(
@@ -331,8 +331,8 @@ impl Order<'_> {
 
     /// What this conversion is, for the journal.
     fn begin(&self, lock: &File) -> Result<Begin> {
-        let Owner { uid, gid, .. } = self.owner;
-        let (model, fmode, dmode) = (self.model(), self.args.fmode, self.args.dmode);
+        let Wanted { model, fmode, dmode, ref owner } = self.wanted;
+        let Owner { uid, gid, .. } = *owner;
         let accepted = &self.args.accept;
         let adopts = model == Model::MappedXattr
             && accepted.iter().any(|id| id == crate::report::finding::ALREADY_MAPPED.id);
@@ -343,7 +343,7 @@ impl Order<'_> {
     fn record(&self, writer: &Mutex<Writer>) -> Result<Option<(Tree, Totals)>> {
         let progress = Progress::start(self.args.work.progress, "recording", 0);
         let mut recorded = None;
-        let facts = Facts::gather_by(&self.export, Some(self.owner.clone()), |tree, filesystem| {
+        let facts = Facts::gather_by(&self.export, Some(self.wanted.owner.clone()), |tree, filesystem| {
             let recording = Recording::new(writer, None, &progress);
             let links = survey::Links::default();
             let recorder =
@@ -358,7 +358,8 @@ impl Order<'_> {
             Ok(links.finish(recorders.into_iter().filter_map(|recorder| recorder.surveyor)))
         })?;
         drop(progress);
-        let findings = check::findings(&facts, self.model(), true, &check::price(&facts, self.model()));
+        let findings =
+            check::findings(&facts, self.wanted.model, true, &check::price(&facts, self.wanted.model));
         if self.consent.refuses(&findings)? {
             return Ok(None);
         }
@@ -376,7 +377,7 @@ impl Order<'_> {
     /// Goes on where an earlier run was interrupted.
     fn resume(&self, journal: &Journal, lock: &File) -> Result<Outcome> {
         let begin = journal.begin();
-        if differences(self.args, &self.owner, begin).is_some() {
+        if self.wanted.differences(begin).is_some() {
             return self.show_begun(journal, Stage::Converting);
         }
         if refuses_live(&self.export, self.args.in_use)? {

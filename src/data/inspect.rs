@@ -68,6 +68,11 @@ fn fill(document: &mut JournalDocument, journal: &Journal) {
         [journal.totals().map(|totals| totals.at), journal.converted_at(), journal.rollback_since()]
             .map(|at| at.map(time));
     (document.bytes, document.torn) = (journal.len(), journal.torn());
+    if let Some(at) = journal.mended() {
+        document.damage = Some(format!(
+            "the first copy of the note at byte {at}. Its second copy counts, and nothing is lost; keep a copy of the journal elsewhere"
+        ));
+    }
     if let Err(error) = count(document, journal) {
         document.damage = Some(format!("{error:#}"));
     }

@@ -187,12 +187,34 @@ pub struct Totals {
     pub directories: u64,
     /// When the recording was done: seconds since 1970.
     pub at: u64,
+    /// [`chained`] over all frames before; `None` in format 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<u32>,
 }
 
 /// When something happened.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Moment {
     at: u64,
+    /// [`chained`] over all frames before; `None` in format 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    chain: Option<u32>,
+}
+
+/// A frame's checksum.
+fn checksum(length: u32, kind: u8, payload: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&length.to_le_bytes());
+    crc.update(&[kind]);
+    crc.update(payload);
+    crc.finalize()
+}
+
+/// The CRC-32 of the checksums of frames, one after the other, of which the last is `checksum`; `chain` is that of those before.
+fn chained(chain: u32, checksum: u32) -> u32 {
+    let mut crc = crc32fast::Hasher::new_with_initial(chain);
+    crc.update(&checksum.to_le_bytes());
+    crc.finalize()
 }
 
 /// How far a conversion got.

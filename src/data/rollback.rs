@@ -107,6 +107,7 @@ pub fn run(args: &RollbackArgs) -> Result<Outcome> {
         say!("'{shown}': the conversion was interrupted before it began; there is nothing to do.")?;
         return Ok(Outcome::Clean);
     };
+    journal.ensure_of_conversion()?;
     match journal.stage() {
         Stage::Recording => {
             say!(
@@ -183,9 +184,9 @@ pub(super) fn apply(
     let progress = Progress::start(work.progress, words.doing, totals.entries);
     let (staging, carriers) = (Staging::new(&begin.staging), Links::default());
     let troubles = Troubles::default();
-    let kept = Kept::open(&tree, &staging, &carriers).unwrap_or_else(|obstacle| {
+    let kept = Kept::open(&tree, &staging, &carriers, work.jobs()).unwrap_or_else(|obstacle| {
         troubles.add(staging.kept().into_bytes(), obstacle);
-        Kept::none()
+        Kept::default()
     });
     let restorer = Restorer {
         tree: &tree,

@@ -76,13 +76,13 @@ fn begun(path: &Path, tree: &Path) -> Result<Option<Journal>> {
             "{shown} is the journal of a conversion: take that back by `migrate rollback`, or name another file by --journal"
         );
         match journal.stage() {
-            // Nothing was touched yet.
-            Stage::Recording => return Ok(None),
+            // Nothing was touched yet: not even the mark of a conversion whose journal is lost may have been replaced.
+            Stage::Recording | Stage::Converting | Stage::Converted => return Ok(None),
             Stage::RolledBack => bail!(
                 "{shown} says that the tree is unmapped. To unmap what was mapped since, remove it or name another file by \
                  --journal"
             ),
-            _ => {}
+            Stage::RollingBack => {}
         }
     }
     Journal::of_export(path, File::open(tree)?.as_fd())
@@ -140,7 +140,9 @@ fn begin(args: &UnmapArgs, tree: &Path, root: &File, path: &Path) -> Result<Jour
     let mut part = Part::new(Format::Two, None, b"", own, false);
     part.end();
     writer.listing(&mut part).context("writing the journal")?;
-    writer.recorded(Totals { entries: 1, directories: 1, at: 0 }).context("writing the journal")?;
+    writer
+        .recorded(Totals { entries: 1, directories: 1, ..Totals::default() })
+        .context("writing the journal")?;
     writer.converted().context("writing the journal")?;
     drop(writer);
     Journal::of_export(path, root.as_fd())?.context("the journal that was just made is gone")

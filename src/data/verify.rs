@@ -73,6 +73,7 @@ pub fn verify(export: &Path, journal: &Path, by_path: bool, jobs: usize) -> anyh
     let journal = journal
         .context("without its journal a conversion can't be verified")?
         .context("nothing of the export was converted yet: there is nothing to verify")?;
+    journal.ensure_of_conversion()?;
     let form = match journal.stage() {
         Stage::Recording => bail!("nothing of the export was converted yet: there is nothing to verify"),
         Stage::RolledBack => Form::Passthrough,

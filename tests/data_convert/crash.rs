@@ -29,7 +29,7 @@ pub fn points(calls: usize, most: usize) -> Vec<usize> {
 }
 
 /// Tries each point.
-fn each(points: &[usize], attempt: impl Fn(usize)) {
+pub fn each(points: &[usize], attempt: impl Fn(usize)) {
     for &point in points {
         attempt(point);
     }
@@ -48,7 +48,7 @@ fn must_be_killed(run: &Run, point: usize, what: &str) {
 }
 
 /// Kills a run at its call number `point`.
-fn kill_at(point: usize, command: impl Fn() -> Command, what: &str) {
+pub fn kill_at(point: usize, command: impl Fn() -> Command, what: &str) {
     let mut killed = run(alone(command()), Meddling::Kill(point));
     // What another test starts holds copies of this process's descriptors until it executes: an export whose snapshot was
     // just taken may still look as if it were in use, and is refused before anything is touched.
@@ -338,7 +338,7 @@ fn the_hard_links_that_a_guest_made_survive_a_killed_rollback() {
 }
 
 /// Gives an entry another name, or moves it there, as QEMU does for a guest.
-fn as_a_guest(export: &Path, model: &str, from: &str, to: &str, moves: bool) {
+pub fn as_a_guest(export: &Path, model: &str, from: &str, to: &str, moves: bool) {
     let metadata = |name: &str| {
         let path = Path::new(name);
         export.join(path.parent().unwrap()).join(".virtfs_metadata").join(path.file_name().unwrap())
@@ -354,7 +354,7 @@ fn as_a_guest(export: &Path, model: &str, from: &str, to: &str, moves: bool) {
 }
 
 /// A snapshot without the times of the directory that the guest has just worked in.
-fn timeless(snapshot: &str) -> String {
+pub fn timeless(snapshot: &str) -> String {
     snapshot
         .lines()
         .map(|line| {

@@ -34,9 +34,18 @@ fn replace(stage: &Stage, journal: &[u8]) {
     fs::write(stage.journal(), journal).unwrap();
 }
 
-fn unmark(stage: &Stage) {
+/// Takes the mark of the export away, and returns it.
+fn unmark(stage: &Stage) -> Vec<u8> {
     let root = File::open(stage.export()).unwrap();
+    let mut mark = [0; 256];
+    let length = rustix::fs::fgetxattr(&root, MARK, &mut mark[..]).unwrap();
     rustix::fs::fremovexattr(root, MARK).unwrap();
+    mark[..length].to_vec()
+}
+
+fn mark_again(stage: &Stage, mark: &[u8]) {
+    let root = File::open(stage.export()).unwrap();
+    rustix::fs::fsetxattr(root, MARK, mark, rustix::fs::XattrFlags::empty()).unwrap();
 }
 
 /// Panics unless every command that would work by the journal refuses it, and says how to go on.
@@ -305,7 +314,7 @@ fn a_cut_in_place_is_seen_by_the_mark_of_the_journals_file() {
     let _turn = crate::stage::turn();
     let stage = Stage::knotted();
     success(&mut stage.convert("mapped-xattr"));
-    unmark(&stage);
+    let mark = unmark(&stage);
     let file = File::options().read(true).write(true).open(stage.journal()).unwrap();
     let length = file.metadata().unwrap().len();
     let mut end = vec![0; 200];
@@ -315,5 +324,50 @@ fn a_cut_in_place_is_seen_by_the_mark_of_the_journals_file() {
         must_be_refused(&stage, "mapped-xattr", &format!("{cut} bytes cut"));
     }
     file.write_all_at(&end, length - 200).unwrap();
+    must_be_refused(&stage, "mapped-xattr", "without the export's mark");
+    mark_again(&stage, &mark);
+    success(&mut stage.rollback());
+}
+
+#[test]
+fn an_old_copy_of_a_journal_is_refused_once_its_conversion_is_rolled_back() {
+    let _turn = crate::stage::turn();
+    let stage = Stage::knotted();
+    let before = stage.snapshot();
+    success(&mut stage.convert("mapped-xattr"));
+    let copy = fs::read(stage.journal()).unwrap();
+    success(&mut stage.rollback());
+    replace(&stage, &copy);
+    must_be_refused(&stage, "mapped-xattr", "an old copy");
+    // By its paths it brings back what is there already.
+    success(stage.rollback().arg("--by-path"));
+    assert_same(&before, &stage.snapshot(), "rolled back twice");
+}
+
+#[test]
+fn records_that_are_not_where_they_were_written_are_noticed() {
+    let _turn = crate::stage::turn();
+    let stage = Stage::knotted();
+    success(&mut stage.convert("mapped-xattr"));
+    let whole = fs::read(stage.journal()).unwrap();
+    let starts = frames(&whole);
+    let record = |number: usize| &whole[starts[number]..starts[number + 1]];
+    let all = starts.len() - 1;
+    let mut damaged = vec![
+        // One that is missing, one that is there twice.
+        (1..all).filter(|&number| number != 2).collect::<Vec<_>>(),
+        [1, 2, 2].into_iter().chain(3..all).collect(),
+    ];
+    for number in 1..4 {
+        let mut swapped: Vec<_> = (1..all).collect();
+        swapped.swap(number - 1, number);
+        damaged.push(swapped);
+    }
+    for order in damaged {
+        let records = order.iter().map(|&number| record(number)).collect::<Vec<_>>().concat();
+        replace(&stage, &[&whole[..starts[1]], &records].concat());
+        must_be_refused(&stage, "mapped-xattr", &format!("records {order:?}"));
+    }
+    replace(&stage, &whole);
     success(&mut stage.rollback());
 }

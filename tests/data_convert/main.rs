@@ -12,11 +12,14 @@ mod knot;
 mod snapshot;
 
 mod crash;
+mod errors;
 mod identity;
 mod journal;
+mod mutations;
 mod power;
 mod racing;
 mod refusals;
 mod roundtrip;
 mod stage;
 mod unmap;
+mod volumes;

@@ -213,3 +213,74 @@ fn a_rollback_that_a_quota_stops_says_how_much_it_needs_and_goes_on_with_that() 
         assert_same(&before, &stage.snapshot(), model);
     }
 }
+
+/// The options of a conversion whose every property is another than the default.
+const WANTED: [&str; 4] = ["--security-model=mapped-file", OWNER, "--fmode=0640", "--dmode=0750"];
+
+/// What a second run is given, its end on a converted export, and what it says.
+const SECOND_RUNS: [(&[&str], i32, &str); 9] = [
+    (&[], 0, "begun: --owner=64055:64056 --security-model=mapped-file --fmode=0640 --dmode=0750"),
+    (&[OWNER], 0, "begun: --security-model=mapped-file --fmode=0640 --dmode=0750"),
+    (&WANTED, 0, "nothing to do"),
+    (&["--owner=1:2"], 3, "with --owner=64055:64056 and not --owner=1:2."),
+    (&["--owner=64055:2"], 3, "with --owner=64055:64056 and not --owner=64055:2."),
+    (
+        &["--security-model=mapped-xattr"],
+        3,
+        "with --security-model=mapped-file and not --security-model=mapped-xattr.",
+    ),
+    (&["--fmode=0600"], 3, "with --fmode=0640 and not --fmode=0600."),
+    (&["--dmode=0700"], 3, "with --dmode=0750 and not --dmode=0700."),
+    (
+        &["--owner=1:2", "--fmode=0600", "--dmode=0700"],
+        3,
+        "with --owner=64055:64056 and not --owner=1:2, --fmode=0640 and not --fmode=0600, --dmode=0750 and not --dmode=0700.",
+    ),
+];
+
+#[test]
+fn a_second_conversion_takes_what_is_left_open_from_the_first_and_refuses_what_differs() {
+    let _turn = crate::stage::turn();
+    let first = |stage: &Stage| {
+        let mut command = stage.command("convert");
+        command.args(WANTED).args(["--apply", "--progress=never"]).args(crate::knot::ACCEPT);
+        command.arg("--accept=acl-owner-rights");
+        command
+    };
+    for is_interrupted in [false, true] {
+        let stage = Stage::knotted();
+        let before = stage.snapshot();
+        if is_interrupted {
+            let calls = crate::crash::count(first(&Stage::knotted()));
+            let killed = crate::injector::Meddling::Kill(calls * 3 / 4);
+            assert_eq!(crate::injector::run(crate::crash::alone(first(&stage)), killed).status, None);
+        } else {
+            success(&mut first(&stage));
+        }
+        let converted = stage.snapshot();
+        for apply in [&[][..], &["--apply", "--progress=never"]] {
+            for (options, status, words) in SECOND_RUNS {
+                // An interrupted one goes on, below.
+                if is_interrupted && status == 0 && !apply.is_empty() {
+                    continue;
+                }
+                let status = if is_interrupted { 3 } else { status };
+                let said = ended(stage.command("convert").args(options).args(apply), status);
+                let is_about_state = is_interrupted && words == "nothing to do";
+                let words = if is_about_state { "--apply goes on" } else { words };
+                assert!(said.contains(words), "{options:?}: {said}");
+                assert_same(&converted, &stage.snapshot(), &format!("{options:?} {apply:?}"));
+            }
+        }
+        if is_interrupted {
+            let said = success(stage.command("convert").args(["--apply", "--progress=never"]));
+            assert!(said.contains("begun: --owner=64055:64056"), "{said}");
+        }
+        stage.verify("converted with what was left open");
+        success(&mut stage.rollback());
+        assert_same(&before, &stage.snapshot(), "rolled back");
+        // What was rolled back is no reason for anything.
+        let said = success(stage.command("convert").args(["--owner=1:2"]).args(crate::knot::ACCEPT));
+        assert!(said.contains("with mode 0600 (directories 0700)") && said.contains("1:2"), "{said}");
+    }
+}

@@ -11,14 +11,14 @@ use crate::injector::{Meddling, run};
 use crate::snapshot::assert_same;
 use crate::stage::{MODELS, Stage, ended, success};
 
-fn unmap(stage: &Stage, model: &str) -> Command {
+pub fn unmap(stage: &Stage, model: &str) -> Command {
     let mut command = stage.command("unmap");
     command.args(["--from", model, "--progress=never"]);
     command
 }
 
 /// A manifest without what a mapped model does not keep.
-fn kept(manifest: &str) -> String {
+pub fn kept(manifest: &str) -> String {
     let lost =
         |word: &&str| !["xattr:security", "xattr:trusted", "acl="].iter().any(|lost| word.starts_with(lost));
     manifest

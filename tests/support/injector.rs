@@ -72,6 +72,8 @@ pub enum Meddling {
     Fail(usize, i32),
     /// From it on, every call that needs room or quota fails with this error, and is not done.
     FailFrom(usize, i32),
+    /// From it on, every call fails with this error, and is not done, but for what is written to standard output and error.
+    FailAllFrom(usize, i32),
 }
 
 /// How a run ended.
@@ -156,6 +158,13 @@ fn meddle(pid: Pid, first: Pid, calls: usize, meddling: Meddling) {
         Meddling::FailFrom(at, error) if at <= calls => {
             let call = ptrace::getregs(pid).expect("registers").orig_rax.cast_signed();
             if TAKING_ROOM.contains(&call) {
+                fail(pid, error);
+            }
+        }
+        Meddling::FailAllFrom(at, error) if at <= calls => {
+            let registers = ptrace::getregs(pid).expect("registers");
+            let is_said = registers.orig_rax.cast_signed() == libc::SYS_write && registers.rdi <= 2;
+            if !is_said {
                 fail(pid, error);
             }
         }

@@ -9,9 +9,7 @@ use anyhow::Result;
 
 use crate::cli::ConvertArgs;
 use crate::data::check;
-use crate::data::journal::Begin;
 use crate::data::live;
-use crate::data::owner::Owner;
 use crate::report::finding::{self, Finding, Kind, Severity};
 use crate::report::{FindingRow, write_findings};
 use crate::text;
@@ -140,25 +138,4 @@ pub(in crate::data) fn ensure_root(what: &str) -> Result<()> {
         "only root can {what}: it changes owners and reads everybody's files. Run the same command as root."
     );
     Ok(())
-}
-
-/// What a command asks for that differs from how a conversion was begun; nothing where all is the same.
-pub(super) fn differences(args: &ConvertArgs, owner: &Owner, begin: &Begin) -> Option<String> {
-    let pairs = [
-        ("--security-model", args.security_model.name().to_owned(), begin.security_model.clone()),
-        ("--owner", format!("{}:{}", owner.uid, owner.gid), format!("{}:{}", begin.uid, begin.gid)),
-        ("--fmode", format!("{:04o}", args.fmode), format!("{:04o}", begin.fmode)),
-        ("--dmode", format!("{:04o}", args.dmode), format!("{:04o}", begin.dmode)),
-    ];
-    let differing = pairs.into_iter().filter(|(_, now, then)| now != then);
-    let said: Vec<_> = differing
-        .map(|(option, now, then)| {
-            format!(
-                "{option}={} and not {option}={}",
-                text::escape(then.as_bytes()),
-                text::escape(now.as_bytes())
-            )
-        })
-        .collect();
-    (!said.is_empty()).then(|| said.join(", "))
 }

@@ -35,6 +35,9 @@ impl Earlier {
             return Ok(Self::Begun(Box::new(journal)));
         }
         let journal = Journal::of_export(path, root.as_fd())?;
+        if let Some(journal) = &journal {
+            journal.ensure_of_conversion()?;
+        }
         Ok(journal.map_or(Self::Stillborn, |journal| Self::Begun(Box::new(journal))))
     }
 }

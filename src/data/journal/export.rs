@@ -40,8 +40,21 @@ impl Journal {
         }
         let journal = Self::open(path)?;
         journal.is_of(&pin::stat(root)?)?;
-        if let Some(mark) = &mark {
-            journal.keeps(mark, "the export").with_context(|| format!("the journal {shown}"))?;
+        match &mark {
+            Some(mark) => {
+                journal.keeps(mark, "the export").with_context(|| format!("the journal {shown}"))?;
+            }
+            // The mark is taken away when the rollback is on stable storage, and by nothing else here.
+            None => ensure!(
+                journal.stage() < Stage::Converted
+                    || journal.stage() == Stage::RolledBack
+                    || !journal.begin().marks
+                    || !sys::sees_trusted_attributes(),
+                "the journal {shown} says that the export is {}, and the export is not marked so: it was rolled back since, and this \
+                 is an earlier copy of its journal; or another program took the mark away, as tools do that restore a backup. Nothing \
+                 was changed. `migrate verify` and `migrate rollback` go by paths with --by-path",
+                journal.stage().name()
+            ),
         }
         ensure!(
             journal.stage() > Stage::Recording || journal.is_untouched(root, mark.as_ref())?,
@@ -66,6 +79,17 @@ impl Journal {
             text::escape_path(path)
         );
         Ok(journal.by_path())
+    }
+
+    /// Refuses the journal of an unmapping, which does not tell what a tree was.
+    pub fn ensure_of_conversion(&self) -> Result<()> {
+        ensure!(
+            !self.begin().unmaps,
+            "{} is the journal of an unmapping, which records nothing: go on with it by `migrate unmap`, and name the journal of the \
+             conversion by --journal",
+            text::escape_path(self.path())
+        );
+        Ok(())
     }
 
     /// Goes on writing it; the export with this open root is marked from now on.

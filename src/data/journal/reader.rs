@@ -12,7 +12,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 
 use super::codec::{decode, decode_place};
-use super::{Begin, Format, HEAD, Kind, Listing, Mark, Moment, Record, Stage, Superseded, Totals, Writer};
+use super::{
+    Begin, Format, HEAD, Kind, Listing, Mark, Moment, Record, Stage, Superseded, Totals, Writer, chained,
+    checksum,
+};
 use crate::data::tree::{Directory, Tree};
 use crate::text;
 
@@ -41,6 +44,10 @@ pub struct Journal {
     good: u64,
     /// Where the first copy of the last note ends.
     noted: u64,
+    /// [`chained`] over all frames that count.
+    chain: u32,
+    /// Where a note is of which only the second copy is good.
+    mended: Option<u64>,
     /// Bytes behind it, which a crash left.
     torn: u64,
     /// When it was converted, if it was at any time.
@@ -61,6 +68,25 @@ struct Frame {
     /// Whether it is the second copy of a note.
     is_copy: bool,
     payload: Vec<u8>,
+}
+
+impl Frame {
+    /// [`chained`] over this frame and those before it: a note counts as its first copy.
+    fn chained(&self, before: u32) -> u32 {
+        let length = u32::try_from(self.payload.len()).unwrap_or(u32::MAX);
+        chained(before, checksum(length, self.kind.byte(), &self.payload))
+    }
+
+    /// What a note says that the frames before it come to.
+    fn chain(&self) -> Result<Option<u32>> {
+        /// The field that all notes have.
+        #[derive(serde::Deserialize)]
+        struct Chain {
+            #[serde(default)]
+            chain: Option<u32>,
+        }
+        if self.kind.is_note() { Ok(json::<Chain>(self)?.chain) } else { Ok(None) }
+    }
 }
 
 impl Journal {
@@ -115,9 +141,26 @@ impl Journal {
         let (mut stage, mut totals) = (Stage::Recording, None);
         let (mut converted, mut since, mut late) = (None, None, false);
         let mut noted = frames.offset;
+        let (mut chain, mut last) = (first.chained(0), None);
         while let Some(frame) = frames.next()? {
-            if frame.kind.is_note() && !frame.is_copy {
+            if frame.is_copy {
+                ensure!(
+                    last.as_ref() == Some(&(frame.kind, frame.payload)),
+                    "it is damaged at byte {}: the second copy of a note follows something else. Restore it from a backup",
+                    frame.offset
+                );
+                continue;
+            }
+            let (before, told) = (chain, frame.chain()?);
+            chain = frame.chained(chain);
+            ensure!(
+                told.is_none_or(|told| told == before),
+                "it is damaged before byte {}: records are missing, or are not where they were written. Restore it from a backup",
+                frame.offset
+            );
+            if frame.kind.is_note() {
                 noted = frames.offset;
+                last = Some((frame.kind, frame.payload.clone()));
             }
             stage = match frame.kind {
                 Kind::Begin => bail!("a second beginning at byte {}", frame.offset),
@@ -156,6 +199,8 @@ impl Journal {
             stage,
             good,
             noted,
+            chain,
+            mended: frames.mended,
             torn: length - good,
             converted,
             since,
@@ -243,6 +288,11 @@ impl Journal {
         self.stage
     }
 
+    /// Whether the export is touched, and not rolled back.
+    pub fn is_going_on(&self) -> bool {
+        matches!(self.stage, Stage::Converting | Stage::Converted | Stage::RollingBack)
+    }
+
     /// Whether all was converted, so that guests may have worked in the export.
     pub fn was_converted(&self) -> bool {
         self.converted.is_some()
@@ -263,6 +313,11 @@ impl Journal {
         self.noted
     }
 
+    /// [`chained`] over all frames that count.
+    pub(super) fn chain(&self) -> u32 {
+        self.chain
+    }
+
     /// How many bytes of it count.
     pub fn len(&self) -> u64 {
         self.good
@@ -271,6 +326,11 @@ impl Journal {
     /// Whether nothing of it counts; there always is a beginning.
     pub fn is_empty(&self) -> bool {
         self.good == 0
+    }
+
+    /// Where a note is of which only the second copy is good.
+    pub fn mended(&self) -> Option<u64> {
+        self.mended
     }
 
     /// How many bytes a crash left behind the last good record.
@@ -369,13 +429,15 @@ struct Frames {
     offset: u64,
     /// Where the file ends.
     end: u64,
+    /// Where the last note is of which only the second copy is good.
+    mended: Option<u64>,
 }
 
 impl Frames {
     fn new(mut file: File, end: u64, format: Format) -> Result<Self> {
         let offset = MAGIC_LENGTH as u64;
         file.seek(SeekFrom::Start(offset))?;
-        Ok(Self { file: BufReader::with_capacity(1 << 18, file), format, offset, end })
+        Ok(Self { file: BufReader::with_capacity(1 << 18, file), format, offset, end, mended: None })
     }
 
     /// The next frame; `None` at the end, or where the rest was torn by a crash.
@@ -421,6 +483,7 @@ impl Frames {
                 self.offset += (at + size) as u64;
                 self.file.seek(SeekFrom::Start(self.offset))?;
                 let payload = rest.get(at + HEAD..at + size).unwrap_or_default().to_vec();
+                self.mended = Some(offset);
                 return Ok(Some(Frame { offset, kind, is_copy: false, payload }));
             }
         }
@@ -494,15 +557,6 @@ fn of_any(mut listing: Listing) -> Listing {
         *record = record.take().map(Record::of_any);
     }
     listing
-}
-
-/// A frame's checksum.
-fn checksum(length: u32, kind: u8, payload: &[u8]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&length.to_le_bytes());
-    crc.update(&[kind]);
-    crc.update(payload);
-    crc.finalize()
 }
 
 /// Every listing of a journal. Each comes with the offset of its frame.

@@ -11,7 +11,10 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::codec::{Entries, Head, encode};
-use super::{Begin, Format, HEAD, Journal, Kind, Mark, Moment, NameSum, Record, Stage, Totals, mark, now};
+use super::{
+    Begin, Format, HEAD, Journal, Kind, Mark, Moment, NameSum, Record, Stage, Totals, chained, checksum,
+    mark, now,
+};
 
 /// How much is gathered before it is written.
 const GATHERED: usize = 1 << 18;
@@ -31,6 +34,8 @@ pub struct Writer {
     offset: u64,
     /// Where the first copy of the last note ends.
     noted: u64,
+    /// [`chained`] over all frames but second copies.
+    chain: u32,
     format: Format,
     /// [`Begin::id`].
     id: String,
@@ -49,7 +54,8 @@ impl Writer {
         let root = if begin.marks { Some(mark::root(root)?) } else { None };
         let file = File::options().read(true).append(true).create_new(true).mode(0o600).open(path)?;
         let (gathered, offset) = (format.magic().to_vec(), format.magic().len() as u64);
-        let mut writer = Self { file, gathered, offset, noted: offset, format, id: begin.id.clone(), root };
+        let mut writer =
+            Self { file, gathered, offset, noted: offset, chain: 0, format, id: begin.id.clone(), root };
         if let Err(error) = writer.begin(path, begin) {
             // A full disk, say: no part of a journal stays, which would be taken for one that was interrupted.
             let _ = std::fs::remove_file(path);
@@ -75,8 +81,8 @@ impl Writer {
             file.set_len(offset)?;
         }
         rustix::fs::fdatasync(file.as_fd())?;
-        let (format, id) = (journal.format(), journal.begin().id.clone());
-        Ok(Self { file, gathered: Vec::new(), offset, noted, format, id, root: None })
+        let (format, id, chain) = (journal.format(), journal.begin().id.clone(), journal.chain());
+        Ok(Self { file, gathered: Vec::new(), offset, noted, chain, format, id, root: None })
     }
 
     /// Reserves room on the journal's file system for what is yet to be written to it, so that a disk that is full keeps neither a
@@ -103,14 +109,14 @@ impl Writer {
     /// Appends a frame; returns where it starts.
     fn frame(&mut self, kind: u8, payload: &[u8]) -> io::Result<u64> {
         let too_long = |_| io::Error::other("a record of more than 4 GiB");
-        let length = u32::try_from(payload.len()).map_err(too_long)?.to_le_bytes();
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&length);
-        crc.update(&[kind]);
-        crc.update(payload);
+        let length = u32::try_from(payload.len()).map_err(too_long)?;
+        let checksum = checksum(length, kind, payload);
+        if Kind::of(kind).is_some() {
+            self.chain = chained(self.chain, checksum);
+        }
         let start = self.offset;
-        self.gathered.extend_from_slice(&length);
-        self.gathered.extend_from_slice(&crc.finalize().to_le_bytes());
+        self.gathered.extend_from_slice(&length.to_le_bytes());
+        self.gathered.extend_from_slice(&checksum.to_le_bytes());
         self.gathered.push(kind);
         self.gathered.extend_from_slice(payload);
         self.offset += (HEAD + payload.len()) as u64;
@@ -159,10 +165,15 @@ impl Writer {
         Ok(())
     }
 
+    /// What a note says of the frames before it.
+    fn chain(&self) -> Option<u32> {
+        (self.format > Format::One).then_some(self.chain)
+    }
+
     /// Everything is recorded: from now on the export may be touched. Where it can be marked it is, before it is touched.
     pub fn recorded(&mut self, totals: Totals) -> io::Result<()> {
         self.sync()?;
-        self.note(Kind::Recorded, &Totals { at: now(), ..totals })?;
+        self.note(Kind::Recorded, &Totals { at: now(), chain: self.chain(), ..totals })?;
         self.sync()?;
         self.mark(Stage::Converting)
     }
@@ -201,7 +212,7 @@ impl Writer {
     }
 
     fn moment(&mut self, kind: Kind, stage: Stage) -> io::Result<()> {
-        self.note(kind, &Moment { at: now() })?;
+        self.note(kind, &Moment { at: now(), chain: self.chain() })?;
         self.sync()?;
         self.mark(stage)
     }

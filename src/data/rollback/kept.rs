@@ -1,6 +1,11 @@
-//! Inodes that became special again and whose other names still wait, kept in a directory of their own in the export's root
-//! until all is restored: killed in between, the next run finds them there, and an inode of several names stays one.
+//! Inodes that became special again and whose other names still wait, kept in a directory of their own until all is restored:
+//! killed in between, the next run finds them there, and an inode of several names stays one.
+//!
+//! The directory is in the export's root. An inode of a Btrfs subvolume can have no name outside of it, so that the root of each
+//! subvolume in the export has such a directory, too.
 
+use std::collections::HashMap;
+use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -11,26 +16,43 @@ use rustix::io::Errno;
 use super::rest::changing;
 use crate::data::goal::Obstacle;
 use crate::data::identity::Key;
+use crate::data::pin::Pin;
 use crate::data::staging::{Links, Place, Staging};
 use crate::data::tree::{Directory, Tree};
-use crate::data::walk;
+use crate::data::walk::{self, Trouble, Visitor};
 
-/// The directory; `None` where there was no room for it, and a kill may part the names of an inode.
-#[derive(Debug)]
-pub(super) struct Kept(Option<Arc<Directory>>);
+/// The directories.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    name: CString,
+    /// By the numbers of the subvolumes. One is missing where there was no room for it, and a kill may part the names of an inode.
+    directories: HashMap<u64, Arc<Directory>>,
+}
 
 impl Kept {
-    /// Nothing is kept.
-    pub(super) fn none() -> Self {
-        Self(None)
+    /// Makes the directories, or opens those that an interrupted rollback left, and notes in `carriers` what is in them.
+    pub(super) fn open(
+        tree: &Tree,
+        staging: &Staging,
+        carriers: &Links,
+        jobs: usize,
+    ) -> Result<Self, Obstacle> {
+        let mut kept = Self { name: staging.kept(), directories: HashMap::new() };
+        kept.open_in(tree.root(), carriers)?;
+        for volume in volumes(tree, jobs) {
+            match kept.open_in(&volume, carriers) {
+                // Nothing in it can be restored, which is said of what is in it.
+                Err(Obstacle::Failed(Errno::ROFS)) => {}
+                opened => opened?,
+            }
+        }
+        Ok(kept)
     }
 
-    /// Makes the directory, or opens the one that an interrupted rollback left, and notes in `carriers` what is in it.
-    pub(super) fn open(tree: &Tree, staging: &Staging, carriers: &Links) -> Result<Self, Obstacle> {
-        let name = staging.kept();
-        let root = tree.root().open()?;
+    fn open_in(&mut self, parent: &Arc<Directory>, carriers: &Links) -> Result<(), Obstacle> {
+        let root = parent.open()?;
         let mut is_refused = false;
-        changing(root.as_fd(), || match rustix::fs::mkdirat(&root, &*name, Mode::RWXU) {
+        changing(root.as_fd(), || match rustix::fs::mkdirat(&root, &*self.name, Mode::RWXU) {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) => Ok(false),
             Err(Errno::NOSPC | Errno::DQUOT | Errno::MLINK) => {
@@ -40,9 +62,9 @@ impl Kept {
             Err(error) => Err(error.into()),
         })?;
         if is_refused {
-            return Ok(Self(None));
+            return Ok(());
         }
-        let directory = tree.root().child(&name);
+        let directory = parent.child(&self.name);
         let fd = directory.open()?;
         for (name, _) in walk::names(&directory)? {
             let Some(carrier) = key(&name) else {
@@ -53,7 +75,9 @@ impl Kept {
             let place = Place { directory: &directory, fd: fd.as_fd(), name: &name };
             carriers.lock().insert(carrier, place, pin.inode());
         }
-        Ok(Self(Some(directory)))
+        let volume = directory.pin()?.inode().id.volume;
+        self.directories.entry(volume).or_insert(directory);
+        Ok(())
     }
 
     /// Calls `work` with the place at which what replaces the inode `carrier` is kept, if there is one.
@@ -62,31 +86,67 @@ impl Kept {
         carrier: Key,
         work: impl FnOnce(Place<'_>) -> rustix::io::Result<T>,
     ) -> rustix::io::Result<Option<T>> {
-        let Some(directory) = &self.0 else { return Ok(None) };
+        let Some(directory) = self.directories.get(&carrier.volume) else { return Ok(None) };
         let fd = directory.open()?;
         let name = CString::new(format!("{:x}-{:x}", carrier.volume, carrier.number)).unwrap_or_default();
         work(Place { directory, fd: fd.as_fd(), name: &name }).map(Some)
     }
 
-    /// Whether an entry is the directory itself, which is none of the export's.
+    /// Whether an entry is one of the directories, which are none of the export's.
     pub(super) fn is(&self, directory: &Directory, name: &CStr) -> bool {
-        directory.is_root() && self.0.as_ref().is_some_and(|kept| kept.name() == name)
+        *name == *self.name
+            && self
+                .directories
+                .values()
+                .any(|kept| kept.parent().is_some_and(|parent| parent.identity() == directory.identity()))
     }
 
-    /// Takes it away: every name has its inode.
+    /// Takes them away: every name has its inode.
     pub(super) fn close(self) -> Result<(), Obstacle> {
-        let Some((directory, root)) = self.0.as_ref().and_then(|kept| Some((kept, kept.parent()?))) else {
-            return Ok(());
-        };
-        let fd = directory.open()?;
-        for (name, _) in walk::names(directory)? {
-            rustix::fs::unlinkat(&fd, &*name, AtFlags::empty())?;
+        for directory in self.directories.values() {
+            let Some(parent) = directory.parent() else { continue };
+            let fd = directory.open()?;
+            for (name, _) in walk::names(directory)? {
+                rustix::fs::unlinkat(&fd, &*name, AtFlags::empty())?;
+            }
+            let parent = parent.open()?;
+            changing(parent.as_fd(), || {
+                rustix::fs::unlinkat(&parent, directory.name(), AtFlags::REMOVEDIR)?;
+                Ok(true)
+            })?;
         }
-        let root = root.open()?;
-        changing(root.as_fd(), || {
-            rustix::fs::unlinkat(&root, directory.name(), AtFlags::REMOVEDIR)?;
-            Ok(true)
-        })
+        Ok(())
+    }
+}
+
+/// The roots of the Btrfs subvolumes in a tree, its own root left out. What can't be looked at has its own turn later.
+fn volumes(tree: &Tree, jobs: usize) -> Vec<Arc<Directory>> {
+    if tree.inode().id.volume == 0 {
+        return Vec::new();
+    }
+    let Ok(finders) = walk::parallel(tree, jobs, || Volumes(Vec::new()));
+    finders.into_iter().flat_map(|Volumes(found)| found).collect()
+}
+
+/// Gathers the roots of subvolumes.
+struct Volumes(Vec<Arc<Directory>>);
+
+impl Visitor for Volumes {
+    type Error = Infallible;
+
+    fn directory(&mut self, directory: &Arc<Directory>, _: &Pin) -> Result<(), Infallible> {
+        if directory.is_in_other_volume() {
+            self.0.push(Arc::clone(directory));
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, _: &Arc<Directory>, _: &CStr, _: Pin) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn trouble(&mut self, _: &Arc<Directory>, _: &CStr, _: Trouble) -> Result<(), Infallible> {
+        Ok(())
     }
 }
 

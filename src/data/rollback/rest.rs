@@ -118,9 +118,15 @@ pub(super) fn changing(
     let lifted = Lifted::of(directory, before.immutable, before.append_only)?;
     let (accessed, modified) = pending.unwrap_or((before.accessed, before.modified));
     times::keep(directory, accessed, modified)?;
-    if work()? || pending.is_some() {
-        staging::restore_times(directory, accessed, modified)?;
-    }
+    let worked = work();
+    // What failed half-way may have changed names, too, and where there is no room the times are kept nowhere else.
+    let given_back = if matches!(worked, Ok(false)) && pending.is_none() {
+        Ok(())
+    } else {
+        staging::restore_times(directory, accessed, modified)
+    };
+    worked?;
+    given_back?;
     times::forget(directory)?;
     lifted.map_or(Ok(()), |lifted| Ok(lifted.restore()?))
 }
