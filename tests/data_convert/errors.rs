@@ -14,8 +14,11 @@ use crate::unmap::{kept, unmap};
 /// How many calls of a run are tried for each cause.
 const POINTS: usize = 3;
 
-/// What fails from a call on: what takes room, or everything.
-const CAUSES: [(&str, fn(usize) -> Meddling); 3] = [
+/// A cause, and what it lets fail from a call on.
+type Cause = (&'static str, fn(usize) -> Meddling);
+
+/// What takes room fails, or everything.
+const CAUSES: [Cause; 3] = [
     ("ENOSPC", |point| Meddling::FailFrom(point, libc::ENOSPC)),
     ("EDQUOT", |point| Meddling::FailFrom(point, libc::EDQUOT)),
     ("EIO", |point| Meddling::FailAllFrom(point, libc::EIO)),
