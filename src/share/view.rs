@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::Place;
 use super::rewrite::Edit;
+use crate::report::finding::{self, Finding};
 
 /// Who makes the mounts, which decides how one more is spelt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +84,27 @@ pub struct Remark {
     pub remedy: String,
 }
 
+impl Remark {
+    /// As a finding.
+    pub fn finding(&self) -> Finding {
+        Finding {
+            kind: &finding::QEMU_CONFINED,
+            place: self.place.clone(),
+            message: self.message.clone(),
+            remedy: Some(self.remedy.clone()),
+            subject: None,
+        }
+    }
+
+    /// QEMU has no /proc. `said`: what takes it away; `remedy`: what brings it back.
+    pub fn no_proc(place: Place, said: &str, remedy: &str) -> Self {
+        let message = format!(
+            "{said} leaves QEMU without /proc: for mapped shares it reads and sets attributes by /proc/self/fd, and every access fails"
+        );
+        Self { place, message, remedy: remedy.to_owned() }
+    }
+}
+
 /// Where a line or an option can be added to the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
@@ -143,7 +165,7 @@ pub struct Looked {
     /// The export's path for QEMU, where that is another than the host's.
     pub inside: Option<PathBuf>,
     /// What the admin must know.
-    pub findings: Vec<crate::report::finding::Finding>,
+    pub findings: Vec<Finding>,
     /// The lines that make it work.
     pub additions: Vec<Addition>,
 }
@@ -196,6 +218,12 @@ impl View {
             }
         }
         Seen { inside: inside.clone(), troubles }
+    }
+
+    /// Whether the host's /proc is seen, or another file system is mounted there.
+    pub fn has_proc(&self) -> bool {
+        let proc = Path::new("/proc");
+        self.shows(proc).is_some_and(|shown| shown == proc)
     }
 
     /// The layers at `path` and above.

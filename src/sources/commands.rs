@@ -17,6 +17,7 @@ use crate::share::backend::Backend;
 use crate::share::helper::Helper;
 use crate::share::invocation::{self, Invocation, Text};
 use crate::share::rewrite::{Edit, Edits, Refusal, Rewrite};
+use crate::share::target::Target;
 use crate::share::view::{Addition, View};
 use crate::share::{ExportFrom, ExportPath, Note, Part, Place, Share, Transport};
 use crate::text::{escape, escape_path};
@@ -116,6 +117,10 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
             let joined = how.answered(&joined)?;
             let path = all.take(joined, export.clone(), view);
             pairs.push((share, path, export));
+        }
+        if how.target == Target::Local {
+            let root = wrappers::own_root(document, &lines, &found.command.words);
+            all.findings.extend(root.map(|remark| remark.finding()));
         }
         if how.look.is_some() {
             continue;

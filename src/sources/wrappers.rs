@@ -11,7 +11,7 @@ use super::containers::gap_before;
 use super::systemd::sandbox::{self, Setting};
 use super::{Document, path_of};
 use crate::share::Place;
-use crate::share::view::{Access, By, Effect, Layer, View};
+use crate::share::view::{Access, By, Effect, Layer, Remark, View};
 use crate::text::escape;
 
 /// The programs.
@@ -80,6 +80,11 @@ pub fn view(document: &Document, lines: &Lines, words: &[Word]) -> Option<View> 
         By::Chroot => {
             let mut view = View::new(by, false, here.clone());
             let root = options.iter().find(|word| !word.bytes().starts_with(b"-"))?;
+            let proc = known(root).map(|root| root.join("proc/self"));
+            if !proc.is_some_and(|proc| proc.exists()) {
+                let remedy = format!("mount /proc at {}/proc first", escape(&root.bytes()));
+                view.remarks.push(Remark::no_proc(here.clone(), "chroot", &remedy));
+            }
             view.layers.push(layer(PathBuf::from("/"), Effect::Bind(known(root), Writable), here, root));
             return Some(view);
         }
@@ -116,10 +121,44 @@ pub fn view(document: &Document, lines: &Lines, words: &[Word]) -> Option<View> 
         };
         view.layers.push(layer(target, effect, place, word));
     }
+    let is_bwrap = by == By::Bwrap && !options.iter().any(|word| word.is(b"--proc"));
+    if is_bwrap && !view.has_proc() {
+        let place = view.place.clone();
+        view.remarks.push(Remark::no_proc(place, "bwrap without --proc", "add --proc /proc"));
+    }
     // A later option counts for more than an earlier one.
     let end = options.iter().position(|word| word.is(b"--"));
     view.gap = gap_before(end.and_then(|end| options.get(end)).or(words.get(qemu))?);
     Some(view)
+}
+
+/// What QEMU's own `-chroot DIR` or `-run-with chroot=DIR` means for mapped shares.
+pub fn own_root(document: &Document, lines: &Lines, words: &[Word]) -> Option<Remark> {
+    let (at, root) = words.iter().enumerate().find_map(|(at, word)| {
+        let value = words.get(at + 1)?;
+        if word.is_any(&["-chroot", "--chroot"]) {
+            return Some((at, value.clone()));
+        }
+        let options = value
+            .chars
+            .split(|c| c.known && c.byte == b',')
+            .filter(|_| word.is_any(&["-run-with", "--run-with"]));
+        let mut roots = options.filter(|option| option.iter().map(|c| c.byte).take(7).eq(*b"chroot="));
+        Some((at, Word::plain(roots.next()?.get(7..)?.to_vec())))
+    })?;
+    if known(&root).is_some_and(|root| root.join("proc/self").exists()) {
+        return None;
+    }
+    let span = words.get(at)?.span.clone();
+    let place = Place {
+        file: document.path.map(Into::into),
+        line: Some(lines.line(span.start)),
+        span: Some(span),
+        ..Place::default()
+    };
+    let shown = escape(&root.bytes()).into_owned();
+    let said = format!("chroot to {shown}");
+    Some(Remark::no_proc(place, &said, &format!("mount /proc at {shown}/proc before QEMU starts")))
 }
 
 fn layer(target: PathBuf, effect: Effect, place: Place, word: &Word) -> Layer {

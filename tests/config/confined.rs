@@ -13,7 +13,8 @@ fn in_place(files: &[(&str, &str)], export: &str) -> (String, String) {
         let file = folder.path().join(name);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         let here = folder.path().to_str().unwrap();
-        fs::write(&file, content.replace('@', QEMU).replace("HERE", here)).unwrap();
+        let content = content.replace("@\n", &format!("{QEMU}\n")).replace("@ ", &format!("{QEMU} "));
+        fs::write(&file, content.replace("HERE", here)).unwrap();
     }
     let file = folder.path().join(files[0].0);
     let original = fs::read_to_string(&file).unwrap();
@@ -239,5 +240,49 @@ fn a_required_helper_is_taken_out() {
         let (new, told) = in_place(&[("compose.yml", &compose)], "/srv/x");
         assert!(told.contains("[helper-required]") && told.contains("compose.yml:1"), "{told}");
         assert!(!new.contains("depends_on"), "{new}");
+    }
+}
+
+#[test]
+fn mapped_shares_need_proc_and_some_system_calls() {
+    let unit = |settings: &str| format!("[Service]\n{settings}\nExecStart=@\n");
+    let script = |line: &str| format!("#!/bin/sh\n{line}\n");
+    for (name, text, told) in [
+        (
+            "vm.service",
+            unit("SystemCallFilter=~@file-system"),
+            "vm.service:2: SystemCallFilter=~@file-system denies",
+        ),
+        ("vm.service", unit("SystemCallFilter=@basic-io @network-io"), "lsetxattr, "),
+        (
+            "vm.service",
+            unit("SystemCallFilter=@system-service\nSystemCallFilter=~lsetxattr"),
+            "vm.service:3: ",
+        ),
+        ("vm.service", unit("SystemCallFilter=@system-service\nSystemCallFilter=~@privileged"), ""),
+        ("vm.service", unit("SystemCallFilter=~@privileged @mount"), ""),
+        (
+            "vm.service",
+            unit("RootDirectory=/vm\nBindPaths=/srv/x\nMountAPIVFS=no"),
+            "MountAPIVFS=no leaves QEMU without /proc",
+        ),
+        ("vm.service", unit("RootDirectory=/vm\nBindPaths=/srv/x /proc\nMountAPIVFS=no"), ""),
+        ("vm.service", unit("RootDirectory=/vm\nBindPaths=/srv/x"), ""),
+        (
+            "vm.sh",
+            script("systemd-run -p SystemCallFilter=~setxattr -p SystemCallFilter=~lsetxattr @"),
+            "vm.sh:2: ",
+        ),
+        ("vm.sh", script("bwrap --bind /srv /srv --bind /usr /usr @"), "bwrap without --proc"),
+        ("vm.sh", script("bwrap --bind /srv /srv --proc /proc @"), ""),
+        ("vm.sh", script("bwrap --bind / / @"), ""),
+        ("vm.sh", script("chroot /srv @"), "mount /proc at /srv/proc"),
+        ("vm.sh", script("@ -chroot /var/empty/x"), "chroot to /var/empty/x leaves"),
+        ("vm.sh", script("@ -run-with user=x,chroot=/srv"), "chroot to /srv leaves"),
+        ("vm.sh", script("@ -chroot /"), ""),
+    ] {
+        let (_, said) = in_place(&[(name, &text)], "/srv/x");
+        assert_eq!(said.contains("[qemu-confined]"), !told.is_empty(), "{text}: {said}");
+        assert!(said.contains(told), "{text}: {said}");
     }
 }

@@ -102,13 +102,7 @@ impl View {
         for trouble in &seen.troubles {
             self.advise(trouble, &asked, &mut looked);
         }
-        let remarks = self.remarks.iter().map(|remark| Finding {
-            kind: &finding::QEMU_CONFINED,
-            place: remark.place.clone(),
-            message: remark.message.clone(),
-            remedy: Some(remark.remedy.clone()),
-            subject: None,
-        });
+        let remarks = self.remarks.iter().map(super::Remark::finding);
         looked.findings.extend(remarks);
         looked
     }

@@ -3,6 +3,8 @@
 //! Source: systemd.exec(5), as of systemd 257, "Paths" and "Sandboxing"; systemd.service(5) for `+` in front of a command. What
 //! that leaves open was asked of systemd itself: tests/golden/systemd-sandbox.tsv.
 
+mod syscalls;
+
 use std::path::{Path, PathBuf};
 
 use crate::share::Place;
@@ -313,6 +315,22 @@ fn remarks(view: &mut View, settings: &[&Setting], dynamic: Option<&&Setting>) {
             message: "DynamicUser= gives QEMU a user that only lives while it runs: files can't belong to it for good".to_owned(),
             remedy: "write DynamicUser=no, and User=NAME with a user that stays; convert the files with --owner NAME".to_owned(),
         });
+    }
+    if let Some((setting, calls)) = syscalls::denied(settings) {
+        let said = [setting.key.as_slice(), b"=", &setting.words.join(&b' ')].concat();
+        view.remarks.push(Remark {
+            place: setting.place.clone(),
+            message: format!(
+                "{} denies QEMU system calls that a mapped share needs: {}",
+                escape(&said),
+                calls.join(", ")
+            ),
+            remedy: "add SystemCallFilter=@file-system behind it".to_owned(),
+        });
+    }
+    let api = settings.iter().rfind(|setting| setting.key == b"MountAPIVFS");
+    if let Some(setting) = api.filter(|setting| says(setting, NO) && !view.has_proc()) {
+        view.remarks.push(Remark::no_proc(setting.place.clone(), "MountAPIVFS=no", "write MountAPIVFS=yes"));
     }
     for (key, means, remedy) in REMARKS.iter().filter(|(_, means, _)| !means.is_empty()) {
         for setting in settings.iter().filter(|setting| setting.key == key.as_bytes()) {
