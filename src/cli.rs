@@ -5,6 +5,7 @@ mod config;
 mod data;
 mod help;
 mod helper;
+mod moves;
 mod report;
 
 use std::ffi::OsString;
@@ -19,6 +20,7 @@ pub use data::{
     VerifyArgs, WorkArgs,
 };
 pub use helper::{HealthcheckArgs, HelperArgs};
+pub use moves::PlanArgs;
 pub use report::{By, FleetFormat, ReportArgs};
 
 /// QEMU's 9p proxy helper, and the way off the proxy backend.
@@ -105,6 +107,8 @@ pub enum MigrateVerb {
     /// Describe a tree as the guest sees it: stable, sorted, diffable.
     #[command(after_long_help = help::MANIFEST)]
     Manifest(ManifestArgs),
+    /// Plan the whole move of this host's guests: every step with its command, the way back, and what is open. Changes nothing.
+    Plan(PlanArgs),
     /// Merge the audits of many hosts into one report.
     #[command(after_long_help = help::REPORT)]
     Report(ReportArgs),

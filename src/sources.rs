@@ -35,6 +35,12 @@ use crate::share::Share;
 use crate::share::helper::Helper;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 
+/// The user that QEMU runs as, where these files say it, drop-ins included; `None` where none of them does, or they say different
+/// users.
+pub fn user_of(files: &[PathBuf]) -> Option<String> {
+    config::user_of(files)
+}
+
 /// A configuration file, in memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Document<'a> {

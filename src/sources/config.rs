@@ -122,6 +122,18 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     Ok(if args.check { Outcome::Findings } else { Outcome::Clean })
 }
 
+/// The user that QEMU runs as, where files say it; `None` where none does, or they say different users.
+pub(super) fn user_of(files: &[PathBuf]) -> Option<String> {
+    let host = Host::new(None).ok()?;
+    let mut users = BTreeSet::new();
+    for path in files {
+        let Ok(Some(bytes)) = host.file(path) else { continue };
+        users.extend(user::of_document(&Document { path: Some(path), bytes: &bytes }, Some(&host)));
+    }
+    let mut users = users.into_iter();
+    users.next().filter(|_| users.next().is_none())
+}
+
 /// What the admin wishes, with what the document's own helpers say.
 fn how(args: &ConfigArgs, reading: &Reading) -> Result<Rewrite, Refusal> {
     let readonly = args.readonly.iter().map(|name| (name.as_bytes().to_vec(), true));

@@ -11,12 +11,19 @@ const PAGE: &str = include_str!("../../MIGRATION.md");
 
 /// A command block.
 #[derive(Debug)]
-struct Block {
+pub struct Block {
     section: String,
     line: usize,
     text: String,
     /// The exit status that the page says, 0 unless `<!-- exit status N -->` stands before it.
     status: i32,
+}
+
+impl Block {
+    /// Commands that must all succeed.
+    pub fn of(text: &str) -> Self {
+        Self { section: String::new(), line: 0, text: text.to_owned(), status: 0 }
+    }
 }
 
 fn blocks() -> Vec<Block> {
@@ -45,7 +52,7 @@ fn blocks() -> Vec<Block> {
     blocks
 }
 
-const START_VM: &str = r#"#!/bin/sh
+pub const START_VM: &str = r#"#!/bin/sh
 # Starts the guest and what serves its files.
 SOCKET=/run/vm.sock
 /usr/lib/qemu/virtfs-proxy-helper -p /srv/share -s $SOCKET -u vm -g vm
@@ -77,7 +84,7 @@ const INCUS: &str = "[fsdev \"incus_data\"]\nfsdriver = \"proxy\"\nsock_fd = \"4
                      \"dev-incus_data-9p\"]\ndriver = \"virtio-9p-pci\"\nbus = \"qemu_pcie4\"\naddr = \
                      \"00.0\"\nmount_tag = \"data\"\nfsdev = \"incus_data\"\n";
 
-const DOMAIN: &str = "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+pub const DOMAIN: &str = "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>vm</name>
   <memory unit='MiB'>64</memory>
   <os><type arch='x86_64' machine='pc'>hvm</type></os>
@@ -95,12 +102,12 @@ const SNAPSHOT: &str =
     "<domainsnapshot><name>before</name><state>shutoff</state><creationTime>1</creationTime>";
 
 /// A machine like the page's, in folders that a namespace puts in place of the real ones.
-struct Machine {
+pub struct Machine {
     folder: tempfile::TempDir,
 }
 
 impl Machine {
-    fn new(libvirt: &Instance) -> Self {
+    pub fn new(libvirt: &Instance) -> Self {
         let folder = tempfile::Builder::new().prefix("vph-journey-").tempdir().expect("a scratch folder");
         let at = |path: &str| folder.path().join(path);
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
@@ -164,7 +171,7 @@ impl Machine {
     }
 
     /// Runs a block as the page's reader would.
-    fn run(&self, block: &Block, uri: &str) -> Result<(), String> {
+    pub fn run(&self, block: &Block, uri: &str) -> Result<(), String> {
         let script = self.folder.path().join("block");
         fs::write(&script, &block.text).expect("a block");
         let inside = r#"
@@ -184,7 +191,7 @@ impl Machine {
             .output()
             .expect("unshare");
         // What else runs on this machine and can't be seen is not the page's affair.
-        let is_unseen = block.text.contains("migrate check")
+        let is_unseen = (block.text.contains("migrate check") || block.text.contains("migrate plan"))
             && block.status == 0
             && output.status.code() == Some(4)
             && String::from_utf8_lossy(&output.stdout).contains("[processes-unseen]");
@@ -202,8 +209,17 @@ impl Machine {
         ))
     }
 
-    fn read(&self, path: &str) -> String {
+    pub fn read(&self, path: &str) -> String {
         fs::read_to_string(self.folder.path().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// Where a path of the machine's is on this one.
+    pub fn path(&self, path: &str) -> std::path::PathBuf {
+        self.folder.path().join(path)
+    }
+
+    pub fn is_link(&self, path: &str) -> bool {
+        fs::symlink_metadata(self.path(path)).expect("an entry").is_symlink()
     }
 }
 
@@ -221,9 +237,14 @@ fn every_command_of_the_migration_page_does_what_it_says() {
             machine.run(block, &libvirt.uri()).unwrap_or_else(|error| panic!("{error}"));
             follow(section, block, &machine, &libvirt);
         }
-        libvirt.virsh(["snapshot-delete", "vm", "before", "--metadata"]);
-        libvirt.virsh(["undefine", "vm"]);
+        forget(&libvirt);
     }
+}
+
+/// Takes from libvirt what [`Machine::new`] defined.
+fn forget(libvirt: &Instance) {
+    libvirt.virsh(["snapshot-delete", "vm", "before", "--metadata"]);
+    libvirt.virsh(["undefine", "vm"]);
 }
 
 /// What must be true after some of the steps.

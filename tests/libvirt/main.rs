@@ -7,6 +7,7 @@
 mod guests;
 mod instance;
 mod journey;
+mod plan;
 mod schema;
 
 #[path = "../support/program.rs"]

@@ -1,0 +1,63 @@
+//! `migrate plan`.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
+
+use crate::report::Format;
+use crate::share::local::SecurityModel;
+
+/// `migrate plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Files and folders to look at; this machine, its processes included, when none is given
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Plan for this guest alone, and for those that share an export with it. Repeatable
+    #[arg(long = "guest", value_name = "NAME")]
+    pub guests: Vec<OsString>,
+    /// Who QEMU runs as, where nothing says it: for all guests, or for one. Repeatable
+    #[arg(long = "owner", value_name = "[GUEST=]USER[:GROUP]")]
+    pub owners: Vec<String>,
+    /// What a share exports, where nothing says it, by its mount tag, its fsdev's id or its socket's path. Repeatable
+    #[arg(long = "export", value_name = "TAG_OR_ID=PATH", value_parser = OsStringValueParser::new().try_map(|text| named(&text)))]
+    pub exports: Vec<(OsString, PathBuf)>,
+    /// The guest may only read a share of which that is not known: by mount tag, id or socket. Repeatable
+    #[arg(long, value_name = "TAG_OR_ID")]
+    pub readonly: Vec<OsString>,
+    /// The guest may write to such a share. Repeatable
+    #[arg(long, value_name = "TAG_OR_ID")]
+    pub writable: Vec<OsString>,
+    /// Where the guest's owners, modes and special files go [default: the model that fits each export]
+    #[arg(long, value_enum, value_name = "MODEL")]
+    pub security_model: Option<SecurityModel>,
+    /// Convert in spite of this warning of `migrate check`. Repeatable
+    #[arg(long, value_name = "FINDING")]
+    pub accept: Vec<String>,
+    /// A command to run while the guests are shut down, before their files are converted: one that takes a snapshot or a backup
+    #[arg(long, value_name = "COMMAND")]
+    pub before: Option<String>,
+    /// How the plan is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub format: Format,
+    /// Write it to this file instead of standard output (-); as YAML, unless --format says otherwise
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Print the JSON Schema of the document, and do nothing else
+    #[arg(long, exclusive = true)]
+    pub schema: bool,
+}
+
+/// `NAME=PATH`.
+fn named(text: &OsStr) -> Result<(OsString, PathBuf), String> {
+    let bytes = text.as_bytes();
+    let equals = bytes.iter().position(|&byte| byte == b'=').ok_or("it must be TAG_OR_ID=PATH")?;
+    let (name, path) = (bytes.get(..equals).unwrap_or_default(), bytes.get(equals + 1..).unwrap_or_default());
+    if name.is_empty() || !path.starts_with(b"/") {
+        return Err("it must be TAG_OR_ID=PATH, with a path from the root".into());
+    }
+    Ok((OsString::from_vec(name.to_vec()), PathBuf::from(OsString::from_vec(path.to_vec()))))
+}

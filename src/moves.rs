@@ -1,0 +1,34 @@
+//! `migrate plan`: how the guests of this host leave the proxy backend, from the first step to the last.
+//!
+//! It asks this program's other verbs, as their own processes, and the managers of guests (virsh, systemctl). It changes nothing.
+
+mod configuration;
+mod document;
+mod exports;
+mod manager;
+mod owner;
+mod page;
+mod plan;
+mod steps;
+mod tool;
+
+use crate::cli::PlanArgs;
+use crate::exit::Outcome;
+use crate::report::{self, Format, print_schema};
+use document::PlanDocument;
+
+/// Runs `migrate plan`.
+pub fn plan(args: &PlanArgs) -> anyhow::Result<Outcome> {
+    if args.schema {
+        print_schema::<PlanDocument>()?;
+        return Ok(Outcome::Clean);
+    }
+    if !nix::unistd::Uid::effective().is_root() {
+        anyhow::bail!("a plan needs to see all processes and files: run it as root");
+    }
+    let document = plan::make(args)?;
+    let to_file = args.output.as_deref().is_some_and(|path| path != std::path::Path::new("-"));
+    let format = if to_file && args.format == Format::Text { Format::Yaml } else { args.format };
+    report::put(args.output.as_deref(), |out| report::write(&document, format, out))?;
+    Ok(document.outcome())
+}

@@ -1,0 +1,340 @@
+//! Makes a plan: what the audit found, put together by guest, export and helper, and what the other verbs say of these.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+
+use super::configuration;
+use super::document::{Export, Guest, Helper, Manager, Move, PlanDocument, Question, Share};
+use super::exports;
+use super::manager::{self, Managed};
+use super::owner::{self, Owners};
+use super::steps;
+use super::tool;
+use crate::cli::PlanArgs;
+use crate::report::SCHEMA;
+use crate::report::audit::{AuditDocument, HelperRow, ShareRow};
+use crate::report::finding;
+use crate::report::rows;
+use crate::text::{escape, unescape};
+
+/// Where units are.
+const UNITS: &[&str] = &["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system"];
+
+/// A guest as the audit found it.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Its shares, in each place where they were seen.
+    pub rows: Vec<ShareRow>,
+    /// Its running QEMU.
+    pub pid: Option<i32>,
+}
+
+/// Guests that move together.
+type Group = Vec<(Managed, Found)>;
+
+/// Looks at this host and makes the plan.
+pub fn make(args: &PlanArgs) -> anyhow::Result<PlanDocument> {
+    let paths = args.paths.iter().map(|path| path.as_os_str().to_owned());
+    let words = ["--format=json", "--"].map(OsString::from).into_iter().chain(paths);
+    let mut audit: AuditDocument = tool::document("audit", words)?;
+    for share in &mut audit.shares {
+        answer(share, args);
+    }
+    let owners = Owners::parse(&args.owners)?;
+    let guests = guests(&audit.shares);
+    let mut groups = groups(guests);
+    if !args.guests.is_empty() {
+        groups = wanted(groups, &args.guests)?;
+    }
+    let mut document = PlanDocument {
+        schema: SCHEMA,
+        host: rustix::system::uname()
+            .nodename()
+            .to_str()
+            .map_or_else(|_| String::new(), |it| rows::bytes(it.as_bytes())),
+        tool: env!("CARGO_PKG_VERSION").to_owned(),
+        moves: Vec::new(),
+        unread: audit
+            .unread
+            .iter()
+            .map(|row| format!("{}: {}", row.file.as_deref().unwrap_or("-"), row.reason))
+            .collect(),
+    };
+    for group in groups {
+        document.moves.push(plan_move(group, &audit, args, &owners)?);
+    }
+    // Who might use an export, and could not be seen.
+    let unseen = [finding::PROCESSES_UNSEEN.id, finding::NOT_PRIVILEGED.id];
+    for export in document.moves.iter().flat_map(|one| &one.exports) {
+        let rows = export.findings.iter().filter(|row| unseen.contains(&row.id.as_str()));
+        document.unread.extend(rows.map(|row| format!("{}: {}", export.path, row.message)));
+    }
+    Ok(document)
+}
+
+/// Fills in what the admin says about a share.
+fn answer(share: &mut ShareRow, args: &PlanArgs) {
+    let named = args.exports.iter().find(|(name, _)| is_called(share, name));
+    if let Some((_, path)) = named {
+        share.export = Some(rows::path(path));
+        share.export_from = Some("--export".to_owned());
+        share.export_place = None;
+    }
+    share.readonly |= args.readonly.iter().any(|name| is_called(share, name));
+}
+
+/// Whether a share is meant by a name: its tag, its fsdev's id or its socket's path.
+pub fn is_called(share: &ShareRow, name: &OsStr) -> bool {
+    let name = escape(name.as_bytes());
+    [&share.mount_tag, &share.fsdev, &share.socket].into_iter().flatten().any(|own| *own == name)
+}
+
+/// A path as the audit shows it, and the same path as bytes.
+pub fn path_of(text: &str) -> PathBuf {
+    PathBuf::from(OsString::from_vec(unescape(text)))
+}
+
+/// Puts the audit's rows together by guest.
+fn guests(rows: &[ShareRow]) -> BTreeMap<Managed, Found> {
+    let mut guests: BTreeMap<Managed, Found> = BTreeMap::new();
+    let is_process = |row: &&ShareRow| row.pid.is_some();
+    for row in rows.iter().filter(is_process) {
+        let Some(pid) = row.pid else { continue };
+        let found = guests.entry(Managed::of_process(pid, row.guest.as_deref())).or_default();
+        found.pid = Some(pid);
+        found.rows.push(row.clone());
+    }
+    for row in rows.iter().filter(|row| !is_process(row)) {
+        let file = path_of(row.file.as_deref().unwrap_or_default());
+        let mut managed = Managed::of_file(&file, &row.kind, row.guest.as_deref());
+        if managed.manager == Manager::Commands {
+            // A running QEMU with the same share was started by this file; else the unit that names the file may say who starts it.
+            let same =
+                |found: &Found| found.rows.iter().any(|other| other.pid.is_some() && is_same(other, row));
+            let running = guests.iter().find(|(_, found)| same(found)).map(|(managed, _)| managed.clone());
+            managed = match running {
+                Some(running) => running,
+                None => starter_of(&file).unwrap_or(managed),
+            };
+        }
+        guests.entry(managed).or_default().rows.push(row.clone());
+    }
+    guests
+}
+
+/// Whether two rows are one share, seen in two places.
+fn is_same(one: &ShareRow, other: &ShareRow) -> bool {
+    one.socket.is_some() && one.socket == other.socket && one.fsdev == other.fsdev
+}
+
+/// The unit that starts a file.
+fn starter_of(file: &Path) -> Option<Managed> {
+    let wanted = file.to_str().filter(|text| text.starts_with('/'))?;
+    let units = UNITS.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+    let mut names: Vec<_> = units
+        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "service"))
+        .filter(|entry| {
+            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            let commands = text.lines().filter(|line| line.trim_start().starts_with("ExecStart"));
+            commands.flat_map(|line| line.split(['=', ' ', '\t', '"', '\''])).any(|word| word == wanted)
+        })
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names.dedup();
+    match names.as_slice() {
+        [name] => Some(Managed { manager: Manager::Systemd, name: name.clone() }),
+        _ => None,
+    }
+}
+
+/// Guests that share an export belong together.
+fn groups(guests: BTreeMap<Managed, Found>) -> Vec<Group> {
+    let mut groups: Vec<(BTreeSet<PathBuf>, Group)> = Vec::new();
+    for (managed, found) in guests {
+        let mut exports: BTreeSet<PathBuf> =
+            found.rows.iter().filter_map(|row| Some(canonical(&path_of(row.export.as_ref()?)))).collect();
+        let mut members = vec![(managed, found)];
+        let (joined, apart): (Vec<_>, Vec<_>) =
+            groups.into_iter().partition(|(others, _)| !others.is_disjoint(&exports));
+        groups = apart;
+        for (others, more) in joined {
+            exports.extend(others);
+            members.extend(more);
+        }
+        members.sort_by(|one, other| one.0.cmp(&other.0));
+        groups.push((exports, members));
+    }
+    let mut groups: Vec<_> = groups.into_iter().map(|(_, members)| members).collect();
+    groups.sort_by(|one, other| one.first().map(|it| &it.0).cmp(&other.first().map(|it| &it.0)));
+    groups
+}
+
+fn canonical(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+/// The groups that hold a guest of one of these names.
+fn wanted(groups: Vec<Group>, names: &[OsString]) -> anyhow::Result<Vec<Group>> {
+    let known: Vec<String> = groups.iter().flatten().map(|(managed, _)| managed.name.clone()).collect();
+    for name in names {
+        if !known.iter().any(|known| OsStr::new(known) == name) {
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            bail!(
+                "no guest with a proxy share is called {}: the guests are: {known}",
+                escape(name.as_bytes())
+            );
+        }
+    }
+    let is_named = |managed: &Managed| names.iter().any(|name| name == OsStr::new(&managed.name));
+    Ok(groups.into_iter().filter(|group| group.iter().any(|(managed, _)| is_named(managed))).collect())
+}
+
+/// Plans for guests that belong together.
+fn plan_move(group: Group, audit: &AuditDocument, args: &PlanArgs, owners: &Owners) -> anyhow::Result<Move> {
+    let mut one = Move::default();
+    let mut managed = Vec::new();
+    for (by, found) in group {
+        one.guests.push(guest(&by, &found, audit, owners)?);
+        managed.push((by, found));
+    }
+    one.exports = exports::of(&mut one.questions, &one.guests, args);
+    one.helpers = helpers(&audit.helpers, &one.guests);
+    let model = model_of(&one.exports, &mut one.questions);
+    let mut changes = Vec::new();
+    for (guest, (by, found)) in one.guests.iter_mut().zip(&managed) {
+        let change = configuration::change(by, &found.rows, model.as_deref(), args)?;
+        guest.diff.clone_from(&change.diff);
+        one.questions.extend(change.questions.iter().cloned());
+        changes.push(change);
+    }
+    one.steps = steps::of(&one, &managed, &changes, args);
+    one.questions.sort();
+    one.questions.dedup();
+    Ok(one)
+}
+
+fn guest(by: &Managed, found: &Found, audit: &AuditDocument, owners: &Owners) -> anyhow::Result<Guest> {
+    let mut shares: Vec<_> = found.rows.iter().map(share).collect();
+    shares.sort();
+    shares.dedup();
+    // One share that is configured and runs is one; which place says the export does not matter.
+    shares.dedup_by(|one, other| {
+        one.socket.is_some()
+            && one.socket == other.socket
+            && one.fsdev == other.fsdev
+            && one.mount_tag == other.mount_tag
+    });
+    let files: BTreeSet<_> = found
+        .rows
+        .iter()
+        .filter_map(|row| row.file.clone())
+        .filter(|file| !file.starts_with("/proc/"))
+        .collect();
+    let (owner, owner_from) = match owner::of(by, found, audit, owners)? {
+        Some((owner, from)) => (Some(owner.argument()), Some(from)),
+        None => (None, None),
+    };
+    Ok(Guest {
+        name: by.name.clone(),
+        manager: by.manager,
+        pid: found.pid,
+        files: files.into_iter().collect(),
+        owner,
+        owner_from,
+        shares,
+        diff: String::new(),
+    })
+}
+
+fn share(row: &ShareRow) -> Share {
+    let place = row.export_place.as_ref().map(|place| format!(" at {place}")).unwrap_or_default();
+    Share {
+        mount_tag: row.mount_tag.clone(),
+        fsdev: row.fsdev.clone(),
+        socket: row.socket.clone(),
+        export: row.export.as_ref().map(|export| rows::path(&canonical(&path_of(export)))),
+        export_from: row.export_from.as_ref().map(|from| format!("{from}{place}")),
+        readonly: row.readonly,
+    }
+}
+
+/// The one model of all exports of a configuration.
+fn model_of(exports: &[Export], questions: &mut Vec<Question>) -> Option<String> {
+    let models: BTreeSet<_> =
+        exports.iter().map(|export| &export.security_model).filter(|model| !model.is_empty()).collect();
+    if models.len() > 1 {
+        let names: Vec<_> = models.iter().map(|name| name.as_str()).collect();
+        questions.push(Question {
+            about: exports.iter().map(|export| export.path.as_str()).collect::<Vec<_>>().join(", "),
+            text: format!(
+                "different security models fit the exports of one configuration: {}",
+                names.join(", ")
+            ),
+            option: Some("--security-model mapped-file".to_owned()),
+        });
+    }
+    models.into_iter().next().cloned()
+}
+
+/// The helpers that serve these guests' shares, each once.
+fn helpers(rows: &[HelperRow], guests: &[Guest]) -> Vec<Helper> {
+    let shares = || guests.iter().flat_map(|guest| &guest.shares);
+    let canonical =
+        |row: &HelperRow| row.export.as_ref().map(|export| rows::path(&canonical(&path_of(export))));
+    let serves = |row: &&HelperRow| {
+        let export = canonical(row);
+        shares().any(|share| {
+            row.socket.is_some() && share.socket == row.socket || export.is_some() && share.export == export
+        })
+    };
+    let mut helpers: Vec<Helper> = Vec::new();
+    for row in rows.iter().filter(serves) {
+        let file = row.file.as_deref().filter(|file| !file.starts_with("/proc/"));
+        let new = Helper {
+            unit: unit_of(row, file),
+            pid: row.pid,
+            place: file.map(|file| row.line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}"))),
+            export: canonical(row),
+            socket: row.socket.clone(),
+        };
+        let same = |old: &&mut Helper| {
+            old.unit.is_some() && old.unit == new.unit || old.socket.is_some() && old.socket == new.socket
+        };
+        match helpers.iter_mut().find(same) {
+            Some(old) => {
+                old.unit = old.unit.take().or(new.unit);
+                old.pid = old.pid.or(new.pid);
+                old.place = old.place.take().or(new.place);
+                old.export = old.export.take().or(new.export);
+                old.socket = old.socket.take().or(new.socket);
+            }
+            None => helpers.push(new),
+        }
+    }
+    // What the guest's own unit starts is stopped with it.
+    helpers.retain(|helper| {
+        helper.unit.is_none() || guests.iter().all(|guest| Some(&guest.name) != helper.unit.as_ref())
+    });
+    helpers.sort();
+    helpers
+}
+
+fn unit_of(row: &HelperRow, file: Option<&str>) -> Option<String> {
+    if let Some(pid) = row.pid {
+        let by = Managed::of_process(pid, None);
+        return (by.manager == Manager::Systemd).then_some(by.name);
+    }
+    manager::unit_of(&path_of(file?))
+}
+
+/// The name of a host's file as a word of a command.
+pub fn shell(text: &str) -> anyhow::Result<String> {
+    let word = crate::text::shell_word(&unescape(text));
+    String::from_utf8(word).ok().context("a name that is not UTF-8")
+}
