@@ -9,6 +9,7 @@ pub mod finding;
 pub mod fleet;
 pub mod journal;
 mod junit;
+pub mod origin;
 mod output;
 mod prometheus;
 pub mod rows;

@@ -1,7 +1,7 @@
 //! Bytes of any origin → text that is safe on a terminal and in a report.
 //!
 //! File names, configuration files and sockets carry any byte. [`escape`] is the one way from such bytes to text
-//! that people see: it is reversible, and no control character passes it raw.
+//! that people see: it is reversible, and no control character passes it raw. [`markup`] is the one way into XML and HTML.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -100,6 +100,34 @@ pub fn unescape(text: &str) -> Vec<u8> {
     out
 }
 
+/// Text as XML and HTML hold it, in an element or between either kind of quotes. A line break or a tab stays one, also in an
+/// attribute. A character that no markup can hold becomes U+FFFD.
+///
+/// # Example
+/// ```
+/// use virtfs_proxy_helper::text::markup;
+/// assert_eq!(markup("a<b> & 'c'\n"), "a&lt;b&gt; &amp; &apos;c&apos;&#10;");
+/// ```
+pub fn markup(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&apos;"),
+            '\t' | '\n' | '\r' | '\u{7f}'..='\u{9f}' => {
+                // Writing to a String does not fail.
+                let _ = write!(out, "&#{};", u32::from(c));
+            }
+            '\0'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// A word as a POSIX shell takes it: as it is where nothing in it means something to a shell, else quoted.
 ///
 /// # Example
@@ -170,6 +198,19 @@ mod tests {
         #[test]
         fn unescape_takes_escape_back(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             prop_assert_eq!(unescape(&escape(&bytes)), bytes);
+        }
+
+        #[test]
+        fn xml_reads_markup_back(text in any::<String>()) {
+            let held = |c: char| c >= ' ' && !matches!(c, '\u{fffe}' | '\u{ffff}') || "\t\n\r".contains(c);
+            let expected: String = text.chars().map(|c| if held(c) { c } else { '\u{fffd}' }).collect();
+            for document in [format!("<a b='{}'/>", markup(&text)), format!("<a b=\"{}\"/>", markup(&text))] {
+                let read = roxmltree::Document::parse(&document).unwrap();
+                prop_assert_eq!(read.root_element().attribute("b"), Some(expected.as_str()));
+            }
+            let document = format!("<a>{}</a>", markup(&text));
+            let read = roxmltree::Document::parse(&document).unwrap();
+            prop_assert_eq!(read.root_element().text().unwrap_or_default(), expected);
         }
 
         #[test]

@@ -16,6 +16,9 @@ pub struct ReportArgs {
     /// The hosts that there should be, with owners and notes: hosts: {NAME: {owner: …, notes: …, report: FILE}}
     #[arg(long, value_name = "FILE")]
     pub inventory: Option<PathBuf>,
+    /// Mark audits that are this old or older, in days
+    #[arg(long, value_name = "DAYS", default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_age: u64,
     /// How the report is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub format: FleetFormat,

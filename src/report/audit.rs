@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::finding::{self, Kind, Severity};
+use super::origin::Origin;
 use super::rows::{Counts, FindingRow};
 use super::text::severity_name;
 use super::{Format, SCHEMA, Text, junit, prometheus, sarif, write, write_finding};
@@ -23,6 +24,9 @@ const MOST_NAMES: usize = 40;
 pub struct AuditDocument {
     /// The version of these fields: grows when a field goes or changes its meaning.
     pub schema: u32,
+    /// Where and when it was made.
+    #[serde(flatten)]
+    pub origin: Origin,
     /// The QEMU version that everything was judged against: `--qemu`, else the newest one installed.
     pub target_qemu: Option<String>,
     /// The QEMU programs that are installed on the audited host.
@@ -248,6 +252,7 @@ impl Text for AuditDocument {
         if let Some(target) = &self.target_qemu {
             writeln!(out, "judged against QEMU {target}")?;
         }
+        self.origin.text(out)?;
         self.places(out)?;
         self.summary.text(out)
     }

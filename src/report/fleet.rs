@@ -1,17 +1,21 @@
 //! The audits of many hosts in one: what `migrate report` prints.
 //!
 //! [`read`] takes the hosts' documents one after the other and keeps of each no more than its rows here; [`compare`] says
-//! what became of the shares of an earlier round; [`text`], [`tables`] and [`html`] print.
+//! what became of the shares of an earlier round, [`remarks`] what is doubtful about an audit; [`text`], [`tables`] and [`html`] print.
 
 mod compare;
 mod html;
 mod metrics;
+mod next;
 mod read;
+mod remarks;
+mod scope;
 mod tables;
 mod text;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::time::SystemTime;
 
 use anyhow::Result;
 use schemars::JsonSchema;
@@ -19,6 +23,7 @@ use serde::Serialize;
 
 use super::SCHEMA;
 use super::finding::Severity;
+use super::origin::{Origin, rfc3339};
 use crate::cli::{By, FleetFormat, ReportArgs};
 use crate::exit::Outcome;
 
@@ -27,6 +32,10 @@ use crate::exit::Outcome;
 pub struct FleetDocument {
     /// The version of these fields: grows when a field goes or changes its meaning.
     pub schema: u32,
+    /// When this report was made, in UTC: RFC 3339.
+    pub time: String,
+    /// The version of this program that made it.
+    pub tool_version: String,
     /// Every host: those without a report and those without a share too.
     pub hosts: Vec<HostRow>,
     /// Every share over the proxy backend and, with an earlier round to compare with, every one that was.
@@ -52,6 +61,13 @@ pub struct HostRow {
     pub reason: Option<String>,
     /// The report's file.
     pub report: Option<String>,
+    /// Where and when its audit was made.
+    #[serde(flatten)]
+    pub origin: Origin,
+    /// The same of the earlier round; null where there is none.
+    pub before: Option<Origin>,
+    /// What is doubtful about its audit, in sentences.
+    pub remarks: Vec<String>,
     /// The QEMU version that it was judged against.
     pub target_qemu: Option<String>,
     /// Shares over the proxy backend.
@@ -64,6 +80,9 @@ pub struct HostRow {
     pub warnings: u64,
     /// What could not be read there.
     pub unread: u64,
+    /// What its audit looked at.
+    #[serde(skip)]
+    scope: scope::Scope,
 }
 
 /// How a host stands. In the order in which hosts ask for attention.
@@ -92,6 +111,10 @@ pub struct FleetShare {
     pub status: ShareStatus,
     /// What became of it since the earlier round; null where there is none.
     pub change: Option<Change>,
+    /// How much the gravest finding about it matters.
+    pub severity: Option<Severity>,
+    /// The command that comes next, on its host.
+    pub next: Option<String>,
     /// The guest's name.
     pub guest: Option<String>,
     /// What the guest mounts by.
@@ -132,7 +155,7 @@ pub enum ShareStatus {
     Ready,
     /// It was there in the earlier round, and is not any more.
     Gone,
-    /// It was there in the earlier round, and there is no audit of its host now.
+    /// It was there in the earlier round, and no audit looked there now.
     Unknown,
 }
 
@@ -150,7 +173,7 @@ pub enum Change {
     Unknown,
 }
 
-/// One kind of finding.
+/// One kind of finding of one severity.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct FindingCount {
     /// Its id.
@@ -176,6 +199,8 @@ pub struct FleetSummary {
     pub clean: u64,
     /// Hosts without an audit.
     pub failed: u64,
+    /// Hosts whose audit has remarks.
+    pub doubtful: u64,
     /// Shares over the proxy backend.
     pub shares: u64,
     /// Those that `migrate config` rewrites as they stand.
@@ -197,7 +222,7 @@ pub struct Progress {
     pub unchanged: u64,
     /// Shares that were and are not.
     pub gone: u64,
-    /// Shares that were, on hosts without an audit now.
+    /// Shares that were, where no audit looked now.
     pub unknown: u64,
 }
 
@@ -245,21 +270,29 @@ pub fn run(args: &ReportArgs) -> Result<Outcome> {
         return Ok(Outcome::Clean);
     }
     let inventory = args.inventory.as_deref().map(read::inventory).transpose()?.unwrap_or_default();
+    let now = SystemTime::now();
     let mut document = read::fleet(&args.paths, &inventory)?;
+    document.expect(&inventory);
+    remarks::note(&mut document, now, args.max_age);
     if let Some(since) = &args.since {
-        let mut earlier = read::fleet(std::slice::from_ref(since), &read::Inventory::default())?;
+        let mut earlier = read::fleet(std::slice::from_ref(since), &inventory)?;
         compare::same_host_if_single(&document, &mut earlier);
         compare::compare(&mut document, earlier);
     }
-    document.finish();
+    document.finish(now);
     super::put(args.output.as_deref(), |out| document.write(args.format, args.by, out))?;
     Ok(super::exit_zero(document.outcome(), args.exit_zero))
 }
 
 impl FleetDocument {
     /// Sorts, and fills in the counts.
-    fn finish(&mut self) {
+    fn finish(&mut self, now: SystemTime) {
         self.schema = SCHEMA;
+        self.time = rfc3339(now);
+        env!("CARGO_PKG_VERSION").clone_into(&mut self.tool_version);
+        for share in &mut self.shares {
+            share.next = next::command(share);
+        }
         self.hosts.sort_by(|a, b| (a.status, &a.host).cmp(&(b.status, &b.host)));
         self.shares.sort_by(|a, b| {
             (&a.host, &a.guest, &a.file, a.line, &a.mount_tag).cmp(&(
@@ -280,6 +313,7 @@ impl FleetDocument {
             unread: hosts(HostStatus::Unread),
             clean: hosts(HostStatus::Clean),
             failed: hosts(HostStatus::Failed),
+            doubtful: count(self.hosts.iter().filter(|host| !host.remarks.is_empty())),
             ready: shares(ShareStatus::Ready),
             export_unknown: shares(ShareStatus::ExportUnknown),
             by_hand: shares(ShareStatus::ByHand),

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use super::audit::AuditDocument;
 use super::finding::{self, Severity};
 use super::rows::FindingRow;
+use crate::text::markup;
 
 /// Writes it: one test a finding. What could not be read is an error, and what keeps the audit from ending with 0 a failure.
 /// Without any finding there is one test, which passes: readers take a report without tests for a mistake.
@@ -14,14 +15,15 @@ pub fn write(document: &AuditDocument, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "<testsuites name=\"virtfs-proxy-helper\">")?;
     writeln!(
         out,
-        "  <testsuite name=\"migrate audit\" tests=\"{}\" failures=\"{}\" errors=\"{}\" skipped=\"0\" time=\"0\">",
+        "  <testsuite name=\"migrate audit\" tests=\"{}\" failures=\"{}\" errors=\"{}\" skipped=\"0\" time=\"0\"{}>",
         document.findings.len().max(1),
         count(Verdict::Failure),
-        count(Verdict::Error)
+        count(Verdict::Error),
+        origin(document)
     )?;
     let target = document.target_qemu.as_deref().unwrap_or("unknown");
     writeln!(out, "    <properties>")?;
-    writeln!(out, "      <property name=\"target_qemu\" value=\"{}\"/>", escape(target))?;
+    writeln!(out, "      <property name=\"target_qemu\" value=\"{}\"/>", markup(target))?;
     writeln!(out, "      <property name=\"looked_at\" value=\"{}\"/>", document.summary.looked_at)?;
     writeln!(out, "    </properties>")?;
     for finding in &document.findings {
@@ -32,6 +34,15 @@ pub fn write(document: &AuditDocument, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(out, "  </testsuite>")?;
     writeln!(out, "</testsuites>")
+}
+
+/// The attributes of a suite that say where and when it ran. The format's times have no zone.
+fn origin(document: &AuditDocument) -> String {
+    let time = document.origin.time.as_deref().map(|time| time.trim_end_matches('Z'));
+    let attribute = |name, value: Option<&str>| {
+        value.map_or(String::new(), |value| format!(" {name}=\"{}\"", markup(value)))
+    };
+    attribute("timestamp", time) + &attribute("hostname", document.origin.host_name.as_deref())
 }
 
 /// What becomes of a finding.
@@ -63,7 +74,7 @@ fn case(finding: &FindingRow, out: &mut dyn Write) -> io::Result<()> {
         Some(line) => format!("{}: line {line}", finding.id),
         None => finding.id.clone(),
     };
-    let (file, name, message) = (escape(file), escape(&name), escape(&finding.message));
+    let (file, name, message) = (markup(file), markup(&name), markup(&finding.message));
     write!(out, "    <testcase classname=\"{file}\" name=\"{name}\" time=\"0\">")?;
     let element = match verdict(finding) {
         Verdict::Pass => return writeln!(out, "<system-out>{message}</system-out></testcase>"),
@@ -75,24 +86,7 @@ fn case(finding: &FindingRow, out: &mut dyn Write) -> io::Result<()> {
         Severity::Warning => "warning",
         Severity::Info => "info",
     };
-    let remedy = escape(&finding.remedy);
+    let remedy = markup(&finding.remedy);
     writeln!(out, "\n      <{element} type=\"{severity}\" message=\"{message}\">{remedy}</{element}>")?;
     writeln!(out, "    </testcase>")
-}
-
-/// Text for an attribute or an element. A character that XML can't hold stands as U+FFFD.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\t' | '\n' | '\r' => out.push(' '),
-            '\u{0}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
 }

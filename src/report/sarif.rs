@@ -16,7 +16,12 @@ pub fn write(document: &AuditDocument, out: &mut dyn Write) -> io::Result<()> {
     ids.sort_unstable();
     ids.dedup();
     let results: Vec<_> = document.findings.iter().map(|finding| result(finding, &ids)).collect();
-    let outcome = document.outcome();
+    let mut invocation = json!({"executionSuccessful": true, "exitCode": document.outcome().code()});
+    for (key, value) in [("startTimeUtc", &document.origin.time), ("machine", &document.origin.host_name)] {
+        if let Some(value) = value {
+            invocation[key] = json!(value);
+        }
+    }
     let log = json!({
         "$schema": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",
         "version": "2.1.0",
@@ -26,10 +31,10 @@ pub fn write(document: &AuditDocument, out: &mut dyn Write) -> io::Result<()> {
                 "semanticVersion": env!("CARGO_PKG_VERSION"),
                 "rules": ids.iter().map(|id| rule(id)).collect::<Vec<_>>(),
             }},
-            "invocations": [{"executionSuccessful": true, "exitCode": outcome.code()}],
+            "invocations": [invocation],
             "columnKind": "utf16CodeUnits",
             "results": results,
-            "properties": {"targetQemu": document.target_qemu, "summary": document.summary},
+            "properties": {"targetQemu": document.target_qemu, "kernel": document.origin.kernel, "summary": document.summary},
         }],
     });
     serde_json::to_writer_pretty(&mut *out, &log)?;

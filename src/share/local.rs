@@ -5,7 +5,6 @@
 mod libvirt;
 mod readconfig;
 
-pub use libvirt::attribute as xml_attribute;
 pub use libvirt::{Address, Filesystem, Unsayable, bus_number, libvirt_filesystem, pci_slot};
 pub use readconfig::{quotable, readconfig};
 

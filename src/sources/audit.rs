@@ -29,7 +29,8 @@ use anyhow::Context;
 use crate::cli::AuditArgs;
 use crate::exit::Outcome;
 use crate::report::audit::AuditDocument;
-use crate::report::rows::path;
+use crate::report::origin::Origin;
+use crate::report::rows::{bytes, path};
 use crate::report::{self, exit_zero, print_schema};
 pub(super) use host::Host;
 use judge::Judge;
@@ -39,6 +40,9 @@ use scan::Scan;
 
 /// How many files may start each other, one after the other.
 const MOST_STEPS: usize = 8;
+
+/// A host's name and a kernel's release have fewer bytes.
+const LONGEST_NAME: usize = 255;
 
 /// Runs it.
 pub fn run(args: &AuditArgs) -> anyhow::Result<Outcome> {
@@ -54,6 +58,7 @@ pub fn run(args: &AuditArgs) -> anyhow::Result<Outcome> {
 /// Looks at everything that the arguments ask for.
 fn audit(args: &AuditArgs) -> anyhow::Result<AuditDocument> {
     let host = Host::new(args.root.as_deref())?;
+    let origin = origin(&host);
     let progress = Progress::new();
     let everything = args.paths.is_empty();
     let (standard_input, named): (Vec<_>, Vec<_>) = args.paths.iter().partition(|path| is_dash(path));
@@ -85,11 +90,30 @@ fn audit(args: &AuditArgs) -> anyhow::Result<AuditDocument> {
     let as_root = root_user::find(&host, &scan, &processes);
     let judge = Judge::new(args.qemu.clone(), installed, everything, as_root);
     let mut document = judge.document(scan, processes);
+    document.origin = origin;
     document.looked_in = roots.iter().map(|root| path(root)).collect();
     document.looked_in.extend((!standard_input.is_empty()).then(|| "-".to_owned()));
     document.followed = followed.iter().map(|file| path(file)).collect();
     document.left_out = left_out.iter().map(|folder| path(folder)).collect();
     Ok(document)
+}
+
+/// The audited host, and this audit. Below `--root` this machine's own name would be another host's.
+fn origin(host: &Host) -> Origin {
+    let name = if host.is_elsewhere() { "/etc/hostname" } else { "/proc/sys/kernel/hostname" };
+    Origin {
+        host_name: first_line(host, name),
+        kernel: first_line(host, "/proc/sys/kernel/osrelease"),
+        ..Origin::here()
+    }
+}
+
+/// A small file's first line that is no comment.
+fn first_line(host: &Host, file: &str) -> Option<String> {
+    let content = host.read_small(Path::new(file))?;
+    let mut lines = content.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let line = lines.find(|line| !line.is_empty() && !line.starts_with(b"#"))?;
+    Some(bytes(line.get(..LONGEST_NAME).unwrap_or(line)))
 }
 
 /// Reads what the files and the processes that were looked at start, wherever it is, and what that starts.

@@ -126,6 +126,35 @@ fn the_playbook_audits_by_the_image_where_a_host_has_it() {
     }
 }
 
+/// The playbook fails, and the report is there with the reasons all the same.
+#[test]
+fn the_playbook_fails_where_there_is_no_audit_of_any_host() {
+    let scratch = scratch();
+    let place = scratch.path();
+    let hosts = "[all]\nbroken ansible_connection=local ansible_python_interpreter=/no/such/python\n\
+                 gone ansible_host=127.0.0.9 ansible_port=9 ansible_ssh_common_args='-o ConnectTimeout=10'\n";
+    let ours = ours();
+    // The second binary runs, and says nothing of use.
+    for (hosts, binary, reason) in [
+        (hosts, ours.as_path(), "/no/such/python"),
+        ("[all]\nbroken ansible_connection=local\n", Path::new("/bin/false"), "Run the audit"),
+    ] {
+        fs::write(place.join("hosts.ini"), hosts).unwrap();
+        let reports = place.join("reports");
+        let mut command = Command::new(tools().join("ansible-playbook"));
+        command.arg("-i").arg(place.join("hosts.ini")).arg(script("fleet/ansible/audit.yml"));
+        let variables = serde_json::json!({
+            "audit_binary": binary, "audit_reports": reports, "audit_paths": [place], "audit_become": false,
+        });
+        command.args(["-e", &variables.to_string()]).env("HOME", place).env("ANSIBLE_NOCOLOR", "1");
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        let report = fs::read_to_string(reports.join("broken.json")).unwrap();
+        assert!(report.contains(reason), "{report}");
+    }
+}
+
 #[test]
 fn the_manifests_are_kubernetes() {
     let output = Command::new(tools().join("kubernetes-validate"))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Change, FleetDocument, FleetShare, HostStatus, Progress, ShareStatus};
+use super::{Change, FleetDocument, FleetShare, HostRow, HostStatus, Progress, ShareStatus};
 
 /// Lets two single audits be compared whatever their files are called: before.json, after.json.
 pub fn same_host_if_single(now: &FleetDocument, earlier: &mut FleetDocument) {
@@ -10,6 +10,7 @@ pub fn same_host_if_single(now: &FleetDocument, earlier: &mut FleetDocument) {
     then.host.clone_from(&now.host);
     for share in &mut earlier.shares {
         share.host.clone_from(&now.host);
+        share.owner.clone_from(&now.owner);
     }
 }
 
@@ -24,30 +25,64 @@ pub fn compare(now: &mut FleetDocument, earlier: FleetDocument) {
         let was_there = before.get_mut(&Identity::of(share)).and_then(Vec::pop).is_some();
         share.change = Some(if was_there { Change::Unchanged } else { Change::New });
     }
-    let audited =
-        |name: &str| now.hosts.iter().any(|host| host.host == name && host.status != HostStatus::Failed);
-    let mut rest = Vec::new();
-    for share in before.into_values().flatten() {
-        let (status, change) = if audited(&share.host) {
-            (ShareStatus::Gone, Change::Gone)
-        } else {
-            (ShareStatus::Unknown, Change::Unknown)
-        };
-        rest.push(FleetShare { status, change: Some(change), ..share });
+    let mut rounds: BTreeMap<String, Rounds> = BTreeMap::new();
+    for (index, host) in now.hosts.iter().enumerate() {
+        rounds.insert(host.host.clone(), Rounds { now: index, in_order: true });
     }
     for host in earlier.hosts {
-        // A host that nobody asked this time must not look like one that is done.
-        if !now.hosts.iter().any(|other| other.host == host.host) {
-            now.hosts.push(super::HostRow {
+        match rounds.get_mut(&host.host) {
+            Some(rounds) => {
+                if let Some(row) = now.hosts.get_mut(rounds.now) {
+                    rounds.in_order = note(row, host);
+                }
+            }
+            // A host that nobody asked this time must not look like one that is done.
+            None => now.hosts.push(HostRow {
                 host: host.host,
                 owner: host.owner,
                 notes: host.notes,
+                before: Some(host.origin),
                 reason: Some("no report this time, though there was one before".to_owned()),
-                ..super::HostRow::default()
-            });
+                ..HostRow::default()
+            }),
         }
     }
-    now.shares.extend(rest);
+    for share in before.into_values().flatten() {
+        let rounds = rounds.get(&share.host).filter(|rounds| rounds.in_order);
+        let host = rounds.and_then(|rounds| now.hosts.get(rounds.now));
+        let looked = host.is_some_and(|host| host.status != HostStatus::Failed && host.scope.covers(&share));
+        let (status, change) =
+            if looked { (ShareStatus::Gone, Change::Gone) } else { (ShareStatus::Unknown, Change::Unknown) };
+        now.shares.push(FleetShare { status, change: Some(change), ..share });
+    }
+}
+
+/// A host in both rounds.
+struct Rounds {
+    /// Where its row is.
+    now: usize,
+    /// Its earlier audit is not the later one.
+    in_order: bool,
+}
+
+/// Notes the earlier audit in a host's row. Whether it is the earlier one, as far as their times say.
+fn note(row: &mut HostRow, earlier: HostRow) -> bool {
+    if row.status == HostStatus::Failed || earlier.status == HostStatus::Failed {
+        row.before = (earlier.status != HostStatus::Failed).then_some(earlier.origin);
+        return true;
+    }
+    let in_order =
+        !matches!((row.origin.instant(), earlier.origin.instant()), (Some(now), Some(then)) if now < then);
+    if !in_order {
+        row.remarks.push("the audit is older than the one that --since names for this host".to_owned());
+    }
+    if let (Some(name), Some(old)) = (&row.origin.host_name, &earlier.origin.host_name)
+        && name != old
+    {
+        row.remarks.push(format!("the host's name is '{name}', and was '{old}' in the earlier audit"));
+    }
+    row.before = Some(earlier.origin);
+    in_order
 }
 
 /// What makes a share the same one in two rounds. Its line may move, and a running process's file is its id's.

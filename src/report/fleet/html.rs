@@ -1,10 +1,14 @@
-//! A fleet's report as one page: tables that are complete without its script, which sorts and filters them. Nothing is loaded
-//! from anywhere.
+//! A fleet's report as one page: tables that are complete without its script, which sorts and filters them and shows them in
+//! parts. Nothing is loaded from anywhere.
+//!
+//! Each table is in a `<noscript>`: a browser that runs the script does not lay it out, and the script takes the rows from
+//! there. A row is one line, so that the script finds it without parsing.
 
-use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use super::{FleetDocument, FleetShare, HostRow, plural};
+use crate::report::prometheus::severity;
+use crate::text::markup;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -27,16 +31,79 @@ pub fn write(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
 <body>
 <header>
 <h1>Shares over QEMU's proxy backend</h1>
-<p>QEMU removed it in 9.2. What is listed here must move to the local backend before that.</p>
+<p>QEMU 9.2 removed this backend. Move the shares that are listed here before you install that version.</p>
+<p>Report of {}, by virtfs-proxy-helper {}.</p>
 </header>
-"#
+<main>
+"#,
+        time(&fleet.time),
+        markup(&fleet.tool_version)
     )?;
-    summary(fleet, out)?;
+    state_of_fleet(fleet, out)?;
     filters(fleet, out)?;
     shares(fleet, out)?;
     hosts(fleet, out)?;
     findings(fleet, out)?;
-    write!(out, "<script>\n{SCRIPT}</script>\n</body>\n</html>\n")
+    write!(out, "</main>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n")
+}
+
+fn time(text: &str) -> String {
+    let text = markup(text);
+    format!("<time datetime=\"{text}\">{text}</time>")
+}
+
+fn state_of_fleet(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "<section aria-labelledby=\"state-title\">\n<h2 id=\"state-title\">State</h2>")?;
+    progress(fleet, out)?;
+    summary(fleet, out)?;
+    writeln!(out, "</section>")
+}
+
+/// How far the migration is. A host counts as clean only if nothing is doubtful about its audit.
+fn progress(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
+    let all = &fleet.summary;
+    let is_clean = |host: &&HostRow| host.status == super::HostStatus::Clean;
+    let doubtful = fleet.hosts.iter().filter(is_clean).filter(|host| !host.remarks.is_empty());
+    let doubtful = super::count(doubtful);
+    let unknown = all.unread + all.failed;
+    bar(
+        "Hosts",
+        &[
+            (all.clean - doubtful, "clean", "clean"),
+            (doubtful, "clean by a doubtful audit", "doubtful"),
+            (unknown, "not fully read or failed", "unknown"),
+            (all.proxy, "with proxy setups", "proxy"),
+        ],
+        out,
+    )?;
+    if let Some(since) = all.since {
+        bar(
+            "Shares of the earlier round",
+            &[
+                (since.gone, "gone", "gone"),
+                (since.unknown, "not looked at", "unknown"),
+                (since.unchanged, "still there", "unchanged"),
+            ],
+            out,
+        )?;
+    }
+    Ok(())
+}
+
+/// A bar of parts with their numbers, for eyes and for readers.
+fn bar(what: &str, parts: &[(u64, &str, &str)], out: &mut dyn Write) -> io::Result<()> {
+    let all: u64 = parts.iter().map(|part| part.0).sum();
+    if all == 0 {
+        return Ok(());
+    }
+    let said: Vec<_> =
+        parts.iter().filter(|part| part.0 > 0).map(|(number, said, _)| format!("{number} {said}")).collect();
+    let said = format!("{what}: {} of {all}", said.join(", "));
+    write!(out, "<figure><div class=\"bar\" role=\"img\" aria-label=\"{said}\">")?;
+    for (number, _, class) in parts.iter().filter(|part| part.0 > 0) {
+        write!(out, "<span class=\"{class}\" style=\"flex-grow: {number}\"></span>")?;
+    }
+    writeln!(out, "</div><figcaption>{said}</figcaption></figure>")
 }
 
 fn summary(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
@@ -51,6 +118,7 @@ fn summary(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
         (all.unread, "not fully read", "unread"),
         (all.failed, "failed", "failed"),
         (all.clean, "clean", "clean"),
+        (all.doubtful, "with a doubtful audit", "doubtful"),
     ];
     if let Some(since) = all.since {
         tiles.extend([
@@ -72,12 +140,15 @@ fn filters(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
     let mut words: Vec<_> = fleet.shares.iter().map(|share| share.status.word()).collect();
     words.extend(fleet.hosts.iter().map(|host| host.status.word()));
     words.extend(fleet.shares.iter().filter_map(|share| share.change).map(super::Change::word));
+    words.extend(fleet.shares.iter().filter_map(|share| share.severity).map(severity));
+    words.extend((fleet.summary.doubtful > 0).then_some("doubtful"));
     words.sort_unstable();
     words.dedup();
     write!(
         out,
-        "<form id=\"filter\" hidden>\n<label>Filter <input type=\"search\" id=\"text\" placeholder=\"host, guest, path …\" \
-         autocomplete=\"off\"></label>\n<label>Status <select id=\"status\"><option value=\"\">all</option>"
+        "<form id=\"filter\" role=\"search\" aria-label=\"Filter of the tables\" hidden>\n<label>Filter <input type=\"search\" \
+         id=\"text\" placeholder=\"host, guest, path …\" autocomplete=\"off\"></label>\n\
+         <label>Status <select id=\"status\"><option value=\"\">all</option>"
     )?;
     for word in words {
         write!(out, "<option>{word}</option>")?;
@@ -89,7 +160,12 @@ fn filters(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
 type Column = (&'static str, bool);
 
 fn head(id: &str, title: &str, columns: &[Column], out: &mut dyn Write) -> io::Result<()> {
-    write!(out, "<section>\n<h2>{title}</h2>\n<div class=\"wide\"><table id=\"{id}\">\n<thead><tr>")?;
+    writeln!(out, "<section aria-labelledby=\"{id}-title\">\n<h2 id=\"{id}-title\">{title}</h2>")?;
+    write!(
+        out,
+        "<div class=\"wide\" role=\"region\" tabindex=\"0\" aria-labelledby=\"{id}-title\"><noscript>"
+    )?;
+    write!(out, "<table id=\"{id}\">\n<thead><tr>")?;
     for (title, number) in columns {
         let class = if *number { " class=\"number\"" } else { "" };
         write!(out, "<th scope=\"col\"{class}>{title}</th>")?;
@@ -97,15 +173,24 @@ fn head(id: &str, title: &str, columns: &[Column], out: &mut dyn Write) -> io::R
     writeln!(out, "</tr></thead>\n<tbody>")
 }
 
+fn foot(empty: bool, nothing: &str, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "</tbody></table></noscript></div>")?;
+    if empty {
+        writeln!(out, "<p>{nothing}</p>")?;
+    }
+    writeln!(out, "</section>")
+}
+
 fn shares(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
     let mut columns: Vec<Column> =
-        ["Host", "Owner", "Guest", "Share", "Export", "Where", "Kind", "QEMU", "Status"]
+        ["Host", "Owner", "Guest", "Share", "Export", "Where", "Kind", "QEMU", "Severity", "Status"]
             .map(|title| (title, false))
             .into();
     let compared = fleet.summary.since.is_some();
     if compared {
         columns.push(("Change", false));
     }
+    columns.push(("Next command, on the host", false));
     head("shares", "Shares", &columns, out)?;
     for share in &fleet.shares {
         share_row(share, compared, out)?;
@@ -126,11 +211,16 @@ fn share_row(share: &FleetShare, compared: bool, out: &mut dyn Write) -> io::Res
         &share.kind,
         &or_empty(&share.target_qemu),
     ] {
-        write!(out, "<td>{}</td>", escape(text))?;
+        write!(out, "<td>{}</td>", markup(text))?;
     }
+    state(share.severity.map_or("", severity), out)?;
     state(share.status.word(), out)?;
     if compared {
         state(share.change.map_or("", super::Change::word), out)?;
+    }
+    match &share.next {
+        Some(command) => write!(out, "<td><code>{}</code></td>", markup(command))?,
+        None => write!(out, "<td></td>")?,
     }
     writeln!(out, "</tr>")
 }
@@ -151,6 +241,9 @@ fn hosts(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
         ("Errors", true),
         ("Warnings", true),
         ("Unread", true),
+        ("Audited", false),
+        ("Audit", false),
+        ("Kernel", false),
         ("Notes", false),
     ];
     head("hosts", "Hosts", &columns, out)?;
@@ -161,16 +254,34 @@ fn hosts(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn host_row(host: &HostRow, out: &mut dyn Write) -> io::Result<()> {
-    let text = |text: &Option<String>| escape(text.as_deref().unwrap_or_default());
-    let notes: Vec<_> = [&host.reason, &host.notes].into_iter().flatten().map(|said| escape(said)).collect();
+    let text = |text: &Option<String>| markup(text.as_deref().unwrap_or_default());
     let status = host.status.word();
-    write!(out, "<tr class=\"{status}\"><td>{}</td>", escape(&host.host))?;
+    write!(out, "<tr class=\"{status}\"><td>{}</td>", markup(&host.host))?;
     state(status, out)?;
     write!(out, "<td>{}</td><td>{}</td>", text(&host.owner), text(&host.target_qemu))?;
     for number in [host.shares, host.helpers, host.errors, host.warnings, host.unread] {
         write!(out, "<td class=\"number\">{number}</td>")?;
     }
-    writeln!(out, "<td>{}</td></tr>", notes.join("; "))
+    write!(out, "<td>{}</td>", host.origin.time.as_deref().map(time).unwrap_or_default())?;
+    state(if host.remarks.is_empty() { "" } else { "doubtful" }, out)?;
+    let notes: Vec<_> = notes(host).iter().map(|note| markup(note)).collect();
+    writeln!(out, "<td>{}</td><td>{}</td></tr>", text(&host.origin.kernel), notes.join("; "))
+}
+
+/// What there is to say of a host in sentences.
+fn notes(host: &HostRow) -> Vec<String> {
+    let mut notes: Vec<_> = [&host.reason, &host.notes].into_iter().flatten().cloned().collect();
+    notes.extend(host.remarks.iter().cloned());
+    let origin = &host.origin;
+    notes.extend(
+        origin.host_name.as_ref().filter(|name| **name != host.host).map(|name| format!("host name {name}")),
+    );
+    if let Some(before) = &host.before {
+        notes.extend(before.time.as_ref().map(|time| format!("earlier audit {time}")));
+        let kernel = before.kernel.as_ref().filter(|_| before.kernel != origin.kernel);
+        notes.extend(kernel.map(|kernel| format!("kernel {kernel} then")));
+    }
+    notes
 }
 
 fn findings(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
@@ -181,38 +292,12 @@ fn findings(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
         out,
     )?;
     for finding in &fleet.findings {
-        let severity = format!("{:?}", finding.severity).to_lowercase();
-        write!(out, "<tr class=\"{severity}\"><td>{}</td>", escape(&finding.id))?;
-        state(&severity, out)?;
+        let severity = severity(finding.severity);
+        write!(out, "<tr class=\"{severity}\"><td>{}</td>", markup(&finding.id))?;
+        state(severity, out)?;
         let (count, hosts) = (finding.count, finding.hosts);
         writeln!(out, "<td class=\"number\">{count}</td><td class=\"number\">{hosts}</td></tr>")?;
     }
     let said = plural(super::count(fleet.findings.iter()), "kind");
     foot(fleet.findings.is_empty(), &format!("{said} of findings."), out)
-}
-
-fn foot(empty: bool, nothing: &str, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "</tbody></table></div>")?;
-    if empty {
-        writeln!(out, "<p>{nothing}</p>")?;
-    }
-    writeln!(out, "</section>")
-}
-
-/// Text as HTML shows it, in an element or in a quoted attribute.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            // Writing to a String does not fail.
-            c if c.is_control() => drop(write!(out, "\\x{:02x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out
 }

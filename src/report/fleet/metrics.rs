@@ -1,6 +1,7 @@
 //! A fleet's counts in Prometheus' text format.
 
 use std::io::{self, Write};
+use std::time::SystemTime;
 
 use super::{FleetDocument, HostRow};
 use crate::report::prometheus::{Sample, gauge, severity};
@@ -35,6 +36,15 @@ pub fn write(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
         &of_hosts(|host| host.unread),
         out,
     )?;
+    let times: Vec<Sample> = fleet
+        .hosts
+        .iter()
+        .filter_map(|host| {
+            let since = host.origin.instant()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+            Some((labels(host), since.as_secs()))
+        })
+        .collect();
+    gauge("virtfs_proxy_host_audit_time_seconds", "When a host's audit was made, since 1970.", &times, out)?;
     let findings: Vec<_> = fleet
         .findings
         .iter()

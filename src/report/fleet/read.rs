@@ -12,9 +12,11 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
+use super::scope::Scope;
 use super::{FindingCount, FleetDocument, FleetShare, HostRow, HostStatus, ShareStatus, count};
 use crate::report::SCHEMA;
-use crate::report::finding::Severity;
+use crate::report::finding::{NOT_SEEN, PROXY_SHARE, Severity};
+use crate::report::origin::Origin;
 use crate::report::rows::Counts;
 use crate::text::{escape_os, escape_path, printable};
 
@@ -52,11 +54,19 @@ struct Audit {
     schema: Option<u32>,
     /// Why there is no audit: what a collector writes in place of one.
     error: Option<String>,
+    // Flattened, they would have all else kept in memory.
+    time: Option<String>,
+    host_name: Option<String>,
+    tool_version: Option<String>,
+    kernel: Option<String>,
     target_qemu: Option<String>,
     shares: Vec<Share>,
     helpers: Vec<IgnoredAny>,
     findings: Vec<Finding>,
-    unread: Vec<IgnoredAny>,
+    unread: Vec<Unread>,
+    looked_in: Vec<String>,
+    followed: Vec<String>,
+    left_out: Vec<String>,
     summary: Option<Summary>,
 }
 
@@ -67,6 +77,13 @@ struct Summary {
     shares: u64,
     helpers: u64,
     findings: Counts,
+    processes: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Unread {
+    file: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -91,6 +108,10 @@ struct Share {
 struct Finding {
     id: String,
     severity: Severity,
+    #[serde(default)]
+    file: Option<String>,
+    #[serde(default)]
+    line: Option<u64>,
 }
 
 /// Reads an inventory.
@@ -118,10 +139,21 @@ pub fn fleet(paths: &[PathBuf], inventory: &Inventory) -> Result<FleetDocument> 
             renamed.get(name.as_str()).map_or_else(|| host_of(&file), |host| printable(host).into_owned());
         fleet.add(host, &file, inventory)?;
     }
-    for (host, known) in &inventory.hosts {
-        fleet.expect(printable(host).into_owned(), known.as_ref());
-    }
     Ok(fleet.into_document())
+}
+
+impl FleetDocument {
+    /// Adds the inventory's hosts of which there is no report.
+    pub fn expect(&mut self, inventory: &Inventory) {
+        let there: BTreeSet<_> = self.hosts.iter().map(|host| host.host.clone()).collect();
+        for (host, known) in &inventory.hosts {
+            let host = printable(host).into_owned();
+            if !there.contains(&host) {
+                let reason = Some("there is no report of it".to_owned());
+                self.hosts.push(HostRow { reason, ..named(host, known.as_ref()) });
+            }
+        }
+    }
 }
 
 /// The files that the paths name: themselves, or the reports in a directory, in order.
@@ -223,7 +255,8 @@ fn whole(audit: &Audit) -> Result<()> {
 struct Merging {
     document: FleetDocument,
     names: BTreeMap<String, PathBuf>,
-    findings: BTreeMap<String, (Severity, u64, u64)>,
+    /// How often there is each, and on how many hosts.
+    findings: BTreeMap<(String, Severity), (u64, u64)>,
 }
 
 impl Merging {
@@ -266,29 +299,39 @@ impl Merging {
             warnings: severity(Severity::Warning),
             unread: count(audit.unread.iter()),
             target_qemu,
+            origin: Origin {
+                time: audit.time.map(clean),
+                host_name: audit.host_name.map(clean),
+                tool_version: audit.tool_version.map(clean),
+                kernel: audit.kernel.map(clean),
+            },
+            scope: Scope {
+                looked_in: audit.looked_in.into_iter().map(clean).collect(),
+                followed: audit.followed.into_iter().map(clean).collect(),
+                left_out: audit.left_out.into_iter().map(clean).collect(),
+                unread: audit.unread.into_iter().map(|row| row.file.map(clean)).collect(),
+                processes: audit.summary.and_then(|summary| summary.processes),
+                unprivileged: audit.findings.iter().any(|finding| finding.id == NOT_SEEN.id),
+            },
             ..row
         };
+        let severities = Severities::of(&audit.findings);
+        let shares = audit
+            .shares
+            .into_iter()
+            .map(|share| FleetShare { severity: severities.about(&share), ..share.of(&row) });
+        self.document.shares.extend(shares);
         self.count_findings(audit.findings);
-        self.document.shares.extend(audit.shares.into_iter().map(|share| share.of(&row)));
         self.document.hosts.push(row);
     }
 
     fn count_findings(&mut self, findings: Vec<Finding>) {
         let mut here = BTreeSet::new();
         for finding in findings {
-            let id = clean(finding.id);
-            let entry = self.findings.entry(id.clone()).or_insert((finding.severity, 0, 0));
-            entry.0 = entry.0.max(finding.severity);
-            entry.1 += 1;
-            entry.2 += u64::from(here.insert(id));
-        }
-    }
-
-    /// Adds a host of the inventory's, where no report was.
-    fn expect(&mut self, host: String, known: Option<&Known>) {
-        if !self.names.contains_key(&host) {
-            let reason = Some("there is no report of it".to_owned());
-            self.document.hosts.push(HostRow { reason, ..named(host, known) });
+            let key = (clean(finding.id), finding.severity);
+            let entry = self.findings.entry(key.clone()).or_default();
+            entry.0 += 1;
+            entry.1 += u64::from(here.insert(key));
         }
     }
 
@@ -296,11 +339,32 @@ impl Merging {
         let mut findings: Vec<_> = self
             .findings
             .into_iter()
-            .map(|(id, (severity, count, hosts))| FindingCount { id, severity, count, hosts })
+            .map(|((id, severity), (count, hosts))| FindingCount { id, severity, count, hosts })
             .collect();
         findings
             .sort_by(|a, b| (b.severity, b.count).cmp(&(a.severity, a.count)).then_with(|| a.id.cmp(&b.id)));
         FleetDocument { findings, ..self.document }
+    }
+}
+
+/// The findings by what they are about.
+struct Severities<'a>(BTreeMap<(Option<&'a str>, Option<u64>, &'a str), Severity>);
+
+impl<'a> Severities<'a> {
+    fn of(findings: &'a [Finding]) -> Self {
+        let mut gravest = BTreeMap::new();
+        for finding in findings {
+            let key = (finding.file.as_deref(), finding.line, finding.id.as_str());
+            let severity = gravest.entry(key).or_insert(finding.severity);
+            *severity = finding.severity.max(*severity);
+        }
+        Self(gravest)
+    }
+
+    /// How much the gravest finding about a share matters.
+    fn about(&self, share: &Share) -> Option<Severity> {
+        let ids = share.notes.iter().map(String::as_str).chain([PROXY_SHARE.id]);
+        ids.filter_map(|id| self.0.get(&(share.file.as_deref(), share.line, id)).copied()).max()
     }
 }
 
@@ -328,6 +392,8 @@ impl Share {
             owner: host.owner.clone(),
             status,
             change: None,
+            severity: None,
+            next: None,
             guest: self.guest.map(clean),
             mount_tag: self.mount_tag.map(clean),
             fsdev: self.fsdev.map(clean),

@@ -5,9 +5,13 @@ use std::io::{self, Write};
 
 use super::{FleetDocument, FleetShare, HostRow, plural};
 use crate::cli::By;
+use crate::report::prometheus::severity;
+
+/// How many columns the CSV has.
+const WIDTH: usize = 25;
 
 /// The columns of the CSV, for hosts and shares alike.
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; WIDTH] = [
     "host",
     "owner",
     "host_status",
@@ -26,6 +30,13 @@ const COLUMNS: [&str; 18] = [
     "kind",
     "notes",
     "host_notes",
+    "severity",
+    "next",
+    "audit_time",
+    "host_name",
+    "tool_version",
+    "kernel",
+    "remarks",
 ];
 
 /// Writes one record a share, and one for each host without any, so that no host is missing.
@@ -44,7 +55,7 @@ pub fn csv(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-fn cells<'a>(host: &'a HostRow, share: Option<&'a FleetShare>) -> [Cow<'a, str>; 18] {
+fn cells<'a>(host: &'a HostRow, share: Option<&'a FleetShare>) -> [Cow<'a, str>; WIDTH] {
     let of_host = |text: &'a Option<String>| Cow::from(text.as_deref().unwrap_or_default());
     let of_share = |text: fn(&FleetShare) -> &Option<String>| {
         Cow::from(share.and_then(|share| text(share).as_deref()).unwrap_or_default())
@@ -68,17 +79,24 @@ fn cells<'a>(host: &'a HostRow, share: Option<&'a FleetShare>) -> [Cow<'a, str>;
         share.map_or("", |share| &share.kind).into(),
         share.map_or(String::new(), |share| share.notes.join(" ")).into(),
         of_host(&host.notes),
+        share.and_then(|share| share.severity).map_or("", severity).into(),
+        of_share(|share| &share.next),
+        of_host(&host.origin.time),
+        of_host(&host.origin.host_name),
+        of_host(&host.origin.tool_version),
+        of_host(&host.origin.kernel),
+        host.remarks.join("; ").into(),
     ]
 }
 
 /// Writes a record by RFC 4180. A cell that a spreadsheet would take for a formula gets an apostrophe: names come from
 /// guests.
-fn record(cells: &[Cow<'_, str>; 18], out: &mut dyn Write) -> io::Result<()> {
+fn record(cells: &[Cow<'_, str>; WIDTH], out: &mut dyn Write) -> io::Result<()> {
     for (number, cell) in cells.iter().enumerate() {
         if number > 0 {
             out.write_all(b",")?;
         }
-        let guard = if cell.starts_with(['=', '+', '-', '@']) { "'" } else { "" };
+        let guard = if is_formula(cell) { "'" } else { "" };
         if cell.contains([',', '"', '\n', '\r']) {
             write!(out, "\"{guard}{}\"", cell.replace('"', "\"\""))?;
         } else {
@@ -86,6 +104,19 @@ fn record(cells: &[Cow<'_, str>; 18], out: &mut dyn Write) -> io::Result<()> {
         }
     }
     out.write_all(b"\r\n")
+}
+
+/// Whether a spreadsheet may take a cell for a formula: it passes over spaces, and takes the full-width signs of East Asian
+/// keyboards and the typographic minus for the plain ones.
+fn is_formula(cell: &str) -> bool {
+    const SIGNS: &[char] = &[
+        '=', '+', '-', '@', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}', '\u{fe66}', '\u{fe62}',
+        '\u{fe63}', '\u{fe6b}', '\u{2212}',
+    ];
+    let ignored = |c: char| {
+        c.is_whitespace() || c.is_control() || matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
+    };
+    cell.trim_start_matches(ignored).starts_with(SIGNS)
 }
 
 /// Writes the counts, a table of the hosts, and one of the shares for each of what they are put together by.
@@ -106,6 +137,7 @@ pub fn markdown(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io::Resul
         "Hosts: {} with proxy setups, {} not fully read, {} failed, {} clean.",
         all.proxy, all.unread, all.failed, all.clean
     )?;
+    writeln!(out, "Made {}.", fleet.time)?;
     if let Some(since) = all.since {
         writeln!(
             out,
@@ -113,12 +145,25 @@ pub fn markdown(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io::Resul
             since.new, since.unchanged, since.gone, since.unknown
         )?;
     }
-    row(&["\n## Hosts\n\n| Host", "Status", "Owner", "QEMU", "Shares", "Helpers", "Unread", "Notes"], out)?;
-    writeln!(out, "|---|---|---|---|---:|---:|---:|---|")?;
+    row(
+        &[
+            "\n## Hosts\n\n| Host",
+            "Status",
+            "Owner",
+            "QEMU",
+            "Shares",
+            "Helpers",
+            "Unread",
+            "Audited",
+            "Notes",
+        ],
+        out,
+    )?;
+    writeln!(out, "|---|---|---|---|---:|---:|---:|---|---|")?;
     for host in &fleet.hosts {
         let text = |text: &Option<String>| cell(text.as_deref().unwrap_or_default());
-        let notes: Vec<_> =
-            [&host.reason, &host.notes].into_iter().filter(|said| said.is_some()).map(text).collect();
+        let said = [&host.reason, &host.notes].into_iter().flatten().chain(&host.remarks);
+        let notes: Vec<_> = said.map(|said| cell(said)).collect();
         row(
             &[
                 &format!("| {}", cell(&host.host)),
@@ -128,6 +173,7 @@ pub fn markdown(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io::Resul
                 &host.shares.to_string(),
                 &host.helpers.to_string(),
                 &host.unread.to_string(),
+                &text(&host.origin.time),
                 &notes.join("; "),
             ],
             out,
@@ -135,8 +181,8 @@ pub fn markdown(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io::Resul
     }
     for (key, shares) in fleet.groups(by) {
         writeln!(out, "\n## {}\n", cell(&key))?;
-        row(&["| Host", "Guest", "Share", "Export", "Where", "Status", "Change"], out)?;
-        writeln!(out, "|---|---|---|---|---|---|---|")?;
+        row(&["| Host", "Guest", "Share", "Export", "Where", "Status", "Severity", "Change"], out)?;
+        writeln!(out, "|---|---|---|---|---|---|---|---|")?;
         for share in shares {
             row(
                 &[
@@ -146,6 +192,7 @@ pub fn markdown(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io::Resul
                     &cell(share.export.as_deref().unwrap_or("unknown")),
                     &cell(&share.place()),
                     share.status.word(),
+                    share.severity.map_or("", severity),
                     share.change.map_or("", super::Change::word),
                 ],
                 out,
@@ -184,13 +231,21 @@ mod tests {
     #[test]
     fn a_cell_is_a_cell_whatever_is_in_it() {
         let mut out = Vec::new();
-        let mut cells = [const { Cow::Borrowed("") }; 18];
+        let mut cells = [const { Cow::Borrowed("") }; WIDTH];
         cells[0] = "=HYPERLINK(\"x\")".into();
         cells[1] = "a,b".into();
         cells[2] = "-1".into();
         record(&cells, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
-        assert_eq!(text, format!("\"'=HYPERLINK(\"\"x\"\")\",\"a,b\",'-1{}\r\n", ",".repeat(15)));
+        assert_eq!(text, format!("\"'=HYPERLINK(\"\"x\"\")\",\"a,b\",'-1{}\r\n", ",".repeat(WIDTH - 3)));
+        for formula in
+            ["＝1+1", "＋1", "－1", "＠SUM(1)", "﹦1", "−1", " =1", "\u{3000}＝1", "\u{200b}=1", "\t=1"]
+        {
+            assert!(is_formula(formula), "{formula:?}");
+        }
+        for text in ["a=1", "/srv/=x", "", "'=1", "virtio-9p"] {
+            assert!(!is_formula(text), "{text:?}");
+        }
         assert_eq!(cell("a|b<script>`x`"), r"a\|b&lt;script>\`x\`");
     }
 }

@@ -1,15 +1,20 @@
 //! A fleet's report for a terminal.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use super::{FleetDocument, FleetShare, HostRow, HostStatus, plural};
 use crate::cli::By;
 
+/// How many hosts a line names at most.
+const MOST_NAMES: usize = 20;
+
 /// Writes it: the shares by what they are put together by, the hosts that want a look, the counts.
 pub fn write(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io::Result<()> {
+    let hosts: BTreeMap<&str, &HostRow> = fleet.hosts.iter().map(|host| (host.host.as_str(), host)).collect();
     for (key, shares) in fleet.groups(by) {
         let about = match by {
-            By::Host => fleet.hosts.iter().find(|host| host.host == key).map(about).unwrap_or_default(),
+            By::Host => hosts.get(key.as_str()).copied().map(about).unwrap_or_default(),
             _ => String::new(),
         };
         writeln!(out, "{key}{about}: {}", plural(super::count(shares.iter()), "share"))?;
@@ -26,7 +31,27 @@ pub fn write(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io::Result<(
             (None, _) => writeln!(out, ": {} not read", plural(host.unread, "file"))?,
         }
     }
+    remarks(fleet, out)?;
     counts(fleet, out)
+}
+
+/// What is doubtful about audits, and about how many.
+fn remarks(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
+    let mut hosts: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for host in &fleet.hosts {
+        for remark in &host.remarks {
+            hosts.entry(remark).or_default().push(&host.host);
+        }
+    }
+    for (remark, hosts) in hosts {
+        let shown = hosts.iter().take(MOST_NAMES).copied().collect::<Vec<_>>().join(", ");
+        let more = match hosts.len().checked_sub(MOST_NAMES) {
+            Some(more @ 1..) => format!(" and {more} more"),
+            _ => String::new(),
+        };
+        writeln!(out, "note: {remark}: {shown}{more}")?;
+    }
+    Ok(())
 }
 
 /// ` (owner; notes)`, where the inventory says so.

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{Options, SecurityModel};
 use crate::share::qemu_opts::boolean;
 use crate::share::{Device, Share};
-use crate::text::{escape, escape_path};
+use crate::text::{escape, escape_path, markup};
 
 /// Why libvirt can't say a share in its own words; in one sentence without a full stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,10 +96,10 @@ impl Filesystem {
         let mut lines = vec![self.start_tag()];
         let inner = [
             self.driver_tag(),
-            Some(format!("<source dir='{}'/>", attribute(&self.source))),
-            Some(format!("<target dir='{}'/>", attribute(&self.tag))),
+            Some(format!("<source dir='{}'/>", markup(&self.source))),
+            Some(format!("<target dir='{}'/>", markup(&self.tag))),
             self.readonly.then(|| "<readonly/>".to_owned()),
-            self.alias.as_ref().map(|alias| format!("<alias name='{}'/>", attribute(alias))),
+            self.alias.as_ref().map(|alias| format!("<alias name='{}'/>", markup(alias))),
             self.address.map(Address::tag),
         ];
         lines.extend(inner.into_iter().flatten().map(|tag| format!("{unit}{tag}")));
@@ -290,25 +290,6 @@ fn xml_text(bytes: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(bytes).ok()?;
     let fits = |c: char| c >= ' ' && !matches!(c, '\u{fffe}' | '\u{ffff}') || matches!(c, '\t' | '\n' | '\r');
     text.chars().all(fits).then(|| text.to_owned())
-}
-
-/// Text as it stands between single or double quotes in XML.
-pub fn attribute(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '\'' => out.push_str("&apos;"),
-            '"' => out.push_str("&quot;"),
-            '\t' | '\n' | '\r' => {
-                let _ = write!(out, "&#{};", u32::from(c));
-            }
-            _ => out.push(c),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use crate::share::Share;
-use crate::share::local::{self, Address, Options, Unsayable, xml_attribute};
+use crate::share::local::{self, Address, Options, Unsayable};
+use crate::text::markup;
 
 /// What a domain needs beside the element, where it says nothing of its memory: two lines for `<memoryBacking>`.
 pub const MEMORY_BACKING: [&str; 2] = ["<source type='memfd'/>", "<access mode='shared'/>"];
@@ -41,10 +42,10 @@ impl Filesystem {
         let inner = [
             Some("<driver type='virtiofs'/>".to_owned()),
             Some("<binary xattr='on'/>".to_owned()),
-            Some(format!("<source dir='{}'/>", xml_attribute(&place.source))),
-            Some(format!("<target dir='{}'/>", xml_attribute(&place.tag))),
+            Some(format!("<source dir='{}'/>", markup(&place.source))),
+            Some(format!("<target dir='{}'/>", markup(&place.tag))),
             place.readonly.then(|| "<readonly/>".to_owned()),
-            place.alias.as_ref().map(|alias| format!("<alias name='{}'/>", xml_attribute(alias))),
+            place.alias.as_ref().map(|alias| format!("<alias name='{}'/>", markup(alias))),
             place.address.map(Address::tag),
         ];
         let mut lines = vec!["<filesystem type='mount' accessmode='passthrough'>".to_owned()];

@@ -1,9 +1,9 @@
 //! An argument's value ↔ its spelling in an attribute.
 
 use crate::share::argv::{Arg, Spelling, Splice};
-use crate::share::local::xml_attribute;
 use crate::share::rewrite::{Edit, Refusal};
 use crate::text::escape;
+use crate::text::markup;
 
 /// How XML spells the value of an attribute.
 pub(super) struct AttributeValue;
@@ -37,7 +37,7 @@ fn edit(arg: &Arg, pieces: &[Piece], splice: &Splice) -> Result<Edit, Refusal> {
     })?;
     let start = arg.span.start + source(pieces, splice.range.start);
     let end = arg.span.start + source(pieces, splice.range.end);
-    Ok(Edit { span: start..end, with: xml_attribute(with).into_bytes() })
+    Ok(Edit { span: start..end, with: markup(with).into_bytes() })
 }
 
 /// Where in the raw text the value's byte `at` begins.

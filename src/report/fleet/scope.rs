@@ -1,0 +1,88 @@
+//! What an audit covered: only a share that it would have found is gone when it is not there.
+
+use std::path::Path;
+
+use super::FleetShare;
+
+/// What one audit looked at. Paths are as in its document.
+#[derive(Debug, Clone, Default)]
+pub struct Scope {
+    /// The files and folders, with everything below them. Empty in an audit of a version that did not list them.
+    pub looked_in: Vec<String>,
+    /// The files elsewhere.
+    pub followed: Vec<String>,
+    /// The folders in there that were left out.
+    pub left_out: Vec<String>,
+    /// What could not be read; `None` is standard input.
+    pub unread: Vec<Option<String>>,
+    /// The processes; `None` in an audit that did not count them.
+    pub processes: Option<u64>,
+    /// It could not see all processes.
+    pub unprivileged: bool,
+}
+
+impl Scope {
+    /// Whether the audit looked where `share` was, and could read it.
+    pub fn covers(&self, share: &FleetShare) -> bool {
+        if share.running {
+            let is_process = |file: &Option<String>| file.as_deref().is_some_and(|file| below(file, "/proc"));
+            return self.processes != Some(0) && !self.unprivileged && !self.unread.iter().any(is_process);
+        }
+        let Some(file) = share.file.as_deref() else {
+            return (self.looked_in.is_empty() || self.looked_in.iter().any(|place| place == "-"))
+                && !self.unread.contains(&None);
+        };
+        let is_in = |places: &[String]| places.iter().any(|place| below(file, place));
+        let unread = self.unread.iter().flatten().any(|unread| below(file, unread));
+        (self.looked_in.is_empty() || is_in(&self.looked_in) || is_in(&self.followed))
+            && !is_in(&self.left_out)
+            && !unread
+    }
+}
+
+/// Whether a path is another one, or in a folder there.
+fn below(path: &str, folder: &str) -> bool {
+    Path::new(path).starts_with(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_place_that_was_read_is_covered() {
+        let list = |paths: &[&str]| paths.iter().map(|&path| path.to_owned()).collect::<Vec<_>>();
+        let scope = Scope {
+            looked_in: list(&["/etc", "/srv/"]),
+            followed: list(&["/opt/a.sh"]),
+            left_out: list(&["/srv/images"]),
+            unread: vec![Some("/etc/secret".to_owned()), Some("/srv/b.sh".to_owned())],
+            ..Scope::default()
+        };
+        let everything = Scope::default();
+        for (file, covered) in [
+            ("/etc/libvirt/a.xml", true),
+            ("/etcetera/a.xml", false),
+            ("/opt/a.sh", true),
+            ("/opt/b.sh", false),
+            ("/srv/images/a.xml", false),
+            ("/srv/b.sh", false),
+            ("/etc/secret/a.sh", false),
+        ] {
+            let share = FleetShare { file: Some(file.to_owned()), ..FleetShare::default() };
+            assert_eq!(scope.covers(&share), covered, "{file}");
+            assert!(everything.covers(&share), "{file}");
+        }
+        assert!(!scope.covers(&FleetShare::default()), "standard input");
+        let running = FleetShare { running: true, ..FleetShare::default() };
+        for (scope, covered) in [
+            (Scope::default(), true),
+            (Scope { processes: Some(0), ..Scope::default() }, false),
+            (Scope { processes: Some(9), ..Scope::default() }, true),
+            (Scope { unprivileged: true, ..Scope::default() }, false),
+            (Scope { unread: vec![Some("/proc/7".to_owned())], ..Scope::default() }, false),
+        ] {
+            assert_eq!(scope.covers(&running), covered, "{scope:?}");
+        }
+    }
+}
