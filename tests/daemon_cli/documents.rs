@@ -271,3 +271,21 @@ fn what_the_readme_points_to_is_there() {
         assert!(root.join(word).exists(), "{word}");
     }
 }
+
+/// What scripts/test leaves out where QEMU has no proxy backend is there: a list that names nothing would leave out nothing.
+#[test]
+fn the_tests_that_need_the_proxy_backend_exist() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let list = fs::read_to_string(tests.join("needs-proxy-backend")).unwrap();
+    let lines: Vec<&str> = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    assert!(lines.len() > 5, "{lines:?}");
+    for line in lines {
+        let (binary, test) = line.split_once(' ').expect("a binary and a test");
+        assert!(tests.join(binary).join("main.rs").exists(), "{line}");
+        if test != "all" {
+            let (module, name) = test.split_once("::").expect("a module and a function");
+            let text = fs::read_to_string(tests.join(format!("{binary}/{module}.rs"))).unwrap();
+            assert!(text.contains(&format!("#[test]\nfn {name}()")), "{line}");
+        }
+    }
+}

@@ -1,6 +1,30 @@
 # shellcheck shell=bash
 # The demo's steps around the helper daemon.
 
+# What start_helper, work_in_guest and the guest's shutdown leave, made by hand.
+make_old_export() {
+    make_export
+    (
+        cd export || exit
+        mkdir -p srv/team
+        chown root:2000 srv/team
+        chmod 2775 srv/team
+        echo shared >srv/team/report
+        chown 1001:2000 srv/team/report
+        chmod 644 srv/team/report
+        mknod srv/null c 1 3
+        chmod 644 srv/null
+        echo "a line of the guest's" >>home/ada/notes
+    )
+    shown ls -lnR export/srv
+    # As the guest of the proxy would list them.
+    (
+        cd export || exit
+        find . -printf 'guest: entry: %y %m %U:%G %n %p %l\n' | LC_ALL=C sort
+        stat -c 'guest: entry: %n %t,%T' srv/null
+    ) >proxy.log
+}
+
 make_export() {
     mkdir -p export/home/ada
     echo "notes of Ada's" >export/home/ada/notes
@@ -13,7 +37,9 @@ make_export() {
 start_helper() {
     shown virtfs-proxy-helper --path export --socket helper.sock --uid nobody --gid nogroup --pid-file helper.pid
     shown ls -ln helper.sock
-    shown grep -e Cap -e NoNewPrivs "/proc/$(cat helper.pid)/status"
+    # What root's process has kept of root's privileges.
+    shown getpcaps "$(cat helper.pid)"
+    shown grep NoNewPrivs "/proc/$(cat helper.pid)/status"
 }
 
 work_in_guest() {

@@ -14,13 +14,29 @@ entries_in() { # FILE
     sed -n 's/.*guest: entry: //p' "$1"
 }
 
-find_share() {
+write_start_script() {
+    [ ! -e vm.sh ] || return 0
     cat >vm.sh <<VM
 #!/bin/sh
 virtfs-proxy-helper --path $PWD/export --socket $PWD/helper.sock --uid nobody --gid nogroup
 exec qemu-system-x86_64 -m 512 -fsdev proxy,id=data,socket=$PWD/helper.sock \\
     -device virtio-9p-pci,fsdev=data,mount_tag=data
 VM
+    chmod 755 vm.sh
+}
+
+# QEMU's own words, which lead people here.
+start_old_guest() {
+    write_start_script
+    shown cat vm.sh
+    local fsdev
+    fsdev=$(sed -n 's/.*-fsdev \([^ ]*\).*/\1/p' vm.sh)
+    shown_status 1 qemu-system-x86_64 -machine none -display none -fsdev "$fsdev"
+    echo "  \"fsdriver proxy not found\" means: this QEMU was built after the proxy backend had been removed."
+}
+
+find_share() {
+    write_start_script
     # 3: something was found.
     shown_status 3 virtfs-proxy-helper migrate audit vm.sh
     shown virtfs-proxy-helper migrate config --diff vm.sh
