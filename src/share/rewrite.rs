@@ -42,6 +42,8 @@ pub struct Rewrite {
     pub in_place_args: bool,
     /// What QEMU sees of the host's files, where what starts the whole document says it.
     pub view: Option<View>,
+    /// What programs around that one show it, the outermost first.
+    pub around: Vec<View>,
     /// Make no edit: say what surrounds the shares alone, whatever else stands against a rewrite.
     pub look: Option<Look>,
     /// Paths that QEMU sees, and what each is on the host.
@@ -103,10 +105,26 @@ impl Edits {
         path
     }
 
+    /// Takes what views around the one that QEMU has mean for a share: they must show its export to the program that makes that view.
+    pub fn take_around<'a>(
+        &mut self,
+        share: &Share,
+        export: &Path,
+        around: impl IntoIterator<Item = &'a View>,
+    ) {
+        for view in around {
+            let looked = view.look(share, export, share.readonly);
+            self.findings.extend(looked.findings);
+            self.additions.extend(looked.additions);
+        }
+    }
+
     /// Takes what the surroundings of a share mean for it, where its export is known.
-    pub fn look(&mut self, share: &Share, how: &Rewrite, view: Option<&View>) {
+    pub fn look(&mut self, share: &Share, how: &Rewrite) {
         let (Ok(share), Ok(export)) = (how.answered(share), how.export_of(share)) else { return };
+        let view = how.view.as_ref();
         if how.target == Target::Local {
+            self.take_around(&share, &export, &how.around);
             self.take(share, export, view);
             return;
         }
@@ -155,6 +173,14 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 impl Rewrite {
+    /// The same for what a program runs that shows it `own`.
+    pub fn inside_of(&self, own: Option<View>) -> Self {
+        let Some(own) = own else { return self.clone() };
+        let around =
+            if own.inherits { self.around.iter().chain(&self.view).cloned().collect() } else { Vec::new() };
+        Self { view: Some(own), around, ..self.clone() }
+    }
+
     /// Whether `share` is to be rewritten at all.
     pub fn wants(&self, share: &Share) -> bool {
         let same = |only: &Share| {

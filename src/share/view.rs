@@ -123,6 +123,8 @@ pub struct View {
     pub by: By,
     /// Whether everything of the host's is there that no layer covers.
     pub host: bool,
+    /// Whether what it shows is taken from the mounts of the program that makes it: not of a daemon that is asked to.
+    pub inherits: bool,
     /// The settings, in any order.
     pub layers: Vec<Layer>,
     /// What else there is to say.
@@ -182,7 +184,8 @@ pub struct Addition {
 impl View {
     /// A view without any setting yet.
     pub fn new(by: By, host: bool, place: Place) -> Self {
-        Self { by, host, layers: Vec::new(), remarks: Vec::new(), place, user: None, gap: None }
+        let inherits = matches!(by, By::Bwrap | By::Nspawn | By::Firejail | By::Chroot);
+        Self { by, host, inherits, layers: Vec::new(), remarks: Vec::new(), place, user: None, gap: None }
     }
 
     /// Where `export` is, and what stands against it.

@@ -4,15 +4,17 @@
 
 #![forbid(unsafe_code)]
 
+mod daemon;
 mod libvirt;
 
+pub use daemon::Daemon;
 pub use libvirt::{Filesystem, MEMORY_BACKING};
 
 use std::path::{Path, PathBuf};
 
 use super::local::{Unsayable, path_bytes, push_option};
 use super::memory::Memory;
-use super::{Device, Share};
+use super::{Device, Share, Transport};
 use crate::text::escape;
 
 /// The longest tag of a virtiofs device, in bytes.
@@ -107,7 +109,8 @@ fn size_text(bytes: u64) -> String {
     unit.map_or_else(|| bytes.to_string(), |(shift, unit)| format!("{}{unit}", bytes >> shift))
 }
 
-/// What the share's unit is called, without `virtiofsd-`: the guest's name and the fsdev's id, as file names hold them.
+/// What the share's unit is called, without `virtiofsd-`: the guest's name and the fsdev's id, as file names hold them, and a number where
+/// these may be another share's, too.
 pub fn unit_name(share: &Share) -> String {
     let own = if share.fsdev.is_empty() { share.name() } else { &share.fsdev };
     let parts = share.place.guest.as_deref().into_iter().chain([own]);
@@ -116,7 +119,38 @@ pub fn unit_name(share: &Share) -> String {
     };
     let parts: Vec<String> =
         parts.filter(|part| !part.is_empty()).map(|part| part.iter().map(plain).collect()).collect();
-    if parts.is_empty() { "share".to_owned() } else { parts.join("-").chars().take(60).collect() }
+    let name: String = if parts.is_empty() { "share".to_owned() } else { parts.join("-") };
+    if is_unique(share, own) {
+        name
+    } else {
+        format!("{}-{:08x}", name.get(..60).unwrap_or(&name), mark(share))
+    }
+}
+
+/// Whether the guest's name and the id tell the share from all others of a host, as they stand.
+fn is_unique(share: &Share, id: &[u8]) -> bool {
+    let is_plain = |part: &[u8]| (1..=40).contains(&part.len()) && part.iter().all(u8::is_ascii_alphanumeric);
+    share.place.guest.as_deref().is_some_and(is_plain) && is_plain(id)
+}
+
+/// A number that is another for another guest or share: FNV-1a of all that tells them apart.
+fn mark(share: &Share) -> u32 {
+    let transport = match &share.transport {
+        Transport::Socket(path) => path_bytes(path).to_vec(),
+        Transport::Fd(number) => number.to_string().into_bytes(),
+        Transport::Unknown(text) => text.clone(),
+    };
+    // Where a guest has no name, its file tells it from others.
+    let file = share.place.file.as_deref().filter(|_| share.place.guest.is_none()).map(path_bytes);
+    let parts = [
+        share.place.guest.as_deref().unwrap_or_default(),
+        &share.fsdev,
+        share.mount_tag.as_deref().unwrap_or_default(),
+        &transport,
+        file.unwrap_or_default(),
+    ];
+    let bytes = parts.iter().flat_map(|part| part.iter().chain(&[0]));
+    bytes.fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
 /// Where its virtiofsd listens.
@@ -131,8 +165,12 @@ fn chardev_id(share: &Share) -> Vec<u8> {
 
 /// The systemd unit of the share's virtiofsd, which takes the place of the proxy's helper. Paths that systemd's syntax
 /// can't hold as they are, are refused.
-pub fn unit(share: &Share, export: &Path) -> Result<String, Unsayable> {
+pub fn unit(share: &Share, export: &Path, daemon: &Daemon) -> Result<String, Unsayable> {
     let path = unit_word(path_bytes(export))?;
+    if daemon.of_qemu && path.contains(',') {
+        return Err(Unsayable(format!("the path {path} has a comma, at which QEMU's own virtiofsd ends it")));
+    }
+    let (program, options) = (daemon.program.display(), daemon.options(&path));
     let name = unit_name(share);
     let tag = escape(tag(share)?).into_owned();
     let readonly = if share.readonly { format!("ReadOnlyPaths={path}\n") } else { String::new() };
@@ -147,8 +185,7 @@ pub fn unit(share: &Share, export: &Path) -> Result<String, Unsayable> {
          # It runs as root, to create files as the guest's users. GROUP: a group of the user that QEMU runs as.\n\
          RuntimeDirectory=virtiofsd-{name}\n\
          RuntimeDirectoryPreserve=restart\n\
-         ExecStart=/usr/libexec/virtiofsd --socket-path=/run/virtiofsd-{name}/socket --socket-group=GROUP \
-         --shared-dir={path} --sandbox=namespace --xattr --posix-acl --announce-submounts\n\
+         ExecStart={program} --socket-path=/run/virtiofsd-{name}/socket --socket-group=GROUP {options}\n\
          {readonly}\
          Restart=always\n\
          RestartSec=1\n\
@@ -186,7 +223,7 @@ mod tests {
             readonly: false,
             writeout: false,
             device,
-            place: Place::default(),
+            place: Place { guest: Some(b"web".to_vec()), ..Place::default() },
             export: ExportPath::Unknown,
             memory: Memory::default(),
             notes: Vec::new(),
@@ -206,23 +243,23 @@ mod tests {
     #[test]
     fn the_device_keeps_its_place_and_its_name() {
         let table = [
-            (None, "vhost-user-fs-pci,chardev=virtiofs-f,tag=tag,,1"),
+            (None, "vhost-user-fs-pci,chardev=virtiofs-web-f,tag=tag,,1"),
             (
                 Some(device("virtio-9p-pci", &[("disable-legacy", "on"), ("vectors", "4")])),
-                "vhost-user-fs-pci,id=dev,chardev=virtiofs-f,tag=tag,,1,bus=pci.0,addr=5,vectors=4",
+                "vhost-user-fs-pci,id=dev,chardev=virtiofs-web-f,tag=tag,,1,bus=pci.0,addr=5,vectors=4",
             ),
             (
                 Some(device("virtio-9p-device", &[])),
-                "vhost-user-fs-device,id=dev,chardev=virtiofs-f,tag=tag,,1,bus=pci.0,addr=5",
+                "vhost-user-fs-device,id=dev,chardev=virtiofs-web-f,tag=tag,,1,bus=pci.0,addr=5",
             ),
             (
                 Some(device("virtio-9p-ccw", &[("devno", "fe.0.0001")])),
-                "vhost-user-fs-ccw,id=dev,chardev=virtiofs-f,tag=tag,,1,bus=pci.0,addr=5,devno=fe.0.0001",
+                "vhost-user-fs-ccw,id=dev,chardev=virtiofs-web-f,tag=tag,,1,bus=pci.0,addr=5,devno=fe.0.0001",
             ),
         ];
         for (device, expected) in table {
             let args = qemu_args(&share(device)).unwrap();
-            assert_eq!(args[1], b"socket,id=virtiofs-f,path=/run/virtiofsd-f/socket");
+            assert_eq!(args[1], b"socket,id=virtiofs-web-f,path=/run/virtiofsd-web-f/socket");
             assert_eq!(String::from_utf8_lossy(&args[3]), expected);
         }
     }
@@ -237,18 +274,49 @@ mod tests {
         assert!(qemu_args(&other).unwrap_err().0.contains("36 bytes"));
         other.mount_tag = None;
         assert!(qemu_args(&other).unwrap_err().0.contains("no device"));
-        assert!(unit(&share(None), Path::new("/srv/a b")).unwrap_err().0.contains("quoting"));
+        assert!(
+            unit(&share(None), Path::new("/srv/a b"), &Daemon::default()).unwrap_err().0.contains("quoting")
+        );
     }
 
     #[test]
     fn a_unit_is_read_only_where_the_share_is() {
         let mut share = share(None);
-        share.place.guest = Some(b"web 1".to_vec());
-        let text = unit(&share, Path::new("/srv/50%$")).unwrap();
-        assert!(text.contains("--socket-path=/run/virtiofsd-web_1-f/socket "), "{text}");
+        let daemon = Daemon::default();
+        let text = unit(&share, Path::new("/srv/50%$"), &daemon).unwrap();
+        assert!(text.contains("--socket-path=/run/virtiofsd-web-f/socket "), "{text}");
         assert!(text.contains("--shared-dir=/srv/50%%$$ "), "{text}");
         assert!(!text.contains("ReadOnlyPaths"), "{text}");
         share.readonly = true;
-        assert!(unit(&share, Path::new("/srv/x")).unwrap().contains("\nReadOnlyPaths=/srv/x\n"));
+        assert!(unit(&share, Path::new("/srv/x"), &daemon).unwrap().contains("\nReadOnlyPaths=/srv/x\n"));
+    }
+
+    #[test]
+    fn no_two_shares_of_a_host_have_one_socket() {
+        let of = |guest: Option<&str>, id: &str, file: &str, socket: &str| {
+            let mut share = share(None);
+            share.place = Place { guest: guest.map(Into::into), file: Some(file.into()), ..Place::default() };
+            (share.fsdev, share.transport) = (id.into(), Transport::Socket(socket.into()));
+            unit_name(&share)
+        };
+        assert_eq!(of(Some("web"), "fs0", "/a", "/run/a"), "web-fs0");
+        let long = "g".repeat(70);
+        let names = [
+            of(Some("web"), "fs0", "/a", "/run/a"),
+            of(Some("web"), "fs1", "/a", "/run/a"),
+            of(Some("db"), "fs0", "/a", "/run/a"),
+            of(Some("a-b"), "c", "/a", "/run/a"),
+            of(Some("a"), "b-c", "/a", "/run/a"),
+            of(Some("web 1"), "f", "/a", "/run/a"),
+            of(Some("web_1"), "f", "/a", "/run/a"),
+            of(None, "fs0", "/etc/vm/a.sh", "/run/a"),
+            of(None, "fs0", "/etc/vm/b.sh", "/run/a"),
+            of(None, "fs0", "/etc/vm/a.sh", "/run/b"),
+            of(Some(&long), "a", "/a", "/run/a"),
+            of(Some(&long), "b", "/a", "/run/a"),
+        ];
+        let distinct: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!(distinct.len(), names.len(), "{names:?}");
+        assert!(names.iter().all(|name| format!("/run/virtiofsd-{name}/socket").len() < 108));
     }
 }

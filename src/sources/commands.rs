@@ -98,13 +98,14 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
     let mut all = Edits::default();
     for found in shares(lexed, &lines) {
         let mut pairs = Vec::new();
-        let own = view_of(document, lexed, &lines, &found.command.words);
-        let view = own.as_ref().or(how.view.as_ref());
+        let own = view_of(document, lexed, &lines, &found.command.words, None);
+        let inner = how.inside_of(own.clone());
+        let (view, around) = (inner.view.as_ref(), inner.around.as_slice());
         for share in found.shares.iter().filter(|share| how.wants(&share.share)) {
             let mut joined = share.share.clone();
             join_within(&mut joined, &invocations);
             if how.look.is_some() {
-                all.look(&joined, how, view);
+                all.look(&joined, &inner);
                 continue;
             }
             let export = how.export_of(&joined)?;
@@ -115,6 +116,7 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
             }
             all.findings.extend(doubt);
             let joined = how.answered(&joined)?;
+            all.take_around(&joined, &export, around);
             let path = all.take(joined, export.clone(), view);
             pairs.push((share, path, export));
         }
@@ -138,8 +140,8 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
     }
     for embedded in candidates(lexed) {
         let own = view_around(document, lexed, &lines, embedded);
-        let how = own.map(|view| Rewrite { view: Some(view), ..how.clone() });
-        let how = how.as_ref().unwrap_or(around);
+        let inner = own.is_some().then(|| how.inside_of(own));
+        let how = inner.as_ref().unwrap_or(around);
         rewrite_embedded(document, embedded, how, &lines, &mut all)?;
     }
     settle(&mut all, &lines)?;
@@ -217,11 +219,18 @@ fn rewrite_embedded(
 }
 
 /// What the container or the program shows QEMU in which a command of the document runs it.
-fn view_of(document: &Document, lexed: &Lexed, lines: &Lines, words: &[Word]) -> Option<View> {
+/// `at`: a place in the word that holds QEMU's command line, where that is a text of its own.
+fn view_of(
+    document: &Document,
+    lexed: &Lexed,
+    lines: &Lines,
+    words: &[Word],
+    at: Option<usize>,
+) -> Option<View> {
     if let Some(container) = containers::of_command(words) {
         return Some(container.view(document, lines));
     }
-    wrappers::view(document, lines, words).or_else(|| {
+    wrappers::view(document, lines, words, at).or_else(|| {
         let start = words.first()?.span.start;
         Some(described_at(lexed, start)?.view(document, lines))
     })
@@ -233,7 +242,7 @@ fn view_around(document: &Document, lexed: &Lexed, lines: &Lines, embedded: &Emb
     let command =
         lexed.commands.iter().find(|command| command.words.iter().any(|word| word.span.contains(&at)));
     command
-        .and_then(|command| view_of(document, lexed, lines, &command.words))
+        .and_then(|command| view_of(document, lexed, lines, &command.words, Some(at)))
         .or_else(|| Some(described_at(lexed, at)?.view(document, lines)))
 }
 

@@ -32,6 +32,7 @@ use crate::share::bounds::bounded;
 use crate::share::local::Options;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::share::target::Target;
+use crate::share::virtiofs::Daemon;
 use crate::share::{ExportPath, Share, Transport};
 use crate::text::{escape, escape_path, shell_word};
 
@@ -88,14 +89,16 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     how.view =
         document.path.zip(beside).and_then(|(path, beside)| super::systemd::view_of_starter(path, beside));
     if let Some(form) = args.to {
+        // What comes through a pipe may be for another host.
+        let daemon = document.path.map(|_| Daemon::installed(Path::new("/"))).unwrap_or_default();
         let looked = printed::look(form, format, &document, &reading.shares, &how, beside);
-        let text = snippet::print(form, &reading.shares, &how, &looked.moved)
+        let text = snippet::print(form, &reading.shares, &how, &looked.moved, &daemon)
             .map_err(|refusal| input.refused(&refusal))?;
         crate::report::print_with(|out| out.write_all(&text))?;
         printed::tell(&looked.findings);
         let exports: Vec<_> = reading.shares.iter().filter_map(|share| how.export_of(share).ok()).collect();
         if how.target == Target::Virtiofs {
-            virtiofs::tell_printed(form, &reading.shares);
+            virtiofs::tell_printed(form, &reading.shares, &daemon);
             return Ok(Outcome::Clean);
         }
         for finding in multidevs::findings(&exports, &how, form == Snippet::Libvirt) {
@@ -178,6 +181,7 @@ fn how(args: &ConfigArgs, reading: &Reading) -> Result<Rewrite, Refusal> {
         only: None,
         in_place_args: args.in_place_args,
         view: None,
+        around: Vec::new(),
         look: None,
         inside: Vec::new(),
     })

@@ -81,6 +81,10 @@ pub struct Container {
     pub user: Option<Word>,
     /// The mode of its user namespace.
     pub user_namespace: Option<Word>,
+    /// Whether the engine takes its volumes from its own mounts, and not from a daemon's.
+    pub own_mounts: bool,
+    /// What else there is to say.
+    pub remarks: Vec<(Range<usize>, String, String)>,
     /// Where one more volume can stand.
     pub gap: Option<Gap>,
 }
@@ -117,7 +121,8 @@ impl Volume {
     pub fn parse(word: &Word) -> Option<Self> {
         let mut parts = split(word, b':').into_iter();
         let volume = Self::whole(parts.next()?, parts.next()?);
-        let readonly = parts.flat_map(|part| split(&part, b',')).any(|option| option.is(b"ro"));
+        let readonly =
+            parts.flat_map(|part| split(&part, b',')).any(|option| option.is(b"ro") || option.is(b"O"));
         Some(Self { readonly, ..volume })
     }
 
@@ -269,6 +274,12 @@ impl Container {
             });
             view.user = None;
         }
+        view.inherits = self.own_mounts;
+        view.remarks.extend(self.remarks.iter().map(|(span, message, remedy)| Remark {
+            place: at(span),
+            message: message.clone(),
+            remedy: remedy.clone(),
+        }));
         view.gap.clone_from(&self.gap);
         view
     }
@@ -325,6 +336,7 @@ pub fn of_command(words: &[Word]) -> Option<Container> {
     container.image.as_ref()?;
     container.arguments = rest.cloned().collect();
     container.by = Some(By::Engine);
+    container.own_mounts = words.get(engine).is_some_and(|word| is(word, &[b"podman"]));
     container.gap = container.image.as_ref().and_then(gap_before);
     container.span = words.first()?.span.start..words.last()?.span.end;
     Some(container)
@@ -363,11 +375,31 @@ fn option<'a>(word: &Word, rest: &mut impl Iterator<Item = &'a Word>) -> Option<
 }
 
 impl Container {
+    /// `type=bind,source=SOURCE,target=TARGET`, `type=tmpfs,target=TARGET`.
+    pub fn mount(&mut self, word: &Word) {
+        if let Some(volume) = Volume::mount(word) {
+            self.volumes.push(volume);
+            return;
+        }
+        let mut parts = split(word, b',').into_iter().filter_map(|part| variable(&part));
+        let target = parts.find(|(name, _)| matches!(name.as_slice(), b"target" | b"destination" | b"dst"));
+        self.tmpfs.extend(target.and_then(|(_, value)| value));
+    }
+
+    /// Takes options as `podman run` has them.
+    pub fn options(&mut self, words: &[Word]) {
+        let mut rest = words.iter();
+        while let Some(word) = rest.next() {
+            let Some((name, value)) = option(word, &mut rest) else { return };
+            self.option(&name, value);
+        }
+    }
+
     fn option(&mut self, name: &[u8], value: Option<Word>) {
         let Some(value) = value else { return };
         match name {
             b"-v" | b"--volume" => self.volumes.extend(Volume::parse(&value)),
-            b"--mount" => self.volumes.extend(Volume::mount(&value)),
+            b"--mount" => self.mount(&value),
             b"-e" | b"--env" => self.environment.extend(variable(&value)),
             b"--entrypoint" => self.entrypoint = vec![value],
             b"--tmpfs" => self.tmpfs.push(value),

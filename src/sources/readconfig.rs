@@ -69,7 +69,7 @@ impl Format for Readconfig {
         let mut done: Vec<usize> = Vec::new();
         for (found, section) in file.shares().into_iter().filter(|(found, _)| how.wants(&found.share)) {
             if how.look.is_some() {
-                edits.look(&found.share, how, how.view.as_ref());
+                edits.look(&found.share, how);
                 continue;
             }
             let line = found.share.place.line;

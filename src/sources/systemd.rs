@@ -162,13 +162,18 @@ fn lex(document: &Document, entries: &[Entry], beside: Option<&dyn Beside>) -> R
         }
         lexed.commands.push(Command { words, guest: None });
     }
-    lexed.containers.extend(quadlet(document, &unit, entries));
+    lexed.containers.extend(quadlet(document, &unit, entries, beside));
     lexed.commands.extend(unit.leftovers().into_iter().map(|words| Command { words, guest: None }));
     Ok(lexed)
 }
 
 /// The container of a quadlet: podman-systemd.unit(5).
-fn quadlet(document: &Document, unit: &Unit, entries: &[Entry]) -> Option<Container> {
+fn quadlet(
+    document: &Document,
+    unit: &Unit,
+    entries: &[Entry],
+    beside: Option<&dyn Beside>,
+) -> Option<Container> {
     let place = |entry: &Entry| span(&entry.value);
     let words = |entry: &Entry| unit.words(document.bytes, &entry.value).unwrap_or_default();
     let folder = document.path.and_then(|path| path.parent()).map(Path::to_owned);
@@ -192,10 +197,14 @@ fn quadlet(document: &Document, unit: &Unit, entries: &[Entry]) -> Option<Contai
             b"Tmpfs" if empty => container.tmpfs.clear(),
             b"Tmpfs" => container.tmpfs.extend(words(entry)),
             b"Mount" | b"Volume" if empty => container.volumes.clear(),
-            b"Mount" => container.volumes.extend(words(entry).first().and_then(Volume::mount)),
+            b"Mount" => words(entry).iter().take(1).for_each(|word| container.mount(word)),
+            b"PodmanArgs" => container.options(&words(entry)),
             b"Volume" => container.volumes.extend(words(entry).first().and_then(Volume::parse)),
             _ => {}
         }
+    }
+    if let Some(path) = document.path.filter(|_| container.image.is_some()) {
+        starting::about_quadlet(path, beside, &mut container);
     }
     container.image.is_some().then_some(container)
 }

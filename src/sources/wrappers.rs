@@ -62,8 +62,11 @@ const OPTIONS: &[(By, &[u8], usize, Does)] = &[
 ];
 
 /// What QEMU sees that one of the programs starts by these words; `None`: none of them does.
-pub fn view(document: &Document, lines: &Lines, words: &[Word]) -> Option<View> {
-    let qemu = words.iter().position(|word| base(word).starts_with(b"qemu") || base(word) == b"kvm")?;
+/// `inner`: a place in the word that is a command line with QEMU in it, `sh -c '…'`.
+pub fn view(document: &Document, lines: &Lines, words: &[Word], inner: Option<usize>) -> Option<View> {
+    let is_qemu = |word: &Word| base(word).starts_with(b"qemu") || base(word) == b"kvm";
+    let holds = |word: &Word| inner.is_some_and(|at| word.span.contains(&at));
+    let qemu = words.iter().position(|word| is_qemu(word) || holds(word))?;
     let before = words.get(..qemu)?;
     let called = |word: &Word| PROGRAMS.iter().find(|(name, _)| *name == base(word).as_slice());
     let (at, by) = before.iter().enumerate().find_map(|(at, word)| Some((at, called(word)?.1)))?;

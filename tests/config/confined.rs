@@ -286,3 +286,59 @@ fn mapped_shares_need_proc_and_some_system_calls() {
         assert!(said.contains(told), "{text}: {said}");
     }
 }
+
+#[test]
+fn views_inside_views_are_all_looked_through() {
+    let strict = "[Service]\nProtectSystem=strict\n";
+    for (name, text, told) in [
+        // bwrap and podman have their unit's mounts, the daemon of docker has not.
+        ("vm.service", format!("{strict}ExecStart=bwrap --bind / / @\n"), "vm.service:2: "),
+        ("vm.service", format!("{strict}ReadWritePaths=/srv\nExecStart=bwrap --bind / / @\n"), ""),
+        ("vm.service", format!("{strict}ExecStart=podman run -v /srv/x:/srv/x img @\n"), "vm.service:2: "),
+        ("vm.service", format!("{strict}ExecStart=docker run -v /srv/x:/srv/x img @\n"), ""),
+        ("vm.service", format!("{strict}ExecStart=/bin/sh -c \"exec @ \"\n"), "vm.service:2: "),
+        ("vm.sh", "#!/bin/sh\nsystemd-run -p ProtectSystem=strict sh -c '@ '\n".to_owned(), "vm.sh:2: "),
+        ("vm.sh", "#!/bin/sh\nbwrap --ro-bind / / sh -c 'exec @ '\n".to_owned(), "vm.sh:2: "),
+        ("vm.sh", "#!/bin/sh\npodman run -v /srv/x:/srv/x:O img @\n".to_owned(), "vm.sh:2: "),
+        (
+            "vm.sh",
+            "#!/bin/sh\npodman run -v /srv:/srv --mount type=tmpfs,dst=/srv/x img @\n".to_owned(),
+            "shows QEMU no directory that is /srv/x",
+        ),
+        ("vm.container", "[Container]\nImage=img\nExec=@\nPodmanArgs=-v /srv/x:/srv/x\n".to_owned(), ""),
+        (
+            "vm.container",
+            "[Container]\nImage=img\nExec=@\nVolume=/srv/x:/srv/x\nPodmanArgs=--tmpfs /srv/x/a\n".to_owned(),
+            "the tmpfs /srv/x/a",
+        ),
+    ] {
+        let (_, said) = in_place(&[(name, &text)], "/srv/x");
+        assert_eq!(said.contains("[export-"), !told.is_empty(), "{text}: {said}");
+        assert!(said.contains(told), "{text}: {said}");
+    }
+    let quadlet = ("vm.container", "[Container]\nImage=img\nExec=@\nVolume=/srv/x:/srv/x\n");
+    let drop_in = ("vm.container.d/x.conf", "[Container]\nVolume=/srv/x:/srv/x:ro\n");
+    let (_, said) = in_place(&[quadlet, drop_in], "/srv/x");
+    assert!(said.contains("[qemu-confined]") && said.contains("vm.container.d/x.conf"), "{said}");
+    let pod = "apiVersion: v1\nkind: Pod\nspec:\n  hostUsers: false\n  containers:\n  - image: img\n    args: [\"-virtfs\", \"proxy,id=n,socket=/run/n.sock,mount_tag=n\"]\n    volumeMounts:\n    - {name: d, mountPath: /srv/x}\n  volumes:\n  - name: d\n    hostPath: {path: /srv/x}\n";
+    let (_, said) = in_place(&[("pod.yaml", pod)], "/srv/x");
+    assert!(said.contains("[qemu-confined]") && said.contains("hostUsers"), "{said}");
+}
+
+#[test]
+fn what_waits_for_the_helper_is_named() {
+    let helper =
+        ("share.service", "[Service]\nExecStart=/usr/libexec/virtfs-proxy-helper -p /srv/x -s /run/n.sock\n");
+    let unit = ("vm.service", "[Unit]\nConditionPathExists=/run/n.sock\n[Service]\nExecStart=@\n");
+    let (_, said) = in_place(&[unit, helper], "/srv/x");
+    assert!(said.contains("vm.service:2: this line uses the helper's socket"), "{said}");
+    let script = ("vm.sh", "#!/bin/sh\nuntil [ -S /run/n.sock ]; do sleep 1; done\n@\n");
+    let (_, said) = in_place(&[script, helper], "/srv/x");
+    assert!(said.contains("vm.sh:2: this line uses the helper's socket"), "{said}");
+    let link = ("vm.service.requires/share.service", helper.1);
+    let (_, said) = in_place(&[("vm.service", "[Service]\nExecStart=@\n"), helper, link], "/srv/x");
+    assert!(
+        said.contains("[helper-required]") && said.contains("vm.service.requires/share.service"),
+        "{said}"
+    );
+}

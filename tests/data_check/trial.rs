@@ -27,6 +27,7 @@ impl Stage {
 
     fn owned(self) -> Self {
         chown(self.export(), Some(GAMES), Some(60)).unwrap();
+        chown(self.export().join("a"), Some(GAMES), Some(60)).unwrap();
         fs::set_permissions(self.export(), fs::Permissions::from_mode(0o700)).unwrap();
         self
     }
@@ -149,6 +150,58 @@ fn a_process_tries_it_among_its_mounts() {
 }
 
 #[test]
+fn files_in_the_export_are_tried() {
+    let stage = Stage::new().owned();
+    chown(stage.export().join("a"), Some(0), Some(0)).unwrap();
+    fs::set_permissions(stage.export().join("a"), fs::Permissions::from_mode(0o600)).unwrap();
+    one(
+        &stage.tried(&["--as", "games", "--read-only"]),
+        "export-unusable",
+        "can't read a in the export: EACCES",
+    );
+    one(&stage.tried(&["--as", "games"]), "export-unusable", "can't read and write a in the export: EACCES");
+    fs::set_permissions(stage.export().join("a"), fs::Permissions::from_mode(0o644)).unwrap();
+    one(&stage.tried(&["--as", "games", "--read-only"]), "export-tried", "");
+    one(&stage.tried(&["--as", "games"]), "export-unusable", "can't read and write a");
+    chown(stage.export().join("a"), Some(GAMES), Some(60)).unwrap();
+    one(&stage.tried(&["--as", "games"]), "export-tried", "");
+}
+
+#[test]
+fn a_process_without_proc_can_set_no_attribute() {
+    let stage = Stage::new().owned();
+    let sleeper = Sleeper::new(&["-m"], "mount -t tmpfs none /proc");
+    one(&stage.tried(&["--pid", &sleeper.pid()]), "export-unusable", "can't find /proc");
+}
+
+#[test]
+fn the_unit_of_a_script_is_tried_as_its_qemu() {
+    let stage = Stage::new().owned();
+    // A script as root, whose QEMU is another user's.
+    fs::copy("/bin/sleep", stage.folder.path().join("qemu-system-x")).unwrap();
+    let program = stage.folder.path().join("qemu-system-x");
+    let start =
+        format!("setpriv --reuid=1 --regid=1 --clear-groups {} 600 & echo $!; wait", program.display());
+    let mut script = Command::new("sh").args(["-c", &start]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(script.stdout.as_mut().unwrap()), &mut line)
+        .unwrap();
+    let qemu: i32 = line.trim().parse().unwrap();
+    for _ in 0..6000 {
+        if fs::read_to_string(format!("/proc/{qemu}/comm")).is_ok_and(|comm| comm.starts_with("qemu")) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    stage
+        .script("systemctl", &format!("echo LoadState=loaded; echo MainPID={}; echo User=root", script.id()));
+    let found = stage.tried(&["--unit", "vm.service"]);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(qemu), nix::sys::signal::Signal::SIGKILL).unwrap();
+    script.wait().unwrap();
+    one(&found, "export-usable-later", &format!("(process {qemu}), as 1:1"));
+}
+
+#[test]
 fn a_unit_and_a_domain_are_looked_up() {
     let stage = Stage::new().owned();
     let sleeper = Sleeper::new(&["-m"], &format!("mount -t tmpfs none {}", stage.export().display()));
@@ -156,7 +209,12 @@ fn a_unit_and_a_domain_are_looked_up() {
         "systemctl",
         &format!("echo LoadState=loaded; echo MainPID={}; echo User=games", sleeper.pid()),
     );
-    one(&stage.tried(&["--unit", "vm.service"]), "export-unusable", "the unit vm.service");
+    let found = stage.tried(&["--unit", "vm.service"]);
+    assert!(
+        found.iter().any(|one| one.starts_with("export-unusable") && one.contains("the unit vm.service")),
+        "{found:?}"
+    );
+    assert!(found.iter().any(|one| one.contains("is sleep, and no QEMU runs below it")), "{found:?}");
     stage.script("systemctl", "echo LoadState=loaded; echo MainPID=0; echo User=games");
     let found = stage.tried(&["--unit", "vm.service"]);
     assert!(

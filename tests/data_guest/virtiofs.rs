@@ -1,7 +1,7 @@
 //! The other way: a guest sees over virtiofs, with what `migrate config --backend virtiofs` prints, what it saw over the
 //! proxy, and nothing is converted.
 //!
-//! Debian 12 has QEMU's own virtiofsd of 7.2, which spells the printed unit's options otherwise: `-o` before each.
+//! The unit is for the virtiofsd that is installed: on Debian 12 QEMU's own, of 7.2.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,9 +9,6 @@ use std::process::{Child, Command, Stdio};
 use crate::guest::Guest;
 use crate::program::{Launch, ours, scratch, wait_until};
 use crate::{CUT, MANIFEST, Manifest, TREE, done, listening};
-
-/// QEMU 7.2's, of Debian's package qemu-system-common.
-const VIRTIOFSD: &str = "/usr/lib/qemu/virtiofsd";
 
 /// What no mapped model passes is passed here, but for these: they need privileges that virtiofsd drops.
 const NEEDS_PRIVILEGES: &str = "trusted.";
@@ -34,6 +31,8 @@ fn printed(script: &Path, export: &Path, form: &str) -> String {
         .arg(script)
         .arg("--export")
         .arg(format!("x={}", export.display()))
+        .arg("--export")
+        .arg(format!("y={}", export.display()))
         .args(["--backend", "virtiofs", "--to", form])
         .stdin(Stdio::null())
         .output()
@@ -42,32 +41,21 @@ fn printed(script: &Path, export: &Path, form: &str) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// Starts what the unit starts, by QEMU 7.2's spelling of the options.
+/// Starts what a unit starts, as the unit says, among the mounts that its ReadOnlyPaths= makes.
 fn start(unit: &str, group: &str) -> Daemon {
-    let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
-    let mut words = Vec::new();
-    let mut socket = PathBuf::new();
-    for word in line.split(' ').skip(1) {
-        match word.split_once('=') {
-            Some(("--socket-path", path)) => {
-                socket = path.into();
-                words.push(word.to_owned());
-            }
-            Some(("--socket-group", _)) => words.push(format!("--socket-group={group}")),
-            Some(("--shared-dir", path)) => words.extend(["-o".into(), format!("source={path}")]),
-            _ => words.extend([
-                "-o".into(),
-                word.trim_start_matches('-')
-                    .replacen("posix-acl", "posix_acl", 1)
-                    .replace("announce-submounts", "announce_submounts"),
-            ]),
-        }
-    }
+    let setting = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key));
+    let line = setting("ExecStart=").expect("a command").replace("GROUP", group);
+    let locked = setting("ReadOnlyPaths=").map(|path| {
+        format!("mount --bind '{path}' '{path}' && mount -o remount,bind,ro '{path}' || exit 1\n")
+    });
+    let socket = line.split(' ').find_map(|word| word.strip_prefix("--socket-path=")).expect("a socket");
+    let socket = PathBuf::from(socket);
     // systemd makes it: RuntimeDirectory=.
     let folder = socket.parent().expect("a folder").to_owned();
     std::fs::create_dir_all(&folder).expect("the folder of the socket");
-    let child = Command::new(VIRTIOFSD).args(&words).stdin(Stdio::null()).spawn();
-    let daemon = Daemon(child.unwrap_or_else(|error| panic!("{VIRTIOFSD}: {error}")), folder);
+    let script = format!("{}exec {line}", locked.unwrap_or_default());
+    let child = Command::new("unshare").args(["-m", "sh", "-c", &script]).stdin(Stdio::null()).spawn();
+    let daemon = Daemon(child.unwrap_or_else(|error| panic!("{line}: {error}")), folder);
     wait_until("virtiofsd's socket", || socket.exists());
     daemon
 }
@@ -98,16 +86,25 @@ fn a_guest_sees_no_difference_over_virtiofs() {
     let id = format!("test{}", std::process::id());
     let script = scratch.path().join("start-vm");
     let text = format!(
-        "#!/bin/sh\nqemu-system-x86_64 -m 512 -fsdev proxy,id={id},socket={} -device virtio-9p-pci,fsdev={id},mount_tag=x\n",
+        "#!/bin/sh\nqemu-system-x86_64 -m 512 -fsdev proxy,id={id},socket={0} -device virtio-9p-pci,fsdev={id},mount_tag=x \\\n \
+         -fsdev proxy,id=ro{id},socket={0},readonly=on -device virtio-9p-pci,fsdev=ro{id},mount_tag=y\n",
         socket.display()
     );
     std::fs::write(&script, text).unwrap();
-    let _daemon = start(&printed(&script, &export, "virtiofsd-unit"), "root");
+    let units = printed(&script, &export, "virtiofsd-unit");
+    let units: Vec<_> = units.split("# /etc/systemd/system/").skip(1).collect();
+    let [writable, locked] = units[..] else { panic!("{units:?}") };
+    assert!(!writable.contains("ReadOnlyPaths=") && locked.contains("ReadOnlyPaths="), "{units:?}");
+    let _daemons = [start(writable, "root"), start(locked, "root")];
     let arguments = printed(&script, &export, "qemu-args");
     let answer = Guest::new()
         .qemu(arguments.split_whitespace())
         .no_mount()
-        .script(format!("mkdir /mnt/x && mount -t virtiofs x /mnt/x || exit 1\n{list}"))
+        .script(format!(
+            "mkdir /mnt/x /mnt/y && mount -t virtiofs x /mnt/x && mount -t virtiofs y /mnt/y || exit 1\n\
+             if touch /mnt/y/new; then echo 'the read-only share was written' >&2; exit 1; fi\n\
+             touch /mnt/x/new && rm /mnt/x/new || exit 1\n{list}"
+        ))
         .run()
         .success();
     let now = manifest(&answer);

@@ -74,11 +74,18 @@ impl Told<'_> {
     fn steps(&self) -> Vec<String> {
         let holder = libvirt::held(self.document).map(|held| held.holder);
         // The guest stays down throughout: neither the old configuration fits converted files, nor the new one others.
-        let mut steps = vec![format!(
+        let mut steps = Vec::new();
+        if self.how.target == Target::Virtiofs {
+            steps.push(super::virtiofs::in_guest(self.moved().map(|moved| &moved.share)));
+        }
+        steps.push(format!(
             "Shut down {}, and leave it down until the last step: 9p can't be changed while it runs.",
             self.guests()
-        )];
+        ));
         steps.extend(self.helpers());
+        if self.how.target == Target::Virtiofs {
+            steps.extend(super::virtiofs::steps(&self.edits.moved));
+        }
         if self.how.target == Target::Local {
             steps.extend(self.conversions(holder.is_some()));
         }
@@ -90,9 +97,6 @@ impl Told<'_> {
                 );
             }
             None => {}
-        }
-        if self.how.target == Target::Virtiofs {
-            steps.extend(super::virtiofs::steps(&self.edits.moved));
         }
         steps.push("Start the guest.".to_owned());
         steps

@@ -59,8 +59,8 @@ pub(super) fn settle(document: &Document, format: &str, reading: &Reading, edits
         let additions = edit.map(|edit| Addition { edit, what: "comments the helper's line out".to_owned() });
         edits.additions.extend(additions);
     }
-    if !gone.is_empty() && matches!(format, "shell" | "systemd") {
-        name_waiting(document, &gone, edits);
+    if matches!(format, "shell" | "systemd") {
+        name_waiting(document, format == "systemd", &gone, edits);
     }
 }
 
@@ -189,7 +189,7 @@ fn is_only_command(text: &[u8], lines: &Range<usize>) -> bool {
 }
 
 /// Names the lines that use the helper's socket: what waits for it waits for ever.
-fn name_waiting(document: &Document, gone: &BTreeSet<(usize, usize)>, edits: &mut Edits) {
+fn name_waiting(document: &Document, unit: bool, gone: &BTreeSet<(usize, usize)>, edits: &mut Edits) {
     let text = document.bytes;
     let mut names: BTreeSet<Vec<u8>> = BTreeSet::new();
     for moved in &edits.moved {
@@ -230,6 +230,7 @@ fn name_waiting(document: &Document, gone: &BTreeSet<(usize, usize)>, edits: &mu
             plain.ends_with(name.as_slice())
                 && plain.iter().position(|byte| *byte == b'=') == Some(plain.len() - name.len() - 1)
         });
+        let assigns = if unit { plain.starts_with(b"Environment") } else { assigns };
         if !is_free || plain.starts_with(b"#") || assigns {
             continue;
         }

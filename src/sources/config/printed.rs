@@ -26,7 +26,7 @@ pub(super) fn look(
         // A form that is only listed says nothing of what is around it.
         let mut edits = Edits::default();
         for share in shares {
-            edits.look(share, how, how.view.as_ref());
+            edits.look(share, how);
         }
         edits
     });

@@ -7,7 +7,8 @@ use crate::cli::Snippet;
 use crate::share::local::{Options, Unsayable, libvirt_filesystem, qemu_args, readconfig};
 use crate::share::rewrite::{Moved, Refusal, Rewrite};
 use crate::share::target::Target;
-use crate::share::{Note, Part, Share, argv, virtiofs};
+use crate::share::virtiofs::{self, Daemon};
+use crate::share::{Note, Part, Share, argv};
 use crate::text::{escape, shell_word};
 
 /// The equivalents of `shares`. `seen`: where QEMU sees their exports.
@@ -16,6 +17,7 @@ pub(super) fn print(
     shares: &[Share],
     how: &Rewrite,
     seen: &[Moved],
+    daemon: &Daemon,
 ) -> Result<Vec<u8>, Refusal> {
     let mut out = Vec::new();
     let mut seen: Vec<&Moved> = seen.iter().collect();
@@ -40,7 +42,7 @@ pub(super) fn print(
         let share = how.answered(share)?;
         if how.target == Target::Virtiofs {
             let ends = ends_guest(shares, index);
-            out.extend(over_virtiofs(form, &share, &export, how, ends)?);
+            out.extend(over_virtiofs(form, &share, &export, how, daemon, ends)?);
             continue;
         }
         if form == Snippet::Readconfig && !out.is_empty() {
@@ -91,13 +93,14 @@ fn over_virtiofs(
     share: &Share,
     export: &Path,
     how: &Rewrite,
+    daemon: &Daemon,
     ends: bool,
 ) -> Result<Vec<u8>, Refusal> {
     let unsayable = |Unsayable(reason)| Refusal::at(share.place.line, reason, "change that first");
     tell_unknown(share);
     match form {
         Snippet::VirtiofsdUnit | Snippet::Readconfig => {
-            let unit = virtiofs::unit(&as_text(share), export).map_err(unsayable)?;
+            let unit = virtiofs::unit(&as_text(share), export, daemon).map_err(unsayable)?;
             Ok(unit.into_bytes())
         }
         Snippet::Libvirt => {

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::cli::{ConfigArgs, Snippet};
+use crate::share::Share;
 use crate::share::memory::Memory;
 use crate::share::rewrite::{Moved, Refusal};
 use crate::share::target::Target;
-use crate::share::{Share, virtiofs};
+use crate::share::virtiofs::{self, Daemon};
 use crate::text::{escape, shell_word};
 
 /// Why the command line makes no sense; `None` where it does.
@@ -39,8 +40,16 @@ pub(super) fn refusal_of_file(shares: &[Share]) -> Refusal {
 }
 
 /// Says what is left to do behind a printed form.
-pub(super) fn tell_printed(form: Snippet, shares: &[Share]) {
-    let mut steps = Vec::new();
+pub(super) fn tell_printed(form: Snippet, shares: &[Share], daemon: &Daemon) {
+    let by_libvirt = form == Snippet::Libvirt;
+    let mut steps =
+        vec![in_guest(shares), "Shut down the guest, and stop and disable the helper.".to_owned()];
+    steps.extend(common(by_libvirt));
+    let unit = format!(
+        "Store the unit that `--backend virtiofs --to virtiofsd-unit` prints under the name in its first line, write the group for GROUP, \
+         and start it before each start of QEMU. It is for {}.",
+        daemon.told()
+    );
     match form {
         Snippet::Libvirt => steps.push(format!(
             "Put the element into <devices>, and into the domain: <memoryBacking>{}</memoryBacking>. Take the share's <qemu:arg>s out. \
@@ -48,6 +57,7 @@ pub(super) fn tell_printed(form: Snippet, shares: &[Share]) {
             virtiofs::MEMORY_BACKING.concat()
         )),
         Snippet::QemuArgs => {
+            steps.push(unit);
             steps.push(
                 "Put these arguments in the place of the share's -fsdev (or -virtfs) and -device. vhost-user-fs is in QEMU 4.2 and newer."
                     .to_owned(),
@@ -55,21 +65,11 @@ pub(super) fn tell_printed(form: Snippet, shares: &[Share]) {
             if shares.iter().any(|share| share.memory == Memory::Plain(None)) {
                 steps.push("SIZE is the guest's memory, as its -m says it, with its unit (512M): it is not known here.".to_owned());
             }
-            steps.push(
-                "Start virtiofsd before each start of QEMU: `--backend virtiofs --to virtiofsd-unit` prints its unit, in place of the \
-                 helper's."
-                    .to_owned(),
-            );
         }
-        Snippet::VirtiofsdUnit | Snippet::Readconfig => steps.push(
-            "Store each unit under the name in its first line, write the group for GROUP, and virtiofsd's place if it is not \
-             /usr/libexec/virtiofsd. Stop and disable the helper's unit."
-                .to_owned(),
-        ),
+        Snippet::VirtiofsdUnit | Snippet::Readconfig => steps.push(unit),
     }
-    steps.extend(common(form == Snippet::Libvirt));
-    steps.push(in_guest(shares));
-    steps.extend(notes(shares, form == Snippet::Libvirt));
+    steps.extend(notes(shares, by_libvirt));
+    steps.push("Start the guest.".to_owned());
     let mut text = String::from("\nWhat is left to do:\n");
     for (index, step) in steps.iter().enumerate() {
         // Writing to a String does not fail.
@@ -96,10 +96,11 @@ fn common(by_libvirt: bool) -> Vec<String> {
     ]
 }
 
-/// The guest's part.
-fn in_guest<'a>(shares: impl IntoIterator<Item = &'a Share>) -> String {
-    let mut out = "In the guest, Linux 5.4 or newer, mount by the same tag; in /etc/fstab the type is virtiofs, and the options of 9p \
-                   (trans=, version=, msize=, cache=, access=) go:"
+/// The guest's part. It comes first: the guest can't be entered while it is down, and a line for 9p in its /etc/fstab stops its
+/// next start.
+pub(super) fn in_guest<'a>(shares: impl IntoIterator<Item = &'a Share>) -> String {
+    let mut out = "In the guest, Linux 5.4 or newer, while it still runs: change what mounts the share from its next start on. The tag stays; in \
+                   /etc/fstab the type is virtiofs, and the options of 9p (trans=, version=, msize=, cache=, access=) go:"
         .to_owned();
     // A snapshot describes the same guest twice.
     let mut said = BTreeSet::new();
@@ -120,10 +121,9 @@ fn in_guest<'a>(shares: impl IntoIterator<Item = &'a Share>) -> String {
     out
 }
 
-/// What is left to do after libvirt XML was rewritten, behind its own steps.
+/// What is left to do after libvirt XML was rewritten and the guest is down.
 pub(super) fn steps(moved: &[Moved]) -> Vec<String> {
     let mut steps = common(true);
-    steps.push(in_guest(moved.iter().map(|one| &one.share)));
     steps.extend(notes(moved.iter().map(|one| &one.share), true));
     steps
 }

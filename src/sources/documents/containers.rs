@@ -1,5 +1,6 @@
 //! A document's node → the container that it describes: Compose's services, Kubernetes's pods, Ansible's modules.
 
+use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -34,6 +35,8 @@ pub fn container(file: &str, node: &Node, pod: Option<&Node>, folder: Option<&Pa
         span: node.span.clone(),
         place: image.span.clone(),
         by: Some(if in_a_pod { By::Pod } else { By::Compose }),
+        own_mounts: false,
+        remarks: own_users(node, pod),
         tmpfs: tmpfs(file, node),
         user: user(file, node, pod),
         user_namespace: node
@@ -46,11 +49,15 @@ pub fn container(file: &str, node: &Node, pod: Option<&Node>, folder: Option<&Pa
 
 /// Compose's `tmpfs`: a path, or several.
 fn tmpfs(file: &str, node: &Node) -> Vec<Word> {
-    let Some(given) = node.get("tmpfs") else { return Vec::new() };
+    let is_tmpfs = |item: &Node| item.get("type").and_then(|kind| kind.text()) == Some("tmpfs");
+    let mounted = items(node.get("volumes")).iter().filter(|item| is_tmpfs(item));
+    let mut all: Vec<Word> = mounted.filter_map(|item| Some(text(file, node, item.get("target")?))).collect();
+    let Some(given) = node.get("tmpfs") else { return all };
     match given.text() {
-        Some(_) => vec![text(file, node, given)],
-        None => items(Some(given)).iter().map(|item| text(file, node, item)).collect(),
+        Some(_) => all.push(text(file, node, given)),
+        None => all.extend(items(Some(given)).iter().map(|item| text(file, node, item))),
     }
+    all
 }
 
 /// Compose's `user`, or `runAsUser` of the container or of its pod.
@@ -58,6 +65,19 @@ fn user(file: &str, node: &Node, pod: Option<&Node>) -> Option<Word> {
     let as_pods = |node: &Node| node.get("securityContext")?.get("runAsUser").cloned();
     let user = node.get("user").cloned().or_else(|| as_pods(node)).or_else(|| as_pods(pod?))?;
     Some(text(file, node, &user))
+}
+
+/// A pod with a user namespace: `hostUsers: false`.
+fn own_users(node: &Node, pod: Option<&Node>) -> Vec<(Range<usize>, String, String)> {
+    let given = node.get("hostUsers").or_else(|| pod?.get("hostUsers"));
+    let has_own = given.and_then(|given| given.text()).is_some_and(|text| text == "false");
+    let remark = (
+        given.map(|given| given.span.clone()).unwrap_or_default(),
+        "hostUsers: false gives the pod a user namespace: the ids of its users are other ids on the host"
+            .to_owned(),
+        "write hostUsers: true, or give the files the host's id of the container's user".to_owned(),
+    );
+    if has_own { vec![remark] } else { Vec::new() }
 }
 
 /// The place behind the last of the volumes, where each has a line of its own.

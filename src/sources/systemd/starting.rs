@@ -11,6 +11,7 @@ use crate::share::Place;
 use crate::share::rewrite::{Edit, Edits};
 use crate::share::view::{Addition, By, Gap, View};
 use crate::sources::chars::{Lines, bytes, span};
+use crate::sources::containers::Container;
 use crate::sources::mention::says_word;
 use crate::sources::{Beside, Document, path_of};
 use crate::text::escape;
@@ -164,8 +165,56 @@ pub fn view_of_daemon(name: &str, beside: &dyn Beside) -> Option<View> {
     Some(view)
 }
 
+/// Settings of a quadlet that decide what QEMU sees and whom it runs as.
+const OF_VIEW: &[&[u8]] = &[
+    b"Volume",
+    b"Mount",
+    b"Tmpfs",
+    b"User",
+    b"UserNS",
+    b"PodmanArgs",
+    b"UIDMap",
+    b"RemapUsers",
+    b"SubUIDMap",
+];
+
+/// What the files around a quadlet, and its place, say of its container.
+pub fn about_quadlet(path: &Path, beside: Option<&dyn Beside>, container: &mut Container) {
+    let at = container.place.clone();
+    let is_users = path.to_string_lossy().contains("/.config/containers/systemd/")
+        || path.starts_with("/etc/containers/systemd/users");
+    if is_users && container.user_namespace.is_none() {
+        container.remarks.push((
+            at.clone(),
+            "a user's quadlet runs in that user's namespace: root in the container is the user, and other users are others on the host"
+                .to_owned(),
+            "give the files the host's id of the container's user: `podman top NAME huser hgroup` prints it".to_owned(),
+        ));
+    }
+    let Some(beside) = beside else { return };
+    for part in surroundings::ordered(path, beside).into_iter().filter(|part| part != path) {
+        let Ok(Some(text)) = beside.file(&part) else { continue };
+        let said = entries(&text).into_iter().find(|entry| OF_VIEW.contains(&entry.key.as_slice()));
+        if let Some(entry) = said {
+            let line = [entry.key.as_slice(), b"=", bytes(&entry.value).trim_ascii()].concat();
+            container.remarks.push((
+                at.clone(),
+                format!(
+                    "the drop-in {} says {}, which is not read here",
+                    crate::text::escape_path(&part),
+                    escape(&line)
+                ),
+                "see that it leaves the export visible and writable for QEMU's user".to_owned(),
+            ));
+        }
+    }
+}
+
 /// Takes the helpers' units out of what the unit requires.
 pub fn requirements(document: &Document, own: &[Entry], beside: Option<&dyn Beside>, all: &mut Edits) {
+    if let Some((path, beside)) = document.path.zip(beside) {
+        linked(path, beside, all);
+    }
     let unit = Unit::new(document.path);
     for setting in all_settings(document, own, beside) {
         if !REQUIRING.contains(&setting.key.as_slice()) {
@@ -187,6 +236,30 @@ pub fn requirements(document: &Document, own: &[Entry], beside: Option<&dyn Besi
         let edits = entry.map(|entry| without(document.bytes, &unit, entry, &helpers)).unwrap_or_default();
         all.additions
             .extend(edits.into_iter().map(|edit| Addition { edit, what: format!("removes {what}") }));
+    }
+}
+
+/// Takes a helper's unit that is linked into the unit's folder of requirements, `vm.service.requires`: an `[Install]` section with
+/// RequiredBy= makes it.
+fn linked(path: &Path, beside: &dyn Beside, all: &mut Edits) {
+    for link in surroundings::required_links(path, beside) {
+        use std::os::unix::ffi::OsStrExt as _;
+        let name = link.file_name().unwrap_or_default().as_bytes();
+        if !is_helper(name, Some(path), Some(beside)) {
+            continue;
+        }
+        let shown = crate::text::escape_path(&link).into_owned();
+        all.findings.push(Finding {
+            kind: &finding::HELPER_REQUIRED,
+            place: Place { file: Some(link.clone()), ..Place::default() },
+            message: format!(
+                "{shown} makes the unit require the helper: it is not started once the helper is removed"
+            ),
+            remedy: Some(format!(
+                "disable the helper's unit, or remove {shown}, and run `systemctl daemon-reload`"
+            )),
+            subject: None,
+        });
     }
 }
 

@@ -125,6 +125,18 @@ pub fn ordered(path: &Path, beside: &dyn Beside) -> Vec<PathBuf> {
     parts
 }
 
+/// What is linked into the folders of requirements of the unit that `path` is a file of.
+pub fn required_links(path: &Path, beside: &dyn Beside) -> Vec<PathBuf> {
+    let parent = path.parent().unwrap_or(path);
+    let drop_in_of = parent.file_name().and_then(|name| name.to_str()?.strip_suffix(".d"));
+    let own = drop_in_of.map(str::to_owned).or_else(|| Some(path.file_name()?.to_str()?.to_owned()));
+    let Some(name) = own else { return Vec::new() };
+    let around = if drop_in_of.is_some() { parent.parent().unwrap_or(parent) } else { parent };
+    let mut folders: Vec<&Path> = FOLDERS.iter().map(Path::new).filter(|folder| *folder != around).collect();
+    folders.push(around);
+    folders.iter().flat_map(|folder| beside.files(&folder.join(format!("{name}.requires")))).collect()
+}
+
 /// The names under which a unit's files and drop-ins are looked for, its own first: `a-b@c.service`, `a-b@.service`,
 /// `a-.service`, `service`.
 fn aliases(name: &str) -> Vec<String> {

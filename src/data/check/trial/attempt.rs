@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use caps::CapSet;
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Gid, Uid, chroot, fchdir, setgroups, setresgid, setresuid};
-use rustix::fs::XattrFlags;
+use rustix::fs::{Access as RustixAccess, AtFlags, CWD, XattrFlags, accessat};
 
 use super::subject::Trial;
 
@@ -21,6 +21,12 @@ pub const PREFIX: &str = ".virtfs-check-";
 
 /// The attribute that is set: one of those that a mapped share sets.
 const ATTRIBUTE: &str = "user.virtfs.uid";
+
+/// How many of the export's own entries are tried.
+const MOST_ENTRIES: usize = 1000;
+
+/// statfs(2).
+const PROC_SUPER_MAGIC: libc::c_long = 0x9fa0;
 
 /// Tries what `trial` says on `export`, and prints a line for each step: its name, a tabulator, the error.
 pub fn run(export: &Path, trial: &OsStr) -> anyhow::Result<()> {
@@ -178,9 +184,14 @@ fn steps(export: &Path, trial: &Trial) -> Steps {
         Some(name) => export.join(name),
         None => export.to_owned(),
     };
+    if trial.pid.is_some() {
+        steps.push(("find /proc, by which QEMU sets attributes".into(), proc_is_there()));
+    }
     steps.push(("list the export".into(), fs::read_dir(&folder).map(drop)));
     steps.push(("read an attribute of the export".into(), attribute_of(&folder)));
-    if trial.read_only {
+    steps.extend(barred(&folder, trial.read_only));
+    // Nothing is made where something is in the way already.
+    if trial.read_only || steps.iter().any(|(_, result)| result.is_err()) {
         return steps;
     }
     let file = tempfile::Builder::new().prefix(PREFIX).tempfile_in(&folder);
@@ -205,6 +216,34 @@ fn steps(export: &Path, trial: &Trial) -> Steps {
         }
     }
     steps
+}
+
+/// Whether a process file system is mounted at /proc. What it says of this process is of no account: it may be another
+/// process namespace's.
+fn proc_is_there() -> io::Result<()> {
+    let is_it = rustix::fs::statfs("/proc").is_ok_and(|stat| stat.f_type == PROC_SUPER_MAGIC);
+    if is_it { Ok(()) } else { Err(io::Error::other("no process file system is mounted there")) }
+}
+
+/// The first of the export's own entries that can't be read, or written. What is further down is for the guest to find out.
+fn barred(folder: &Path, read_only: bool) -> Option<(String, io::Result<()>)> {
+    let entries = fs::read_dir(folder).ok()?.take(MOST_ENTRIES).filter_map(Result::ok);
+    for entry in entries {
+        let Ok(kind) = entry.file_type() else { continue };
+        // The file system's own folder is root's.
+        if !(kind.is_file() || kind.is_dir()) || entry.file_name() == "lost+found" {
+            continue;
+        }
+        let mut wanted = RustixAccess::READ_OK;
+        wanted.set(RustixAccess::WRITE_OK, !read_only);
+        wanted.set(RustixAccess::EXEC_OK, kind.is_dir());
+        if let Err(errno) = accessat(CWD, entry.path(), wanted, AtFlags::EACCESS) {
+            let name = crate::text::escape_os(&entry.file_name()).into_owned();
+            let verb = if read_only { "read" } else { "read and write" };
+            return Some((format!("{verb} {name} in the export"), Err(errno.into())));
+        }
+    }
+    None
 }
 
 /// The system call's own error, without the path that a library adds.

@@ -122,6 +122,15 @@ impl Subject {
         let groups = field("Groups:")?.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
         let capabilities = u64::from_str_radix(field("CapEff:")?.trim(), 16)?;
         let mut notes = Vec::new();
+        let filtered = field("Seccomp:").is_ok_and(|mode| mode.trim() == "2");
+        // QEMU's own -sandbox allows what shares need.
+        if filtered && !command_line(pid).iter().any(|word| word == "-sandbox") {
+            let message = format!(
+                "{name} has a system call filter, which the try has not: see that it allows system calls on extended attributes \
+                 (a unit's SystemCallFilter= needs @file-system)"
+            );
+            notes.push(super::told(&finding::CONFINEMENT_NOT_TRIED, message));
+        }
         let label = fs::read_to_string(format!("/proc/{pid}/attr/current")).unwrap_or_default();
         let label = label.trim_end_matches(['\0', '\n']);
         if !label.is_empty() && !label.starts_with("unconfined") {
@@ -154,7 +163,20 @@ impl Subject {
         );
         ensure!(value("LoadState") == "loaded", "systemd has no unit {shown}");
         match value("MainPID").parse() {
-            Ok(pid) if pid > 0 => Self::of_process(pid, format!("the unit {shown} (process {pid})")),
+            Ok(pid) if pid > 0 => {
+                let qemu = qemu_below(pid);
+                let tried = qemu.unwrap_or(pid);
+                let mut subject = Self::of_process(tried, format!("the unit {shown} (process {tried})"))?;
+                if qemu.is_none() {
+                    let name = text::escape(comm(pid).as_bytes()).into_owned();
+                    let message = format!(
+                        "process {pid} of the unit {shown} is {name}, and no QEMU runs below it: the user and the mounts that it gives QEMU \
+                         were not tried"
+                    );
+                    subject.notes.push(super::told(&finding::CONFINEMENT_NOT_TRIED, message));
+                }
+                Ok(subject)
+            }
             _ => {
                 ensure!(
                     value("DynamicUser") != "yes",
@@ -182,7 +204,9 @@ impl Subject {
             .filter(|name| !name.contains('/'))
             .with_context(|| format!("no domain is called {shown}"))?;
         let file = format!("/run/libvirt/qemu/{name}.pid");
-        if let Some(pid) = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()) {
+        // The number in a file that was left over may be another process's now.
+        let pid = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
+        if let Some(pid) = pid.filter(|pid| is_qemu(*pid)) {
             return Self::of_process(pid, format!("the domain {shown} (process {pid})"));
         }
         let output = Command::new("virsh")
@@ -230,6 +254,45 @@ impl Subject {
             scratch.unwrap_or_default()
         )
     }
+}
+
+/// QEMU itself: the process or the first one that it started, over any number of others.
+fn qemu_below(pid: i32) -> Option<i32> {
+    let parents: Vec<(i32, i32)> = fs::read_dir("/proc")
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| Some((pid, parent_of(pid)?)))
+        .collect();
+    let mut family = vec![pid];
+    let mut at = 0;
+    while let Some(pid) = family.get(at).copied() {
+        if is_qemu(pid) {
+            return Some(pid);
+        }
+        family.extend(parents.iter().filter(|(_, parent)| *parent == pid).map(|(child, _)| *child));
+        at += 1;
+    }
+    None
+}
+
+fn parent_of(pid: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+/// The process's name, of 15 bytes at most.
+fn comm(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
+fn is_qemu(pid: i32) -> bool {
+    let comm = comm(pid);
+    comm.starts_with("qemu") || comm == "kvm"
+}
+
+fn command_line(pid: i32) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
 /// What a process's user namespace calls an id of this one.
