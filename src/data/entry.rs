@@ -225,7 +225,8 @@ pub struct Inode {
     pub identity: Identity,
     /// Which one of its file system, for as long as that exists.
     pub id: Id,
-    /// The mount it was reached through; 0 on kernels that don't say (before Linux 5.8).
+    /// The mount it was reached through: its unique id from Linux 6.8 on, the id of mountinfo before; 0 on kernels that don't say (before
+    /// Linux 5.8).
     pub mount: u64,
     /// `st_mode`.
     pub mode: u32,

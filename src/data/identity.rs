@@ -1,9 +1,7 @@
 //! Which inode: beyond its number, which repeats between the subvolumes of a Btrfs and is given out again after a deletion.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
-use std::sync::{PoisonError, RwLock};
 
 use rustix::fs::{Statx, StatxFlags};
 use serde::{Deserialize, Serialize};
@@ -73,58 +71,53 @@ pub struct Key {
     pub number: u64,
 }
 
-/// What is known of a device number, `st_dev`.
-#[derive(Debug, Clone, Copy)]
-struct Device {
-    volume: u64,
-    /// Whether the times at which inodes were made and their handles last as long as the file system.
-    is_lasting: bool,
-}
+/// What [`of`] asks statx(2) for, beside the time at which an inode was made. Older kernels leave out what they do not know, and rustix
+/// does not name it: `STATX_MNT_ID_UNIQUE` (Linux 6.8), the id of a mount that no other mount gets, and `STATX_SUBVOL` (6.10).
+pub(super) const ASKED: StatxFlags = MNT_ID_UNIQUE.union(SUBVOL);
+const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+const SUBVOL: StatxFlags = StatxFlags::from_bits_retain(0x8000);
 
-/// The id of the inode that `fd` refers to and of which statx(2) told `told`.
+/// `f_type` of statfs(2) for Btrfs.
+const BTRFS: u64 = 0x9123_683e;
+
+/// The id of the inode that `fd` refers to and of which statx(2) told `told`, asked for [`ASKED`].
 pub(super) fn of(fd: BorrowedFd<'_>, told: &Statx) -> Id {
-    let device = device(fd, u64::from(told.stx_dev_major) << 32 | u64::from(told.stx_dev_minor));
-    let stamp = match device {
-        Device { is_lasting: false, .. } => Stamp::None,
-        _ if told.stx_mask & StatxFlags::BTIME.bits() != 0 => {
-            Stamp::Born(Time { seconds: told.stx_btime.tv_sec, nanoseconds: told.stx_btime.tv_nsec })
-        }
-        _ => sys::file_handle(fd).map_or(Stamp::None, |handle| Stamp::Handle(hash(&handle))),
+    let has = |flag: StatxFlags| told.stx_mask & flag.bits() != 0;
+    let kind = kind(fd, has(MNT_ID_UNIQUE).then_some(told.stx_mnt_id));
+    let volume = match kind {
+        BTRFS if has(SUBVOL) => told.stx_subvol,
+        BTRFS => sys::file_handle(fd).and_then(|handle| subvolume(&handle)).unwrap_or(0),
+        _ => 0,
     };
-    Id { volume: device.volume, number: told.stx_ino, stamp }
+    let stamp = if !is_lasting(kind) {
+        Stamp::None
+    } else if has(StatxFlags::BTIME) {
+        Stamp::Born(Time { seconds: told.stx_btime.tv_sec, nanoseconds: told.stx_btime.tv_nsec })
+    } else {
+        sys::file_handle(fd).map_or(Stamp::None, |handle| Stamp::Handle(hash(&handle)))
+    };
+    Id { volume, number: told.stx_ino, stamp }
 }
 
-/// What is known of the device number of `fd`'s file system. It is found out once.
-fn device(fd: BorrowedFd<'_>, number: u64) -> Device {
-    static KNOWN: RwLock<Option<HashMap<u64, Device>>> = RwLock::new(None);
+/// The type of `fd`'s file system, `f_type` of statfs(2). It is remembered by the mount's unique id alone: the kernel gives a device number
+/// out again, after an unmount or for another subvolume.
+fn kind(fd: BorrowedFd<'_>, mount: Option<u64>) -> u64 {
     thread_local! {
-        static LAST: Cell<Option<(u64, Device)>> = const { Cell::new(None) };
+        static LAST: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
     }
-    if let Some((_, device)) = LAST.get().filter(|(last, _)| *last == number) {
-        return device;
+    if let Some((_, kind)) = LAST.get().filter(|(last, _)| mount == Some(*last)) {
+        return kind;
     }
-    let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
-    let found = known.as_ref().and_then(|known| known.get(&number).copied());
-    drop(known);
-    let device = found.unwrap_or_else(|| {
-        let device = look_up(fd);
-        let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
-        known.get_or_insert_default().insert(number, device);
-        device
-    });
-    LAST.set(Some((number, device)));
-    device
+    let kind = rustix::fs::fstatfs(fd).map_or(0, |told| told.f_type.cast_unsigned());
+    LAST.set(mount.map(|mount| (mount, kind)));
+    kind
 }
 
-fn look_up(fd: BorrowedFd<'_>) -> Device {
-    const BTRFS: u64 = 0x9123_683e;
-    // ext2 to ext4, XFS, Btrfs, tmpfs, F2FS, ZFS. Those that pass on what another file system says (overlayfs, FUSE, NFS) may
-    // give an inode another handle after a restart, or another time when it is copied up.
-    const LASTING: [u64; 6] = [0xef53, 0x5846_5342, BTRFS, 0x0102_1994, 0xf2f5_2010, 0x2fc1_2fc1];
-    let kind = rustix::fs::fstatfs(fd).map_or(0, |told| told.f_type.cast_unsigned());
-    let volume =
-        if kind == BTRFS { sys::file_handle(fd).and_then(|handle| subvolume(&handle)) } else { None };
-    Device { volume: volume.unwrap_or(0), is_lasting: LASTING.contains(&kind) }
+/// Whether the times at which inodes were made and their handles last as long as the file system: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS,
+/// ZFS. Those that pass on what another file system says (overlayfs, FUSE, NFS) may give an inode another handle after a restart, or
+/// another time when it is copied up.
+fn is_lasting(kind: u64) -> bool {
+    [0xef53, 0x5846_5342, BTRFS, 0x0102_1994, 0xf2f5_2010, 0x2fc1_2fc1].contains(&kind)
 }
 
 /// The number of the subvolume in a handle of Btrfs: `struct btrfs_fid` has the inode's number, the subvolume's and the

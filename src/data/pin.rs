@@ -25,7 +25,8 @@ const REGULAR: OFlags = ALWAYS.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 const XATTR_MAX: usize = 65536;
 
 /// What is asked about every inode.
-const ASKED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::MNT_ID).union(StatxFlags::BTIME);
+const ASKED: StatxFlags =
+    StatxFlags::BASIC_STATS.union(StatxFlags::MNT_ID).union(StatxFlags::BTIME).union(identity::ASKED);
 
 /// An inode held by a descriptor, and what the kernel said about it when it was opened.
 #[derive(Debug)]

@@ -171,7 +171,12 @@ pub enum Kind {
 impl Kind {
     /// Reads it off a file's status.
     pub fn of(stat: &FileStat) -> Self {
-        match stat.st_mode & libc::S_IFMT {
+        Self::of_mode(stat.st_mode)
+    }
+
+    /// Reads it off a file's mode.
+    pub fn of_mode(mode: u32) -> Self {
+        match mode & libc::S_IFMT {
             libc::S_IFREG => Self::File,
             libc::S_IFDIR => Self::Directory,
             libc::S_IFLNK => Self::Symlink,

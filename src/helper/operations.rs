@@ -90,7 +90,9 @@ pub const CALLS: &[(&str, &[libc::c_long])] = &[
     (
         "T_GETVERSION",
         &[
+            libc::SYS_statx,
             libc::SYS_newfstatat,
+            libc::SYS_statfs,
             libc::SYS_name_to_handle_at,
             libc::SYS_openat,
             libc::SYS_fstat,

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use rustix::fs::{AtFlags, Statx, StatxFlags};
 
 use crate::kernel;
 
@@ -571,6 +572,30 @@ pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
         return Err(Errno::ENOSYS);
     }
     Ok(out[18])
+}
+
+/// `STATX_MNT_ID_UNIQUE` of statx(2) (Linux 6.8): the id of a mount that no other mount gets as long as the kernel runs. The ids of
+/// mountinfo and the device numbers are given out again.
+const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+
+/// The type bits of the mode of the file at `path`, and the unique id of the mount that it is on; None where the kernel does not
+/// tell that. A final symbolic link is not followed.
+pub fn kind_and_mount(dir: BorrowedFd<'_>, path: &CStr) -> Result<(u32, Option<u64>), Errno> {
+    let told = rustix::fs::statx(dir, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE | MNT_ID_UNIQUE);
+    told.map(|told| (told.stx_mode.into(), unique_id(&told))).map_err(errno)
+}
+
+/// The unique id of the mount that `fd` is on, as [`kind_and_mount`].
+pub fn unique_mount_id(fd: BorrowedFd<'_>) -> Result<Option<u64>, Errno> {
+    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, MNT_ID_UNIQUE).map(|told| unique_id(&told)).map_err(errno)
+}
+
+fn unique_id(told: &Statx) -> Option<u64> {
+    (told.stx_mask & MNT_ID_UNIQUE.bits() != 0).then_some(told.stx_mnt_id)
+}
+
+fn errno(error: rustix::io::Errno) -> Errno {
+    Errno::from_raw(error.raw_os_error())
 }
 
 /// `statx(2)` asks no server of a network file system. Not every C library's part of the libc crate names it.

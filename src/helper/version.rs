@@ -2,10 +2,13 @@
 //!
 //! Every lookup of a file in the guest asks for it, and the documented way, `ioctl(FS_IOC_GETVERSION)`, takes an open
 //! and a close. The file handle that `name_to_handle_at(2)` makes from a mere path holds the same number for most file
-//! systems that have one, but where in the handle it stands is each file system's own affair. So it is learnt: the first
-//! times that a handle of some shape turns up on some device, the ioctl is asked as well, and when both agree on a number
-//! that can't be there by chance, handles of that shape on that device are believed from then on. A file system without
-//! the ioctl is not asked twice, either.
+//! systems that have one, but each file system has its own place for it. So the place is learnt: the first times that a handle
+//! of some shape turns up on some file system, the ioctl is asked as well. When both agree on a number that can't be there by
+//! chance, handles of that shape on that file system are believed from then on. A file system without the ioctl is not asked twice,
+//! either.
+//!
+//! A device number does not tell file systems apart: the kernel gives it out again after an unmount. What is learnt belongs
+//! to a mount, whose unique id is never given out again (Linux 6.8); on older kernels, to the type of the file system.
 
 use std::ffi::CStr;
 use std::os::fd::AsFd;
@@ -13,21 +16,30 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::fstatat;
-use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
+use nix::sys::statfs::FUSE_SUPER_MAGIC;
 
-use super::export::{Kind, Known, Reach, wait_for_lease};
+use super::export::{At, Kind, Known, Opened, Reach, wait_for_lease};
 use super::sys::{self, FileHandle};
 
-/// How many devices are remembered: an export with more file systems mounted in it gets slower, not wrong.
+/// How many mounts are remembered: an export with more file systems mounted in it gets slower, not wrong.
 const REMEMBERED: usize = 8;
 
 /// A number above this is no coincidence in a handle of a few words; smaller ones must be seen to differ.
 const TELLING: u64 = 0xffff;
 
-/// The form of a device's file handles.
+/// What a file is on, by a name that nothing else has had or will have while this process runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// A mount, by its unique id.
+    Mount(u64),
+    /// Any file system of this type (`f_type` of statfs(2)): the code is the same for all of them.
+    OfType(i64),
+}
+
+/// The form of the file handles of a place.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Shape {
-    device: u64,
+    place: Place,
     kind: i32,
     length: usize,
 }
@@ -43,11 +55,11 @@ struct Lesson {
     confirmed: bool,
 }
 
-/// Files of one kind on one device: a file system either has the ioctl for all of them or for none. (All but FUSE, where
+/// Files of one kind in one place: a file system either has the ioctl for all of them or for none. (All but FUSE, where
 /// each file's server decides.)
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Population {
-    device: u64,
+    place: Place,
     kind: Kind,
 }
 
@@ -59,6 +71,8 @@ pub struct Versions {
     /// Those that have no generation numbers.
     without: [Option<Population>; REMEMBERED],
     next_without: usize,
+    /// statx(2) is missing or forbidden.
+    no_statx: bool,
 }
 
 /// What the ioctl says.
@@ -83,36 +97,60 @@ impl Versions {
     /// for a special file; a final symbolic link is followed.
     pub fn get(&mut self, reach: &Reach, path: &CStr) -> Result<u64, Errno> {
         let at = reach.at(path)?;
-        let stat = fstatat(at.dir(), at.name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        let population = Population { device: stat.st_dev, kind: Kind::of(&stat) };
-        match population.kind {
-            Kind::Symlink => return ask(reach, path, Known::Nothing).map(|answer| answer.or_none()),
+        let (kind, mount) = self.look_at(&at)?;
+        match kind {
+            Kind::Symlink => {
+                return open(reach, path, Known::Nothing).and_then(|file| close(ask(&file), file));
+            }
             Kind::Special => return Err(Errno::ENXIO),
             Kind::File | Kind::Directory => {}
         }
-        if self.without.contains(&Some(population)) {
+        let place = mount.map(Place::Mount).or_else(|| type_at(reach, path));
+        if place.is_some_and(|place| self.without.contains(&Some(Population { place, kind }))) {
             return Ok(0);
         }
-        let Ok(handle) = sys::name_to_handle(at.dir(), at.name) else {
-            return ask(reach, path, Known::Regular).map(|answer| self.unless_never(population, &answer));
-        };
-        let shape = Shape { device: stat.st_dev, kind: handle.kind(), length: handle.bytes().len() };
-        let known = self.lessons.iter().flatten().find(|lesson| lesson.confirmed && lesson.shape == shape);
-        if let Some(version) = known.and_then(|lesson| word(&handle, lesson.offset)) {
-            return Ok(version.into());
+        let handle = sys::name_to_handle(at.dir(), at.name).ok().zip(place);
+        let handle = handle.map(|(handle, place)| {
+            let shape = Shape { place, kind: handle.kind(), length: handle.bytes().len() };
+            (handle, shape)
+        });
+        if let Some((handle, shape)) = &handle {
+            let known = self.lessons.iter().flatten().find(|it| it.confirmed && it.shape == *shape);
+            if let Some(version) = known.and_then(|lesson| word(handle, lesson.offset)) {
+                return Ok(version.into());
+            }
         }
-        let version = self.unless_never(population, &ask(reach, path, Known::Regular)?);
-        self.learn(shape, &handle, version);
-        Ok(version)
+        let file = open(reach, path, Known::Regular)?;
+        let answer = ask(&file);
+        // Something else may have come to the path since it was looked at.
+        let stays = |place| place_of(&file, place) == Some(place);
+        match (&answer, place, &handle) {
+            (Ok(Generation::Never), Some(place), _) if stays(place) => self.remember_none(place, kind),
+            (Ok(Generation::Is(version)), _, Some((handle, shape))) if stays(shape.place) => {
+                self.learn(*shape, handle, *version);
+            }
+            _ => {}
+        }
+        close(answer, file)
     }
 
-    /// The number that the ioctl gave; where it never gives one, 0, and that is remembered.
-    fn unless_never(&mut self, population: Population, answer: &Generation) -> u64 {
-        if matches!(answer, Generation::Never) {
-            self.without[self.next_without] = Some(population);
-            self.next_without = (self.next_without + 1) % REMEMBERED;
+    /// The kind of a file, and the unique id of the mount that it is on, where the kernel tells it.
+    fn look_at(&mut self, at: &At<'_>) -> Result<(Kind, Option<u64>), Errno> {
+        if !self.no_statx {
+            match sys::kind_and_mount(at.dir(), at.name) {
+                Err(Errno::ENOSYS | Errno::EPERM) => {}
+                result => return result.map(|(mode, mount)| (Kind::of_mode(mode), mount)),
+            }
         }
-        answer.or_none()
+        let stat = fstatat(at.dir(), at.name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        self.no_statx = true;
+        Ok((Kind::of(&stat), None))
+    }
+
+    /// Remembers that the files of this kind in this place have no generation number.
+    fn remember_none(&mut self, place: Place, kind: Kind) {
+        self.without[self.next_without] = Some(Population { place, kind });
+        self.next_without = (self.next_without + 1) % REMEMBERED;
     }
 
     /// Remembers where in `handle` the number stands that the ioctl gave. Where it can't be told apart from another part of the
@@ -139,26 +177,60 @@ fn word(handle: &FileHandle, offset: usize) -> Option<u32> {
     handle.bytes().get(offset..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
-/// Asks the ioctl.
-fn ask(reach: &Reach, path: &CStr, known: Known) -> Result<Generation, Errno> {
-    // Without O_NONBLOCK a file under a lease would keep us waiting for its holder.
-    let opened = wait_for_lease(|| reach.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, known))?;
-    let version = match sys::inode_version(opened.file.as_fd()) {
-        Err(Errno::ENOTTY | Errno::ENOSYS | Errno::EINVAL | Errno::EOPNOTSUPP) => {
-            let fuse = fstatfs(&opened.file).is_ok_and(|status| status.filesystem_type() == FUSE_SUPER_MAGIC);
-            Ok(if fuse { Generation::Is(0) } else { Generation::Never })
+/// The type of the file system that a file is on, which is no symbolic link. None where it can't be told by the path alone, and for
+/// FUSE: what the server of one file says does not hold for another's.
+fn type_at(reach: &Reach, path: &CStr) -> Option<Place> {
+    match reach {
+        Reach::Rooted { .. } => sys::statfs(path).ok().and_then(|status| of_type(&status)),
+        Reach::Beneath(_) => None,
+    }
+}
+
+fn of_type(status: &libc::statfs) -> Option<Place> {
+    #[allow(clippy::unnecessary_cast, reason = "its type differs by architecture")]
+    let kind = status.f_type as i64;
+    #[allow(clippy::unnecessary_cast, reason = "its type differs by architecture")]
+    let fuse = FUSE_SUPER_MAGIC.0 as i64;
+    (kind != fuse).then_some(Place::OfType(kind))
+}
+
+/// Where an open file is, told in the same way as `like`.
+fn place_of(opened: &Opened, like: Place) -> Option<Place> {
+    let file = opened.file.as_fd();
+    let status = sys::fstatfs(file).ok()?;
+    match like {
+        // What a server says of one of its files does not hold for the others.
+        Place::Mount(_) => {
+            of_type(&status).and_then(|_| sys::unique_mount_id(file).ok().flatten()).map(Place::Mount)
         }
+        Place::OfType(_) => of_type(&status),
+    }
+}
+
+fn open(reach: &Reach, path: &CStr, known: Known) -> Result<Opened, Errno> {
+    // Without O_NONBLOCK a file under a lease would keep us waiting for its holder.
+    wait_for_lease(|| reach.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, known))
+}
+
+/// Asks the ioctl.
+fn ask(opened: &Opened) -> Result<Generation, Errno> {
+    match sys::inode_version(opened.file.as_fd()) {
+        Err(Errno::ENOTTY | Errno::ENOSYS | Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(Generation::Never),
         result => result.map(Generation::Is),
-    };
+    }
+}
+
+/// Closes the file that was asked.
+fn close(answer: Result<Generation, Errno>, opened: Opened) -> Result<u64, Errno> {
     opened.close();
-    version
+    answer.map(|answer| answer.or_none())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SHAPE: Shape = Shape { device: 1, kind: 1, length: 8 };
+    const SHAPE: Shape = Shape { place: Place::Mount(1), kind: 1, length: 8 };
 
     fn handle(words: [u32; 2]) -> FileHandle {
         FileHandle::new(1, &words.map(u32::to_ne_bytes).concat())
@@ -196,9 +268,8 @@ mod tests {
             let expected = sys::inode_version(std::fs::File::open(&path).unwrap().as_fd()).unwrap_or(0);
             let path = std::ffi::CString::new(path.into_os_string().into_encoded_bytes()).unwrap();
             let at = reach.at(&path).unwrap();
-            let stat = fstatat(at.dir(), at.name, AtFlags::AT_SYMLINK_NOFOLLOW).unwrap();
             let handle = sys::name_to_handle(at.dir(), at.name).unwrap();
-            let shape = Shape { device: stat.st_dev, kind: handle.kind(), length: handle.bytes().len() };
+            let shape = Shape { place: Place::Mount(0), kind: handle.kind(), length: handle.bytes().len() };
             versions.learn(shape, &handle, expected);
             if let Some(lesson) = versions.lessons.iter().flatten().find(|lesson| lesson.confirmed) {
                 assert_eq!(word(&handle, lesson.offset).map(u64::from), Some(expected));

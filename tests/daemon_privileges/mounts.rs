@@ -18,6 +18,7 @@ use crate::apart::with_own_mounts;
 use crate::disk::run;
 use crate::process;
 use crate::program::{self, Launch, wait_until};
+use crate::refuse::{Refused, refusing};
 use crate::standing::{FOR_READING, each_way, each_way_of};
 use crate::tree::Owned;
 use crate::wire::{Answer, Client, ask};
@@ -185,6 +186,70 @@ fn a_mount_that_comes_later_is_served_and_one_that_goes_is_released() {
         wait_until(&format!("a mounted file, {way}"), || size(client) == 7);
         unmount(&file, way);
         wait_until(&format!("an unmounted file, {way}"), || size(client) == 6);
+    });
+}
+
+/// Asks for the generation number of a file in a tmpfs, then in a Btrfs that has got its device number.
+fn asks_for_a_generation_on_a_reused_number(host: &Host, way: &str, client: &mut Client) {
+    let (first, mnt) = (host.path("first"), host.path("export/mnt"));
+    let device = || fs::metadata(&mnt).unwrap().dev();
+    // The kernel gives out the lowest number that is free, and others mount meanwhile.
+    for _ in 0..1000 {
+        // A Btrfs takes one number for itself and one for its files.
+        mount(Some("tmpfs"), &first, Some("tmpfs"), MsFlags::empty(), NONE).unwrap();
+        host.mount("tmpfs");
+        let before = device();
+        sees(client, b"/mnt/mounted", true, way);
+        for _ in 0..2 {
+            assert_eq!(client.ask(&ask::version(b"/mnt/mounted")).word(), Some(0), "{way}: tmpfs has none");
+        }
+        unmount(&first, way);
+        host.unmount(way);
+        run("mount", &[&"-o", &"loop", &host.path("btrfs"), &mnt]);
+        let after = device();
+        fs::write(mnt.join("file"), b"").unwrap();
+        sees(client, b"/mnt/file", true, way);
+        let told = client.ask(&ask::version(b"/mnt/file")).word().unwrap();
+        let expected = generation(&mnt.join("file"));
+        assert!(expected > 0, "Btrfs has generations");
+        host.unmount(way);
+        if after == before {
+            assert_eq!(told, expected, "{way}");
+            return;
+        }
+    }
+    panic!("{way}: no device number was given out again");
+}
+
+/// What the ioctl says of a file.
+fn generation(path: &Path) -> u64 {
+    let output = Command::new("lsattr").arg("-v").arg(path).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{text}"))
+}
+
+#[test]
+fn a_generation_is_told_whatever_file_system_had_its_device_number_before() {
+    with_own_mounts(MsFlags::MS_SHARED, || {
+        let host = Host::new();
+        let image = host.path("btrfs");
+        fs::File::create(&image).unwrap().set_len(128 << 20).unwrap();
+        run("mkfs.btrfs", &[&"-q", &image]);
+        fs::create_dir(host.path("first")).unwrap();
+        for sandbox in SANDBOXES {
+            each_way(&host.path("export"), sandbox, |way, _, client| {
+                asks_for_a_generation_on_a_reused_number(&host, &format!("{sandbox}, {way}"), client);
+            });
+        }
+        // As before Linux 6.8, which tells no unique number of a mount. A mount namespace takes statx(2) there, too.
+        let host = &host;
+        refusing(Refused(libc::SYS_statx, None, Errno::ENOSYS), move || {
+            for sandbox in ["chroot", "none"] {
+                let (_running, mut client) = ours(&host.path("export"), sandbox).by_fd();
+                asks_for_a_generation_on_a_reused_number(host, &format!("{sandbox}, no statx"), &mut client);
+            }
+        });
     });
 }
 
