@@ -11,6 +11,7 @@
 //! | [`sandbox`], [`landlock`], [`privileges`], [`seccomp`] | the walls, and what is left to do inside |
 //! | [`mount_watch`], [`mount_table`] | the process that keeps the export's mounts as the host's |
 //! | [`worker`], [`supervisor`] | a process that serves, and the one that starts them |
+//! | [`waiting`] | a process that serves its one client itself, until the client comes |
 //! | [`layers`] | which isolation layers were asked for, and which there are |
 //! | [`pid_namespace`], [`lifeline`] | what a worker has besides, because it was forked |
 //! | [`connection`], [`busy_poll`] | bytes ↔ requests and replies on a socket |
@@ -55,13 +56,12 @@ pub mod stderr;
 pub mod supervisor;
 pub mod sys;
 pub mod version;
+pub mod waiting;
 pub mod worker;
 
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cli::HelperArgs;
 use crate::exit::Outcome;
@@ -75,6 +75,7 @@ use sandbox::{Directory, Sandbox};
 use settings::Endpoint;
 pub use settings::Settings;
 use socket::Listener;
+use waiting::Waiting;
 use worker::Client;
 
 /// Serves an export as the command line says. Errors are printed here, once, with their context.
@@ -255,13 +256,12 @@ fn serve_one(
         }
         Source::Listener(listener) => {
             let export = directory.close()?;
-            if worker::stands("capabilities") {
-                privileges::drop_all_but(&settings.kept.for_supervisor())?;
-            }
             signals::show_life(health.as_ref(), notify::watchdog())?;
+            waiting::confine(settings)?;
             parent.release()?;
             manager.tell("READY=1");
-            let Some(client) = wait_for_client(&listener, &mut manager)? else { return Ok(Outcome::Clean) };
+            let waiting = Waiting::new(settings, sandbox, &export, &listener, health.as_ref(), &mut manager);
+            let Some(client) = waiting.for_client()? else { return Ok(Outcome::Clean) };
             let confined = || worker::confine(settings, sandbox, &export.find()?, health_fd);
             let Some(confined) = signals::while_idle(confined) else { return Ok(Outcome::Clean) };
             (client, confined?)
@@ -279,32 +279,6 @@ fn serve_one(
     let outcome = worker::serve(Client::new(client), &mut confined);
     drop(cleaner);
     Ok(outcome)
-}
-
-/// Waits for the one client. `None` where this process was asked to stop meanwhile.
-fn wait_for_client(listener: &Listener, manager: &mut Manager) -> Result<Option<OwnedFd>> {
-    while manager.is_behind() {
-        let mut fds = [PollFd::new(listener.socket.as_fd(), PollFlags::POLLIN)];
-        let Some(ready) = signals::while_idle(|| poll(&mut fds, PollTimeout::from(1000u16))) else {
-            return Ok(None);
-        };
-        manager.tell_again();
-        if ready == Ok(1) {
-            break;
-        }
-    }
-    loop {
-        match signals::while_idle(|| listener.accept()) {
-            None => return Ok(None),
-            Some(Ok(client)) if listener.admits(client.as_fd()) => return Ok(Some(client)),
-            Some(Ok(client)) => {
-                let peer = socket::describe_peer(client.as_fd());
-                log::warn!("refused a client that is not for this socket (-u, -g): {peer}");
-            }
-            Some(Err(Errno::EINTR | Errno::ECONNABORTED)) => {}
-            Some(Err(errno)) => return Err(errno).context("cannot take a client off the socket"),
-        }
-    }
 }
 
 /// One line for the log of every start: what is served, and that its time is over.

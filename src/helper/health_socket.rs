@@ -3,7 +3,7 @@
 //! To connect is to ask; nothing is read from whoever does. The answer is one line: the program's name, `ok` or `failing`, and a
 //! sentence. The process that accepts clients gives it, or the process that serves where there is only one.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use super::identity::Identity;
@@ -48,9 +48,10 @@ pub fn read_line(line: &[u8]) -> Option<(bool, &str)> {
     }
 }
 
-/// Answers, without waiting.
+/// Answers, without waiting, and ends the connection. It is still to be closed.
 pub fn answer(connection: BorrowedFd<'_>, ok: bool, text: &str) {
     let _ = sys::send(connection, line(ok, text).as_bytes());
+    let _ = nix::sys::socket::shutdown(connection.as_raw_fd(), nix::sys::socket::Shutdown::Both);
 }
 
 #[cfg(test)]

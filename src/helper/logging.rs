@@ -6,6 +6,7 @@
 //! syslog is made once, before the sandbox closes. libc's syslog(3) does none of this.
 
 use std::fmt::{Arguments, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -41,6 +42,14 @@ pub fn set_relayed() {
 /// Sets the pid that this process is known by outside its PID namespace.
 pub fn set_pid(pid: u32) {
     PID.store(pid, Ordering::Relaxed);
+}
+
+/// The connection to syslog, for a process that closes all other descriptors.
+pub fn descriptor() -> Option<BorrowedFd<'static>> {
+    match SINK.get() {
+        Some(Sink::Syslog(socket)) => Some(socket.as_fd()),
+        _ => None,
+    }
 }
 
 enum Sink {

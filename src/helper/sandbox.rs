@@ -99,9 +99,14 @@ pub struct Export {
 }
 
 impl Export {
-    /// Finds the directory that is there now, be it another one than at the start.
+    /// Finds the directory that is there now, to look at it and no more.
+    pub fn find_silently(&self) -> Result<Directory> {
+        Directory::find(&self.path)
+    }
+
+    /// Finds the directory that is there now, be it another one than at the start, to serve it.
     pub fn find(&self) -> Result<Directory> {
-        let directory = Directory::find(&self.path)?;
+        let directory = self.find_silently()?;
         if directory.id()? != self.first {
             log::info!(
                 "'{}' is another directory than when the helper started: it was replaced, mounted or unmounted. \

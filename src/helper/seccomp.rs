@@ -126,6 +126,7 @@ const SUPERVISOR: &[libc::c_long] = &[
     libc::SYS_setsockopt,
     libc::SYS_getsockname,
     libc::SYS_getpeername,
+    libc::SYS_shutdown,
     libc::SYS_fchmod,
     // Isolation layers.
     libc::SYS_getcwd,

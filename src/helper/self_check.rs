@@ -25,6 +25,8 @@ pub struct SelfCheck {
     listener: Option<Listener>,
     tried_at: Instant,
     askers: Vec<OwnedFd>,
+    /// Sockets that are of no more use. Their queues may hold descriptors that somebody sent.
+    answered: Vec<OwnedFd>,
     /// Since when none can be taken off the socket.
     short_since: Option<Instant>,
     running: Option<(Pid, Lifeline)>,
@@ -50,6 +52,7 @@ impl SelfCheck {
             listener,
             tried_at: Instant::now(),
             askers: Vec::new(),
+            answered: Vec::new(),
             short_since: None,
             running: None,
             watchdog,
@@ -66,8 +69,13 @@ impl SelfCheck {
         if let Ok(again) = name.bind_again(identity).inspect_err(|error| log::debug!("{error:#}"))
             && super::socket::set_nonblocking(again.socket.as_fd()).is_ok()
         {
-            self.listener = Some(again);
+            self.answered.extend(self.listener.replace(again).map(|old| old.socket));
         }
+    }
+
+    /// The sockets that are to be closed.
+    pub fn take_answered(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.answered)
     }
 
     /// What becomes readable when somebody asks.
@@ -127,18 +135,25 @@ impl SelfCheck {
         self.running.is_some()
     }
 
+    /// Whether there are sockets of those who ask.
+    pub fn holds_sockets(&self) -> bool {
+        !self.askers.is_empty() || !self.answered.is_empty()
+    }
+
     /// Forgets the check that runs: nobody is answered any more.
     pub fn abandon(&mut self) -> Option<(Pid, Lifeline)> {
-        self.askers.clear();
+        self.answered.append(&mut self.askers);
         self.running.take()
     }
 
     /// The check has ended, or could not be started: answers all who asked. True where the watchdog is to be told.
     pub fn ended(&mut self, ok: bool, text: &str) -> bool {
         self.running = None;
-        for asker in self.askers.drain(..) {
+        for asker in &self.askers {
+            // Its end is the end of the answer, whenever the socket is closed.
             health_socket::answer(asker.as_fd(), ok, text);
         }
+        self.answered.append(&mut self.askers);
         self.watchdog.as_mut().is_some_and(|watchdog| std::mem::take(&mut watchdog.waits)) && ok
     }
 

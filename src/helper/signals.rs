@@ -36,15 +36,18 @@ static WATCHED: AtomicBool = AtomicBool::new(false);
 static HEALTH: AtomicI32 = AtomicI32::new(-1);
 /// Whether the client is there.
 static SERVING: AtomicBool = AtomicBool::new(false);
-/// What is answered before the client is there, and while it is.
-static ANSWERS: OnceLock<[String; 2]> = OnceLock::new();
+/// What is answered while the client is there.
+static ANSWER: OnceLock<String> = OnceLock::new();
 
-/// Has this process, which serves its one client itself, answer health checks on `socket`, and tell the service manager's
+/// What a process says of itself that waits for its one client.
+pub const WAITS: &str = "waiting for its one client";
+/// What it says while it serves.
+const SERVES: &str = "serving its one client";
+
+/// Has this process, once it serves its one client itself ([`serving`]), answer health checks on `socket`, and tell the service manager's
 /// watchdog every third of `watchdog`. Both happen between two requests only: a process that is stuck in one is silent.
 pub fn show_life(socket: Option<&Listener>, watchdog: Option<Duration>) -> Result<()> {
-    ANSWERS.get_or_init(|| {
-        ["waiting for its one client", "serving its one client"].map(|text| health_socket::line(true, text))
-    });
+    ANSWER.get_or_init(|| health_socket::line(true, SERVES));
     let show = SigAction::new(SigHandler::Handler(on_sign_of_life), SaFlags::SA_RESTART, SigSet::empty());
     if let Some(listener) = socket {
         HEALTH.store(listener.socket.as_raw_fd(), Ordering::SeqCst);
@@ -97,15 +100,16 @@ extern "C" fn on_sign_of_life(_: libc::c_int) {
     Errno::set_raw(errno);
 }
 
-/// Answers all who ask. Makes async-signal-safe calls only (signal-safety(7)): accept, send, close.
+/// Answers all who ask once the client is there; before, the process finds out first whether it could serve ([`super::waiting`]). Makes
+/// async-signal-safe calls only (signal-safety(7)): accept, send, close.
 fn give_sign_of_life() {
-    if !SIGN_OF_LIFE.swap(false, Ordering::SeqCst) {
+    if !SERVING.load(Ordering::SeqCst) || !SIGN_OF_LIFE.swap(false, Ordering::SeqCst) {
         return;
     }
     if WATCHED.load(Ordering::SeqCst) {
         sys::send_raw(MANAGER.load(Ordering::SeqCst), b"WATCHDOG=1");
     }
-    let answer = ANSWERS.get().map_or("", |answers| &answers[usize::from(SERVING.load(Ordering::SeqCst))]);
+    let answer = ANSWER.get().map_or("", String::as_str);
     // More than one can wait, and the kernel signals some of them once.
     for _ in 0..64 {
         let Ok(asker) = sys::accept_raw(HEALTH.load(Ordering::SeqCst)) else { break };

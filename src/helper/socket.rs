@@ -14,7 +14,7 @@ use nix::sys::socket::{
     getsockname, getsockopt, listen, socket, sockopt,
 };
 use nix::sys::stat::{Mode, fchmod, fstatat};
-use nix::unistd::{Gid, Uid, fchownat};
+use nix::unistd::{ForkResult, Gid, Uid, fchownat, fork, pipe2};
 use rustix::fs::{RenameFlags, renameat_with};
 
 use super::identity::Identity;
@@ -157,6 +157,23 @@ pub fn accept(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let client = unsafe { OwnedFd::from_raw_fd(fd) };
     sys::refuse_descriptors(client.as_fd());
     Ok(client)
+}
+
+/// Closes sockets whose queues may hold descriptors that clients sent. The last close of such a descriptor can take as long
+/// as its sender likes, so a process does it that nobody waits for: at its end, where the kernel does not linger. The caller reaps it.
+pub fn close_elsewhere<T>(sockets: Vec<T>) {
+    let gate = (!sockets.is_empty()).then(|| pipe2(OFlag::O_CLOEXEC).ok());
+    let Some((gate, open)) = gate.flatten() else { return drop(sockets) };
+    // SAFETY: this process has one thread.
+    if let Ok(ForkResult::Child) = unsafe { fork() } {
+        drop(open);
+        // Until the other process has closed them.
+        let _ = nix::unistd::read(&gate, &mut [0]);
+        // SAFETY: ends the forked process; nothing is left to unwind or flush.
+        unsafe { libc::_exit(0) }
+    }
+    drop(sockets);
+    drop(open);
 }
 
 impl Name {

@@ -27,7 +27,7 @@ use super::sandbox::{Directory, Export, Sandbox};
 use super::seccomp::Filter;
 use super::self_check::SelfCheck;
 use super::settings::{Endpoint, Settings};
-use super::socket::{Listener, Name, describe_peer, set_nonblocking};
+use super::socket::{Listener, Name, close_elsewhere, describe_peer, set_nonblocking};
 use super::worker::Client;
 use super::{counters, logging, notify, privileges, signals, sys, worker};
 use crate::exit::Outcome;
@@ -166,6 +166,19 @@ fn confine(settings: &Settings) -> Result<()> {
     Filter::for_supervisor(settings.seccomp)?.install()
 }
 
+/// The two ends of a pipe: the last close of a descriptor that somebody sent can take long, and is not to be a forked process's.
+struct Closing(Option<(OwnedFd, OwnedFd)>);
+
+impl Closing {
+    /// In the supervisor: returns when the forked process has closed its copies.
+    fn wait(self) {
+        if let Some((read, write)) = self.0 {
+            drop(write);
+            let _ = nix::unistd::read(&read, &mut [0]);
+        }
+    }
+}
+
 /// What this process is when [`Supervisor::run`] returns.
 enum Role {
     /// The supervisor, and it is to end.
@@ -268,21 +281,9 @@ impl<'s> Supervisor<'s> {
         std::iter::once(&self.listener).chain(self.retired.iter().map(|(listener, _)| listener))
     }
 
-    /// Closes sockets whose queues may hold descriptors that clients sent. The last close of such a descriptor can take as long
-    /// as its sender likes, so a process does it that nobody waits for: at its end, where the kernel does not linger.
+    /// Closes sockets whose queues may hold descriptors that clients sent.
     fn dispose<T>(&self, sockets: Vec<T>) {
-        let gate = (!self.refuses_descriptors && !sockets.is_empty()).then(|| pipe2(OFlag::O_CLOEXEC).ok());
-        let Some((gate, open)) = gate.flatten() else { return drop(sockets) };
-        // SAFETY: this process has one thread.
-        if let Ok(ForkResult::Child) = unsafe { nix::unistd::fork() } {
-            drop(open);
-            // Until the supervisor has closed them.
-            let _ = nix::unistd::read(&gate, &mut [0]);
-            // SAFETY: ends the forked process; nothing is left to unwind or flush.
-            unsafe { libc::_exit(0) }
-        }
-        drop(sockets);
-        drop(open);
+        if self.refuses_descriptors { drop(sockets) } else { close_elsewhere(sockets) }
     }
 
     /// Makes the socket anew when its name is gone: QEMU removes it as it connects.
@@ -292,6 +293,8 @@ impl<'s> Supervisor<'s> {
         self.retired = kept;
         self.dispose(old);
         self.check.keep_name(&self.identity);
+        let answered = self.check.take_answered();
+        self.dispose(answered);
         let Some(name) = &self.listener.name else { return };
         if name.stands() || self.failed_at.is_some_and(|at| at.elapsed() < RETRY) {
             return;
@@ -379,9 +382,11 @@ impl<'s> Supervisor<'s> {
             let Ok((gate, open)) = pipe2(OFlag::O_CLOEXEC) else { return None };
             let client = Client::new(socket);
             let (ours, workers) = self.spare.take()?;
+            let closing = self.before_fork();
             // SAFETY: this process has one thread.
             match unsafe { self.pid_namespaces.fork() } {
                 Ok(ForkResult::Parent { child }) => {
+                    closing.wait();
                     self.served = true;
                     counters::count_client();
                     self.workers.insert(child, ours);
@@ -390,6 +395,7 @@ impl<'s> Supervisor<'s> {
                 }
                 Ok(ForkResult::Child) => {
                     drop(open);
+                    self.let_go(closing);
                     let _ = nix::unistd::read(&gate, &mut [0]);
                     return Some((client, workers));
                 }
@@ -397,6 +403,19 @@ impl<'s> Supervisor<'s> {
             }
         }
         None
+    }
+
+    /// Prepares a fork: the new process is to close the sockets of those who ask before this one does.
+    fn before_fork(&self) -> Closing {
+        let needed = !self.refuses_descriptors && self.check.holds_sockets();
+        Closing(if needed { pipe2(OFlag::O_CLOEXEC).ok() } else { None })
+    }
+
+    /// In a forked process: closes the sockets of those who ask. The supervisor has them too, and waits.
+    fn let_go(&mut self, closing: Closing) {
+        self.check.abandon();
+        drop(self.check.take_answered());
+        drop(closing);
     }
 
     /// Starts to find out whether a client could be served. Returns that process's end of its pair in the process that does.
@@ -409,10 +428,17 @@ impl<'s> Supervisor<'s> {
                 return None;
             }
         };
+        let closing = self.before_fork();
         // SAFETY: this process has one thread.
         match unsafe { self.pid_namespaces.fork() } {
-            Ok(ForkResult::Parent { child }) => self.check.started(child, ours),
-            Ok(ForkResult::Child) => return Some(its),
+            Ok(ForkResult::Parent { child }) => {
+                closing.wait();
+                self.check.started(child, ours);
+            }
+            Ok(ForkResult::Child) => {
+                self.let_go(closing);
+                return Some(its);
+            }
             Err(errno) => {
                 self.check.ended(false, &format!("cannot start a process: {}", errno.desc()));
             }
@@ -483,7 +509,8 @@ impl<'s> Supervisor<'s> {
             signals::handle_stop(-1)?;
             lifeline.hold()?;
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-            worker::confine(settings, sandbox, &export.find()?, None)
+            let directory = if client.is_some() { export.find() } else { export.find_silently() };
+            worker::confine(settings, sandbox, &directory?, None)
         };
         match confine() {
             Ok(mut confined) => match client {

@@ -16,11 +16,11 @@ use super::mount_watch::Watched;
 use super::operations::{Operations, REPLY};
 use super::pid_namespace::{PidNamespaces, id_outside};
 use super::protocol::Request;
-use super::sandbox::{self, Directory, Entered, Sandbox};
+use super::sandbox::{self, Directory, Entered, Export, Sandbox};
 use super::seccomp::Filter;
 use super::settings::Settings;
 use super::socket::describe_peer;
-use super::{landlock, layers, logging, privileges, sys};
+use super::{landlock, layers, logging, privileges, signals, sys};
 use crate::exit::Outcome;
 
 /// Who is served.
@@ -150,6 +150,36 @@ pub fn look_at_export(confined: &mut Confined) -> Outcome {
             log::error!("cannot serve a client: the export can't be looked at: {}", errno.desc());
             Outcome::Failure
         }
+    }
+}
+
+/// Whether this process could confine itself to the export and look at it now: a forked process tries.
+pub fn could_serve(settings: &Settings, sandbox: Sandbox, export: &Export) -> Result<bool> {
+    // Not 0, with which a process ends that a signal asks to stop.
+    const WELL: i32 = 10;
+
+    // SAFETY: this process has one thread.
+    match unsafe { nix::unistd::fork() }.context("cannot start a process")? {
+        ForkResult::Child => {
+            // What the other process holds must not stay open in a process that a file system holds. Nothing here uses it.
+            let kept = logging::descriptor();
+            let closed = sys::close_all_from(libc::STDERR_FILENO.unsigned_abs() + 1, kept.as_slice());
+            signals::forget_cleaner();
+            let looked = closed
+                .context("cannot close the waiting process's descriptors")
+                .and_then(|()| signals::handle_stop(-1))
+                .and_then(|()| confine(settings, sandbox, &export.find_silently()?, None));
+            let outcome = match looked {
+                Ok(mut confined) => look_at_export(&mut confined),
+                Err(error) => {
+                    log::error!("cannot serve a client: {error:#}");
+                    Outcome::Failure
+                }
+            };
+            // SAFETY: ends the forked process; nothing is left to unwind or flush.
+            unsafe { libc::_exit(if outcome == Outcome::Clean { WELL } else { 1 }) }
+        }
+        ForkResult::Parent { child } => Ok(matches!(wait_for(child)?, WaitStatus::Exited(_, WELL))),
     }
 }
 

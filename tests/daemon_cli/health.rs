@@ -112,6 +112,39 @@ fn a_helper_that_refuses_every_client_is_unhealthy() {
 }
 
 #[test]
+fn a_helper_that_waits_for_its_one_client_is_as_healthy_as_its_export() {
+    for options in [&["--sandbox=namespace"][..], &["--sandbox=chroot"], &["--sandbox=none"]] {
+        let place = Place::new();
+        let mut helper = start(&place, options, &[]);
+        assert_eq!(healthy(&place.socket()), "waiting for its one client\n", "{options:?}");
+        fs::remove_dir_all(place.export()).unwrap();
+        assert!(unhealthy(&place.socket()).contains("no client can be served"), "{options:?}");
+        assert!(helper.log().contains("does not exist"), "{}", helper.log());
+        fs::write(place.export(), b"").unwrap();
+        assert!(unhealthy(&place.socket()).contains("no client can be served"), "{options:?}");
+        assert!(helper.log().contains("is not a directory"), "{}", helper.log());
+        // Made again, it is the directory that the client gets.
+        fs::remove_file(place.export()).unwrap();
+        fs::create_dir(place.export()).unwrap();
+        fs::write(place.export().join("new"), b"").unwrap();
+        assert_eq!(healthy(&place.socket()), "waiting for its one client\n", "{options:?}");
+        assert!(!helper.log().contains("another directory"), "{options:?}: {}", helper.log());
+        // Nobody can connect to a socket without a name.
+        fs::rename(place.socket(), place.path().join("away")).unwrap();
+        assert!(unhealthy(&place.socket()).contains("is missing"), "{options:?}");
+        fs::rename(place.path().join("away"), place.socket()).unwrap();
+        let mut client = Client::connect(&place.socket()).unwrap();
+        client.ask(&ask::lstat(b"/new")).ok();
+        assert_eq!(healthy(&place.socket()), "serving its one client\n", "{options:?}");
+        client.ask(&ask::lstat(b"/new")).ok();
+        drop(client);
+        assert!(helper.wait().success(), "{options:?}: {}", helper.log());
+        let left: Vec<_> = fs::read_dir(place.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
+        assert_eq!(left, ["export"], "{options:?}");
+    }
+}
+
+#[test]
 fn a_helper_whose_socket_can_not_come_back_is_unhealthy() {
     let place = Place::new();
     let helper = start(&place, &["--persistent"], &[]);
@@ -226,14 +259,21 @@ fn a_helper_that_refuses_every_client_does_not_tell_the_watchdog() {
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(PATIENCE)).unwrap();
     let variables = [("NOTIFY_SOCKET", path.as_path()), ("WATCHDOG_USEC", Path::new("60000"))];
-    let helper = start(&place, &["--persistent"], &variables);
-    while next(&manager) != "WATCHDOG=1" {}
-    fs::remove_dir_all(place.export()).unwrap();
-    let failures = || helper.log().matches("does not exist").count();
-    wait_until("a check that fails", || failures() > 0);
-    manager.set_nonblocking(true).unwrap();
-    while manager.recv(&mut [0; 64]).is_ok() {}
-    let before = failures();
-    wait_until("more checks that fail", || failures() > before + 3);
-    assert!(manager.recv(&mut [0; 64]).is_err(), "the watchdog was told");
+    for options in [&["--persistent"][..], &[], &["--sandbox=none"]] {
+        fs::create_dir_all(place.export()).unwrap();
+        manager.set_nonblocking(false).unwrap();
+        let mut helper = start(&place, options, &variables);
+        while next(&manager) != "WATCHDOG=1" {}
+        fs::remove_dir_all(place.export()).unwrap();
+        let failures = || helper.log().matches("does not exist").count();
+        wait_until("a check that fails", || failures() > 0);
+        manager.set_nonblocking(true).unwrap();
+        while manager.recv(&mut [0; 64]).is_ok() {}
+        let before = failures();
+        wait_until("more checks that fail", || failures() > before + 3);
+        assert!(manager.recv(&mut [0; 64]).is_err(), "{options:?}: the watchdog was told");
+        helper.signal(Signal::SIGTERM);
+        assert!(helper.wait().success(), "{options:?}: {}", helper.log());
+        while manager.recv(&mut [0; 64]).is_ok() {}
+    }
 }

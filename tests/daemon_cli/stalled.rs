@@ -1,7 +1,7 @@
 //! Clients that send descriptors, take none, say nothing or are not the socket's: none costs another its service.
 
 use std::fs;
-use std::io::{IoSlice, Write as _};
+use std::io::{IoSlice, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use crate::process;
 use crate::program::{self, Launch, Running};
 use crate::start::{Place, words};
-use crate::wire::{Answer, Client, Form, ask};
+use crate::wire::{Answer, Client, Form, PATIENCE, ask};
 
 /// A socket whose last close waits for ten minutes: it lingers for data that its other side does not take.
 fn lingering() -> (TcpStream, TcpListener) {
@@ -43,7 +43,12 @@ const OLD_KERNEL: [&str; 8] =
 #[test]
 fn a_descriptor_that_a_client_sends_keeps_nobody_waiting() {
     for old_kernel in [false, true] {
-        for options in [&["--persistent"][..], &["--persistent", "--sandbox=chroot"]] {
+        for (options, asks) in [
+            (&["--persistent"][..], false),
+            (&["--persistent", "--sandbox=chroot"], false),
+            (&["--persistent"], true),
+            (&[], true),
+        ] {
             let place = Place::new();
             let mut launch = Launch::new(&program::ours(), &place.export());
             if old_kernel {
@@ -54,10 +59,28 @@ fn a_descriptor_that_a_client_sends_keeps_nobody_waiting() {
                 launch = launch.option(option);
             }
             let mut helper = launch.by_socket(&place.socket());
-            let mut client = Client::connect_soon(&place.socket());
-            client.ask(&ask::lstat(b"/file")).ok();
-            // One that is received, and one that is still in the queue when the client leaves.
+            let socket = place.path().join(if asks { "socket.health" } else { "socket" });
+            let mut client = Client::connect_soon(&socket);
+            if !asks {
+                client.ask(&ask::lstat(b"/file")).ok();
+            }
+            let itself = if old_kernel { process::children(helper.pid())[0] } else { helper.pid() };
+            let all: Vec<u32> = process::children(itself).into_iter().chain([itself]).collect();
+            let signal_all = |signal| {
+                for &pid in &all {
+                    // A process that made a health check may be gone.
+                    let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
+                }
+            };
+            if asks {
+                // What is sent to who answers at once would be too late.
+                signal_all(Signal::SIGSTOP);
+                client = Client::connect_soon(&socket);
+            }
+            // One that is received, where this is a client, and one that is still in the queue when it leaves.
             for bytes in [&[8_u8][..], &[0]] {
+                // The helper is to have the last one, and not this test, which would wait for its close.
+                signal_all(Signal::SIGSTOP);
                 let (stream, listener) = lingering();
                 match send_with(client.stream(), bytes, stream.as_raw_fd()) {
                     Ok(_) => std::mem::forget(listener),
@@ -69,12 +92,26 @@ fn a_descriptor_that_a_client_sends_keeps_nobody_waiting() {
                         setsockopt(&stream, sockopt::Linger, &off).unwrap();
                     }
                 }
+                drop(stream);
+                if !asks {
+                    signal_all(Signal::SIGCONT);
+                }
             }
             drop(client);
+            signal_all(Signal::SIGCONT);
+            if asks {
+                // The next one to ask is answered: the first one's connection is closed.
+                let mut answer = String::new();
+                let mut next = UnixStream::connect(&socket).unwrap();
+                next.set_read_timeout(Some(PATIENCE)).unwrap();
+                next.read_to_string(&mut answer).unwrap_or_else(|error| panic!("{options:?}: {error}"));
+                assert!(answer.starts_with("virtfs-proxy-helper ok"), "{options:?}: {answer}");
+            }
             let mut next = Client::connect_soon(&place.socket());
-            next.ask(&ask::lstat(b"/file")).ok();
-            let pid = if old_kernel { process::children(helper.pid())[0] } else { helper.pid() };
-            kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM).unwrap();
+            let answer = next.ask(&ask::lstat(b"/file"));
+            let when = format!("{options:?}, asks: {asks}, old kernel: {old_kernel}");
+            assert!(answer.is_success(), "{when}: {answer:?}: {}", helper.log());
+            kill(Pid::from_raw(itself.cast_signed()), Signal::SIGTERM).unwrap();
             assert!(helper.wait().success(), "{options:?}: {}", helper.log());
         }
     }

@@ -85,17 +85,52 @@ fn every_process_of_a_helper_that_serves_has_a_filter_and_limits() {
 }
 
 #[test]
+fn a_process_that_waits_for_its_one_client_has_a_filter_and_limits_and_serves_afterwards() {
+    let dir = program::scratch();
+    let socket = dir.path().join("socket");
+    let export = dir.path().join("export");
+    fs::create_dir(&export).unwrap();
+    for sandbox in SANDBOXES {
+        for (options, filter) in [(&[][..], "2"), (&["--readonly"], "2"), (&["--seccomp=none"], "0")] {
+            let when = format!("{sandbox}, {options:?}");
+            let launch = options.iter().fold(ours(&export, sandbox), program::Launch::option);
+            let mut running = launch.by_socket(&socket);
+            // It answers: it is ready.
+            program::wait_until("the health socket", || healthy(&socket));
+            assert_eq!(status(running.pid(), "Seccomp"), filter, "{when}");
+            if filter == "2" {
+                is_confined(running.pid(), &when);
+            }
+            assert_eq!(status(running.pid(), "Groups"), "", "{when}");
+            let mut client = Client::connect_soon(&socket);
+            client.ask(&ask::lstat(b"/")).ok();
+            if options.is_empty() {
+                client.ask(&ask::mkdir(b"/d", 0o755, 1000, 1000)).ok();
+                client.ask(&ask::remove(b"/d")).ok();
+            }
+            // On top of the first one.
+            let filters = if filter == "2" { "2" } else { "0" };
+            assert_eq!(status(running.pid(), "Seccomp_filters"), filters, "{when}");
+            drop(client);
+            assert_eq!(running.wait().code(), Some(0), "{when}: {}", running.log());
+            assert!(!running.log().contains("SIGSYS"), "{}", running.log());
+        }
+    }
+}
+
+/// What a health check says.
+fn healthy(socket: &Path) -> bool {
+    let command = ["healthcheck", "--timeout=60", "--socket"];
+    std::process::Command::new(program::ours()).args(command).arg(socket).output().unwrap().status.success()
+}
+
+#[test]
 fn a_supervisor_keeps_on_after_everything_that_it_does() {
     let dir = program::scratch();
     let socket = dir.path().join("sockets/socket");
     let export = dir.path().join("export");
     fs::create_dir(&export).unwrap();
     fs::create_dir(dir.path().join("sockets")).unwrap();
-    let health = |socket: &Path| {
-        let ours = program::ours();
-        let command = ["healthcheck", "--timeout=60", "--socket"];
-        std::process::Command::new(ours).args(command).arg(socket).output().unwrap().status.success()
-    };
     for sandbox in SANDBOXES {
         let launch = ours(&export, sandbox).option("--persistent").option("--shared=3");
         let mut running = launch.by_socket(&socket);
@@ -105,7 +140,7 @@ fn a_supervisor_keeps_on_after_everything_that_it_does() {
             let mut other = Client::connect_soon(&socket);
             one.ask(&ask::mkdir(b"/d", 0o755, 1000, 1000)).ok();
             other.ask(&ask::remove(b"/d")).ok();
-            assert!(health(&socket), "{sandbox}: {}", running.log());
+            assert!(healthy(&socket), "{sandbox}: {}", running.log());
             let worker = process::children(running.pid())[0];
             nix::sys::signal::kill(
                 nix::unistd::Pid::from_raw(i32::try_from(worker).unwrap()),
