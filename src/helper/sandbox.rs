@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -20,7 +20,7 @@ use super::export::Reach;
 use super::layers::{Layer, Layers};
 use super::mount_watch::{Host, Watched};
 use super::seccomp::Seccomp;
-use super::sys;
+use super::sys::{self, FileId};
 use super::worker::stands;
 use crate::text::escape_path;
 
@@ -40,9 +40,6 @@ pub struct Directory {
     path: PathBuf,
     file: File,
 }
-
-/// A file's device and inode number.
-type FileId = (u64, u64);
 
 impl Directory {
     /// Finds the directory; a symbolic link to one will do.
@@ -77,8 +74,7 @@ impl Directory {
     }
 
     fn id(&self) -> Result<FileId> {
-        let metadata = self.file.metadata().context("cannot look at the export")?;
-        Ok((metadata.dev(), metadata.ino()))
+        self.file.metadata().context("cannot look at the export").map(|metadata| FileId::of(&metadata))
     }
 
     /// Finds the directory again by its path, in the mount namespace this process is in now. Another one that took its place is

@@ -20,7 +20,7 @@ use rustix::fs::{RenameFlags, renameat_with};
 use super::identity::Identity;
 use super::logging;
 use super::settings::Owner;
-use super::sys;
+use super::sys::{self, FileId};
 use crate::text::escape_path;
 
 /// The socket's permissions: its owner and group, nobody else.
@@ -52,7 +52,8 @@ enum Admission {
 pub struct Name {
     path: PathBuf,
     owner: Owner,
-    inode: (u64, u64),
+    /// None where it was gone when this process was started.
+    inode: Option<FileId>,
     /// Whether this process made it, and so is to remove it.
     ours: bool,
 }
@@ -100,7 +101,7 @@ impl Listener {
             format!("cannot give the socket '{shown}' to uid {} and gid {}", owner.uid, owner.gid)
         })?;
         listen(&socket, Backlog::new(BACKLOG)?).with_context(|| format!("cannot listen on '{shown}'"))?;
-        let name = Some(Name { path, owner, inode, ours: true });
+        let name = Some(Name { path, owner, inode: Some(inode), ours: true });
         Ok(Self { socket, name, admission: Admission::ByMode(pin, owner) })
     }
 
@@ -181,7 +182,7 @@ impl Name {
     /// then only `owner` tells whose the next one is to be.
     fn adopt(path: &Path, owner: Option<Owner>) -> Option<Self> {
         let meta = fs::symlink_metadata(path).ok();
-        let inode = meta.as_ref().map_or((0, 0), |meta| (meta.dev(), meta.ino()));
+        let inode = meta.as_ref().map(FileId::of);
         let found = meta.map(|meta| Owner { uid: meta.uid(), gid: meta.gid() });
         let Some(owner) = owner.or(found) else {
             // Before the log is open.
@@ -207,7 +208,7 @@ impl Name {
 
     /// Whether the name still leads to the socket: QEMU removes it as soon as it has connected.
     pub fn stands(&self) -> bool {
-        fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.inode)
+        fs::symlink_metadata(&self.path).is_ok_and(|meta| Some(FileId::of(&meta)) == self.inode)
     }
 
     /// Removes the name, unless it leads to something else by now, or somebody else made it.
@@ -384,15 +385,14 @@ pub fn probe(address: &UnixAddr) -> Result<Life, Errno> {
 }
 
 /// Opens the new socket to its owner and group: a directory with the setgid bit gave it another one.
-fn settle(path: &Path, owner: Owner) -> Result<((u64, u64), OwnedFd)> {
-    let stat = fstatat(AT_FDCWD, path, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-    if stat.st_mode & libc::S_IFMT != libc::S_IFSOCK {
-        bail!("it was replaced");
-    }
+fn settle(path: &Path, owner: Owner) -> Result<(FileId, OwnedFd)> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let pin = nix::fcntl::open(path, flags, Mode::empty())?;
-    let pinned = nix::sys::stat::fstat(&pin)?;
-    if (pinned.st_dev, pinned.st_ino) != (stat.st_dev, stat.st_ino) {
+    let stat = nix::sys::stat::fstat(&pin)?;
+    // As long as the pin is there, its number is given to no other file.
+    let there = fs::symlink_metadata(path)?;
+    let is_socket = stat.st_mode & libc::S_IFMT == libc::S_IFSOCK;
+    if !is_socket || (stat.st_dev, stat.st_ino) != (there.dev(), there.ino()) {
         bail!("it was replaced");
     }
     if (stat.st_uid, stat.st_gid) != (owner.uid, owner.gid) {
@@ -401,7 +401,7 @@ fn settle(path: &Path, owner: Owner) -> Result<((u64, u64), OwnedFd)> {
     }
     let link = format!("/proc/self/fd/{}", pin.as_raw_fd());
     fs::set_permissions(link, std::os::unix::fs::PermissionsExt::from_mode(MODE))?;
-    Ok(((stat.st_dev, stat.st_ino), pin))
+    Ok((FileId::of(&there), pin))
 }
 
 /// Who is at the other end of `socket`, for the log.

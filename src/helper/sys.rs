@@ -2,15 +2,33 @@
 //! that nix offers in that form is called through nix.
 
 use std::ffi::CStr;
+use std::fs::Metadata;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use rustix::fs::{AtFlags, Statx, StatxFlags};
 
 use crate::kernel;
+
+/// Which file, of all that there are and were: its device and inode number, which are both given out again, and when it was made,
+/// where the file system tells that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    number: u64,
+    made: Option<SystemTime>,
+}
+
+impl FileId {
+    /// The file that this is told of.
+    pub fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), number: metadata.ino(), made: metadata.created().ok() }
+    }
+}
 
 /// A system call's result: the errno where it is negative.
 fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {

@@ -17,6 +17,10 @@ mod unread;
 mod usage;
 mod variables;
 
+#[path = "../support/apart.rs"]
+mod apart;
+#[path = "../support/disk.rs"]
+mod disk;
 #[path = "../../examples/manual/pages.rs"]
 mod pages;
 #[path = "../support/process.rs"]

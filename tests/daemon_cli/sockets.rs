@@ -10,6 +10,8 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
+use crate::apart::with_private_mounts;
+use crate::disk::Disk;
 use crate::program::{self, Launch, Running, wait_until};
 use crate::start::{Place, finish, text, words};
 use crate::wire::{Client, ask};
@@ -188,15 +190,83 @@ fn defect_08_it_serves_on_after_its_client_and_the_socket_comes_back() {
 
 #[test]
 fn what_took_the_sockets_place_is_not_removed() {
-    let place = Place::new();
-    let mut helper = Launch::new(&program::ours(), &place.export()).by_socket(&place.socket());
-    let mut client = Client::connect_soon(&place.socket());
-    client.ask(&ask::lstat(b"/file")).ok();
-    let _ = fs::remove_file(place.socket());
-    fs::write(place.socket(), "somebody else's").unwrap();
-    drop(client);
-    helper.wait();
-    assert_eq!(fs::read_to_string(place.socket()).unwrap(), "somebody else's");
+    for options in [&["--persistent"][..], &["--shared=2"], &[]] {
+        for (served, file) in [(false, false), (false, true), (true, false), (true, true)] {
+            let when = format!("{options:?}, served: {served}, a file: {file}");
+            let place = Place::new();
+            let mut helper = for_1234(&place, &[], options);
+            wait_until("an open socket", || {
+                place.socket().exists() && owner_and_mode(&place.socket()) == (1234, 567, 0o660)
+            });
+            let client = served.then(|| {
+                let mut client = Client::connect_soon(&place.socket());
+                client.ask(&ask::lstat(b"/file")).ok();
+                client
+            });
+            // In one step: a supervisor makes its socket again as soon as the name is free.
+            let other = place.path().join("other");
+            let listener = (!file).then(|| UnixListener::bind(&other).unwrap());
+            if file {
+                fs::write(&other, "somebody else's").unwrap();
+            }
+            let there = other.symlink_metadata().unwrap().ino();
+            fs::rename(&other, place.socket()).unwrap();
+            if options.contains(&"--persistent") {
+                helper.wait_for_log("cannot make the socket again");
+            }
+            helper.signal(Signal::SIGTERM);
+            assert!(helper.wait().success(), "{when}: {}", helper.log());
+            assert_eq!(place.socket().symlink_metadata().unwrap().ino(), there, "{when}");
+            drop((client, listener));
+        }
+    }
+}
+
+/// A stale socket, in whose place another process puts a live one when the helper has found it to be stale.
+#[test]
+fn a_socket_that_comes_to_life_while_it_is_taken_over_is_moved_back() {
+    with_private_mounts(|| {
+        // Of ext4, whose next file has the number of the one that was removed last; and of a tmpfs, whose next file has another.
+        let disk = Disk::format("ext4", 32, "noatime");
+        let memory = Place::new();
+        nix::mount::mount(
+            Some("tmpfs"),
+            memory.path(),
+            Some("tmpfs"),
+            nix::mount::MsFlags::empty(),
+            None::<&str>,
+        )
+        .unwrap();
+        for (directory, reused) in [(disk.root(), true), (memory.path().to_owned(), false)] {
+            let (socket, export) = (directory.join("socket"), directory.join("export"));
+            fs::create_dir(&export).unwrap();
+            stale(&socket);
+            let before = socket.symlink_metadata().unwrap().ino();
+            let held = "inject=rename,renameat,renameat2:delay_enter=3000000:when=1";
+            let mut all = words(["-f", "-qqq", "-o", "/dev/null", "-e", held]);
+            all.push(program::ours().into());
+            all.extend(words(["-n", "-u", "0", "-g", "0", "--log-level=info", "-p"]));
+            all.push(export.into());
+            all.push("-s".into());
+            all.push(socket.clone().into());
+            let mut helper = Running::spawn(Command::new("strace").args(all).stdin(Stdio::null()));
+            helper.wait_for_log("taking over");
+            fs::remove_file(&socket).unwrap();
+            let _live = UnixListener::bind(&socket).unwrap();
+            let now = socket.symlink_metadata().unwrap().ino();
+            assert_eq!(now == before, reused, "the inode's number: {before}, {now}");
+            assert_eq!(helper.wait().code(), Some(1), "{}", helper.log());
+            assert!(helper.log().contains("in use"), "{}", helper.log());
+            assert_eq!(socket.symlink_metadata().unwrap().ino(), now, "{}", helper.log());
+            UnixStream::connect(&socket).expect("the live socket");
+            let mut left: Vec<_> =
+                fs::read_dir(&directory).unwrap().map(|it| it.unwrap().file_name()).collect();
+            left.retain(|name| name != "lost+found");
+            left.sort();
+            assert_eq!(left, ["export", "socket"]);
+        }
+        nix::mount::umount2(memory.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+    });
 }
 
 /// Holds the lock that any user who can read a directory can take on it.

@@ -449,6 +449,52 @@ fn changes(sandbox: &str, options: &[&str], many: bool, change: &str) {
 }
 
 #[test]
+fn an_export_with_the_device_and_inode_number_of_the_earlier_one_is_another_directory() {
+    with_own_mounts(MsFlags::MS_SHARED, || {
+        let dir = program::scratch();
+        let (export, socket) = (dir.path().join("export"), dir.path().join("socket"));
+        fs::create_dir(&export).unwrap();
+        let others = program::scratch();
+        let mount_new = |at: &Path| mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), NONE).unwrap();
+        let numbers = |at: &Path| fs::metadata(at).map(|it| (it.dev(), it.ino())).unwrap();
+        for sandbox in SANDBOXES {
+            for options in [&["--persistent"][..], &[]] {
+                let when = format!("{sandbox}, {options:?}");
+                mount_new(&export);
+                let before = numbers(&export);
+                let running = options.iter().fold(ours(&export, sandbox), Launch::option).by_socket(&socket);
+                wait_until(&format!("a helper that is ready, {when}"), || {
+                    process::status(running.pid(), "Seccomp") == "2" && socket.exists()
+                });
+                unmount(&export, &when);
+                // Each root of a tmpfs has the same inode number, and each new one the lowest device number that is free.
+                let mut tried = 0;
+                wait_until(&format!("the same numbers, {when}"), || {
+                    let other = others.path().join(tried.to_string());
+                    tried += 1;
+                    fs::create_dir_all(&other).unwrap();
+                    mount_new(&other);
+                    let is_same = numbers(&other) == before;
+                    if is_same {
+                        mount(Some(&other), &export, NONE, MsFlags::MS_BIND, NONE).unwrap();
+                    }
+                    if is_same || numbers(&other) > before {
+                        (0..tried).for_each(|number| unmount(&others.path().join(number.to_string()), &when));
+                        tried = 0;
+                    }
+                    is_same
+                });
+                Client::connect_soon(&socket).ask(&ask::lstat(b"/")).ok();
+                assert!(running.log().contains("another directory"), "{when}: {}", running.log());
+                drop(running);
+                let _ = fs::remove_file(&socket);
+                umount2(&export, MntFlags::MNT_DETACH).unwrap();
+            }
+        }
+    });
+}
+
+#[test]
 fn a_client_is_refused_while_there_is_no_export_and_the_next_one_is_served_again() {
     let dir = program::scratch();
     for sandbox in SANDBOXES {
