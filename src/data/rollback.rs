@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context as _, Result, ensure};
 
 use self::kept::Kept;
+use self::room::Room;
 use super::convert::{ensure_root, lock, refuses_live};
 use super::entry::Time;
 use super::form::Form;
@@ -67,6 +68,7 @@ struct Restorer<'r> {
     /// Inodes that had mapped attributes before the conversion, and have them again. The admin agreed to convert them.
     mapped_before: Option<Mutex<HashSet<Key>>>,
     counts: Counts,
+    room: Room,
     troubles: Troubles,
     progress: &'r Progress,
 }
@@ -205,6 +207,7 @@ pub(super) fn apply(
         origins: Origins::new(journal.path(), goal, !journal.was_converted()).by_path(journal.is_by_path()),
         mapped_before: accepted_mapped.then(Mutex::default),
         counts: Counts::default(),
+        room: Room::new(File::open(export)?),
         troubles,
         progress: &progress,
     };
@@ -225,9 +228,8 @@ pub(super) fn apply(
     // Whether anybody hears it changes nothing of what was done.
     let _ = troubles.write(&mut std::io::stderr().lock());
     let shown = text::escape_path(export);
-    // The journal of an unmapping tells of the root alone.
-    if words.is_rollback && troubles.lacks_room() {
-        room::complain(export, journal, words.doing)?;
+    if troubles.lacks_room() {
+        room::complain(export, journal, work.jobs(), words.doing)?;
     }
     if !troubles.is_empty() {
         complain!(

@@ -90,17 +90,7 @@ fn begun(path: &Path, tree: &Path) -> Result<Option<Journal>> {
 
 /// Tells what would be done.
 fn show(args: &UnmapArgs, tree: &Path, journal: &Path) -> Result<Outcome> {
-    let opened = Tree::open(tree)?;
-    let counters = walk::parallel(&opened, args.work.jobs(), || Counter {
-        model: args.from,
-        counts: Counts::default(),
-    })?;
-    let mut counts = Counts::default();
-    for Counter { counts: more, .. } in &counters {
-        counts.entries += more.entries;
-        counts.mapped += more.mapped;
-        counts.replaced += more.replaced;
-    }
+    let counts = count(tree, args.from, args.work.jobs())?;
     say!(
         "'{}': {} of {} entries are mapped by security_model={}. They would really become what the guest sees of them; {} regular \
          files would be replaced by the symbolic links, devices, FIFOs and sockets that they stand for. What the guest does not \
@@ -117,6 +107,20 @@ fn show(args: &UnmapArgs, tree: &Path, journal: &Path) -> Result<Outcome> {
         text::escape_path(journal)
     )?;
     Ok(Outcome::Clean)
+}
+
+/// Counts what is mapped in a tree.
+pub(super) fn count(tree: &Path, model: Model, jobs: usize) -> Result<Counts> {
+    let opened = Tree::open(tree)?;
+    let counters = walk::parallel(&opened, jobs, || Counter { model, counts: Counts::default() })?;
+    let mut counts = Counts::default();
+    for Counter { counts: more, .. } in &counters {
+        counts.entries += more.entries;
+        counts.mapped += more.mapped;
+        counts.replaced += more.replaced;
+        counts.acls += more.acls;
+    }
+    Ok(counts)
 }
 
 /// Begins: a journal that tells of the root alone.
@@ -148,11 +152,16 @@ fn begin(args: &UnmapArgs, tree: &Path, root: &File, path: &Path) -> Result<Jour
     Journal::of_export(path, root.as_fd())?.context("the journal that was just made is gone")
 }
 
+/// What is in a tree.
 #[derive(Debug, Default)]
-struct Counts {
+pub(super) struct Counts {
     entries: u64,
-    mapped: u64,
-    replaced: u64,
+    /// Entries with something that says what the guest sees.
+    pub(super) mapped: u64,
+    /// Regular files that stand for something else.
+    pub(super) replaced: u64,
+    /// Mapped entries with ACLs.
+    pub(super) acls: u64,
 }
 
 /// Counts what would be done.
@@ -173,6 +182,8 @@ impl Counter {
         let entry = entry.with_context(|| format!("reading '{}'", shown()))?;
         self.counts.entries += 1;
         self.counts.mapped += u64::from(is_mapped);
+        self.counts.acls +=
+            u64::from(is_mapped && (entry.access_acl.is_some() || entry.default_acl.is_some()));
         let is_replaced = is_mapped && entry.kind() != pin.inode().kind();
         self.counts.replaced += u64::from(is_replaced && entry.kind().is_some_and(Kind::is_replaced));
         Ok(())

@@ -200,3 +200,33 @@ fn a_journal_tells_where_it_comes_from_and_is_not_touched() {
     fs::write(stage.journal(), "something else").unwrap();
     ended(&mut look("text"), 1);
 }
+
+#[test]
+fn an_unmapping_that_lacks_room_says_how_much_it_needs() {
+    let _turn = crate::stage::turn();
+    for model in MODELS {
+        let begin = || {
+            let stage = Stage::knotted();
+            success(&mut stage.convert(model));
+            fs::remove_file(stage.journal()).unwrap();
+            stage
+        };
+        let apply = |stage: &Stage| {
+            let mut command = unmap(stage, model);
+            command.arg("--apply");
+            alone(command)
+        };
+        let calls = count(apply(&begin()));
+        let stage = begin();
+        let said = stage.folder().join("said");
+        let mut command = apply(&stage);
+        command.stderr(fs::File::create(&said).unwrap());
+        let ended = run(command, Meddling::FailFrom(calls / 2, libc::ENOSPC));
+        let said = fs::read_to_string(said).unwrap();
+        assert_eq!(ended.status, Some(1), "{model}: {said}");
+        let needs =
+            said.split_once("needs about ").map(|(_, needs)| needs.split_once(" and ")).unwrap_or_default();
+        assert!(needs.is_some_and(|(bytes, _)| bytes.contains("iB")), "{model}: {said}");
+        success(&mut apply(&stage));
+    }
+}

@@ -54,7 +54,7 @@ impl Restorer<'_> {
             Err(error) => return Err(error.into()),
         };
         if listing.is_first(at) {
-            staging::at_own_place(directory, |place| self.kept(place, &pin, own))?;
+            self.room.retry(|| staging::at_own_place(directory, |place| self.kept(place, &pin, own)))?;
             self.progress.add(1);
         }
         let (accessed, modified) = self.times(&pin, at, listing)?;
@@ -72,7 +72,7 @@ impl Restorer<'_> {
         for (name, record) in &listing.entries {
             let Some(record) = record else { continue };
             let place = Place { directory, fd: fd.as_fd(), name };
-            if let Err(obstacle) = self.entry(place, record) {
+            if let Err(obstacle) = self.room.retry(|| self.entry(place, record)) {
                 self.troubles.add(place.path(), obstacle);
             }
             self.progress.add(1);

@@ -168,19 +168,20 @@ impl Visitor for Rest<'_> {
     type Error = anyhow::Error;
 
     fn directory(&mut self, directory: &Arc<Directory>, pin: &Pin) -> Result<()> {
-        let done = if self.clears {
-            clear(directory)
-        } else {
-            let done = staging::at_own_place(directory, |place| self.restorer.unrecorded(place, pin));
-            done.and_then(|()| Ok(times::give_back(pin.as_fd())?))
-        };
+        let done = self.restorer.room.retry(|| {
+            if self.clears {
+                return clear(directory);
+            }
+            staging::at_own_place(directory, |place| self.restorer.unrecorded(place, pin))?;
+            Ok(times::give_back(pin.as_fd())?)
+        });
         self.note(directory, c"", done);
         Ok(())
     }
 
     fn entry(&mut self, directory: &Arc<Directory>, name: &CStr, pin: Pin) -> Result<()> {
         if !self.clears {
-            let done = self.restore_entry(directory, name, &pin);
+            let done = self.restorer.room.retry(|| self.restore_entry(directory, name, &pin));
             self.note(directory, name, done);
         }
         Ok(())
