@@ -37,6 +37,7 @@ pub mod mapped_xattr;
 pub mod mounts;
 pub mod neighbours;
 pub mod origins;
+mod outside;
 pub mod owner;
 pub mod passthrough;
 pub mod pin;

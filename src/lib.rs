@@ -14,6 +14,7 @@
 //! | `say` | lines on standard output and standard error, which never panic | nothing |
 //! | `kernel` | system calls that more than one room wants | nothing |
 //! | [`exit`] | outcome → exit status | nothing |
+//! | `yaml` | reading YAML | nothing |
 //! | [`text`] | bytes of any origin → text that is safe on a terminal | nothing |
 //!
 //! The way of the data: bytes → request → reply → bytes (`helper`); text → share → local equivalent → text
@@ -35,6 +36,7 @@ pub mod report;
 pub mod share;
 pub mod sources;
 pub mod text;
+mod yaml;
 
 use std::process::ExitCode;
 

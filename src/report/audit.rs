@@ -347,7 +347,7 @@ mod tests {
             write(&document, format, &mut out).unwrap();
             let back: AuditDocument = match format {
                 Format::Json => serde_json::from_slice(&out).unwrap(),
-                _ => serde_yaml::from_slice(&out).unwrap(),
+                _ => crate::yaml::from_slice(&out).unwrap(),
             };
             assert_eq!(back, document);
         }

@@ -146,6 +146,9 @@ pub struct ConfigurationRow {
     pub libvirt: Option<String>,
     /// Why libvirt can't say it.
     pub libvirt_unsayable: Option<String>,
+    /// Whether the path in it is that of the container where the check ran: QEMU needs the host's.
+    #[serde(default)]
+    pub path_is_of_container: bool,
 }
 
 impl CheckDocument {
@@ -275,6 +278,9 @@ impl ConfigurationRow {
             out,
             "\nthe share afterwards, its names being examples (`migrate config` rewrites what you have):\n"
         )?;
+        if self.path_is_of_container {
+            writeln!(out, "the path in it is this container's: write the host's in its place\n")?;
+        }
         writeln!(out, "{}\n", self.qemu.join(" "))?;
         match (&self.libvirt, &self.libvirt_unsayable) {
             (Some(element), _) => write!(out, "{element}"),

@@ -4,8 +4,8 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
+use crate::yaml::Value;
 use serde::Serialize;
-use serde_yaml::Value;
 
 /// Words that are no strings in YAML 1.1, in any case.
 const RESERVED: &[&str] = &["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
@@ -15,7 +15,7 @@ const LONGEST_KEY: usize = 512;
 
 /// Writes `document`.
 pub fn write<D: Serialize>(document: &D, out: &mut dyn Write) -> io::Result<()> {
-    let value = serde_yaml::to_value(document).map_err(io::Error::other)?;
+    let value = crate::yaml::to_value(document).map_err(io::Error::other)?;
     match &value {
         Value::Mapping(pairs) if !pairs.is_empty() => node(&value, 0, out),
         Value::Sequence(items) if !items.is_empty() => node(&value, 0, out),
@@ -176,7 +176,7 @@ mod tests {
         fn what_is_written_is_read_back(value in value()) {
             let mut text = Vec::new();
             write(&value, &mut text).unwrap();
-            prop_assert_eq!(serde_yaml::from_slice::<Value>(&text).unwrap(), value);
+            prop_assert_eq!(crate::yaml::from_slice::<Value>(&text).unwrap(), value);
         }
     }
 }

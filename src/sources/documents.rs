@@ -144,7 +144,7 @@ fn refuse_deep(bytes: &[u8]) -> Result<(), Unreadable> {
 
 /// Whether the document is well-formed, by serde_yaml.
 fn check(text: &str) -> Result<(), Unreadable> {
-    for document in serde_yaml::Deserializer::from_str(text) {
+    for document in crate::yaml::documents(text) {
         // Values of any shape are taken; only what is no YAML at all, or multiplies without end, is an error.
         serde::de::IgnoredAny::deserialize(document).map_err(|error| Unreadable {
             line: error.location().map(|location| location.line() as u64),

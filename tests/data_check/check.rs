@@ -376,6 +376,9 @@ fn files_of_host_accounts_are_counted() {
     chown(stage.file("a"), Some(1), Some(0)).unwrap();
     chown(stage.file("b"), Some(54321), Some(0)).unwrap();
     stage.check(&[ME]).says("host-accounts", &stage.export, "daemon (1, 1 changed in the last 7 days)", 0);
+    // An account is named once, whatever groups its files are of.
+    chown(stage.file("c"), Some(1), Some(54321)).unwrap();
+    stage.check(&[ME]).says("host-accounts", &stage.export, ": daemon (2, 2 changed in the last 7 days)", 0);
     assert_eq!(stage.check(&["--owner=daemon"]).findings(), vec![], "these are QEMU's own");
 }
 

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::Value;
 
 use crate::container::{Engine, IMAGE, build, image, script, stdout_of, tools};
+use crate::program::{Running, wait_until};
 
 /// The image may take this much, unpacked.
 const MOST: u64 = 4 << 20;
@@ -75,6 +78,74 @@ fn the_same_commit_gives_the_same_digest() {
     assert!(same(&again.archive, &image().archive), "the archive");
 }
 
+/// A registry that holds what is put there below a directory.
+struct Registry {
+    process: Running,
+    port: u16,
+}
+
+impl Registry {
+    fn start(directory: &Path) -> Self {
+        // Free a moment ago: another process may have taken it, then there is another try.
+        for _ in 0..10 {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let file = directory.join("registry.yml");
+            let store = directory.join("registry");
+            let text = format!(
+                "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n",
+                store.display()
+            );
+            fs::write(&file, text).unwrap();
+            let mut command = std::process::Command::new("docker-registry");
+            command.arg("serve").arg(&file).stdin(Stdio::null());
+            let mut registry = Self { process: Running::spawn(&mut command), port };
+            let mut alive = true;
+            wait_until("the registry", || {
+                alive = registry.process.is_alive();
+                !alive || TcpStream::connect(("127.0.0.1", port)).is_ok()
+            });
+            if alive {
+                return registry;
+            }
+        }
+        panic!("docker-registry does not start");
+    }
+}
+
+/// The commands that build-image prints take the archive where they say, and the digest is the one there.
+#[test]
+fn the_printed_commands_keep_the_printed_digest() {
+    let scratch = crate::program::scratch();
+    let index =
+        std::process::Command::new("tar").arg("-xOf").arg(&image().archive).arg("index.json").output();
+    let index: Value = serde_json::from_str(&stdout_of("tar", &index.unwrap())).unwrap();
+    assert_eq!(index["manifests"][0]["digest"], image().value("digest"), "the archive");
+
+    let registry = Registry::start(scratch.path());
+    let there =
+        format!("docker://127.0.0.1:{}/virtfs-proxy-helper:{}", registry.port, env!("CARGO_PKG_VERSION"));
+    let run = |command: &str| {
+        let output = std::process::Command::new("sh").args(["-ec", command]).output().unwrap();
+        stdout_of(command, &output)
+    };
+    let command = image().value("to a registry").replace(
+        "docker://REGISTRY/",
+        &format!("--dest-tls-verify=false docker://127.0.0.1:{}/", registry.port),
+    );
+    run(&command);
+    let said: Value =
+        serde_json::from_str(&run(&format!("skopeo inspect --tls-verify=false {there}"))).unwrap();
+    assert_eq!(said["Digest"], image().value("digest"), "the registry");
+
+    // What Docker's daemon is sent, in a file.
+    let file = scratch.path().join("docker.tar");
+    let command =
+        image().value("to Docker").replace("docker-daemon:", &format!("docker-archive:{}:", file.display()));
+    run(&command);
+    let entries = entries(&file);
+    assert!(entries.contains(&"manifest.json".to_owned()), "{entries:?}");
+}
+
 #[test]
 fn the_docker_format_carries_the_health_check() {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("image-docker");
@@ -106,13 +177,16 @@ fn the_bill_of_materials_names_what_is_locked() {
     for component in components {
         let field = |name: &str| component[name].as_str().unwrap_or_else(|| panic!("{name} of {component}"));
         names.insert(field("name"));
+        if component["hashes"].is_null() {
+            continue; // Of the toolchain.
+        }
         let entry = format!("name = \"{}\"\nversion = \"{}\"\n", field("name"), field("version"));
         let locked = lock.find(&entry).unwrap_or_else(|| panic!("{entry} is not in Cargo.lock"));
         let sum = component["hashes"][0]["content"].as_str().expect("a checksum");
         assert!(lock[locked..].split("[[").next().unwrap().contains(sum), "{entry}{sum}");
         assert!(component["licenses"][0]["expression"].is_string(), "{component}");
     }
-    for linked in ["libc", "nix", "clap", "serde_yaml"] {
+    for linked in ["libc", "nix", "clap", "serde_yaml", "rust-std", "glibc"] {
         assert!(names.contains(linked), "{linked} is not in {names:?}");
     }
     for other in ["proptest", "command-fds", "serde_derive", "syn", "clap_derive"] {
@@ -135,6 +209,9 @@ fn the_licences_are_those_of_the_bill_of_materials() {
     let licences = fs::read_to_string(licences).unwrap();
     let (list, texts) = licences.split_once("\n=====").expect("texts after the list");
     for component in document["components"].as_array().unwrap() {
+        if component["hashes"].is_null() {
+            continue; // Of the toolchain: in the first sentence.
+        }
         let line = format!("\n{} {}: ", component["name"], component["version"]).replace('"', "");
         assert!(list.contains(&line), "{line} is not in {list}");
     }
@@ -152,6 +229,28 @@ sys.exit(JsonStrictValidator(SchemaVersion.V1_5).validate_str(open(sys.argv[1]).
     let mut command = std::process::Command::new(tools().join("python3"));
     let output = command.args(["-c", CHECK]).arg(&image().sbom).output().unwrap();
     stdout_of("the validator", &output);
+}
+
+/// The list in SPDX has what the one in CycloneDX has.
+#[test]
+fn the_bill_of_materials_is_spdx_too() {
+    const CHECK: &str = "import sys
+from spdx_tools.spdx.parser.parse_anything import parse_file
+from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
+document = parse_file(sys.argv[1])
+for message in validate_full_spdx_document(document): print(message.validation_message)
+print('packages', len(document.packages))";
+    let scratch = crate::program::scratch();
+    let [sbom, spdx] = ["sbom.json", "sbom.spdx.json"].map(|name| scratch.path().join(name));
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let mut command = std::process::Command::new(script("lib/sbom"));
+    let output = command.arg("--spdx").arg(&spdx).arg(manifest).arg(&sbom).output().unwrap();
+    stdout_of("scripts/lib/sbom", &output);
+    let document: Value = serde_json::from_slice(&fs::read(sbom).unwrap()).unwrap();
+    let count = document["components"].as_array().unwrap().len() + 1;
+    let mut command = std::process::Command::new(tools().join("python3"));
+    let output = command.args(["-c", CHECK]).arg(&spdx).output().unwrap();
+    assert_eq!(stdout_of("the validator", &output), format!("packages {count}\n"));
 }
 
 #[test]

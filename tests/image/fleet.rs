@@ -1,4 +1,4 @@
-//! What scripts/fleet ships: the playbook against real hosts, the DaemonSet and the Job as far as podman plays them.
+//! What scripts/fleet ships: the playbook against real hosts.
 
 use std::fs;
 use std::path::Path;
@@ -137,7 +137,11 @@ fn the_playbook_fails_where_there_is_no_audit_of_any_host() {
     // The second binary runs, and says nothing of use.
     for (hosts, binary, reason) in [
         (hosts, ours.as_path(), "/no/such/python"),
-        ("[all]\nbroken ansible_connection=local\n", Path::new("/bin/false"), "Run the audit"),
+        (
+            "[all]\nbroken ansible_connection=local ansible_python_interpreter=/usr/bin/python3\n",
+            Path::new("/bin/false"),
+            "Run the audit",
+        ),
     ] {
         fs::write(place.join("hosts.ini"), hosts).unwrap();
         let reports = place.join("reports");
@@ -153,61 +157,4 @@ fn the_playbook_fails_where_there_is_no_audit_of_any_host() {
         let report = fs::read_to_string(reports.join("broken.json")).unwrap();
         assert!(report.contains(reason), "{report}");
     }
-}
-
-#[test]
-fn the_manifests_are_kubernetes() {
-    let output = Command::new(tools().join("kubernetes-validate"))
-        .args(["--strict", "--kubernetes-version", "1.29"])
-        .args([script("fleet/kubernetes/daemonset.yaml"), script("fleet/kubernetes/job.yaml")])
-        .output()
-        .unwrap();
-    stdout_of("kubernetes-validate", &output);
-}
-
-/// The container of a manifest as podman runs it, on the host file system and the audits' directory given.
-fn run(engine: &Engine, container: &serde_yaml::Value, host: &Path, audits: &Path) -> String {
-    let text = |value: &serde_yaml::Value| value.as_str().expect("text").to_owned();
-    let list = |value: &serde_yaml::Value| value.as_sequence().expect("a list").clone();
-    let mut words: Vec<String> =
-        ["run", "--rm", "--read-only", "--network=host", "--pid=host", "--cap-drop=ALL"]
-            .map(Into::into)
-            .into();
-    let security = &container["securityContext"];
-    assert_eq!(list(&security["capabilities"]["drop"]), ["ALL"]);
-    words.extend(
-        list(&security["capabilities"]["add"]).iter().map(|name| format!("--cap-add={}", text(name))),
-    );
-    words.push("--security-opt=no-new-privileges".into());
-    for mount in list(&container["volumeMounts"]) {
-        let (name, path) = (text(&mount["name"]), text(&mount["mountPath"]));
-        let (from, how) = if name == "host" { (host, "ro") } else { (audits, "rw") };
-        words.push(format!("--volume={}:{path}:{how}", from.display()));
-    }
-    words.push(IMAGE.into());
-    words.extend(list(&container["args"]).iter().map(|word| text(word).replace("$(NODE)", "node7")));
-    engine.run(words)
-}
-
-#[test]
-fn the_daemonset_audits_and_the_job_merges() {
-    let engine = Engine::new();
-    let (host, audits) = (engine.directory("host"), engine.directory("audits"));
-    fs::create_dir_all(host.join("etc/systemd/system")).unwrap();
-    let unit = "[Service]\nExecStart=/usr/bin/qemu-system-x86_64 -name shop -fsdev proxy,id=fs0,socket=/run/shop.sock \
-                -device virtio-9p-pci,fsdev=fs0,mount_tag=data\n";
-    fs::write(host.join("etc/systemd/system/guest.service"), unit).unwrap();
-    let part = |name: &str| {
-        let text = fs::read_to_string(script("fleet/kubernetes").join(name)).unwrap();
-        let first = text.split("\n---\n").next().unwrap().to_owned();
-        serde_yaml::from_str::<serde_yaml::Value>(&first).unwrap()["spec"]["template"]["spec"].clone()
-    };
-    run(&engine, &part("daemonset.yaml")["initContainers"][0], &host, &audits);
-    let document: Value = serde_json::from_slice(&fs::read(audits.join("node7.json")).unwrap()).unwrap();
-    assert_eq!(document["shares"][0]["file"], "/etc/systemd/system/guest.service", "{document:#}");
-    let job = part("job.yaml");
-    run(&engine, &job["initContainers"][0], &host, &audits);
-    assert!(fs::read_to_string(audits.join("report.html")).unwrap().contains("<td>node7</td>"));
-    let said = run(&engine, &job["containers"][0], &host, &audits);
-    assert!(said.contains("node7: 1 share\n"), "{said}");
 }

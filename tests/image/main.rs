@@ -7,6 +7,7 @@
 
 mod contents;
 mod fleet;
+mod kubernetes;
 mod manifests;
 mod migrate;
 mod pod;

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_yaml::Value;
 
@@ -121,6 +123,7 @@ fn quadlet_to_words(unit: &str) -> Vec<String> {
             "ReadOnly" if value == "true" => words.push("--read-only".into()),
             "DropCapability" => words.extend(each("--cap-drop")),
             "AddCapability" => words.extend(each("--cap-add")),
+            "Notify" if value == "true" => words.push("--sdnotify=container".into()),
             "NoNewPrivileges" if value == "true" => words.push("--security-opt=no-new-privileges".into()),
             "HealthCmd" => words.push(format!("--health-cmd={value}")),
             _ => panic!("what does podman make of {key}={value}?"),
@@ -143,7 +146,20 @@ fn the_quadlets_container_works() {
     let given: BTreeSet<_> =
         words.iter().filter_map(|word| word.strip_prefix("--cap-add=")).map(Into::into).collect();
     assert_eq!(given, capabilities());
-    engine.run(["run", "--detach"].map(String::from).into_iter().chain(words));
+    // systemd's end of the socket that the unit waits on.
+    let notified = engine.scratch().join("notify");
+    let manager = UnixDatagram::bind(&notified).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut command = engine.command("podman");
+    command.args(["run", "--detach"]).args(words).env("NOTIFY_SOCKET", &notified);
+    stdout_of("podman run", &command.output().unwrap());
+    let mut said = String::new();
+    while !said.contains("READY=1") {
+        let mut message = [0; 512];
+        let length = manager.recv(&mut message).expect("a message that it is ready");
+        said.push_str(&String::from_utf8_lossy(&message[..length]));
+    }
+    assert!(sockets.join("helper.sock").exists(), "it says so when its socket is there");
     engine.wait_healthy("virtfs-proxy-helper");
     works(&sockets.join("helper.sock"), &export);
     assert_eq!(engine.run(["healthcheck", "run", "virtfs-proxy-helper"]), "");

@@ -191,6 +191,38 @@ fn convert_verify_and_rollback_through_the_container_are_the_native_ones() {
     }
 }
 
+fn document_of(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Without the host's processes the path there is not known, and that is said.
+#[test]
+fn check_in_a_container_that_sees_no_host_says_whose_path_it_prints() {
+    let engine = Engine::new();
+    let export = engine.directory("export");
+    let volume = format!("{}:/export", export.display());
+    for (format, sense) in
+        [("text", "the path in it is this container's"), ("json", "\"path_is_of_container\": true")]
+    {
+        let format = format!("--format={format}");
+        let words = [
+            "run",
+            "--rm",
+            "--network=none",
+            "--volume",
+            &volume,
+            IMAGE,
+            "migrate",
+            "check",
+            "/export",
+            "--owner=107:107",
+            &format,
+        ];
+        let said = String::from_utf8(engine.podman(words).stdout).unwrap();
+        assert!(said.contains(sense) && said.contains("path=/export"), "{said}");
+    }
+}
+
 #[test]
 fn check_through_the_container_sees_what_the_native_one_sees() {
     let engine = Engine::new();
@@ -206,8 +238,11 @@ fn check_through_the_container_sees_what_the_native_one_sees() {
         let places = [("/srv/export", &*export), ("/var/lib/virtfs", &*journals)];
         let contained = in_container(&engine, "convert", &words, &places);
         let alone = said(&alone, 3).replace(export.to_str().unwrap(), "/export");
-        assert_same(&said(&contained, 3), &alone, model);
-        let document: Value = serde_json::from_slice(&contained.stdout).unwrap();
+        // The configuration afterwards has the path of the host, where QEMU is.
+        let path = format!("path={}", export.display());
+        assert!(document_of(&contained)["configuration"]["qemu"].to_string().contains(&path), "{path}");
+        assert_same(&said(&contained, 3).replace(export.to_str().unwrap(), "/export"), &alone, model);
+        let document = document_of(&contained);
         assert_eq!(document["in_use"][0]["pid"], reader.pid(), "{document:#}");
         assert_eq!(document["in_use"][0]["busy"], true, "{document:#}");
     }

@@ -1,8 +1,11 @@
 //! The share's configuration after a conversion, written by the same writers as `migrate config`'s.
 
+use std::path::Path;
+
 use super::Facts;
 use crate::data::devices::multidevs_of;
 use crate::data::form::Model;
+use crate::data::outside::{self, Outside};
 use crate::report::check::ConfigurationRow;
 use crate::share::local::{Multidevs, Options, SecurityModel, libvirt_filesystem, qemu_args};
 use crate::share::{Device, ExportPath, Place, Share, Transport};
@@ -25,18 +28,24 @@ pub fn of(facts: &Facts, model: Model) -> ConfigurationRow {
         },
         ..Options::default()
     };
-    let share = share(facts);
-    let args = qemu_args(&share, &facts.export, &options);
-    let (libvirt, libvirt_unsayable) = match libvirt_filesystem(&share, &facts.export, &options) {
+    let (path, path_is_of_container) = match outside::of(&facts.export) {
+        Outside::Same => (facts.export.clone(), false),
+        Outside::Path(path) => (path, false),
+        Outside::Unknown => (facts.export.clone(), true),
+    };
+    let share = share(&path);
+    let args = qemu_args(&share, &path, &options);
+    let (libvirt, libvirt_unsayable) = match libvirt_filesystem(&share, &path, &options) {
         Ok(element) => (Some(element), None),
         Err(unsayable) => (None, Some(unsayable.0)),
     };
-    ConfigurationRow { qemu: args.iter().map(|arg| quoted(arg)).collect(), libvirt, libvirt_unsayable }
+    let qemu = args.iter().map(|arg| quoted(arg)).collect();
+    ConfigurationRow { qemu, libvirt, libvirt_unsayable, path_is_of_container }
 }
 
 /// A share of the export, named after it.
-fn share(facts: &Facts) -> Share {
-    let name = facts.export.file_name().unwrap_or_default().to_string_lossy();
+fn share(export: &Path) -> Share {
+    let name = export.file_name().unwrap_or_default().to_string_lossy();
     let mut tag: String = name
         .chars()
         .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))

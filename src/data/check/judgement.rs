@@ -10,8 +10,8 @@ use super::{Facts, earlier};
 use crate::data::filesystem::Attributes;
 use crate::data::form::Model;
 use crate::data::live::Live;
-use crate::data::survey::{Group, RECENT_DAYS};
-use crate::report::check::{PriceRow, bytes, counted};
+use crate::data::survey::{Group, RECENT_DAYS, Survey};
+use crate::report::check::{OwnerRow, PriceRow, bytes, counted};
 use crate::report::finding::{self, Finding, Kind};
 use crate::share::Place;
 use crate::text;
@@ -61,6 +61,19 @@ pub fn system(export: &Path, reasons: &[String]) -> Option<Finding> {
 /// What helps where others than the guest use an export.
 const NEIGHBOURS: &str = "after a conversion only QEMU's user can use these files: let a group in by --owner=USER:GROUP --fmode=0640 --dmode=0750, or \
                           move the guest to virtiofs, which needs no conversion; agree with --accept=export-in-use";
+
+/// The owners, each user once, whatever groups the files are of; the one with the most entries first.
+fn accounts(survey: &Survey) -> Vec<OwnerRow> {
+    let mut accounts: Vec<OwnerRow> = Vec::new();
+    for row in super::owner_rows(survey) {
+        match accounts.iter_mut().find(|known| known.uid == row.uid) {
+            Some(known) => known.entries = known.entries.saturating_add(row.entries),
+            None => accounts.push(row),
+        }
+    }
+    accounts.sort_by_key(|row| (std::cmp::Reverse(row.entries), row.uid));
+    accounts
+}
 
 struct Judge<'f> {
     facts: &'f Facts,
@@ -180,7 +193,7 @@ impl Judge<'_> {
                 format!("{owner} can't enter this directory on the way to the export: {}", errno.desc());
             self.add(&finding::OWNER_KEPT_OUT, directory.clone(), message, None);
         }
-        let accounts: Vec<_> = super::owner_rows(&facts.survey)
+        let accounts: Vec<_> = accounts(&facts.survey)
             .into_iter()
             .filter(|row| row.uid != 0 && owner.is_none_or(|owner| owner.uid != row.uid))
             .filter_map(|row| {

@@ -77,6 +77,7 @@ struct Summary {
     shares: u64,
     helpers: u64,
     findings: Counts,
+    looked_at: Option<u64>,
     processes: Option<u64>,
 }
 
@@ -118,7 +119,7 @@ struct Finding {
 pub fn inventory(path: &Path) -> Result<Inventory> {
     let shown = escape_path(path);
     let bytes = contents(path).with_context(|| format!("cannot read the inventory '{shown}'"))?;
-    let read: Inventory = serde_yaml::from_slice(&bytes).with_context(|| {
+    let read: Inventory = crate::yaml::from_slice(&bytes).with_context(|| {
         format!("'{shown}' is no inventory; it reads hosts: {{NAME: {{owner: …, notes: …, report: FILE}}}}")
     })?;
     Ok(read)
@@ -214,7 +215,7 @@ fn parse<D: DeserializeOwned>(bytes: &[u8]) -> Result<D> {
     match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
         None => bail!("it is empty: the audit said nothing"),
         Some(b'{') => Ok(serde_json::from_slice(bytes)?),
-        Some(_) => Ok(serde_yaml::from_slice(bytes)?),
+        Some(_) => Ok(crate::yaml::from_slice(bytes)?),
     }
 }
 
@@ -284,9 +285,10 @@ impl Merging {
     fn audited(&mut self, row: HostRow, audit: Audit) {
         let target_qemu = audit.target_qemu.map(clean);
         let severity = |wanted| count(audit.findings.iter().filter(|finding| finding.severity == wanted));
+        let nothing = audit.summary.as_ref().is_some_and(|summary| summary.looked_at == Some(0));
         let status = if !audit.shares.is_empty() || !audit.helpers.is_empty() {
             HostStatus::Proxy
-        } else if !audit.unread.is_empty() {
+        } else if !audit.unread.is_empty() || nothing {
             HostStatus::Unread
         } else {
             HostStatus::Clean
@@ -310,6 +312,7 @@ impl Merging {
                 followed: audit.followed.into_iter().map(clean).collect(),
                 left_out: audit.left_out.into_iter().map(clean).collect(),
                 unread: audit.unread.into_iter().map(|row| row.file.map(clean)).collect(),
+                looked_at: audit.summary.as_ref().and_then(|summary| summary.looked_at),
                 processes: audit.summary.and_then(|summary| summary.processes),
                 unprivileged: audit.findings.iter().any(|finding| finding.id == NOT_SEEN.id),
             },

@@ -7,6 +7,8 @@ use super::{FleetDocument, HostRow, HostStatus};
 
 /// How far clocks of two machines may be apart.
 const SKEW: Duration = Duration::from_secs(5 * 60);
+/// How many places a remark names.
+const MOST_PLACES: usize = 3;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Notes what is doubtful about each audit. `max_age` is in days.
@@ -16,7 +18,7 @@ pub fn note(fleet: &mut FleetDocument, now: SystemTime, max_age: u64) {
         if host.status == HostStatus::Failed {
             continue;
         }
-        let remarks = [time(host, now, max_age), version(host), name(host, &names)];
+        let remarks = [time(host, now, max_age), version(host), name(host, &names), coverage(host)];
         host.remarks.extend(remarks.into_iter().flatten());
     }
 }
@@ -55,6 +57,22 @@ fn version(host: &HostRow) -> Option<String> {
     let ours = env!("CARGO_PKG_VERSION");
     let theirs = host.origin.tool_version.as_ref().filter(|version| *version != ours)?;
     Some(format!("version {theirs} of this program made the audit, and this is {ours}"))
+}
+
+/// An audit that looked at a part of its host.
+fn coverage(host: &HostRow) -> Option<String> {
+    let scope = &host.scope;
+    if scope.looked_at == Some(0) {
+        return Some("the audit looked at nothing: no file and no process was read".to_owned());
+    }
+    if scope.processes != Some(0) {
+        return scope
+            .unprivileged
+            .then(|| "the audit did not see every process: it did not run as root".to_owned());
+    }
+    let places: Vec<_> = scope.looked_in.iter().take(MOST_PLACES).map(|place| format!("'{place}'")).collect();
+    let more = if scope.looked_in.len() > MOST_PLACES { " and more" } else { "" };
+    Some(format!("the audit looked at no process; it looked in {}{more}", places.join(", ")))
 }
 
 /// An audit of another host than the one that its file names.

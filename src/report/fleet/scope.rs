@@ -15,6 +15,8 @@ pub struct Scope {
     pub left_out: Vec<String>,
     /// What could not be read; `None` is standard input.
     pub unread: Vec<Option<String>>,
+    /// Files and processes that were read; `None` in an audit that did not count them.
+    pub looked_at: Option<u64>,
     /// The processes; `None` in an audit that did not count them.
     pub processes: Option<u64>,
     /// It could not see all processes.

@@ -28,6 +28,7 @@ pub fn write(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io::Result<(
         match (&host.reason, host.status) {
             (Some(reason), _) => writeln!(out, ": {reason}")?,
             (None, HostStatus::Proxy) => writeln!(out, ": {}, no share", plural(host.helpers, "helper"))?,
+            (None, _) if host.unread == 0 => writeln!(out, ": nothing was looked at")?,
             (None, _) => writeln!(out, ": {} not read", plural(host.unread, "file"))?,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_yaml::Value;
+use crate::yaml::Value;
 
 use super::host::Host;
 use crate::report::finding::{self, Finding};
@@ -30,7 +30,7 @@ pub fn look_up(host: &Host, share: &mut Share) -> Vec<Finding> {
     for base in bases {
         let file = Path::new(base).join("virtual-machines").join(path_of(&folder)).join("backup.yaml");
         let Some(text) = host.read_small(&file) else { continue };
-        let Ok(backup) = serde_yaml::from_slice::<Value>(&text) else { continue };
+        let Ok(backup) = crate::yaml::from_slice::<Value>(&text) else { continue };
         let Some(instance) = backup.get("instance").or_else(|| backup.get("container")) else { continue };
         return found(Path::new(base), &file, instance, &managed, project.as_deref(), share);
     }
