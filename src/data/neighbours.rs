@@ -1,5 +1,5 @@
-//! Who else on this host is configured to use an export: NFS and Samba servers, bind mounts, units, containers, other guests,
-//! web servers, backup jobs.
+//! Who else on this host is configured to use an export: NFS and Samba servers, bind mounts, units, containers, other guests, also
+//! those that scripts start, web servers, backup jobs.
 //!
 //! Over the proxy the host's files had real owners. Once they are converted they belong to QEMU's user, and whoever else was
 //! configured to use them can't. What is found here is found by its path alone, in the files where such things are configured.
@@ -32,6 +32,16 @@ struct Source {
     what: &'static str,
     /// Whether naming a directory around the export means all that is in it.
     whole: bool,
+    /// How deep a directory is looked through.
+    depth: usize,
+}
+
+impl Source {
+    /// Whether the name of a file is one of those.
+    fn means(&self, path: &Path) -> bool {
+        let name = path.file_name().unwrap_or_default().as_bytes();
+        self.suffixes.is_empty() || self.suffixes.iter().any(|suffix| name.ends_with(suffix.as_bytes()))
+    }
 }
 
 const fn source(
@@ -40,14 +50,30 @@ const fn source(
     what: &'static str,
     whole: bool,
 ) -> Source {
-    Source { path, suffixes, what, whole }
+    Source { path, suffixes, what, whole, depth: DEPTH }
+}
+
+/// A [`source`] that is looked through to this depth: people keep other things there, too.
+const fn shallow(
+    path: &'static str,
+    suffixes: &'static [&'static str],
+    what: &'static str,
+    whole: bool,
+    depth: usize,
+) -> Source {
+    Source { path, suffixes, what, whole, depth }
 }
 
 const UNITS: &[&str] = &[".service", ".mount", ".automount", ".path", ".timer", ".socket", ".conf"];
 const QUADLETS: &[&str] = &[".container", ".volume", ".pod", ".kube", ".yml", ".yaml"];
 
+/// How the files of Compose are called, also behind a project's name.
+const COMPOSE: &[&str] = &["compose.yaml", "compose.yml"];
+/// What an instance of LXD or Incus is written down in beside its root.
+const INSTANCE: &[&str] = &["backup.yaml"];
+
 /// All of them.
-const SOURCES: [Source; 22] = [
+const SOURCES: [Source; 40] = [
     source("etc/exports", &[], "an NFS export", true),
     source("etc/exports.d", &[".exports"], "an NFS export", true),
     source("etc/samba", &[".conf"], "a Samba share", true),
@@ -70,7 +96,28 @@ const SOURCES: [Source; 22] = [
     source("etc/cron.d", &[], "a cron job", false),
     source("var/spool/cron", &[], "a cron job", false),
     source("etc/borgmatic", &[".yaml", ".yml"], "a backup job", true),
+    shallow("var/lib/incus/containers", INSTANCE, "a container of Incus's", true, 2),
+    shallow("var/lib/incus/virtual-machines", INSTANCE, "a guest of Incus's", true, 2),
+    shallow("var/lib/lxd/containers", INSTANCE, "a container of LXD's", true, 2),
+    shallow("var/lib/lxd/virtual-machines", INSTANCE, "a guest of LXD's", true, 2),
+    shallow("var/snap/lxd/common/lxd/containers", INSTANCE, "a container of LXD's", true, 2),
+    shallow("var/snap/lxd/common/lxd/virtual-machines", INSTANCE, "a guest of LXD's", true, 2),
+    shallow("var/lib/lxc", &["config"], "a container of LXC's", true, 2),
+    shallow("opt", COMPOSE, "a Compose service", true, 2),
+    shallow("srv", COMPOSE, "a Compose service", true, 2),
+    shallow("root", COMPOSE, "a Compose service", true, 2),
+    shallow("home", COMPOSE, "a Compose service", true, 3),
+    shallow("etc/docker", COMPOSE, "a Compose service", true, 3),
+    shallow("usr/local/bin", &[], "a program or script", false, 1),
+    shallow("usr/local/sbin", &[], "a program or script", false, 1),
+    shallow("etc/qemu", &[], "a guest's configuration", true, 2),
+    shallow("etc/conf.d", &[], "a service", false, 1),
+    shallow("etc/default", &[], "a service", false, 1),
+    shallow("etc/init.d", &[], "a service", false, 1),
 ];
+
+/// Words of lines that share a directory with a guest: naming a directory around the export means all that is in it.
+const SHARES: [&[u8]; 4] = [b"virtfs", b"fsdev", b"virtiofsd", b"shared-dir"];
 
 /// How many lines are told.
 const TOLD: usize = 50;
@@ -84,7 +131,7 @@ pub fn mentions(root: &Path, export: &Path) -> Vec<Mention> {
     let mut found = Vec::new();
     for source in &SOURCES {
         let path = root.join(source.path);
-        look(&path, source, DEPTH, &mut |file, text| {
+        look(&path, source, source.depth, export, &mut |file, text| {
             // A file may be named by several ways.
             if found.iter().any(|mention: &Mention| mention.file == file) {
                 return;
@@ -100,21 +147,23 @@ pub fn mentions(root: &Path, export: &Path) -> Vec<Mention> {
     found
 }
 
-fn look(path: &Path, source: &Source, depth: usize, met: &mut dyn FnMut(&Path, &[u8])) {
+fn look(path: &Path, source: &Source, depth: usize, export: &Path, met: &mut dyn FnMut(&Path, &[u8])) {
+    // What is in the export configures nothing on the host.
+    if path.starts_with(export) {
+        return;
+    }
     let Ok(metadata) = path.metadata() else { return };
     if metadata.is_dir() && depth > 0 {
         let Ok(entries) = fs::read_dir(path) else { return };
         let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         paths.sort();
-        for path in paths {
-            look(&path, source, depth - 1, met);
+        // The last names are all files'.
+        for path in paths.into_iter().filter(|path| depth > 1 || source.means(path)) {
+            look(&path, source, depth - 1, export, met);
         }
         return;
     }
-    let name = path.file_name().unwrap_or_default().as_bytes();
-    let is_meant =
-        source.suffixes.is_empty() || source.suffixes.iter().any(|suffix| name.ends_with(suffix.as_bytes()));
-    if !metadata.is_file() || !is_meant {
+    if !metadata.is_file() || !source.means(path) {
         return;
     }
     let mut text = Vec::new();
@@ -131,6 +180,8 @@ fn named(line: &[u8], export: &Path, whole: bool) -> Option<PathBuf> {
     if line.starts_with(b"#") || line.starts_with(b";") || is_helper {
         return None;
     }
+    let is_share = SHARES.iter().any(|word| line.windows(word.len()).any(|window| window == *word));
+    let whole = whole || is_share;
     let is_end = |byte: &u8| byte.is_ascii_whitespace() || b"\"'`,:;=<>()[]{}|&$*?".contains(byte);
     line.split(is_end).filter(|word| word.first() == Some(&b'/')).find_map(|word| {
         let path: PathBuf = Path::new(OsStr::from_bytes(word)).components().collect();
@@ -161,6 +212,22 @@ mod tests {
             ("ExecStart=/usr/bin/tar -C /srv/share -cf /backup.tar .", false, Some("/srv/share")),
             ("ExecStart=/usr/bin/virtfs-proxy-helper -p /srv/share", false, None),
             (r#""Binds":["/srv/share:/data"]"#, true, Some("/srv/share")),
+            // Shares of a directory around the export, in scripts.
+            (
+                "qemu-system-x86_64 -virtfs local,path=/srv,mount_tag=s,security_model=none",
+                false,
+                Some("/srv"),
+            ),
+            (
+                "  -fsdev local,id=f,path=/srv/share/sub,security_model=mapped \\",
+                false,
+                Some("/srv/share/sub"),
+            ),
+            ("/usr/libexec/virtiofsd --shared-dir=/srv --socket-path=/run/s", false, Some("/srv")),
+            ("virtiofsd --shared-dir /srv/other", false, None),
+            ("      - /srv/share:/data:ro", true, Some("/srv/share")),
+            ("    source: /srv/share", true, Some("/srv/share")),
+            ("lxc.mount.entry = /srv/share data none bind 0 0", true, Some("/srv/share")),
         ] {
             let found = named(line.as_bytes(), Path::new("/srv/share"), whole);
             assert_eq!(found.as_deref(), expected.map(Path::new), "{line}");
@@ -179,6 +246,11 @@ mod tests {
         write("etc/samba/smb.conf", "[global]\n[share]\n\tpath = /srv\n");
         write("etc/systemd/system/backup.service.d/more.conf", "[Service]\nReadOnlyPaths=/srv/share\n");
         write("etc/systemd/system/backup.txt", "/srv/share\n");
+        write("opt/app/docker-compose.yml", "services:\n  a:\n    volumes:\n      - /srv/share:/data\n");
+        write("opt/app/other.yml", "/srv/share\n");
+        write("var/lib/incus/containers/c/backup.yaml", "devices:\n  d:\n    source: /srv\n    type: disk\n");
+        write("var/lib/incus/containers/c/rootfs/backup.yaml", "source: /srv\n");
+        write("usr/local/bin/start-vm", "#!/bin/sh\nqemu -virtfs local,path=/srv,mount_tag=x\n");
         write("etc/libvirt/qemu/other.xml", "<domain>\n<source dir='/srv/share'/>\n</domain>\n");
         let found = mentions(root.path(), Path::new("/srv/share"));
         let found: Vec<_> = found
@@ -192,6 +264,9 @@ mod tests {
                 ("etc/samba/smb.conf", 3, "a Samba share"),
                 ("etc/systemd/system/backup.service.d/more.conf", 2, "a systemd unit"),
                 ("etc/libvirt/qemu/other.xml", 2, "another share of a guest of libvirt's"),
+                ("var/lib/incus/containers/c/backup.yaml", 3, "a container of Incus's"),
+                ("opt/app/docker-compose.yml", 4, "a Compose service"),
+                ("usr/local/bin/start-vm", 2, "a program or script"),
             ]
         );
     }
