@@ -108,6 +108,7 @@ pub enum MigrateVerb {
     #[command(after_long_help = help::MANIFEST)]
     Manifest(ManifestArgs),
     /// Plan the whole move of this host's guests: every step with its command, the way back, and what is open. Changes nothing.
+    #[command(after_long_help = help::PLAN)]
     Plan(PlanArgs),
     /// Merge the audits of many hosts into one report.
     #[command(after_long_help = help::REPORT)]
@@ -118,6 +119,21 @@ pub enum MigrateVerb {
 mod tests {
     use super::*;
     use crate::share::invocation::OPTIONS;
+
+    fn has_end_of_help(command: &clap::Command) {
+        let end = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+        let name = command.get_name();
+        assert!(
+            end.contains("Exit status:\n") && end.contains("Examples:\n"),
+            "src/cli/help.rs lacks {name}"
+        );
+        command.get_subcommands().filter(|below| below.get_name() != "help").for_each(has_end_of_help);
+    }
+
+    #[test]
+    fn each_command_has_exit_statuses_and_examples() {
+        has_end_of_help(&Cli::command());
+    }
 
     #[test]
     fn the_table_of_other_processes_options_is_this_programs() {

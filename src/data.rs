@@ -10,7 +10,7 @@
 //! | [`mod@journal`], [`origins`] | the original state of everything, and its format; of what is elsewhere now |
 //! | [`passthrough`], [`mapped_xattr`], [`mapped_file`] | one form each |
 //! | [`survey`], [`filesystem`], [`mounts`], [`idmap`] | what an export holds, and what it lies on |
-//! | [`mod@check`] | whether an export can move, and at what price |
+//! | [`mod@check`] | whether an export can move, and what that takes |
 //! | [`mod@verify`] | a conversion proved against its journal |
 //! | [`live`], [`neighbours`] | who has an export open, and who else is configured to use it |
 //! | [`owner`] | the user that QEMU runs as |

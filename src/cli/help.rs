@@ -220,3 +220,20 @@ Examples:
   virtfs-proxy-helper migrate report --format html --output fleet.html audits/
   # Compare with earlier audits:
   virtfs-proxy-helper migrate report --since audits-of-may/ audits/";
+
+/// `migrate plan`.
+pub const PLAN: &str = "\
+Exit status:
+  0  The plan is complete: no question is open
+  1  The plan could not be made
+  2  The command line is wrong
+  3  The plan has open questions; it names the option that answers each
+  4  No question is open, but something could not be read
+
+Examples:
+  # Plan the move of all guests of this machine, as root:
+  virtfs-proxy-helper migrate plan
+  # Plan for one guest, and say as whom its QEMU runs:
+  virtfs-proxy-helper migrate plan --guest web --owner web=libvirt-qemu
+  # Keep the plan as a file:
+  virtfs-proxy-helper migrate plan --output plan.yaml";

@@ -1,4 +1,4 @@
-//! `migrate check`: whether an export's files can move, to which model and at what price. Changes nothing.
+//! `migrate check`: whether an export's files can move, to which model, and what that takes. Changes nothing.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

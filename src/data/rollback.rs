@@ -262,8 +262,8 @@ pub(super) fn apply(
         return Ok(Outcome::Clean);
     }
     say!(
-        "'{shown}' is rolled back: {} entries are as they were recorded, {} as the guest has changed them since, {} that it \
-         made or moved are what it saw.",
+        "'{shown}' is rolled back: {} entries are as the journal has them, {} as the guest changed them after the conversion, \
+         and {} as the guest made or moved them. Next: change the configuration back, then start the helper and the guest.",
         count(&counts.as_recorded),
         count(&counts.as_changed),
         count(&counts.unrecorded)

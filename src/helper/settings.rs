@@ -114,7 +114,7 @@ impl TryFrom<HelperArgs> for Settings {
             (Some(path), None, _) => {
                 let owner = owner.ok_or_else(|| {
                     format!(
-                        "nobody owns the socket '{}'; name the user and group that QEMU runs as with -u USER -g GROUP",
+                        "the socket '{}' needs an owner: name the user and the group that QEMU runs as, by -u USER -g GROUP",
                         escape_path(&path)
                     )
                 })?;

@@ -339,7 +339,7 @@ impl Input {
                     .with_context(|| format!("{}: changing the file", self.name))?;
                 let word = |path: &Path| escape(&shell_word(path.as_os_str().as_bytes())).into_owned();
                 complain!(
-                    "virtfs-proxy-helper: {} is changed; as it was, it is {}; the way back: mv {} {}",
+                    "virtfs-proxy-helper: {} is changed. The old file is kept as {}. To restore it: mv {} {}",
                     self.name,
                     escape_path(&kept),
                     word(&kept),

@@ -33,7 +33,9 @@ fn the_guest_sees_no_difference_and_a_rollback_leaves_none() {
         stage.verify(model);
         let said = success(&mut stage.rollback());
         assert!(
-            said.contains(", 0 as the guest has changed them since, 0 that it made or moved"),
+            said.contains(
+                ", 0 as the guest changed them after the conversion, and 0 as the guest made or moved them"
+            ),
             "{model}: {said}"
         );
         assert_same(&before, &stage.snapshot(), model);
