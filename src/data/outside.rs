@@ -17,26 +17,35 @@ pub enum Outside {
     Unknown,
 }
 
-/// What Podman, CRI-O and Docker put into a container.
-const MARKS: [&str; 2] = ["/run/.containerenv", "/.dockerenv"];
+/// The PID namespace that the machine starts with: its first process is the host's. The kernel's `PROC_PID_INIT_INO`.
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+/// Where this program is in its image.
+const IN_IMAGE: &str = "/virtfs-proxy-helper";
 
 /// What `export`, a path without symbolic links, is called there.
 pub fn of(export: &Path) -> Outside {
-    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    match (namespace("self"), namespace("1")) {
-        (Some(own), Some(first)) if own != first => look(export).map_or(Outside::Unknown, Outside::Path),
-        _ if MARKS.iter().any(|mark| Path::new(mark).exists()) => Outside::Unknown,
-        _ => Outside::Same,
+    let sees_host =
+        fs::read_link("/proc/self/ns/pid").is_ok_and(|name| name == Path::new(FIRST_PID_NAMESPACE));
+    if sees_host && let (Ok(own), Ok(first)) = (Mounts::own(), Mounts::of(1)) {
+        if own == first {
+            return Outside::Same;
+        }
+        return look(export, &own, &first).map_or(Outside::Unknown, Outside::Path);
+    }
+    // A container that is a whole system has QEMU inside, perhaps; the image has not.
+    if fs::read_link("/proc/self/exe").is_ok_and(|program| program == Path::new(IN_IMAGE)) {
+        Outside::Unknown
+    } else {
+        Outside::Same
     }
 }
 
 /// The path among the first process's mounts that leads to the same directory.
-fn look(export: &Path) -> Option<PathBuf> {
+fn look(export: &Path, own: &Mounts, first: &Mounts) -> Option<PathBuf> {
     let pin = File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(export).ok()?;
     let wanted = pin.metadata().ok()?;
-    let location = Mounts::own().ok()?.by_id(mount_id(&pin).ok()?)?.locate(export)?;
-    let mounts = Mounts::of(1).ok()?;
-    let path = names(&mounts, &location).next()?;
+    let location = own.by_id(mount_id(&pin).ok()?)?.locate(export)?;
+    let path = names(first, &location).next()?;
     // Looking there takes more privileges than reading the list of mounts: where it may not, the list is believed.
     let within = path.strip_prefix("/").unwrap_or(&path);
     match fs::metadata(Path::new("/proc/1/root").join(within)) {
