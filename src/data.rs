@@ -17,6 +17,7 @@
 //! | [`mod@manifest`], [`acl`] | a tree as text |
 
 pub mod acl;
+pub mod added;
 pub mod check;
 mod convert;
 pub mod devices;

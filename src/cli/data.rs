@@ -80,6 +80,14 @@ pub struct ConvertArgs {
     /// owner on this machine. It takes a second run, best when nobody uses it, to say that all is converted
     #[arg(long)]
     pub in_use: bool,
+    /// Adopt what other programs of this machine have put into the converted export since, as --owner, --security-model, --fmode and
+    /// --dmode were at its conversion. A guest may be running
+    #[arg(long, conflicts_with_all = ["owner", "security_model", "fmode", "dmode", "in_use", "system_directory"])]
+    pub adopt: bool,
+    /// With --adopt: leave what changed in the last SECONDS seconds; it may still be written
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, requires = "adopt", hide_default_value = true,
+          value_parser = clap::value_parser!(u64).range(..=31_536_000))]
+    pub settle: u64,
     /// Stay on the export's file system: what is mounted in it is never touched (this is always so). Btrfs subvolumes are part
     /// of it
     #[arg(long)]

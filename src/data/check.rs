@@ -31,7 +31,7 @@ mod price;
 mod system;
 mod trial;
 
-pub use judgement::{findings, live as live_findings, system as system_finding};
+pub use judgement::{entry_findings, findings, live as live_findings, system as system_finding};
 pub use price::{of as price, rollback_room};
 pub(super) use system::reasons as system_reasons;
 
@@ -137,12 +137,12 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Outcome> {
         None => Owner::of_libvirt()?,
     };
     let facts = Facts::gather(export, owner, args.look.jobs())?;
-    let document = document(&facts, args.security_model, tried);
+    let document = document(&facts, args.security_model, tried, args.look.jobs());
     report::print(&document, args.look.format)?;
     Ok(report::exit_zero(document.outcome(), args.look.exit_zero))
 }
 
-fn document(facts: &Facts, asked: Option<Model>, tried: Vec<finding::Finding>) -> CheckDocument {
+fn document(facts: &Facts, asked: Option<Model>, tried: Vec<finding::Finding>, jobs: usize) -> CheckDocument {
     let model = asked.unwrap_or_else(|| facts.fitting_model());
     let price = price::of(facts, model);
     let mut findings = findings(facts, model, asked.is_some(), &price);
@@ -150,6 +150,7 @@ fn document(facts: &Facts, asked: Option<Model>, tried: Vec<finding::Finding>) -
         // It says where the attributes come from.
         findings.retain(|finding| *finding.kind != finding::ALREADY_MAPPED);
         findings.insert(0, earlier);
+        findings.extend(earlier::additions(&facts.export, &facts.tree, jobs));
     }
     findings.extend(tried);
     let findings: Vec<_> = findings.iter().map(FindingRow::from).collect();

@@ -11,9 +11,10 @@ mod earlier;
 mod record;
 mod rounds;
 mod sweep;
+mod takeover;
 mod wanted;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -24,6 +25,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::fs::FlockOperation;
 
 use super::check::{self, Facts};
+use super::entry::Time;
 use super::form::Model;
 use super::goal::Goal;
 use super::idmap;
@@ -57,6 +59,10 @@ struct Converter<'c> {
     jobs: usize,
     /// Whether an earlier run may have been killed.
     resumed: bool,
+    /// Whether what was added to the converted export is adopted: a guest may be running.
+    adopting: bool,
+    /// The times that directories had before the first of their listings was worked on, by their ids: while adopting.
+    before: Mutex<HashMap<u64, (Time, Time)>>,
     /// Directories in which the kernel refused something, by their ids: their times may be ours.
     unfinished: Mutex<HashSet<u64>>,
     staging: Staging,
@@ -65,7 +71,7 @@ struct Converter<'c> {
     /// Metadata files of inodes of several names, by the inodes' original numbers.
     metadata: Links,
     origins: Origins,
-    troubles: Troubles,
+    troubles: &'c Troubles,
     progress: &'c Progress,
 }
 
@@ -80,6 +86,9 @@ struct Order<'a> {
 
 /// `migrate convert`.
 pub fn run(args: &ConvertArgs) -> Result<Outcome> {
+    if args.adopt {
+        return takeover::run(args);
+    }
     let shown = text::escape_path(&args.export);
     let export = args.export.canonicalize().with_context(|| format!("cannot find the export '{shown}'"))?;
     let consent = match Consent::of(args, &export) {
@@ -217,9 +226,13 @@ impl Order<'_> {
             return Ok(Outcome::Findings);
         }
         let (what, outcome) = match stage {
+            Stage::Converted if journal.adopting().is_some() => (
+                "is converted, and the adoption of what was added on the host was interrupted: migrate convert --adopt --apply goes on",
+                Outcome::Findings,
+            ),
             Stage::Converted => (
-                "is converted; there is nothing to do. What other programs of the host have added since is not converted: migrate \
-                 verify names it",
+                "is converted; there is nothing to do. What other programs of the host have added since is adopted by migrate convert \
+                 --adopt",
                 Outcome::Clean,
             ),
             Stage::RollingBack => (
@@ -402,7 +415,7 @@ impl Order<'_> {
         resumed: bool,
     ) -> Result<Outcome> {
         let progress = Progress::start(self.args.work.progress, "converting", totals.entries);
-        let goal = Goal::of(begin)?;
+        let (goal, troubles) = (Goal::of(begin)?, Troubles::default());
         let converter = Converter {
             tree,
             goal,
@@ -410,16 +423,18 @@ impl Order<'_> {
             writer: Mutex::new(writer),
             jobs: self.args.work.jobs(),
             resumed,
+            adopting: false,
+            before: Mutex::default(),
             unfinished: Mutex::default(),
             staging: Staging::new(&begin.staging),
             links: Links::default(),
             metadata: Links::default(),
             origins: Origins::new(&self.journal, goal, true),
-            troubles: Troubles::default(),
+            troubles: &troubles,
             progress: &progress,
         };
         let reached = converter.convert_all(self.args.in_use)?;
-        let Converter { troubles, writer, .. } = converter;
+        let Converter { writer, .. } = converter;
         drop(progress);
         // Whether anybody hears it changes nothing of what was done.
         let _ = troubles.write(&mut std::io::stderr().lock());

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::entry::{Entry, Inode, Kind};
 use super::form::Model;
-use super::journal::Begin;
+use super::journal::{Begin, Journal};
 use super::mapped_xattr;
 
 /// What a conversion makes of every inode.
@@ -42,6 +42,12 @@ impl Goal {
         );
         let Begin { uid, gid, fmode, dmode, adopts, .. } = *begin;
         Ok(Self { model: model.unwrap_or_default(), uid, gid, fmode, dmode, adopts })
+    }
+
+    /// The goal of a journal whose conversion is done: what was adopted since is kept as its mapped attributes say.
+    pub fn of_journal(journal: &Journal) -> Result<Self> {
+        let goal = Self::of(journal.begin())?;
+        Ok(Self { adopts: goal.adopts || journal.has_adopted(), ..goal })
     }
 
     /// The kind of inode that carries what the guest sees as `kind`.

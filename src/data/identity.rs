@@ -56,19 +56,26 @@ impl Id {
             && (self.volume == inode.volume || self.volume == Self::ANY_VOLUME)
     }
 
-    /// What inodes of several names are found by among those of one journal.
+    /// What an inode is found by among those that exist at one time.
     pub fn key(&self) -> Key {
-        Key { volume: self.volume, number: self.number }
+        Key { volume: self.volume, number: self.number, stamp: Stamp::None }
+    }
+
+    /// What an inode is found by among all that a journal tells of: a number that was free again may be told of twice.
+    pub fn recorded_key(&self) -> Key {
+        Key { volume: self.volume, number: self.number, stamp: self.stamp }
     }
 }
 
-/// An inode among those that exist at one time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// An inode among those that exist at one time, or among those that a journal tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
     /// [`Id::volume`].
     pub volume: u64,
     /// [`Id::number`].
     pub number: u64,
+    /// [`Id::stamp`] among those of a journal.
+    pub stamp: Stamp,
 }
 
 /// What [`of`] asks statx(2) for, beside the time at which an inode was made. Older kernels leave out what they do not know, and rustix

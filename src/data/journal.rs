@@ -74,16 +74,18 @@ enum Kind {
     Directory = b'D' as isize,
     Recorded = b'S' as isize,
     Converted = b'C' as isize,
+    Adopting = b'A' as isize,
     RollbackBegun = b'R' as isize,
     RolledBack = b'U' as isize,
 }
 
 impl Kind {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Begin,
         Self::Directory,
         Self::Recorded,
         Self::Converted,
+        Self::Adopting,
         Self::RollbackBegun,
         Self::RolledBack,
     ];

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::{Errno, Result};
 
-use super::entry::{Entry, Kind};
+use super::entry::{Entry, Inode, Kind};
+use super::identity::Stamp;
 use super::mapped_xattr::{Attributes, target};
 use super::pin::{BENEATH, Pin};
 use super::staging::{self, write_all};
@@ -59,6 +60,30 @@ pub fn read_attributes(directory: &Directory, name: &CStr) -> Result<Option<Attr
             Err(error) => return Err(error),
         };
     Ok(Some(parse(&content(file)?)))
+}
+
+/// Whether the metadata file of an entry says what another inode of that name was: of one that QEMU's user `uid` does not own, as
+/// when a program of the host has put a new file in the place of an old one.
+pub fn is_anothers(directory: &Directory, name: &CStr, inode: &Inode, uid: u32) -> Result<bool> {
+    if inode.kind().is_some_and(Kind::is_replaced) {
+        return Ok(true);
+    }
+    if inode.uid == uid {
+        return Ok(false);
+    }
+    let Some(metadata) = stat_metadata(directory, name)? else { return Ok(false) };
+    let Stamp::Born(born) = inode.id.stamp else { return Ok(false) };
+    Ok(metadata.st_uid == uid
+        && (metadata.st_mtime, metadata.st_mtime_nsec) < (born.seconds, born.nanoseconds.into()))
+}
+
+/// The state of the metadata file of an entry; `None` where there is none.
+pub(super) fn stat_metadata(directory: &Directory, name: &CStr) -> Result<Option<rustix::fs::Stat>> {
+    match rustix::fs::statat(directory.open()?, metadata_path(name), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(told) => Ok(Some(told)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn content(file: OwnedFd) -> Result<Vec<u8>> {

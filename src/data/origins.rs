@@ -48,6 +48,8 @@ struct Index {
     journal: Journal,
     /// By what they look like.
     looks: HashMap<u64, u64>,
+    /// Further ones that look the same: the number of an inode may be told of twice.
+    others: HashMap<u64, Vec<u64>>,
     /// What was looked at last.
     recent: Mutex<Option<(u64, Arc<Listing>)>>,
 }
@@ -123,7 +125,8 @@ impl Origins {
     /// The record that the journal, or [`Origins::note`], has for a look.
     fn look_up(&self, key: u64, is_it: impl Fn(&Record) -> bool) -> Option<Record> {
         let index = self.index()?;
-        let told = index.looks.get(&key).and_then(|at| index.record(*at, &is_it));
+        let others = index.others.get(&key).into_iter().flatten();
+        let told = index.looks.get(&key).into_iter().chain(others).find_map(|at| index.record(*at, &is_it));
         told.or_else(|| {
             let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
             recent.get(&key).filter(|record| is_it(record)).cloned()
@@ -202,7 +205,7 @@ impl Index {
     fn of(journal: &Path, all: bool, by_path: bool) -> Result<Self> {
         let journal = Journal::open(journal)?;
         let journal = if by_path { journal.by_path() } else { journal };
-        let mut found = HashMap::new();
+        let (mut found, mut others) = (HashMap::new(), HashMap::<u64, Vec<u64>>::new());
         for listing in journal.listings()? {
             let (at, listing) = listing?;
             let own = listing.is_first(at).then_some(&listing.own);
@@ -212,12 +215,14 @@ impl Index {
             {
                 if all || is_only_here(record) {
                     for look in looks(record) {
-                        found.entry(look).or_insert(at);
+                        if *found.entry(look).or_insert(at) != at && journal.has_adopted() {
+                            others.entry(look).or_default().push(at);
+                        }
                     }
                 }
             }
         }
-        Ok(Self { journal, looks: found, recent: Mutex::default() })
+        Ok(Self { journal, looks: found, others, recent: Mutex::default() })
     }
 
     fn record(&self, at: u64, is_it: &impl Fn(&Record) -> bool) -> Option<Record> {

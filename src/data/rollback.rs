@@ -50,6 +50,9 @@ struct Restorer<'r> {
     jobs: usize,
     /// Whether the conversion was complete, so that guests may have worked in the export.
     complete: bool,
+    /// From where on the journal tells of an adoption that was interrupted, and the ids of the directories it tells of: its
+    /// entries may not be touched yet, and the directories' times may be ours.
+    open: Option<(u64, HashSet<u64>)>,
     /// When the rollback that is resumed began: seconds since 1970.
     since: Option<u64>,
     staging: Staging,
@@ -153,6 +156,19 @@ fn show(export: &Path, journal: &Journal) -> Result<()> {
     say!("Dry run: nothing was changed. Run the same command with --apply to roll back.")
 }
 
+/// From where on a journal tells of an adoption that was interrupted, and the ids of the directories that it tells of.
+fn open_adoption(journal: &Journal) -> Result<Option<(u64, HashSet<u64>)>> {
+    let Some(from) = journal.adopting() else { return Ok(None) };
+    let mut directories = HashSet::new();
+    for listing in journal.listings()? {
+        let (at, listing) = listing?;
+        if at >= from {
+            directories.insert(listing.id);
+        }
+    }
+    Ok(Some((from, directories)))
+}
+
 /// How one speaks of what is done.
 pub(super) struct Words {
     /// "rolling back"
@@ -180,8 +196,9 @@ pub(super) fn apply(
     if stage != Stage::RollingBack {
         writer.rollback_begun().map_err(|error| journal::not_written(error, journal.path()))?;
     }
-    let goal = Goal::of(begin)?;
-    let accepted_mapped = begin.accepted.iter().any(|id| id == finding::ALREADY_MAPPED.id);
+    let goal = Goal::of_journal(journal)?;
+    let had_mapped =
+        journal.has_adopted() || begin.accepted.iter().any(|id| id == finding::ALREADY_MAPPED.id);
     let totals = journal.totals().unwrap_or_default();
     let progress = Progress::start(work.progress, words.doing, totals.entries);
     let (staging, carriers) = (Staging::new(&begin.staging), Links::default());
@@ -197,6 +214,7 @@ pub(super) fn apply(
         journal,
         jobs: work.jobs(),
         complete: journal.was_converted(),
+        open: open_adoption(journal)?,
         since: journal.rollback_since(),
         staging,
         linked: Mutex::default(),
@@ -205,7 +223,7 @@ pub(super) fn apply(
         kept,
         parted: Mutex::default(),
         origins: Origins::new(journal.path(), goal, !journal.was_converted()).by_path(journal.is_by_path()),
-        mapped_before: accepted_mapped.then(Mutex::default),
+        mapped_before: had_mapped.then(Mutex::default),
         counts: Counts::default(),
         room: Room::new(File::open(export)?),
         troubles,

@@ -198,6 +198,21 @@ pub fn survey(tree: &Tree, filesystem: &Filesystem, jobs: usize) -> Survey {
     links.finish(parts)
 }
 
+/// What matters for a conversion of one entry: `directory` is the one it is in, or the entry itself where that is a directory.
+/// Whether its inode has names elsewhere is not said.
+pub(super) fn of_entry(
+    tree: &Tree,
+    filesystem: &Filesystem,
+    directory: &Directory,
+    name: &CStr,
+    pin: &Pin,
+) -> Survey {
+    let links = Links::default();
+    let mut surveyor = Surveyor::new(tree, filesystem, &links);
+    surveyor.meet(directory, name, pin, true);
+    surveyor.survey
+}
+
 /// Inodes of several names, of which not all have been met yet: shared by all surveyors of a walk.
 #[derive(Debug, Default)]
 pub(super) struct Links(Mutex<HashMap<Identity, Link>>);

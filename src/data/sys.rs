@@ -72,6 +72,27 @@ pub fn file_handle(fd: BorrowedFd<'_>) -> Option<Handle> {
         .map(|bytes| Handle { kind: handle.kind, bytes: bytes.into() })
 }
 
+/// `F_SETSIG` of fcntl(2), the same on every architecture; the libc crate does not name it.
+const F_SETSIG: libc::c_int = 10;
+
+/// Whether any process has a regular file open for writing, or maps it so. `fd` is open for reading. Where the file system
+/// can't tell, nobody has.
+pub fn is_written(fd: BorrowedFd<'_>) -> bool {
+    let control = |command, argument: libc::c_int| {
+        // SAFETY: these commands of fcntl(2) take an int and touch no memory of this process.
+        unsafe { libc::fcntl(fd.as_raw_fd(), command, argument) }
+    };
+    // A writer that comes while the lease is held makes the kernel send a signal: one that is ignored unless it is handled.
+    if control(F_SETSIG, libc::SIGURG) != 0 {
+        return false;
+    }
+    if control(libc::F_SETLEASE, libc::F_RDLCK) == 0 {
+        control(libc::F_SETLEASE, libc::F_UNLCK);
+        return false;
+    }
+    std::io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN)
+}
+
 /// Whether this process sees `trusted.*` attributes: by `CAP_SYS_ADMIN` of the first user namespace, xattr(7). To others
 /// they are not there.
 pub fn sees_trusted_attributes() -> bool {

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 
+use super::added;
 use super::convert::each_of;
 use super::entry::{self, Identity};
 use super::form::Form;
@@ -100,7 +101,7 @@ pub fn verify(export: &Path, journal: &Path, by_path: bool, jobs: usize) -> anyh
         superseded: journal.superseded()?,
         form,
         owner: owner.as_ref(),
-        goal: if form == Form::Passthrough { None } else { Some(Goal::of(journal.begin())?) },
+        goal: if form == Form::Passthrough { None } else { Some(Goal::of_journal(&journal)?) },
         inodes: Mutex::default(),
         found: Mutex::default(),
     };
@@ -163,7 +164,8 @@ impl Verifier<'_> {
         let gaps = self.compare_all(jobs)?;
         let mut found = std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner));
         self.name_strangers(&mut found, &gaps)?;
-        self.document(found)
+        let added = self.added(&found, jobs)?;
+        self.document(found, added.as_ref())
     }
 
     /// Compares every record; what the journal names and does not tell of is left.
@@ -308,9 +310,18 @@ impl Verifier<'_> {
         }
     }
 
-    fn document(&self, mut found: Found) -> anyhow::Result<VerifyDocument> {
+    /// How much of what is different was added on the host.
+    fn added(&self, found: &Found, jobs: usize) -> anyhow::Result<Option<Finding>> {
+        let is_over = self.journal.stage() == Stage::Converted && !self.journal.is_by_path();
+        if !is_over || found.count == 0 && self.journal.adopting().is_none() {
+            return Ok(None);
+        }
+        Ok(added::of(self.export, self.tree, self.journal, jobs)?.finding(self.export))
+    }
+
+    fn document(&self, mut found: Found, added: Option<&Finding>) -> anyhow::Result<VerifyDocument> {
         found.differences.sort_by(|a, b| a.path.cmp(&b.path).then(a.message.cmp(&b.message)));
-        let mut findings: Vec<_> = self.about_all()?.iter().map(FindingRow::from).collect();
+        let mut findings: Vec<_> = self.about_all()?.iter().chain(added).map(FindingRow::from).collect();
         // There is no conversion any more that could be taken back.
         let remedy = (self.form == Form::Passthrough).then_some(AFTER_ROLLBACK);
         findings.extend(found.differences.iter().map(|difference| {
@@ -348,6 +359,9 @@ impl Verifier<'_> {
         let unfinished = match self.journal.stage() {
             Stage::Converting => Some("the conversion has not got to its end"),
             Stage::RollingBack => Some("a rollback has begun and has not got to its end"),
+            Stage::Converted if self.journal.adopting().is_some() => Some(
+                "what was added on the host is adopted in part: `migrate convert --adopt --apply` goes on",
+            ),
             Stage::Recording | Stage::Converted | Stage::RolledBack => None,
         };
         findings.extend(

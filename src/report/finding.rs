@@ -279,10 +279,19 @@ kinds! {
         "nothing: reading changes no more than this time";
     /// QEMU's user can't use an entry.
     ENTRY_UNUSABLE: "entry-unusable", Error,
-        "give it QEMU's user and the modes of the conversion (chown, chmod, chattr), and make links and special files in the guest: `migrate convert` does not convert it again";
+        "if it was added on the host, or has another owner since: `migrate convert --adopt`; otherwise give it the modes of the conversion (chmod, chattr)";
     /// Others than QEMU's user can use an entry, by a real ACL.
     ENTRY_EXPOSED: "entry-exposed", Error,
         "remove the real ACL (setfacl -b): the guest's own is kept as an attribute and does not change";
+    /// Entries that other programs of the host have put into a converted export, or given another owner.
+    ADDED_ON_HOST: "added-on-host", Warning,
+        "`migrate convert EXPORT --adopt` says what would be done, with --apply the guest can use them";
+    /// An entry that was added on the host and is still being written.
+    ADDED_BEING_WRITTEN: "added-being-written", Warning,
+        "run `migrate convert --adopt` again when it is complete";
+    /// An entry that was added on the host and that an adoption leaves as it is.
+    ADDED_LEFT: "added-left", Warning,
+        "give it to QEMU's user (chown) if the guest is to use it, or remove it";
     /// More owners than are told apart.
     MANY_OWNERS: "many-owners", Info,
         "nothing: they are converted as all others are";

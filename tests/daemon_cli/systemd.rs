@@ -253,6 +253,31 @@ fn the_template_is_well_formed_and_as_exposed_as_the_readme_says() {
     assert!(close(found.0, rated) && close(found.1, without), "{found:?}: {rated} {without}");
 }
 
+#[test]
+fn the_units_that_adopt_are_well_formed() {
+    let folder = program::scratch();
+    // An escaped path of an export: its own words must come through.
+    let instance = "virtfs-migrate-adopt@srv-drop\\x2dfolder";
+    for kind in ["service", "timer", "path"] {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join(format!("scripts/systemd/virtfs-migrate-adopt@.{kind}"));
+        let unit = fs::read_to_string(shipped).unwrap();
+        let unit = unit.replace("/usr/lib/qemu/virtfs-proxy-helper", &program::ours().display().to_string());
+        fs::write(folder.path().join(format!("virtfs-migrate-adopt@.{kind}")), unit).unwrap();
+    }
+    for kind in ["service", "timer", "path"] {
+        let path = folder.path().join(format!("{instance}.{kind}"));
+        let said = analyze(&["verify", "--man=no", path.to_str().unwrap()]);
+        assert!(!said.contains("virtfs-migrate-adopt@"), "{kind}: {said}");
+    }
+    // The options of the service are the program's.
+    let service = fs::read_to_string(folder.path().join("virtfs-migrate-adopt@.service")).unwrap();
+    let start: Vec<_> =
+        words_of(&service, "ExecStart").into_iter().filter(|word| !word.starts_with('$')).collect();
+    let parsed = <virtfs_proxy_helper::cli::Cli as clap::Parser>::try_parse_from(start);
+    assert!(parsed.is_ok(), "{:?}", parsed.err());
+}
+
 /// What the template forbids, applied without systemd: its variables, capabilities, no new privileges, namespaces. Which
 /// system calls the helper makes is compared with the filter.
 #[test]

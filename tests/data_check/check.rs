@@ -520,6 +520,7 @@ fn the_documented_findings_are_those_that_there_are() {
         documented.push(id);
     }
     let source = [
+        include_str!("../../src/data/added.rs"),
         include_str!("../../src/data/check/judgement.rs"),
         include_str!("../../src/data/check/earlier.rs"),
         include_str!("../../src/data/check/trial.rs"),

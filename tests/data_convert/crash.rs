@@ -64,9 +64,14 @@ pub fn kill_at(point: usize, command: impl Fn() -> Command, what: &str) {
 
 /// How many calls a whole run of `command` makes.
 pub fn count(command: Command) -> usize {
+    count_above(100, command)
+}
+
+/// [`count`], of a run that makes more than `least`.
+pub fn count_above(least: usize, command: Command) -> usize {
     let Run { status, calls } = run(alone(command), Meddling::Count);
     assert_eq!(status, Some(0));
-    assert!(calls > 100, "only {calls} calls seen: does the injector know those that matter?");
+    assert!(calls > least, "only {calls} calls seen: does the injector know those that matter?");
     calls
 }
 
@@ -175,7 +180,7 @@ fn a_rollback_that_was_killed_goes_on() {
 
 /// Cuts the power at a run's call number `point`: of the journal only what was put on stable storage is left, with rubbish
 /// behind it; all that was done to the export is there.
-fn cut_power(point: usize, command: Command, journal: &Path) -> Run {
+pub fn cut_power(point: usize, command: Command, journal: &Path) -> Run {
     let length = || std::fs::metadata(journal).map_or(0, |file| file.len());
     let (mut stable, mut asked) = (length(), None);
     let cut = run_watched(alone(command), Meddling::Kill(point), &mut |call| {

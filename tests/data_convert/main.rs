@@ -11,6 +11,7 @@ mod knot;
 #[path = "../support/snapshot.rs"]
 mod snapshot;
 
+mod adopt;
 mod crash;
 mod errors;
 mod identity;

@@ -157,8 +157,10 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         let export = self.export();
-        if matches!(self.place, Place::Scratch(_)) && export.join("fixed").exists() {
-            knot::untie(&export);
+        for knot in [export.join("added"), export.clone()] {
+            if matches!(self.place, Place::Scratch(_)) && knot.join("fixed").exists() {
+                knot::untie(&knot);
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use crate::data::added;
 use crate::data::journal::{Journal, Mark, Stage, default_path};
 use crate::data::tree::Tree;
 use crate::report::finding::{self, Finding};
@@ -51,7 +52,25 @@ pub fn conversion(export: &Path, tree: &Tree) -> Option<Finding> {
     Some(found(export, message))
 }
 
-/// Likewise where the journal beside a directory around the export says so of that one.
+/// How much was added to a converted export (free of symbolic links) on the host since; nothing where it is not converted, or where
+/// its journal may not be read.
+pub fn additions(export: &Path, tree: &Tree, jobs: usize) -> Option<Finding> {
+    let root = tree.root().open().ok()?;
+    let journal = Journal::of_export(&default_path(export), root.as_fd()).ok()??;
+    if journal.stage() != Stage::Converted {
+        return None;
+    }
+    match added::of(export, tree, &journal, jobs) {
+        Ok(additions) => additions.finding(export),
+        Err(error) => {
+            let place = Place { file: Some(export.to_path_buf()), ..Place::default() };
+            let message = format!("what was added on the host since the conversion is not known: {error:#}");
+            Some(Finding { kind: &finding::ADDED_ON_HOST, place, message, remedy: None, subject: None })
+        }
+    }
+}
+
+/// [`conversion`] where the journal beside a directory around the export says so of that one.
 pub fn around(export: &Path) -> Option<Finding> {
     export.ancestors().skip(1).find_map(|directory| {
         let root = File::open(directory).ok()?;

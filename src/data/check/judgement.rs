@@ -24,9 +24,18 @@ pub fn findings(facts: &Facts, model: Model, asked: bool, price: &PriceRow) -> V
     judge.users();
     judge.filesystem(model, asked, price);
     judge.owners();
-    judge.entries(model);
+    judge.found.extend(entry_findings(&facts.export, &facts.survey, !facts.filesystem.read_only, model));
+    judge.found.extend(earlier::around(&facts.export));
+    judge.found.extend(earlier::inside(&facts.export, &facts.survey.journals));
     judge.blind_spots();
     judge.found
+}
+
+/// The findings about entries of `export` that a survey has seen. `writable` says whether their file system is.
+pub fn entry_findings(export: &Path, survey: &Survey, writable: bool, model: Model) -> Vec<Finding> {
+    let mut entries = Entries { export, found: Vec::new() };
+    entries.judge(survey, writable, model);
+    entries.found
 }
 
 /// The findings about who uses an export.
@@ -89,25 +98,6 @@ impl Judge<'_> {
     /// A finding about the whole export.
     fn whole(&mut self, kind: &'static Kind, message: String) {
         self.add(kind, self.facts.export.clone(), message, None);
-    }
-
-    /// A finding about some entries; none where there are none.
-    fn some(&mut self, kind: &'static Kind, group: &Group, what: &str) {
-        self.some_with(kind, group, what, None);
-    }
-
-    fn some_with(&mut self, kind: &'static Kind, group: &Group, what: &str, remedy: Option<String>) {
-        let Some(first) = &group.first else { return };
-        let place = if first.is_empty() {
-            self.facts.export.clone()
-        } else {
-            self.facts.export.join(OsStr::from_bytes(first))
-        };
-        let more = match group.count {
-            1 => String::new(),
-            count => format!(" (and {})", counted(count - 1, "more entry")),
-        };
-        self.add(kind, place, format!("{what}{more}"), remedy);
     }
 
     fn system(&mut self) {
@@ -210,18 +200,74 @@ impl Judge<'_> {
         }
     }
 
-    fn entries(&mut self, model: Model) {
-        let survey = &self.facts.survey;
+    fn blind_spots(&mut self) {
+        let facts = self.facts;
+        let mut entries = Entries { export: &facts.export, found: Vec::new() };
+        for (errno, group) in &facts.survey.unread {
+            let what = format!("it could not be looked at: {}", said(Errno::from_raw_os_error(*errno)));
+            entries.some(&finding::UNREADABLE_ENTRY, group, &what);
+        }
+        let changed = "it went away or was replaced while it was looked at";
+        entries.some(&finding::CHANGED_MEANWHILE, &facts.survey.changed, changed);
+        self.found.append(&mut entries.found);
+        if let Some(sentence) = facts.live.unseen.sentence() {
+            self.whole(&finding::PROCESSES_UNSEEN, sentence);
+        }
+        if !facts.privileged {
+            let message = if nix::unistd::geteuid().is_root() {
+                "without CAP_SYS_ADMIN on the host, trusted.* attributes are not seen; links and special files lose theirs by a conversion"
+            } else {
+                "without root, trusted.* attributes and the way of QEMU's user to the export are not seen"
+            };
+            self.whole(&finding::NOT_PRIVILEGED, message.into());
+        }
+        if facts.survey.other_owners > 0 {
+            let message = format!(
+                "{} of still other owners are not told apart",
+                counted(facts.survey.other_owners, "entry")
+            );
+            self.whole(&finding::MANY_OWNERS, message);
+        }
+    }
+}
+
+/// Findings about single entries.
+struct Entries<'e> {
+    export: &'e Path,
+    found: Vec<Finding>,
+}
+
+impl Entries<'_> {
+    /// A finding about some entries; none where there are none.
+    fn some(&mut self, kind: &'static Kind, group: &Group, what: &str) {
+        self.some_with(kind, group, what, None);
+    }
+
+    fn some_with(&mut self, kind: &'static Kind, group: &Group, what: &str, remedy: Option<String>) {
+        let Some(first) = &group.first else { return };
+        let file = if first.is_empty() {
+            self.export.to_path_buf()
+        } else {
+            self.export.join(OsStr::from_bytes(first))
+        };
+        let more = match group.count {
+            1 => String::new(),
+            count => format!(" (and {})", counted(count - 1, "more entry")),
+        };
+        let place = Place { file: Some(file), ..Place::default() };
+        let message = format!("{what}{more}");
+        self.found.push(Finding { kind, place, message, remedy, subject: None });
+    }
+
+    fn judge(&mut self, survey: &Survey, writable: bool, model: Model) {
         self.some(&finding::MOUNT_INSIDE, &survey.mounts, "something else is mounted here");
         let subvolume = "it is a Btrfs subvolume or snapshot of its own";
         self.some(&finding::SUBVOLUME_INSIDE, &survey.subvolumes, subvolume);
         // Where the whole file system is read-only, that is a finding of its own.
-        if !self.facts.filesystem.read_only {
+        if writable {
             let read_only = "this part of the Btrfs is read-only: a conversion can't change its files";
             self.some(&finding::READ_ONLY_SUBVOLUME, &survey.read_only, read_only);
         }
-        self.found.extend(earlier::around(&self.facts.export));
-        self.found.extend(earlier::inside(&self.facts.export, &survey.journals));
         self.some(&finding::IMMUTABLE_FILE, &survey.immutable, "it is immutable (chattr +i)");
         self.some(&finding::APPEND_ONLY_FILE, &survey.append_only, "it is append-only (chattr +a)");
         self.some(&finding::ALREADY_MAPPED, &survey.mapped, "it has user.virtfs.* attributes already");
@@ -269,34 +315,6 @@ impl Judge<'_> {
                 let far = "its device number does not fit mapped-file's 31 bits";
                 self.some(&finding::DEVICE_NUMBER_TOO_LARGE, &survey.far_devices, far);
             }
-        }
-    }
-
-    fn blind_spots(&mut self) {
-        let facts = self.facts;
-        for (errno, group) in &facts.survey.unread {
-            let what = format!("it could not be looked at: {}", said(Errno::from_raw_os_error(*errno)));
-            self.some(&finding::UNREADABLE_ENTRY, group, &what);
-        }
-        let changed = "it went away or was replaced while it was looked at";
-        self.some(&finding::CHANGED_MEANWHILE, &facts.survey.changed, changed);
-        if let Some(sentence) = facts.live.unseen.sentence() {
-            self.whole(&finding::PROCESSES_UNSEEN, sentence);
-        }
-        if !facts.privileged {
-            let message = if nix::unistd::geteuid().is_root() {
-                "without CAP_SYS_ADMIN on the host, trusted.* attributes are not seen; links and special files lose theirs by a conversion"
-            } else {
-                "without root, trusted.* attributes and the way of QEMU's user to the export are not seen"
-            };
-            self.whole(&finding::NOT_PRIVILEGED, message.into());
-        }
-        if facts.survey.other_owners > 0 {
-            let message = format!(
-                "{} of still other owners are not told apart",
-                counted(facts.survey.other_owners, "entry")
-            );
-            self.whole(&finding::MANY_OWNERS, message);
         }
     }
 }

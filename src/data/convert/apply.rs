@@ -45,6 +45,9 @@ impl Converter<'_> {
         if !record.is(inode) {
             return Err(Obstacle::Changed);
         }
+        if self.is_done(inode, record) {
+            return Ok(());
+        }
         let lifted = Lifted::of(pin.as_fd(), record.immutable, record.append_only)?;
         let known = if is_pristine(inode, record) {
             Attributes::default()
@@ -59,6 +62,17 @@ impl Converter<'_> {
             lifted.restore()?;
         }
         Ok(())
+    }
+
+    /// Whether an entry is adopted already, so that what is seen of it is the guest's to change: that is there before the owner
+    /// changes.
+    fn is_done(&self, inode: &Inode, record: &Record) -> bool {
+        // Under mapped-file each name has something of its own.
+        let is_shown_elsewhere = self.goal.model == Model::MappedFile && inode.is_linked();
+        self.adopting
+            && !is_shown_elsewhere
+            && self.goal.is_reached(inode, &record.entry)
+            && (inode.immutable, inode.append_only) == (record.immutable, record.append_only)
     }
 
     /// Lets the guest see `record` at `pin`.
@@ -91,14 +105,14 @@ impl Converter<'_> {
         }
         // All names of an inode share one metadata file, so that the guest's changes are seen by each.
         let mut links = self.metadata.lock();
-        if let Some(first) = links.get(record.id.key())
+        if let Some(first) = links.get(record.id.recorded_key())
             && let Some(first) = first.pin()?
         {
             return mapped_file::link(place.fd, place.name, &first);
         }
         let pin = mapped_file::write(place.fd, place.name, &record.entry, uid, gid)?;
         let directory = place.directory.child(mapped_file::METADATA);
-        links.insert(record.id.key(), Place { directory: &directory, ..place }, pin.inode());
+        links.insert(record.id.recorded_key(), Place { directory: &directory, ..place }, pin.inode());
         Ok(())
     }
 
@@ -170,8 +184,10 @@ impl Converter<'_> {
         if state == State::Foreign {
             return Err(Obstacle::Changed);
         }
-        self.show_replaced(place, record)?;
-        if let Some(first) = links.as_ref().and_then(|links| links.get(record.id.key()))
+        if !(self.adopting && state == State::Done && self.is_shown(place)?) {
+            self.show_replaced(place, record)?;
+        }
+        if let Some(first) = links.as_ref().and_then(|links| links.get(record.id.recorded_key()))
             && let Some(first) = first.pin()?
         {
             if first.inode().identity != pin.inode().identity {
@@ -187,9 +203,17 @@ impl Converter<'_> {
         }
         if let Some(links) = &mut links {
             let now = place.directory.entry_at(place.fd, place.name, None)?;
-            links.insert(record.id.key(), place, now.inode());
+            links.insert(record.id.recorded_key(), place, now.inode());
         }
         Ok(())
+    }
+
+    /// Whether there is something that says what the guest sees of what stands for an entry: the guest may have changed it.
+    fn is_shown(&self, place: Place<'_>) -> Result<bool> {
+        match self.goal.model {
+            Model::MappedXattr => Ok(true),
+            Model::MappedFile => Ok(mapped_file::read_attributes(place.directory, place.name)?.is_some()),
+        }
     }
 
     /// Under mapped-file, what the guest sees of an entry is there before the entry is replaced: it says what the guest

@@ -36,7 +36,7 @@ impl Consent {
     }
 
     /// Whether a finding does not stand in the way.
-    fn covers(&self, finding: &Finding) -> bool {
+    pub(super) fn covers(&self, finding: &Finding) -> bool {
         match finding.kind.severity {
             Severity::Info => true,
             Severity::Error if *finding.kind == finding::LIVE_EXPORT => self.in_use,

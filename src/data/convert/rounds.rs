@@ -82,6 +82,40 @@ impl Converter<'_> {
         Ok(if self.troubles.failures() == 0 { Reached::Found } else { Reached::Part })
     }
 
+    /// Converts what the listings from `from` on tell of, all of it added to the converted export; what has changed since is recorded
+    /// anew. Whether that came to an end.
+    pub(super) fn convert_added(&self, from: u64) -> Result<bool> {
+        let mut from = from;
+        for _ in 0..ROUNDS {
+            let end = self.journal_len();
+            self.convert_from(from)?;
+            if self.journal_len() == end {
+                return Ok(true);
+            }
+            self.writer.lock().unwrap_or_else(PoisonError::into_inner).sync()?;
+            from = end;
+        }
+        Ok(false)
+    }
+
+    /// The times that a directory is to have in the end, in which entries are adopted while a guest may work in it: those that it
+    /// has before it is touched.
+    fn heed_guest(&self, pin: &Pin, listing: &mut Listing) -> Result<(), Obstacle> {
+        // Under mapped-file the directory of metadata files may have been made in it already.
+        if !self.adopting || self.resumed || self.goal.model == Model::MappedFile {
+            return Ok(());
+        }
+        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = if let Some(times) = before.get(&listing.id) {
+            *times
+        } else {
+            let now = crate::data::pin::stat(pin.as_fd())?;
+            *before.entry(listing.id).or_insert((now.accessed, now.modified))
+        };
+        (listing.own.entry.accessed, listing.own.entry.modified) = times;
+        Ok(())
+    }
+
     /// Where somebody has worked in a directory since it was recorded, its new time counts.
     fn heed_times(
         &self,
@@ -163,6 +197,7 @@ impl Converter<'_> {
             self.progress.add(1);
             self.heed_times(directory, &pin, listing, touches)?;
         }
+        self.heed_guest(&pin, listing)?;
         let own = &listing.own;
         let lifted = if touches { Lifted::of(fd.as_fd(), own.immutable, own.append_only)? } else { None };
         let converted = self.entries(directory, fd.as_fd(), listing);

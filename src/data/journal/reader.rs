@@ -52,6 +52,10 @@ pub struct Journal {
     torn: u64,
     /// When it was converted, if it was at any time.
     converted: Option<u64>,
+    /// From where on the listings tell of an adoption that has begun and has not got to its end.
+    adopting: Option<u64>,
+    /// Whether entries were adopted, or begun to be, at any time.
+    adopted: bool,
     /// When a rollback began.
     since: Option<u64>,
     /// Whether any listing is late.
@@ -140,8 +144,10 @@ impl Journal {
         let begin = json(&first)?;
         let (mut stage, mut totals) = (Stage::Recording, None);
         let (mut converted, mut since, mut late) = (None, None, false);
-        let mut noted = frames.offset;
+        let (mut adopting, mut adopted) = (None, false);
         let (mut chain, mut last) = (first.chained(0), None);
+        // Where the first copy of the last note ends; where its last copy does, and the chain up to there.
+        let (mut noted, mut sealed, mut sealed_chain) = (frames.offset, frames.offset, chain);
         while let Some(frame) = frames.next()? {
             if frame.is_copy {
                 ensure!(
@@ -149,6 +155,7 @@ impl Journal {
                     "it is damaged at byte {}: the second copy of a note follows something else. Restore it from a backup",
                     frame.offset
                 );
+                sealed = frames.offset;
                 continue;
             }
             let (before, told) = (chain, frame.chain()?);
@@ -173,7 +180,19 @@ impl Journal {
                     Stage::Converting
                 }
                 Kind::Converted => {
-                    converted = Some(json::<Moment>(&frame)?.at);
+                    // The end of an adoption says the same again.
+                    converted.get_or_insert(json::<Moment>(&frame)?.at);
+                    adopting = None;
+                    Stage::Converted
+                }
+                Kind::Adopting => {
+                    ensure!(
+                        stage == Stage::Converted,
+                        "an adoption at byte {} that begins before the conversion has ended",
+                        frame.offset
+                    );
+                    adopting.get_or_insert(sealed);
+                    adopted = true;
                     Stage::Converted
                 }
                 Kind::RollbackBegun => {
@@ -182,6 +201,9 @@ impl Journal {
                 }
                 Kind::RolledBack => Stage::RolledBack,
             };
+            if frame.kind.is_note() {
+                (sealed, sealed_chain) = (frames.offset, chain);
+            }
         }
         let good = frames.offset;
         // A crash leaves nothing whole behind what it tore: something damaged the file later.
@@ -189,6 +211,9 @@ impl Journal {
             !frames.has_more()? && !frames.is_flipped()?,
             "it is damaged at byte {good}, and what follows can't be relied on: restore it from a backup"
         );
+        // What was recorded for an adoption that did not begin was not touched: it is recorded anew.
+        let is_sealed = stage == Stage::Converted && adopting.is_none();
+        let (good, chain) = if is_sealed { (sealed, sealed_chain) } else { (good, chain) };
         let known = Mutex::default();
         let journal = Self {
             path: path.into(),
@@ -203,6 +228,8 @@ impl Journal {
             mended: frames.mended,
             torn: length - good,
             converted,
+            adopting,
+            adopted,
             since,
             late,
             by_path: false,
@@ -301,6 +328,16 @@ impl Journal {
     /// When all was converted: seconds since 1970.
     pub fn converted_at(&self) -> Option<u64> {
         self.converted
+    }
+
+    /// From where on the listings tell of an adoption that has begun and has not got to its end.
+    pub fn adopting(&self) -> Option<u64> {
+        self.adopting
+    }
+
+    /// Whether entries that were added to the converted export were adopted, or begun to be, at any time.
+    pub fn has_adopted(&self) -> bool {
+        self.adopted
     }
 
     /// When a rollback began that is not done: seconds since 1970.

@@ -62,6 +62,11 @@ impl Superseded {
         self.last.contains_key(&listing.id)
     }
 
+    /// Whether what a listing at `at` says of an entry is told again by a later one.
+    pub fn is_stale(&self, at: u64, listing: &Listing, name: &CStr) -> bool {
+        self.last(listing.id, name).is_some_and(|last| last > at)
+    }
+
     /// Removes from a listing at `at` what a later one tells of, or tells again.
     pub fn prune(&self, at: u64, listing: &mut Listing) {
         let Some(last) = self.last.get(&listing.id) else { return };

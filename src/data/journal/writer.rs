@@ -196,9 +196,15 @@ impl Writer {
         }
     }
 
-    /// Everything is converted.
+    /// Everything that is recorded is converted.
     pub fn converted(&mut self) -> io::Result<()> {
         self.moment(Kind::Converted, Stage::Converted)
+    }
+
+    /// What was recorded since the last note was added to the converted export: from now on it may be touched.
+    pub fn adopting(&mut self) -> io::Result<()> {
+        self.sync()?;
+        self.moment(Kind::Adopting, Stage::Converted)
     }
 
     /// A rollback begins.

@@ -28,7 +28,18 @@ impl Restorer<'_> {
             if self.troubles.is_hopeless() {
                 return Ok(());
             }
-            if superseded.is_over(&listing) {
+            let is_over = superseded.is_over(&listing);
+            if self.journal.has_adopted() {
+                // What had the place of an adopted entry before may have been moved by the guest.
+                let moved = listing
+                    .entries
+                    .iter()
+                    .filter(|(name, _)| is_over || superseded.is_stale(at, &listing, name));
+                moved
+                    .filter_map(|(_, record)| record.as_ref())
+                    .for_each(|record| self.origins.note_absent(record));
+            }
+            if is_over {
                 return Ok(());
             }
             superseded.prune(at, &mut listing);
@@ -53,13 +64,15 @@ impl Restorer<'_> {
             }
             Err(error) => return Err(error.into()),
         };
+        let is_open = self.open.as_ref().is_some_and(|(from, _)| at >= *from);
         if listing.is_first(at) {
-            self.room.retry(|| staging::at_own_place(directory, |place| self.kept(place, &pin, own)))?;
+            self.room
+                .retry(|| staging::at_own_place(directory, |place| self.kept(place, &pin, own, is_open)))?;
             self.progress.add(1);
         }
         let (accessed, modified) = self.times(&pin, at, listing)?;
         // A conversion to mapped-file that was interrupted may have made the metadata directory and not given the times back.
-        let was_touched = !self.complete && self.goal.model == Model::MappedFile;
+        let was_touched = !self.complete && self.goal.model == Model::MappedFile || self.is_open(listing);
         let touches = was_touched
             || listing
                 .entries
@@ -72,7 +85,7 @@ impl Restorer<'_> {
         for (name, record) in &listing.entries {
             let Some(record) = record else { continue };
             let place = Place { directory, fd: fd.as_fd(), name };
-            if let Err(obstacle) = self.room.retry(|| self.entry(place, record)) {
+            if let Err(obstacle) = self.room.retry(|| self.entry(place, record, is_open)) {
                 self.troubles.add(place.path(), obstacle);
             }
             self.progress.add(1);
@@ -114,15 +127,20 @@ impl Restorer<'_> {
         });
         // Unless the guest has worked in it since, they are the recorded ones; where a rollback that was interrupted
         // has touched it, nobody knows better.
-        if self.complete && !is_ours {
+        if self.complete && !is_ours && !self.is_open(listing) {
             (inode.accessed, inode.modified)
         } else {
             (was.accessed, was.modified)
         }
     }
 
-    /// Restores an entry that is no directory.
-    fn entry(&self, place: Place<'_>, record: &Record) -> Result<(), Obstacle> {
+    /// Whether an adoption that was interrupted may have touched the directory that a listing tells of.
+    fn is_open(&self, listing: &Listing) -> bool {
+        self.open.as_ref().is_some_and(|(_, directories)| directories.contains(&listing.id))
+    }
+
+    /// Restores an entry that is no directory. `is_open` says that its adoption was interrupted.
+    fn entry(&self, place: Place<'_>, record: &Record, is_open: bool) -> Result<(), Obstacle> {
         let hint = (record.entry.kind() == Some(Kind::File)).then_some(Kind::File);
         let (_turn, pin) = match self.pin(place, hint) {
             Ok(pin) => pin,
@@ -135,7 +153,7 @@ impl Restorer<'_> {
         if is_replaced(&record.entry) {
             self.replaced(place, &pin, record)
         } else {
-            self.kept(place, &pin, record)
+            self.kept(place, &pin, record, is_open)
         }
     }
 
@@ -154,12 +172,19 @@ impl Restorer<'_> {
         Ok((Some(turn), place.directory.entry_at(place.fd, place.name, hint)?))
     }
 
-    /// Restores a regular file or a directory.
-    fn kept(&self, place: Place<'_>, pin: &Pin, record: &Record) -> Result<(), Obstacle> {
+    /// Restores a regular file or a directory. `is_open` says that its adoption was interrupted.
+    fn kept(&self, place: Place<'_>, pin: &Pin, record: &Record, is_open: bool) -> Result<(), Obstacle> {
         if !record.is(pin.inode()) {
             return Ok(());
         }
-        if self.is_restored(pin, record)? {
+        let is_restored = self.is_restored(pin, record)?;
+        if self.goal.model == Model::MappedFile && !self.is_owned(pin.inode()) && (is_restored || is_open) {
+            // It was recorded and not converted yet. A metadata file of its name says what another inode was.
+            crate::data::mapped_file::remove(place.fd, place.name)?;
+            self.counts.as_recorded.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        if is_restored {
             self.note_mapped_before(pin, record);
             self.counts.as_recorded.fetch_add(1, Ordering::Relaxed);
             return Ok(());
@@ -305,13 +330,13 @@ impl Restorer<'_> {
     /// Makes a name of a special inode that was several times there before the conversion one of the same inode again.
     fn rejoin(&self, place: Place<'_>, pin: &Pin, record: &Record) -> Result<(), Obstacle> {
         let mut originals = self.originals.lock();
-        let first = originals.get(record.id.key()).map(staging::Linked::pin).transpose()?.flatten();
+        let first = originals.get(record.id.recorded_key()).map(staging::Linked::pin).transpose()?.flatten();
         match first {
             Some(first) if first.inode().identity != pin.inode().identity => {
                 self.staging.link(place, record.id.number, &first)?;
             }
             Some(_) => {}
-            None => originals.insert(record.id.key(), place, pin.inode()),
+            None => originals.insert(record.id.recorded_key(), place, pin.inode()),
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::rest::changing;
 use crate::data::goal::Obstacle;
-use crate::data::identity::Key;
+use crate::data::identity::{Key, Stamp};
 use crate::data::pin::Pin;
 use crate::data::staging::{Links, Place, Staging};
 use crate::data::tree::{Directory, Tree};
@@ -156,5 +156,5 @@ fn key(name: &CStr) -> Option<Key> {
     // Without a volume: a rollback that an earlier version began.
     let (volume, number) = name.split_once('-').unwrap_or(("0", name));
     let parse = |digits| u64::from_str_radix(digits, 16).ok();
-    Some(Key { volume: parse(volume)?, number: parse(number)? })
+    Some(Key { volume: parse(volume)?, number: parse(number)?, stamp: Stamp::None })
 }

@@ -79,7 +79,11 @@ impl Restorer<'_> {
         match self.goal.model {
             // Before a conversion is complete, one that is not converted has the metadata file of another that was moved.
             Model::MappedFile if !self.complete && !self.is_owned(pin.inode()) => Ok(false),
-            Model::MappedFile => Ok(mapped_file::read_attributes(place.directory, place.name)?.is_some()),
+            Model::MappedFile => {
+                // What the host has put in the place of another is as the host has it.
+                Ok(mapped_file::read_attributes(place.directory, place.name)?.is_some()
+                    && !mapped_file::is_anothers(place.directory, place.name, pin.inode(), self.goal.uid)?)
+            }
             Model::MappedXattr => {
                 let is_old = |numbers: &std::sync::Mutex<std::collections::HashSet<Key>>| {
                     let numbers = numbers.lock().unwrap_or_else(PoisonError::into_inner);

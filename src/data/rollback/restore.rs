@@ -114,7 +114,7 @@ impl Restorer<'_> {
             return self.forget_special(place);
         }
         let (mut originals, mut carriers) = (self.originals.lock(), self.carriers.lock());
-        let first = match record.and_then(|record| originals.get(record.id.key())) {
+        let first = match record.and_then(|record| originals.get(record.id.recorded_key())) {
             None => carriers.get(carrier.id.key()),
             first => first,
         };
@@ -128,7 +128,7 @@ impl Restorer<'_> {
         }
         let now = place.directory.entry_at(place.fd, place.name, entry.kind())?;
         if let Some(record) = record {
-            originals.insert(record.id.key(), place, now.inode());
+            originals.insert(record.id.recorded_key(), place, now.inode());
         }
         carriers.insert(carrier.id.key(), place, now.inode());
         self.forget_special(place)

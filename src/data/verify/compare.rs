@@ -83,7 +83,7 @@ impl Comparison<'_> {
             return None;
         }
         let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = *inodes.entry(record.id.key()).or_insert(inode.identity);
+        let first = *inodes.entry(record.id.recorded_key()).or_insert(inode.identity);
         (first != inode.identity).then(|| "it is no link to the same file as its other names any more".into())
     }
 }
