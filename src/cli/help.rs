@@ -124,7 +124,7 @@ Exit status:
   0  The export is converted. Without --apply: it can be
   1  The conversion failed or is not complete; the message names the reason. The same command continues
   2  The command line is wrong
-  3  A finding needs a decision first. Nothing was changed
+  3  A finding needs a decision first. Nothing was changed; --adopt has adopted everything but the entries that it names
 
 Files:
   EXPORT.virtfs-journal  The original owner, mode, times and attributes of every file. Keep it: rollback needs it
@@ -133,7 +133,9 @@ Examples:
   # Show what would be done. Nothing is changed:
   virtfs-proxy-helper migrate convert /srv/share --owner libvirt-qemu
   # Convert. The guest is shut down, and its helper is stopped:
-  virtfs-proxy-helper migrate convert /srv/share --owner libvirt-qemu --apply";
+  virtfs-proxy-helper migrate convert /srv/share --owner libvirt-qemu --apply
+  # Adopt the files that other programs have added since. The guest may be running:
+  virtfs-proxy-helper migrate convert /srv/share --adopt --apply";
 
 /// `migrate verify`.
 pub const VERIFY: &str = "\

@@ -215,7 +215,7 @@ impl Search<'_> {
             let found = if candidate.is_busy || busy.contains(&candidate.path) {
                 Some(self.busy(is_directory))
             } else if let Some(known) = known {
-                stays(goal.model, &candidate, &known.record).map(|why| self.left(why))
+                stays(goal, &candidate, &known.record).map(|why| self.left(why))
             } else {
                 self.obstacle(&mut candidate, &names)
             };
@@ -238,6 +238,12 @@ impl Search<'_> {
         if candidate.said == Said::Other {
             let why = "its metadata file (in .virtfs_metadata) was put there with it or changed since: the guest sees what that \
                        says. Give both to QEMU's user (chown)";
+            return Some(self.left(why));
+        }
+        if candidate.said == Said::Attributes && candidate.inode.uid != 0 {
+            // Over the proxy its owner could not give the guest a program of root's.
+            let why = "its mapped attributes are its owner's, who is not root, to set: if the guest is to see what they say, give it to \
+                       QEMU's user (chown); if not, remove them (setfattr -x)";
             return Some(self.left(why));
         }
         let inode = &candidate.inode;
@@ -302,8 +308,19 @@ struct Candidate {
 }
 
 /// Why an entry that was converted or adopted, and has another owner now, stays so; `None` where it does not.
-fn stays(model: Model, candidate: &Candidate, was: &Record) -> Option<&'static str> {
+fn stays(goal: &Goal, candidate: &Candidate, was: &Record) -> Option<&'static str> {
     let (now, was) = (&candidate.record.entry, &was.entry);
+    let seen = mapped_xattr::adopted(now).unwrap_or_else(|| now.clone());
+    let recorded = goal.shown(was);
+    let view = |entry: &super::entry::Entry| {
+        (entry.mode, entry.uid, entry.gid, entry.rdev, entry.access_acl.clone(), entry.default_acl.clone())
+    };
+    if candidate.said == Said::Attributes && candidate.inode.uid != 0 && view(&seen) != view(&recorded) {
+        return Some(
+            "its mapped attributes are not those that it was recorded with, and its owner, who is not root, could set them: if the guest \
+             is to see what they say, give it to QEMU's user (chown)",
+        );
+    }
     let capability = |entry: &super::entry::Entry| entry.xattrs.iter().any(|(name, _)| name == CAPABILITY);
     if candidate.said == Said::Nothing {
         return Some(
@@ -315,7 +332,7 @@ fn stays(model: Model, candidate: &Candidate, was: &Record) -> Option<&'static s
     }
     let has_acl = |now: &Option<Vec<u8>>, was: &Option<Vec<u8>>| now.is_some() && now != was;
     let is_exposed = has_acl(&now.access_acl, &was.access_acl) || has_acl(&now.default_acl, &was.default_acl);
-    if model == Model::MappedXattr && is_exposed {
+    if goal.model == Model::MappedXattr && is_exposed {
         return Some(
             "it was converted or adopted, and has an ACL now that the guest is not shown: remove that (setfacl -b)",
         );

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::journal::{Begin, Journal};
+use super::journal::{Begin, Journal, Stage};
 use crate::cli::JournalArgs;
 use crate::exit::Outcome;
 use crate::report::journal::JournalDocument;
@@ -63,7 +63,8 @@ fn of(begin: &Begin) -> JournalDocument {
 
 fn fill(document: &mut JournalDocument, journal: &Journal) {
     document.format = journal.format().number();
-    document.state = journal.stage().name().into();
+    let is_adopting = journal.stage() == Stage::Converted && journal.adopting().is_some();
+    document.state = if is_adopting { "adopting".into() } else { journal.stage().name().into() };
     document.times =
         [journal.totals().map(|totals| totals.at), journal.converted_at(), journal.rollback_since()]
             .map(|at| at.map(time));

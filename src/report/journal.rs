@@ -38,7 +38,7 @@ pub struct JournalDocument {
     pub modes: [String; 2],
     /// The findings that were agreed to.
     pub accepted: Vec<String>,
-    /// How far it got: `recording`, `converting`, `converted`, `rolling-back`, `rolled-back`; empty where it is damaged.
+    /// How far it got: `recording`, `converting`, `converted`, `adopting` (what was added since), `rolling-back`, `rolled-back`; empty where it is damaged.
     pub state: String,
     /// When all was recorded, when it was converted, and when a rollback began, in UTC, as far as it got.
     pub times: [Option<String>; 3],

@@ -293,7 +293,13 @@ fn attributes_that_came_with_a_file_are_what_the_guest_sees() {
     let stage = small("mapped-xattr");
     write(&stage, "restored", 0o644, 0);
     shown(&stage.export().join("restored"), "mapped-xattr", 0o104_755, 7, 8);
+    // A user of the host can't make a program of root's for the guest.
     lchown(stage.export().join("restored"), Some(1), Some(2)).unwrap();
+    let before = stage.snapshot();
+    let said = ended(&mut adopt(&stage), 3);
+    assert!(said.contains("its mapped attributes are its owner's"), "{said}");
+    assert_same(&before, &stage.snapshot(), "a user's attributes");
+    lchown(stage.export().join("restored"), Some(0), Some(2)).unwrap();
     let before = stage.snapshot();
     success(&mut adopt(&stage));
     assert_eq!(real(&stage, "restored"), (0o600, QEMU.0, QEMU.1));
@@ -328,6 +334,16 @@ fn what_another_program_gave_another_owner_is_given_back() {
         for (name, owner, mode) in [("old", 1000, 0o644), ("new", 1001, 0o4755)] {
             lchown(stage.export().join(name), Some(owner), Some(owner)).unwrap();
             fs::set_permissions(stage.export().join(name), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        if model == "mapped-xattr" {
+            // What its new owner has set is not what the guest is shown.
+            attribute(&stage.export().join("new"), "user.virtfs.uid", &0_u32.to_le_bytes());
+            let said = ended(&mut adopt(&stage), 3);
+            assert!(said.contains("new: warning: its mapped attributes are not those"), "{said}");
+            assert_eq!(real(&stage, "new"), (0o4755, 1001, 1001));
+            attribute(&stage.export().join("new"), "user.virtfs.uid", &1001_u32.to_le_bytes());
+            lchown(stage.export().join("old"), Some(1000), Some(1000)).unwrap();
+            fs::set_permissions(stage.export().join("old"), fs::Permissions::from_mode(0o644)).unwrap();
         }
         let said = ended(&mut stage.command("verify"), 3);
         assert!(said.contains("2 entries were added on the host since the conversion"), "{said}");

@@ -25,6 +25,7 @@ mod wire;
 
 const MANIFEST: &str = include_str!("../guest/manifest.sh");
 const WORK: &str = include_str!("../guest/work-mapped.sh");
+const ADOPT: &str = include_str!("../guest/adopt.sh");
 const TREE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gnarly-tree");
 
 /// Who QEMU runs as: an ordinary user that owns nothing of the tree.
@@ -94,16 +95,51 @@ impl Stage {
         [x, f]
     }
 
+    /// Adds to both exports while a guest runs, and adopts that.
+    fn add_and_adopt(&self, guest: &mut guest::Booted) {
+        let first = self.export("x");
+        let mut appears = |name: &str| {
+            while !first.join(name).exists() {
+                assert!(guest.is_alive(), "the guest ended before it made {name}: {}", guest.stdout());
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        };
+        appears("ready");
+        for (tag, _) in MODELS {
+            add(&self.export(tag).join("added"));
+        }
+        fs::write(first.join("all-added"), "").unwrap();
+        appears("tried");
+        self.migrate("convert", |_| vec!["--adopt".into(), "--apply".into(), "--progress=never".into()]);
+        fs::write(first.join("all-adopted"), "").unwrap();
+    }
+
     /// What a guest sees of both exports through `local`, QEMU being an ordinary user, and what it sees after its work.
     fn through_local(&self) -> [Manifest; 4] {
         let guest = MODELS.iter().fold(Guest::new(), |guest, (tag, model)| {
             guest.share(tag, format!("local,path={},security_model={model}", self.export(tag).display()))
         });
         let work = "for tag in x f; do FOLDER=/mnt/$tag; (work) || exit 1; done";
-        let script = format!("{}\n{WORK}\n{work}\n{}", script(""), script(""));
-        let answer = guest.user(QEMU_USER).mount_options("posixacl").script(script).run().success();
-        manifests(&answer)
+        let adopt = "FOLDERS='/mnt/x /mnt/f'; (adopted) || exit 1";
+        let script = format!("{}\n{WORK}\n{ADOPT}\n{work}\n{adopt}\n{}", script(""), script(""));
+        let mut guest = guest.user(QEMU_USER).mount_options("posixacl").script(script).start();
+        self.add_and_adopt(&mut guest);
+        manifests(&guest.wait().success())
     }
+}
+
+/// A folder that the host adds.
+fn add(folder: &Path) {
+    fs::create_dir(folder).unwrap();
+    fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for (name, mode, owner) in [("file", 0o640, (1234, 1235)), ("second", 0o600, (0, 0))] {
+        fs::write(folder.join(name), "by the host\n").unwrap();
+        fs::set_permissions(folder.join(name), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        std::os::unix::fs::lchown(folder.join(name), Some(owner.0), Some(owner.1)).unwrap();
+    }
+    std::os::unix::fs::symlink("../somewhere", folder.join("link")).unwrap();
+    std::os::unix::fs::lchown(folder.join("link"), Some(77), Some(78)).unwrap();
+    done(Command::new("mknod").arg(folder.join("null")).args(["c", "1", "3"]));
 }
 
 /// A script that prints the manifest of both exports.

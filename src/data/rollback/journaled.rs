@@ -44,15 +44,23 @@ impl Restorer<'_> {
             }
             superseded.prune(at, &mut listing);
             let directory = self.journal.directory(self.tree, &listing)?;
-            if let Err(obstacle) = self.listing(&directory, at, &listing) {
+            // Its listings may be worked on at the same time.
+            let is_alone = listing.is_first(at) && listing.names.is_some() && !superseded.has(&listing);
+            if let Err(obstacle) = self.listing(&directory, at, &listing, is_alone) {
                 self.troubles.add(directory.path(), obstacle);
             }
             Ok(())
         })
     }
 
-    /// Restores (a part of) a directory.
-    fn listing(&self, directory: &Arc<Directory>, at: u64, listing: &Listing) -> Result<(), Obstacle> {
+    /// Restores (a part of) a directory. `is_alone` says that there is no other part.
+    fn listing(
+        &self,
+        directory: &Arc<Directory>,
+        at: u64,
+        listing: &Listing,
+        is_alone: bool,
+    ) -> Result<(), Obstacle> {
         let own = &listing.own;
         let (pin, fd) = match directory.pin().and_then(|pin| Ok((pin, directory.open()?))) {
             Ok((pin, fd)) if own.is_inode(pin.inode()) => (pin, fd),
@@ -70,7 +78,7 @@ impl Restorer<'_> {
                 .retry(|| staging::at_own_place(directory, |place| self.kept(place, &pin, own, is_open)))?;
             self.progress.add(1);
         }
-        let (accessed, modified) = self.times(&pin, at, listing)?;
+        let (accessed, modified) = self.times(&pin, listing, is_alone)?;
         // A conversion to mapped-file that was interrupted may have made the metadata directory and not given the times back.
         let was_touched = !self.complete && self.goal.model == Model::MappedFile || self.is_open(listing);
         let touches = was_touched
@@ -103,11 +111,11 @@ impl Restorer<'_> {
     }
 
     /// The times that a directory is to have after its entries were replaced.
-    fn times(&self, pin: &Pin, at: u64, listing: &Listing) -> Result<(Time, Time), Obstacle> {
+    fn times(&self, pin: &Pin, listing: &Listing, is_alone: bool) -> Result<(Time, Time), Obstacle> {
         if let Some(pending) = times::pending(pin.as_fd())? {
             return Ok(pending);
         }
-        if listing.is_first(at) && listing.names.is_some() {
+        if is_alone {
             return Ok(self.times_now(pin.inode(), listing));
         }
         // Several parts of it may be worked on at the same time: what counts is what was there before the first.
