@@ -124,18 +124,7 @@ impl Journal {
 
     fn read(path: &Path, file: File) -> Result<Self> {
         let length = file.metadata()?.len();
-        let mut magic = [0; MAGIC_LENGTH];
-        let format = match file.read_exact_at(&mut magic, 0) {
-            Ok(()) => Format::ALL.into_iter().find(|format| *format.magic() == magic),
-            Err(_) => None,
-        };
-        let format = format.with_context(|| {
-            format!(
-                "this is not a journal that this version knows: it starts neither with {:?} nor with {:?}",
-                text::escape(Format::One.magic()),
-                text::escape(Format::Two.magic())
-            )
-        })?;
+        let format = format_of(&file)?;
         let mut frames = Frames::new(file.try_clone()?, length, format)?;
         let Some(first) = frames.next()? else {
             bail!("it is damaged at byte {}, its first record: restore it from a backup", frames.offset)
@@ -143,8 +132,8 @@ impl Journal {
         ensure!(first.kind == Kind::Begin, "its first record does not say what was begun");
         let begin = json(&first)?;
         let (mut stage, mut totals) = (Stage::Recording, None);
-        let (mut converted, mut since, mut late) = (None, None, false);
-        let (mut adopting, mut adopted) = (None, false);
+        let (mut converted, mut since, mut adopting) = (None, None, None);
+        let (mut late, mut adopted) = (false, false);
         let (mut chain, mut last) = (first.chained(0), None);
         // Where the first copy of the last note ends; where its last copy does, and the chain up to there.
         let (mut noted, mut sealed, mut sealed_chain) = (frames.offset, frames.offset, chain);
@@ -186,11 +175,8 @@ impl Journal {
                     Stage::Converted
                 }
                 Kind::Adopting => {
-                    ensure!(
-                        stage == Stage::Converted,
-                        "an adoption at byte {} that begins before the conversion has ended",
-                        frame.offset
-                    );
+                    let is_converted = stage == Stage::Converted;
+                    ensure!(is_converted, "an adoption at byte {} of what is not converted", frame.offset);
                     adopting.get_or_insert(sealed);
                     adopted = true;
                     Stage::Converted
@@ -214,7 +200,6 @@ impl Journal {
         // What was recorded for an adoption that did not begin was not touched: it is recorded anew.
         let is_sealed = stage == Stage::Converted && adopting.is_none();
         let (good, chain) = if is_sealed { (sealed, sealed_chain) } else { (good, chain) };
-        let known = Mutex::default();
         let journal = Self {
             path: path.into(),
             file,
@@ -233,7 +218,7 @@ impl Journal {
             since,
             late,
             by_path: false,
-            known,
+            known: Mutex::default(),
         };
         if let Some(mark) = Mark::of_journal(&journal.file)? {
             journal.keeps(&mark, "the journal's file")?;
@@ -452,6 +437,22 @@ impl Journal {
         ensure!(bytes.get(HEAD - 1) == Some(&Kind::Directory.byte()), damaged());
         decode_place(id, bytes.get(HEAD..).unwrap_or_default()).with_context(damaged)
     }
+}
+
+/// The format of a journal, by what it starts with.
+fn format_of(file: &File) -> Result<Format> {
+    let mut magic = [0; MAGIC_LENGTH];
+    let format = match file.read_exact_at(&mut magic, 0) {
+        Ok(()) => Format::ALL.into_iter().find(|format| *format.magic() == magic),
+        Err(_) => None,
+    };
+    format.with_context(|| {
+        format!(
+            "this is not a journal that this version knows: it starts neither with {:?} nor with {:?}",
+            text::escape(Format::One.magic()),
+            text::escape(Format::Two.magic())
+        )
+    })
 }
 
 fn json<T: DeserializeOwned>(frame: &Frame) -> Result<T> {
