@@ -5,6 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::IFlags;
 use rustix::io::Result;
 
+use super::journal::Record;
+use super::pin::Pin;
+
 /// The flags that stand in the way of a change.
 const OBSTRUCTIVE: IFlags = IFlags::IMMUTABLE.union(IFlags::APPEND);
 
@@ -21,6 +24,12 @@ pub fn set(fd: BorrowedFd<'_>, immutable: bool, append_only: bool) -> Result<()>
     flags.set(IFlags::IMMUTABLE, immutable);
     flags.set(IFlags::APPEND, append_only);
     if flags == now { Ok(()) } else { rustix::fs::ioctl_setflags(fd, flags) }
+}
+
+/// Sets the flags of an inode to what was recorded, where they are others.
+pub fn set_again(pin: &Pin, record: &Record) -> Result<()> {
+    let (now, was) = (pin.inode(), (record.immutable, record.append_only));
+    if (now.immutable, now.append_only) == was { Ok(()) } else { set(pin.as_fd(), was.0, was.1) }
 }
 
 /// Lifted flags, which are set again when this is dropped.

@@ -189,6 +189,8 @@ impl Restorer<'_> {
         if self.goal.model == Model::MappedFile && !self.is_owned(pin.inode()) && (is_restored || is_open) {
             // It was recorded and not converted yet. A metadata file of its name says what another inode was.
             crate::data::mapped_file::remove(place.fd, place.name)?;
+            // Its flags may have been lifted to convert it.
+            crate::data::flags::set_again(pin, record)?;
             self.counts.as_recorded.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
