@@ -7,11 +7,13 @@ mod commands;
 mod config;
 mod containers;
 mod documents;
+mod elsewhere;
 mod join;
 mod launcher;
 pub mod libvirt;
 pub mod managed;
 mod mention;
+mod naming;
 #[cfg(test)]
 mod properties;
 mod proved;

@@ -117,6 +117,9 @@ pub struct ShareRow {
     pub notes: Vec<String>,
     /// The running process that has it.
     pub pid: Option<i32>,
+    /// Where else it is, as `FILE:LINE`: the commands of other files that use its text, or the file that its text is in.
+    #[serde(default)]
+    pub other_places: Vec<String>,
 }
 
 /// The guest's device of a share.

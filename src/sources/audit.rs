@@ -6,6 +6,7 @@ mod host;
 mod judge;
 mod kept;
 mod managers;
+mod merge;
 mod named;
 mod places;
 mod processes;
@@ -18,6 +19,7 @@ mod sift;
 mod sockets;
 mod started;
 mod unpack;
+mod uses;
 mod walk;
 
 use std::collections::BTreeSet;
@@ -85,6 +87,8 @@ fn audit(args: &AuditArgs) -> anyhow::Result<AuditDocument> {
         }
     }
     progress.finish();
+    merge::find_users(&host, &roots, &mut scan);
+    merge::merge(&host, &mut scan.readings);
     let left_out = std::mem::take(&mut scan.left_out);
     let processes = processes.unwrap_or_default();
     let as_root = root_user::find(&host, &scan, &processes);

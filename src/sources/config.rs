@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 
 use super::audit::Host;
+use super::elsewhere::Recorder;
 use super::join::{self, Joined};
 use super::launcher::Launcher;
 use super::libvirt::{Libvirt, is_saved_image};
@@ -70,7 +71,8 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     };
     // What comes through a pipe may be another host's: the files around it are none of this machine's.
     let host = if document.path.is_some() { Some(Host::new(None)?) } else { None };
-    let beside = host.as_ref().map(|host| host as &dyn Beside);
+    let recorder = host.as_ref().map(|host| Recorder::new(host));
+    let beside = recorder.as_ref().map(|recorder| recorder as &dyn Beside);
     let read = |document: &Document| format.read_beside(document, beside);
     let (reading, cut) = bounded(|| read(&document));
     let reading = reading.map_err(|error| input.error(error.line, &error.reason))?;
@@ -114,7 +116,11 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
         if args.in_place || args.diff { additions::apart(edits) } else { Vec::new() }
     };
     let rewritten = proved::rewrite(format, &document, &reading.shares, &how, beside, &more);
-    let Rewritten { mut edits, text: new, native } = rewritten.map_err(|refusal| input.refused(&refusal))?;
+    let refused = |refusal: Refusal| {
+        let elsewhere = recorder.as_ref().and_then(|recorder| recorder.refusal(&document, &reading.shares));
+        input.refused(&elsewhere.unwrap_or(refusal))
+    };
+    let Rewritten { mut edits, text: new, native } = rewritten.map_err(refused)?;
     input.deliver(args, &new)?;
     let exports = edits.moved.iter().map(|moved| &moved.export);
     if how.target == Target::Local {

@@ -12,6 +12,8 @@ mod tree;
 
 use serde::Deserialize;
 
+use super::launcher::is_prose;
+use super::naming::tells_format;
 use super::{Beside, Document, Format, Reading, Unreadable};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::sources::chars::Lexed;
@@ -37,13 +39,12 @@ impl Format for Documents {
     }
 
     fn recognises(&self, document: &Document) -> bool {
-        let name = document.path.and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
-        let name = name.unwrap_or_default();
-        let name = name.trim_end_matches(".j2").trim_end_matches(".tmpl").trim_end_matches(".tpl");
+        let path = document.telling_path().unwrap_or_default();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
         match name.rsplit_once('.') {
             Some((_, "yaml" | "yml" | "json" | "jsonc")) => true,
-            Some((_, extension)) if extension.len() <= 5 && !name.starts_with('.') => false,
-            _ => looks_like_one(document.bytes),
+            _ if tells_format(&name) => false,
+            _ => looks_like_one(document.bytes) && !is_prose(document),
         }
     }
 

@@ -25,8 +25,11 @@ pub struct Launcher;
 /// Files for people, not for machines.
 const PROSE: &[&str] = &[
     "md", "markdown", "txt", "text", "rst", "log", "html", "htm", "adoc", "tex", "texi", "org", "csv", "eml",
-    "mbox", "diff", "patch", "orig", "rej", "po", "pot", "1", "5", "7", "8", "hx",
+    "mbox", "diff", "patch", "rej", "po", "pot", "hx",
 ];
+
+/// Names of such files, alone or with an extension.
+const PROSE_NAMES: &[&str] = &["README", "CHANGELOG", "NEWS", "COPYING", "LICENSE", "NOTES", "TODO"];
 
 /// What no file of ours lacks.
 const MARKS: &[&[u8]] =
@@ -79,20 +82,40 @@ fn extension(name: &str) -> &str {
     name.rsplit_once('.').map(|(_, extension)| extension).unwrap_or_default()
 }
 
+/// The name that tells the format.
 fn name_of(document: &Document) -> String {
-    let name = document.path.and_then(|path| path.file_name());
-    name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    let path = document.telling_path().unwrap_or_default();
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn is_prose(document: &Document) -> bool {
+/// Whether a file of that name is of a programming language's.
+pub fn is_language(name: &str) -> bool {
+    languages::of(name, b"").is_some()
+}
+
+/// Whether a document is for people, by its name.
+pub fn is_prose(document: &Document) -> bool {
     let name = name_of(document);
-    let base = name.to_ascii_uppercase();
+    if is_language(&name) {
+        return false;
+    }
+    let is_named = PROSE_NAMES.iter().any(|own| {
+        let rest = name.get(..own.len()).filter(|start| start.eq_ignore_ascii_case(own)).map(|_| own.len());
+        // In lower case it may be the first part of a program's name.
+        rest.and_then(|at| name.get(at..))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || name.starts_with(own))
+    });
     PROSE.contains(&extension(&name).to_ascii_lowercase().as_str())
         || name.ends_with("_history")
-        || ["README", "CHANGELOG", "NEWS", "COPYING", "LICENSE", "NOTES", "TODO"]
-            .iter()
-            .any(|it| base.starts_with(it))
+        || is_named
         || name.contains(".log.")
+        || is_manual_page(&name, document.bytes)
+}
+
+/// Whether a file is a manual's page: its section is its extension, and it begins with a request of roff's.
+fn is_manual_page(name: &str, text: &[u8]) -> bool {
+    let section = extension(name).as_bytes();
+    section.first().is_some_and(u8::is_ascii_digit) && matches!(text.first(), Some(b'.' | b'\''))
 }
 
 fn lex(document: &Document) -> Lexed {

@@ -14,6 +14,9 @@ const WORD: &[u8] = b"proxy";
 /// The word in UTF-16 of either byte order.
 const WIDE_WORD: &[u8] = b"p\0r\0o\0x\0y";
 
+/// The word with the comma behind it, in UTF-16 of either byte order.
+const WIDE_OPTIONS: &[u8] = b"p\0r\0o\0x\0y\0,";
+
 /// What stands beside the word in every share and in every helper's command line.
 const MARKS: &[&[u8]] = &[b"fsdev", b"virtfs", b"fsdriver", b"fs_driver"];
 
@@ -197,6 +200,11 @@ fn shares_named(text: &[u8]) -> Vec<u64> {
     }
     let lines = Lines::new(text);
     places.map(|at| lines.line(at)).collect()
+}
+
+/// Whether `text` names a proxy share in one byte a character or in UTF-16.
+pub fn names_share(text: &[u8]) -> bool {
+    !shares_named(text).is_empty() || memmem::find(text, WIDE_OPTIONS).is_some()
 }
 
 /// The first line that names a share which was not read, where `read` are the lines of those that were. A share that was

@@ -37,7 +37,8 @@ impl Format for Proxmox {
     }
 
     fn recognises(&self, document: &Document) -> bool {
-        let path = document.path.map(|path| path.as_os_str().to_string_lossy()).unwrap_or_default();
+        let path = document.telling_path().unwrap_or_default();
+        let path = path.to_string_lossy();
         if path.ends_with(".conf") && path.contains("/qemu-server/") {
             return true;
         }
@@ -83,7 +84,8 @@ fn lex(document: &Document) -> Result<Lexed, Unreadable> {
     let file = masked.bytes();
     commands::refuse_long(file)?;
     let mut lexed = Lexed::default();
-    let number = document.path.and_then(|path| path.file_stem()?.to_str());
+    let path = document.telling_path().unwrap_or_default();
+    let number = path.file_stem().and_then(|stem| stem.to_str());
     let number = number.filter(|stem| stem.bytes().all(|byte| byte.is_ascii_digit()));
     let mut name: Option<Vec<u8>> = number.map(|number| number.as_bytes().to_vec());
     // The name may stand behind the arguments.

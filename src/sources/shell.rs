@@ -37,7 +37,8 @@ impl Format for Shell {
     }
 
     fn recognises(&self, document: &Document) -> bool {
-        let path = document.path.map(|path| path.as_os_str().to_string_lossy()).unwrap_or_default();
+        let path = document.telling_path().unwrap_or_default();
+        let path = path.to_string_lossy();
         let name = path.rsplit('/').next().unwrap_or_default();
         let extension = name.rsplit_once('.').map(|(_, extension)| extension).unwrap_or_default();
         has_shebang(document.bytes)

@@ -17,6 +17,7 @@ use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::share::view::By;
 use lines::Entry;
 pub use starting::{view_of_daemon, view_of_starter};
+pub use surroundings::FOLDERS;
 use words::Unit;
 pub use words::unescape;
 
@@ -54,7 +55,8 @@ impl Format for Systemd {
     }
 
     fn recognises(&self, document: &Document) -> bool {
-        let path = document.path.map(|path| path.as_os_str().to_string_lossy()).unwrap_or_default();
+        let path = document.telling_path().unwrap_or_default();
+        let path = path.to_string_lossy();
         let parent = path.rsplit('/').nth(1).unwrap_or_default();
         let drop_in = parent.strip_suffix(".d").is_some_and(|unit| is_unit(unit) || unit == "service");
         is_unit(&path) || (drop_in && path.ends_with(".conf")) || has_sections(document.bytes)
@@ -72,7 +74,7 @@ impl Format for Systemd {
             Ok::<_, Unreadable>(masked.restore(lex(&plain, &entries, beside)?))
         };
         let mut reading = Reading::default();
-        if commands::is_candidate(document.bytes) {
+        if is_candidate(document, beside) {
             reading = commands::read(document, &lex(document)?);
             let instances = beside.map(|beside| surroundings::instances(document.path, &entries, beside));
             // Each instance is the whole unit once more.
@@ -98,7 +100,7 @@ impl Format for Systemd {
         beside: Option<&dyn Beside>,
     ) -> Result<Edits, Refusal> {
         commands::refuse_long(document.bytes).map_err(Unreadable::refusal)?;
-        if !commands::is_candidate(document.bytes) || commands::is_long(document.bytes) {
+        if !is_candidate(document, beside) || commands::is_long(document.bytes) {
             return Ok(Edits::default());
         }
         let masked = Masked::of_bracketed(document, true);
@@ -113,6 +115,13 @@ impl Format for Systemd {
         }
         Ok(edits)
     }
+}
+
+/// Whether a unit can hold anything of ours: itself, or in a file of variables that it starts QEMU with.
+fn is_candidate(document: &Document, beside: Option<&dyn Beside>) -> bool {
+    let has = |word: &[u8]| memchr::memmem::find(document.bytes, word).is_some();
+    let by_variables = || (has(b"qemu") || has(b"kvm")) && has(b"$");
+    commands::is_candidate(document.bytes) || beside.is_some() && by_variables()
 }
 
 fn is_unit(name: &str) -> bool {
@@ -130,14 +139,15 @@ fn has_sections(text: &[u8]) -> bool {
 
 /// The commands of a unit.
 fn lex(document: &Document, entries: &[Entry], beside: Option<&dyn Beside>) -> Result<Lexed, Unreadable> {
-    let mut unit = Unit::new(document.path);
+    let path = document.telling_path();
+    let mut unit = Unit::new(path.as_deref());
     for entry in entries {
         unit.directory(&entry.key, bytes(&entry.value).trim_ascii());
     }
     for entry in entries.iter().filter(|entry| entry.key == b"Environment") {
         unit.environment(document.bytes, &entry.value)?;
     }
-    match beside.zip(document.path) {
+    match beside.zip(path.as_deref()) {
         Some((beside, path)) => surroundings::look(&mut unit, path, entries, beside),
         None if entries.iter().any(|entry| entry.key == b"EnvironmentFile") => unit.doubt_environment(),
         None => {}
@@ -149,7 +159,7 @@ fn lex(document: &Document, entries: &[Entry], beside: Option<&dyn Beside>) -> R
             all.retain(|(key, _)| *key != entry.key);
             continue;
         }
-        let words = unit.command_words(document.bytes, &entry.value)?;
+        let words = unit.command_words(document.bytes, &entry.key, &entry.value)?;
         for words in words.split(|word| word.is(b";")) {
             all.push((&entry.key, words.to_vec()));
         }

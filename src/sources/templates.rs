@@ -39,8 +39,9 @@ pub struct Expression {
 
 /// The expressions of a document that are foreign to every format here, in order and apart.
 pub fn expressions(document: &Document) -> Vec<Expression> {
-    let extension = document.path.and_then(|path| path.extension()?.to_str()).unwrap_or_default();
-    let braces = !NESTED_BRACES.contains(&extension);
+    let path = document.telling_path().unwrap_or_default();
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    let braces = document.is_named_as_template() || !NESTED_BRACES.contains(&extension);
     let mut found = Vec::new();
     let mut at = 0;
     while let Some(next) = next_mark(document.bytes, at) {

@@ -77,6 +77,75 @@ fn a_device_that_is_elsewhere_is_no_reason_to_remove_the_fsdev() {
     assert!(findings.contains("remove it"), "{findings}");
 }
 
+/// A text that another file uses is one share, with both places.
+#[test]
+fn a_share_of_two_files_is_told_once() {
+    let share = "-fsdev proxy,id=d,socket=/run/d.sock";
+    let device = "-device virtio-9p-pci,fsdev=d,mount_tag=data";
+    let unit =
+        |more: &str| format!("[Service]\n{more}ExecStart=/usr/bin/qemu-system-x86_64 $OPTS {device}\n");
+    for (text, user) in [
+        (
+            ("o/opts.sh", format!("# x\nOPTS=\"{share}\"\n")),
+            ("o/start.sh", format!(". ./opts.sh\nqemu-kvm $OPTS {device}\n")),
+        ),
+        (
+            ("o/opts", format!("\nOPTS='{share}'\n")),
+            ("o/vm", format!("#!/bin/sh\n. \"$(dirname \"$0\")/opts\"\nqemu-kvm $OPTS {device}\n")),
+        ),
+        (
+            ("o/opts.sh", format!("# x\nOPTS=({share})\n")),
+            (
+                "o/proxy.sh",
+                format!("# a proxy share\nsource ./opts.sh\nqemu-kvm \"${{OPTS[@]}}\" {device}\n"),
+            ),
+        ),
+        (
+            ("etc/default/vm", format!("# x\nOPTS={share}\n")),
+            ("etc/systemd/system/vm.service", unit("EnvironmentFile=/etc/default/vm\n")),
+        ),
+        (
+            ("etc/systemd/system/vm.service.d/a.conf", format!("[Service]\nEnvironment=\"OPTS={share}\"\n")),
+            ("etc/systemd/system/vm.service", unit("# proxy\n")),
+        ),
+        (
+            (
+                "etc/systemd/system/vm.service",
+                format!("[Service]\nEnvironment=\"OPTS={share}\"\nExecStart=/bin/true\n"),
+            ),
+            ("etc/systemd/system/vm.service.d/proxy.conf", unit("ExecStart=\n")),
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in [&text, &user] {
+            crate::run::write(&folder.path().join(name), content);
+        }
+        let root = folder.path().to_str().unwrap();
+        let [text, user] = [&text, &user].map(|(name, _)| format!("/{name}"));
+        for paths in
+            [vec!["/".to_owned()], vec![text.clone(), user.clone()], vec![user.clone(), text.clone()]]
+        {
+            let audit =
+                audit(["--root", root, "--qemu=9.2"].map(str::to_owned).into_iter().chain(paths.clone()));
+            let shares = audit.list("shares");
+            assert_eq!(shares.len(), 1, "{user} {paths:?}: {shares:#?}");
+            assert_eq!(
+                (&shares[0]["file"], &shares[0]["line"]),
+                (&Value::from(text.as_str()), &Value::from(2)),
+                "{user}"
+            );
+            assert_eq!(shares[0]["mount_tag"], "data", "{user} {paths:?}");
+            let places = shares[0]["other_places"].as_array().unwrap();
+            assert!(places.len() == 1 && places[0].as_str().unwrap().starts_with(&user), "{places:?}");
+        }
+        // Alone, it says where its text is, and what to rewrite.
+        let audit = audit(["--root", root, "--qemu=9.2", &user]);
+        let place = audit.share("data")["other_places"][0].as_str().unwrap().to_owned();
+        assert_eq!(place, format!("{text}:2"));
+        assert_eq!(audit.share("data")["rewritable"], false);
+    }
+}
+
 /// A stylesheet that puts a share into domains, as users of libvirt's Terraform provider and of Vagrant do.
 const STYLESHEET: &str = "<xsl:stylesheet version=\"1.0\" xmlns:xsl=\"http://www.w3.org/1999/XSL/Transform\"\n  \
      xmlns:qemu=\"http://libvirt.org/schemas/domain/qemu/1.0\">\n<xsl:template match=\"/domain\"><xsl:copy>\n\

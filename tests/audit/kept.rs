@@ -18,6 +18,20 @@ fn a_folder_is_clean_after_the_rewrite_of_its_file() {
         ("vm.sh", format!("#!/bin/sh\nvirtfs-proxy-helper -p /srv/x -s /run/n.sock\n{QEMU}")),
         ("vm.service", format!("[Service]\nExecStart=/usr/bin/{QEMU}")),
         ("vm.xml", include_str!("../golden/config/plain/in.xml").to_owned()),
+        ("qemu-server/100.conf", format!("name: x\nargs: {}", QEMU.replace("qemu-system-x86_64 ", ""))),
+        ("vm.yml", "args: [\"-virtfs\", \"proxy,id=n,socket=/run/n.sock,mount_tag=n\"]\n".to_owned()),
+        ("vm.json", "{\"args\": [\"-virtfs\", \"proxy,id=n,socket=/run/n.sock,mount_tag=n\"]}\n".to_owned()),
+        ("vm.py", "run([\"qemu\", \"-virtfs\", \"proxy,id=n,socket=/run/n.sock,mount_tag=n\"])\n".to_owned()),
+        ("vm.nix", "[ \"-virtfs\" \"proxy,id=n,socket=/run/n.sock,mount_tag=n\" ]\n".to_owned()),
+        ("Makefile", format!("run:\n\t{QEMU}")),
+        ("crontab", format!("@reboot {QEMU}")),
+        ("vm", QEMU.to_owned()),
+        (
+            "vm.cfg",
+            "[fsdev \"n\"]\n  fsdriver = \"proxy\"\n  socket = \"/run/n.sock\"\n[device \"d\"]\n  driver = \
+             \"virtio-9p-pci\"\n  fsdev = \"n\"\n  mount_tag = \"n\"\n"
+                .to_owned(),
+        ),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(name);
@@ -40,6 +54,7 @@ fn a_folder_is_clean_after_the_rewrite_of_its_file() {
             &kept,
             content
                 .replace("mount_tag=n", "mount_tag=m")
+                .replace("mount_tag = \"n\"", "mount_tag = \"m\"")
                 .replace("'share'", "'other'")
                 .replace("mount_tag=share", "mount_tag=other"),
         )

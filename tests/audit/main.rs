@@ -12,6 +12,7 @@ mod wire;
 
 mod advice;
 mod cases;
+mod copies;
 mod formats;
 mod hostile;
 mod joining;

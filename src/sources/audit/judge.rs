@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use super::advise;
 use super::processes::Processes;
 use super::qemu::Installed;
-use super::scan::Scan;
+use super::scan::{About, Scan};
+use super::uses;
 use crate::report::audit::{AuditDocument, DeviceRow, HelperRow, QemuRow, ShareRow, UnreadRow};
 use crate::report::finding::{self, Finding, Kind, Severity};
 use crate::report::rows::{FindingRow, bytes, path};
@@ -57,20 +58,21 @@ impl Judge {
         let listeners: Vec<_> =
             scan.readings.iter().flat_map(|file| file.reading.listeners.clone()).collect();
         for file in scan.readings {
-            let mut refusals = file.refusals.into_iter();
-            for mut share in file.reading.shares {
+            for (mut share, about) in file.reading.shares.into_iter().zip(file.about) {
+                uses::complete(&mut share, &about.users);
                 let joined = join(&mut share, &helpers, &listeners);
-                let mut row =
-                    self.share(&mut document, file.kind, &share, &joined, refusals.next().flatten().as_ref());
+                let mut row = self.share(&mut document, file.kind, &share, &joined, &about);
+                uses::fill(&mut row, &about);
                 note_others(&mut row, &share, &file.reading.findings);
                 document.shares.push(row);
             }
             document.findings.extend(file.reading.findings.iter().map(FindingRow::from));
         }
         let live = Refusal::at(None, "a running process can't be rewritten", "rewrite what starts it");
+        let live = About { refusal: Some(live), ..About::default() };
         for mut share in processes.shares {
             let joined = join(&mut share, &helpers, &listeners);
-            let mut row = self.share(&mut document, PROCESS, &share, &joined, Some(&live));
+            let mut row = self.share(&mut document, PROCESS, &share, &joined, &live);
             note_others(&mut row, &share, &processes.findings);
             document.shares.push(row);
         }
@@ -121,11 +123,12 @@ impl Judge {
         kind: &str,
         share: &Share,
         joined: &Joined,
-        refusal: Option<&Refusal>,
+        known: &About,
     ) -> ShareRow {
+        let refusal = known.refusal.as_ref();
         let mut row = row_of_share(kind, share);
         row.rewritable = refusal.is_none();
-        let mut about = vec![self.proxy_share(share)];
+        let mut about = vec![self.proxy_share(share, known)];
         let refusal = refusal.filter(|_| share.place.pid.is_none() || kind != PROCESS);
         if let Some(remedy) = self::remedy(kind, share, refusal)
             && let Some(first) = about.first_mut()
@@ -185,7 +188,7 @@ impl Judge {
         row
     }
 
-    fn proxy_share(&self, share: &Share) -> FindingRow {
+    fn proxy_share(&self, share: &Share, known: &About) -> FindingRow {
         let guest = share.place.guest.as_deref().map(|guest| format!(" of the guest {}", escape(guest)));
         let way = match &share.transport {
             Transport::Socket(socket) => format!("socket {}", escape_path(socket)),
@@ -199,10 +202,11 @@ impl Judge {
         let fsdev = Some(&share.fsdev).filter(|id| !id.is_empty());
         let fsdev = fsdev.map(|id| format!("fsdev {}, ", escape(id))).unwrap_or_default();
         let message = format!(
-            "the share {}{} ({fsdev}{way}{export}) uses the proxy backend, {}",
+            "the share {}{} ({fsdev}{way}{export}) uses the proxy backend, {}{}",
             share.title(),
             guest.unwrap_or_default(),
-            self.verdict()
+            self.verdict(),
+            uses::told(known).map(|told| format!("; {told}")).unwrap_or_default()
         );
         about_share(&finding::PROXY_SHARE, share, message, None)
     }
@@ -362,13 +366,7 @@ fn row_of_share(kind: &str, share: &Share) -> ShareRow {
         },
         readonly: share.readonly,
         writeout: share.writeout,
-        device: share.device.as_ref().map(|device| DeviceRow {
-            driver: bytes(&device.driver),
-            bus: device.bus.as_deref().map(bytes),
-            addr: device.addr.as_deref().map(bytes),
-            id: device.id.as_deref().map(bytes),
-            properties: device.properties.iter().map(|(key, value)| (bytes(key), bytes(value))).collect(),
-        }),
+        device: row_of_device(share),
         export: export.map(|export| path(export)),
         export_from: from.map(|from| {
             match from {
@@ -384,7 +382,19 @@ fn row_of_share(kind: &str, share: &Share) -> ShareRow {
         rewritable: false,
         notes: Vec::new(),
         pid: share.place.pid,
+        other_places: Vec::new(),
     }
+}
+
+/// The device of a share.
+pub fn row_of_device(share: &Share) -> Option<DeviceRow> {
+    share.device.as_ref().map(|device| DeviceRow {
+        driver: bytes(&device.driver),
+        bus: device.bus.as_deref().map(bytes),
+        addr: device.addr.as_deref().map(bytes),
+        id: device.id.as_deref().map(bytes),
+        properties: device.properties.iter().map(|(key, value)| (bytes(key), bytes(value))).collect(),
+    })
 }
 
 fn place_of_export(from: &ExportFrom) -> Option<String> {

@@ -10,7 +10,7 @@ use crate::report::finding::{self, Finding};
 use crate::share::backend::Backend;
 use crate::share::bounds::bounded;
 use crate::share::{Place, Share};
-use crate::sources::{Document, Reading, recognise, recognise_named};
+use crate::sources::{Document, Reading, recognise_named};
 use crate::text::escape_path;
 
 /// What to say of the file at `path`, in which the shares of `reading` are, where it is such a file.
@@ -21,7 +21,7 @@ pub fn told(host: &Host, path: &Path, reading: &Reading) -> Option<Finding> {
     }
     let Ok(Content::Whole(bytes)) = host.read(&current, true) else { return None };
     let document = Document { path: Some(&current), bytes: &bytes };
-    let format = recognise(&document).or_else(|| recognise_named(&document))?;
+    let format = Backend::Local.seek(|| recognise_named(&document))?;
     let (proxy, cut) = bounded(|| format.read_beside(&document, Some(host)));
     if cut.is_some() || !proxy.ok()?.shares.is_empty() {
         return None;

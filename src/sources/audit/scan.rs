@@ -14,8 +14,11 @@ use super::started::Started;
 use super::walk::{Met, walk};
 use crate::share::bounds::bounded;
 use crate::share::rewrite::{MAX_SHARES, Refusal};
+use crate::share::{Place, Share};
+use crate::sources::elsewhere::{self, Recorder};
+use crate::sources::launcher::is_prose;
 use crate::sources::libvirt::is_saved_image;
-use crate::sources::mention::{can_hold, first_unread};
+use crate::sources::mention::{can_hold, first_unread, names_share};
 use crate::sources::{Document, Format, Reading, recognise};
 
 /// How many paths wait for a reader at most.
@@ -53,8 +56,19 @@ pub struct FileReading {
     pub reading: Reading,
     /// The file.
     pub path: Option<PathBuf>,
-    /// For each share, why `migrate config` can't rewrite it.
-    pub refusals: Vec<Option<Refusal>>,
+    /// What else is known of each share.
+    pub about: Vec<About>,
+}
+
+/// What is known of a share besides what its reader says.
+#[derive(Debug, Clone, Default)]
+pub struct About {
+    /// Why `migrate config` can't rewrite it.
+    pub refusal: Option<Refusal>,
+    /// Where its text is, if that is another file.
+    pub text: Option<Place>,
+    /// The shares of other files that are made of its text.
+    pub users: Vec<Share>,
 }
 
 /// A file that waits for a reader.
@@ -149,7 +163,7 @@ impl Scan {
         let refusal = Refusal::at(None, "the file is compressed", "unpack it first");
         for file in &mut self.readings {
             file.path.clone_from(&packed);
-            file.refusals = vec![Some(refusal.clone()); file.reading.shares.len()];
+            file.about.iter_mut().for_each(|about| about.refusal = Some(refusal.clone()));
             let reading = &mut file.reading;
             let shares = reading.shares.iter_mut().map(|share| &mut share.place);
             let helpers = reading.helpers.iter_mut().map(|helper| &mut helper.place);
@@ -215,17 +229,23 @@ impl Scan {
             && let Some(told) = kept::told(host, path, &file.reading)
         {
             file.reading = Reading { findings: vec![told], ..Reading::default() };
-            file.refusals.clear();
+            file.about.clear();
         }
     }
 
     /// Reads a document of a format, if it is of any.
     pub fn read(&mut self, host: &Host, document: &Document, format: Option<&'static dyn Format>) {
         let Some(format) = format else {
-            self.skipped += 1;
+            if !is_prose(document) && names_share(document.bytes) {
+                let reason = "it names a proxy share in a form that is not known: look at it yourself";
+                self.not_read(document.path, reason);
+            } else {
+                self.skipped += 1;
+            }
             return;
         };
-        let (read, cut) = bounded(|| format.read_beside(document, Some(host)));
+        let recorder = Recorder::new(host);
+        let (read, cut) = bounded(|| format.read_beside(document, Some(&recorder)));
         let path = || document.path.map(Into::into);
         let mut reading = match read {
             Ok(reading) => reading,
@@ -255,7 +275,13 @@ impl Scan {
                 Some(refusal) => vec![Some(refusal); reading.shares.len()],
                 None => super::rewritable::refusals(format, document, &reading.shares, host),
             };
-            self.readings.push(FileReading { kind: format.name(), reading, path: path(), refusals });
+            let texts = recorder.texts(document, &reading.shares);
+            let about = reading.shares.iter().zip(texts).zip(refusals).map(|((share, text), refusal)| {
+                let elsewhere = || text.as_ref().and_then(|place| elsewhere::refusal(share, place));
+                About { refusal: refusal.map(|own| elsewhere().unwrap_or(own)), text, users: Vec::new() }
+            });
+            let about = about.collect();
+            self.readings.push(FileReading { kind: format.name(), reading, path: path(), about });
         }
     }
 }

@@ -42,7 +42,8 @@ pub(super) fn recognises(document: &Document) -> bool {
     if !wide && text.trim_ascii_start().first() != Some(&b'<') {
         return false;
     }
-    let named = document.path.is_some_and(|path| path.extension().is_some_and(|ending| ending == "xml"));
+    let named =
+        document.telling_path().is_some_and(|path| path.extension().is_some_and(|ending| ending == "xml"));
     let start = text.get(..FIRST_BYTES).unwrap_or(text);
     named
         || wide

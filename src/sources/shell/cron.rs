@@ -19,7 +19,8 @@ pub fn refuse_percent(document: &Document, edits: &Edits) -> Result<(), Refusal>
 
 /// Whether a file is a cron table by its name.
 fn is_named(document: &Document) -> bool {
-    let path = document.path.map(|path| path.as_os_str().to_string_lossy()).unwrap_or_default();
+    let path = document.telling_path().unwrap_or_default();
+    let path = path.to_string_lossy();
     ["/etc/cron.d/", "/var/spool/cron/"].iter().any(|place| path.contains(place))
         || [".cron", ".crontab", "/crontab"].iter().any(|suffix| path.ends_with(suffix))
 }

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use crate::share::bounds::spend;
-use crate::share::invocation::is_helper;
 use crate::sources::Unreadable;
 use crate::sources::chars::{Char, Chars, Lines, Via, Word, offset, span};
 use crate::sources::spelling::Spelt;
@@ -168,10 +167,11 @@ impl Unit {
         self.variables.values().map(|chars| split(chars)).collect()
     }
 
-    /// The words of a command line, variables put in.
-    pub fn command_words(&self, file: &[u8], value: &[Char]) -> Result<Vec<Word>, Unreadable> {
+    /// The words of a command line, variables put in. `key`: the setting; those of quadlets have no prefixes.
+    pub fn command_words(&self, file: &[u8], key: &[u8], value: &[Char]) -> Result<Vec<Word>, Unreadable> {
         let mut words = self.words(file, value)?;
-        if let Some(first) = words.first_mut() {
+        let first = words.first_mut().filter(|_| key.starts_with(b"Exec") && key != b"Exec");
+        if let Some(first) = first {
             let prefixes = first.chars.iter().take_while(|c| PREFIXES.contains(&c.byte)).count();
             let renamed = first.chars.iter().take(prefixes).any(|c| c.byte == b'@');
             first.chars.drain(..prefixes);
@@ -179,10 +179,7 @@ impl Unit {
                 words.remove(1);
             }
         }
-        // What another file says in one variable is read there, but for a helper's options: nothing else there tells
-        // what they are.
-        let helper = words.first().is_some_and(|word| is_helper(&word.bytes()));
-        Ok(words.into_iter().flat_map(|word| self.expand(word, helper)).collect())
+        Ok(words.into_iter().flat_map(|word| self.expand(word)).collect())
     }
 
     /// Takes a value apart; escapes and specifiers are resolved.
@@ -287,20 +284,20 @@ impl Unit {
     }
 
     /// Puts variables in: `$NAME` as a word of its own makes words, `${NAME}` makes text.
-    fn expand(&self, word: Word, lists: bool) -> Vec<Word> {
+    fn expand(&self, word: Word) -> Vec<Word> {
         let bytes = word.bytes();
         if let [b'$', name @ ..] = bytes.as_slice()
             && is_name(name)
         {
             if let Some(mut value) = self.value(name, &word.chars, true) {
-                for c in &mut value {
-                    c.splits = true;
-                }
+                // A list of another file's can't be changed here.
                 let list =
                     self.foreign.contains_key(name) && value.iter().any(|c| c.byte.is_ascii_whitespace());
-                if lists || !list {
-                    return split(&value);
+                for c in &mut value {
+                    c.splits = true;
+                    c.spelt = if list { Spelt::Fixed } else { c.spelt };
                 }
+                return split(&value);
             }
             let chars = word.chars.iter().map(|c| Char { known: false, ..*c }).collect();
             return vec![Word { chars, span: word.span }];
