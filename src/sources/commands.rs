@@ -110,11 +110,7 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
             }
             let export = how.export_of(&joined)?;
             refuse_name(&joined, &export)?;
-            let doubt = how.doubt(&joined);
-            if doubt.is_some() {
-                refuse_elsewhere(document, found.command, share)?;
-            }
-            all.findings.extend(doubt);
+            all.findings.extend(how.doubt(&joined));
             let joined = how.answered(&joined)?;
             all.take_around(&joined, &export, around);
             let path = all.take(joined, export.clone(), view);
@@ -244,25 +240,6 @@ fn view_around(document: &Document, lexed: &Lexed, lines: &Lines, embedded: &Emb
     command
         .and_then(|command| view_of(document, lexed, lines, &command.words, Some(at)))
         .or_else(|| Some(described_at(lexed, at)?.view(document, lines)))
-}
-
-/// A file that says `readonly` outside the share may mean what the socket's variable holds.
-fn refuse_elsewhere(document: &Document, command: &Command, share: &ArgvShare) -> Result<(), Refusal> {
-    let own = command.words.get(share.fsdev).map(|word| word.span.clone()).unwrap_or_default();
-    let elsewhere = memchr::memmem::find_iter(document.bytes, b"readonly").any(|at| !own.contains(&at));
-    let options = share.share.option("--readonly", "").zip(share.share.option("--writable", ""));
-    match options.filter(|_| elsewhere) {
-        Some((readonly, writable)) => Err(Refusal::at(
-            share.share.place.line,
-            format!(
-                "the socket of the share {} is not known here, and the file says readonly elsewhere: the share may be \
-                 read-only",
-                share.share.title()
-            ),
-            format!("pass {readonly} or {writable}"),
-        )),
-        None => Ok(()),
-    }
 }
 
 /// A line's end ends an argument in most of these formats, quotes or not; and a template's expression is filled in.

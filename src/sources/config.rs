@@ -24,6 +24,7 @@ use super::elsewhere::Recorder;
 use super::join::{self, Joined};
 use super::launcher::Launcher;
 use super::libvirt::{Libvirt, is_saved_image};
+use super::mention::first_unread;
 use super::proved::{self, Rewritten};
 use super::{Beside, Document, Format as _, Reading, recognise_named};
 use crate::cli::{ConfigArgs, Snippet};
@@ -126,6 +127,13 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     if how.target == Target::Local {
         let multidevs = multidevs::findings(exports, &how, native);
         edits.findings.extend(multidevs);
+    }
+    if let Some(line) = first_unread(&new, &[]) {
+        complain!(
+            "virtfs-proxy-helper: warning: {}:{line}: it still names a proxy share, in a form that is not known here: if that is in \
+             use, change it by hand",
+            input.name
+        );
     }
     after::tell(&after::Told { document: &document, beside, edits: &edits, how: &how, args });
     Ok(if args.check { Outcome::Findings } else { Outcome::Clean })

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::chars::Lines;
 use super::templates::refuse_cut;
 use super::{Beside, Document, Format, Reading, Unreadable};
 use crate::share::backend::Backend;
@@ -39,6 +40,7 @@ pub fn rewrite(
     }
     let mut edits = bounded(|| format.rewrite_beside(document, how, beside)).0?;
     refuse_cut(document, &edits.edits)?;
+    refuse_doubt(document, &edits.moved, how)?;
     let additions = more(&mut edits);
     let mut changes = edits.edits.clone();
     changes.extend(additions);
@@ -50,6 +52,44 @@ pub fn rewrite(
     refuse_left(read(&text), &stay)?;
     Backend::Local.seek(|| compare(read(document.bytes), read(&text), &edits.moved, native))?;
     Ok(Rewritten { edits, text, native })
+}
+
+/// Stops at a share with a socket that is not known, where the file says `readonly` in another place and the admin says
+/// nothing: the socket's variable may hold it.
+fn refuse_doubt(document: &Document, moved: &[Moved], how: &Rewrite) -> Result<(), Refusal> {
+    let Some(Moved { share, .. }) = moved.iter().find(|moved| how.doubt(&moved.share).is_some()) else {
+        return Ok(());
+    };
+    let Some(at) = readonly_in(document.bytes) else { return Ok(()) };
+    let Some((readonly, writable)) = share.option("--readonly", "").zip(share.option("--writable", ""))
+    else {
+        return Ok(());
+    };
+    let line = Lines::new(document.bytes).line(at);
+    Err(Refusal::at(
+        share.place.line,
+        format!(
+            "the socket of the share {} is not known here, and line {line} says readonly: the share may be read-only",
+            share.title()
+        ),
+        format!("pass {readonly} or {writable}"),
+    ))
+}
+
+/// Where a text says `readonly` as an option: not as an element of XML, and not as the shell's command.
+fn readonly_in(text: &[u8]) -> Option<usize> {
+    memchr::memmem::find_iter(text, b"readonly").find(|at| {
+        let before = text.get(..*at).unwrap_or_default();
+        let behind = text.get(at + b"readonly".len()..).unwrap_or_default();
+        let is_element = before.ends_with(b"<") || before.ends_with(b"</");
+        let last = before.iter().rfind(|byte| !matches!(byte, b' ' | b'\t'));
+        let starts_line = last.is_none_or(|byte| b"\n;{&(".contains(byte));
+        let word = behind.iter().find(|byte| **byte != b' ');
+        let is_command = starts_line
+            && behind.starts_with(b" ")
+            && word.is_some_and(|byte| byte.is_ascii_alphabetic() || b"_-".contains(byte));
+        !is_element && !is_command
+    })
 }
 
 fn unreadable(error: &Unreadable) -> Refusal {
@@ -143,6 +183,95 @@ mod tests {
             ("path=/srv", "path='/srv"),
         ] {
             compared(&good.replace(from, to)).expect_err(to);
+        }
+    }
+
+    /// A file of each format, with a socket that is not known at `@`.
+    const UNKNOWN: &[(&str, &str)] = &[
+        ("/a.sh", "qemu -virtfs proxy,id=n,mount_tag=t,socket=@\n"),
+        ("/a.sh", "qemu -virtfs \"proxy,id=n,mount_tag=t,socket=@\"\n"),
+        ("/a.sh", "ssh host 'qemu -virtfs proxy,id=n,mount_tag=t,socket=@'\n"),
+        ("/a.service", "[Service]\nExecStart=/q -virtfs proxy,id=n,mount_tag=t,socket=@\n"),
+        ("/a.yml", "a: [\"-virtfs\", \"proxy,id=n,mount_tag=t,socket=@\"]\n"),
+        ("/a.yml", "a: \"qemu -virtfs proxy,id=n,mount_tag=t,socket=@\"\n"),
+        ("/a.json", "{\"a\": [\"-virtfs\", \"proxy,id=n,mount_tag=t,socket=@\"]}\n"),
+        ("/qemu-server/1.conf", "name: x\nargs: -virtfs proxy,id=n,mount_tag=t,socket=@\n"),
+        ("/a.tf", "a = [\"-virtfs\", \"proxy,id=n,mount_tag=t,socket=@\"]\n"),
+        ("/Makefile", "run:\n\tqemu -virtfs proxy,id=n,mount_tag=t,socket=@\n"),
+        ("/a.py", "x = ['-virtfs', 'proxy,id=n,mount_tag=t,socket=@']\n"),
+        (
+            "/a.cfg",
+            "[fsdev \"n\"]\n  fsdriver = \"proxy\"\n  socket = \"@\"\n[device \"d\"]\n  driver = \"virtio-9p-pci\"\n  fsdev = \
+             \"n\"\n  mount_tag = \"t\"\n",
+        ),
+        (
+            "/a.xml",
+            "<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>a</name><devices><disk><readonly/></disk>\
+             </devices><qemu:commandline><qemu:arg value='-virtfs'/><qemu:arg value='proxy,id=n,mount_tag=t,socket=@'/>\
+             </qemu:commandline></domain>\n",
+        ),
+    ];
+
+    /// A file says `readonly` elsewhere: as a comment of its format, or as another value.
+    fn with_readonly(name: &str, text: &str) -> String {
+        match name.rsplit('.').next() {
+            Some("xml") => format!("<!-- SOCK=/a,readonly=on -->{text}"),
+            Some("json") => text.replacen('{', "{\"s\": \",readonly=on\", ", 1),
+            Some("tf" | "py" | "cfg") => format!("{text}# SOCK=/a,readonly=on\n"),
+            _ => format!("# SOCK=/a,readonly=on\n{text}"),
+        }
+    }
+
+    fn answered(name: &str, text: &str, readonly: Option<bool>) -> Result<String, String> {
+        let document = Document { path: Some(std::path::Path::new(name)), bytes: text.as_bytes() };
+        let format = crate::sources::recognise_named(&document).ok_or("of no format")?;
+        let shares = format.read(&document).map_err(|error| error.to_string())?.shares;
+        let how = Rewrite {
+            exports: vec![(b"n".to_vec(), "/srv/n".into())],
+            readonly: readonly.map(|on| (b"n".to_vec(), on)).into_iter().collect(),
+            ..Rewrite::default()
+        };
+        let done = rewrite(format, &document, &shares, &how, None, &|_| Vec::new());
+        let done = done.map_err(|refusal| format!("{}: {}", refusal.message, refusal.remedy))?;
+        let doubts =
+            done.edits.findings.iter().filter(|one| one.kind == &crate::report::finding::UNKNOWN_SOCKET);
+        assert_eq!(doubts.count(), usize::from(readonly.is_none()), "{text}");
+        Ok(String::from_utf8(done.text).unwrap())
+    }
+
+    #[test]
+    fn a_socket_that_is_not_known_has_one_rule_in_all_formats() {
+        for (name, text) in UNKNOWN {
+            for socket in ["{{ sock }}", "${SOCK}"] {
+                let text = text.replace('@', socket);
+                let doubtful = with_readonly(name, &text);
+                let shown = format!("{name} {text}");
+                // Nothing else says readonly: the socket goes, and a finding says what it may have held.
+                let plain = answered(name, &text, None).unwrap_or_else(|why| panic!("{shown}: {why}"));
+                assert!(!plain.contains(socket), "{plain}");
+                let refused = answered(name, &doubtful, None).expect_err(&shown);
+                assert!(refused.contains("--readonly t or --writable t"), "{shown}: {refused}");
+                for readonly in [true, false] {
+                    let done = answered(name, &doubtful, Some(readonly))
+                        .unwrap_or_else(|why| panic!("{shown}: {why}"));
+                    let count = |text: &str| text.matches("readonly").count();
+                    assert_eq!(count(&done), count(&doubtful) + usize::from(readonly), "{done}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn readonly_is_told_from_elements_and_commands() {
+        for (text, at) in [
+            ("a\nreadonly SOCK=/a\n", None),
+            ("readonly -a SOCK", None),
+            ("<readonly/></readonly>", None),
+            ("  readonly = \"on\"", Some(2)),
+            ("S=,readonly=on", Some(3)),
+            ("if a; then X=readonly; fi", Some(13)),
+        ] {
+            assert_eq!(readonly_in(text.as_bytes()), at, "{text}");
         }
     }
 }

@@ -246,7 +246,6 @@ fn rewriting_touches_nothing_else() {
 fn what_is_not_known_is_not_rewritten() {
     for script in [
         "qemu -virtfs proxy,id=other,mount_tag=u,socket=$1\n",
-        "qemu -virtfs proxy,id=fs0,mount_tag=t,socket=$1\n# OPTS=/a,readonly=on\n",
         "qemu -virtfs proxy,id=fs0,mount_tag=t,$MORE\n",
         "qemu -virtfs proxy,id=other,mount_tag=t,socket=/a\n",
         "O='-virtfs proxy,id=fs1,mount_tag=t,socket=/a'\nqemu $O\n",
