@@ -63,6 +63,8 @@ pub struct Reading {
     pub listeners: Vec<Listener>,
     /// What else people should know.
     pub findings: Vec<Finding>,
+    /// The parts of it that can't be read, where others can.
+    pub unread: Vec<Unreadable>,
 }
 
 /// A socket that systemd listens on for a service.

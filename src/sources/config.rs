@@ -80,6 +80,9 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     if let Some(why) = cut {
         return Err(input.error(None, why));
     }
+    if let Some(part) = reading.unread.first() {
+        return Err(input.error(part.line, &part.reason));
+    }
     if reading.shares.is_empty() {
         // Whatever asks for last recognises much, and knows little of it.
         let guessed = format.name() == Launcher.name();

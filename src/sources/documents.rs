@@ -8,6 +8,7 @@ mod containers;
 mod dialects;
 mod required;
 mod scalars;
+mod stream;
 mod tree;
 
 use serde::Deserialize;
@@ -52,7 +53,11 @@ impl Format for Documents {
         if !is_candidate(document.bytes) {
             return Ok(Reading::default());
         }
-        Ok(read(document, &lex_document(document)?))
+        let (lexed, unread) = match lex_document(document) {
+            Ok(lexed) => (lexed, Vec::new()),
+            Err(error) => stream::lex_parts(document, lex_document).ok_or(error)?,
+        };
+        Ok(Reading { unread, ..read(document, &lexed) })
     }
 
     fn rewrite_beside(

@@ -19,6 +19,7 @@ mod spelling;
 
 use std::path::Path;
 
+use super::mention::can_hold;
 use super::{Beside, Document, Format, Reading, Unreadable};
 use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, ArgvShare};
@@ -61,9 +62,19 @@ impl Format for Libvirt {
             return Ok(Reading::default());
         }
         let mut reading = Reading::default();
-        for file in file.documents() {
-            read_one(document, &file, &mut reading)?;
+        let parts = file.documents();
+        let mut broken = Vec::new();
+        for part in &parts {
+            if let Err(error) = read_one(document, part, &mut reading) {
+                broken.push((error, part));
+            }
         }
+        if broken.len() == parts.len() {
+            return broken.into_iter().next().map_or(Ok(reading), |(error, _)| Err(error));
+        }
+        // What can hold nothing is not unread.
+        let telling = broken.into_iter().filter(|(_, part)| can_hold(part.text.as_bytes()));
+        reading.unread = telling.map(|(error, _)| error).collect();
         Ok(reading)
     }
 

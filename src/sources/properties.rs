@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
+mod streams;
 mod templates;
 
 use super::{Document, Format, Reading, recognise};

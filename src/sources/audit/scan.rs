@@ -261,12 +261,12 @@ impl Scan {
         };
         self.looked_at += 1;
         let refusal = unfinished(&mut reading, cut);
+        let whole = refusal.is_none() && reading.unread.is_empty();
+        self.unread.extend(reading.unread.drain(..).map(|part| (path(), part.line, part.reason)));
         self.unread.extend(refusal.iter().map(|why| (path(), None, why.message.clone())));
         let is_found = !(reading.shares.is_empty() && reading.helpers.is_empty());
         let read: Vec<_> = reading.shares.iter().map(|share| share.place.line).collect();
-        if refusal.is_none()
-            && let Some(line) = first_unread(document.bytes, &read)
-        {
+        if whole && let Some(line) = first_unread(document.bytes, &read) {
             let reason = "it names a proxy share in a form that is not known: look at it yourself";
             self.unread.push((path(), Some(line), reason.to_owned()));
         }

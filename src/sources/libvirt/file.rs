@@ -120,12 +120,12 @@ impl<'a> File<'a> {
         let each = parts.into_iter().filter_map(|part| {
             let text = self.text.get(part.clone())?;
             Some(Self {
+                bytes: self.bytes,
                 text,
                 base: self.base + part.start,
                 saved: None,
                 line_ends: memchr::memchr_iter(b'\n', text.as_bytes()).collect(),
                 first_line: self.line(part.start),
-                ..self.clone()
             })
         });
         each.collect()

@@ -14,41 +14,93 @@ pub(super) fn holds_nothing(text: &[u8]) -> bool {
     memchr::memmem::find(text, b"proxy").is_none() && is_whole(text)
 }
 
-/// Where each document of a text begins and ends, where several follow each other. A text that can't be told apart is one.
+/// How often the documents of a text are looked for again behind one that is broken.
+const MOST_BROKEN: usize = 64;
+
+/// Where each document of a text begins and ends, where several follow each other. A broken one ends where the next one seems to
+/// begin: at the start of a line.
 pub(super) fn documents(text: &[u8]) -> Vec<Range<usize>> {
     let mut all: Vec<Range<usize>> = Vec::new();
+    let mut from = 0;
+    for round in 0..=MOST_BROKEN {
+        let rest = text.get(from..).unwrap_or_default();
+        let (whole, end) = whole_documents(rest);
+        all.extend(whole.into_iter().map(|part| from + part.start..from + part.end));
+        let tail = rest.get(end..).unwrap_or_default();
+        let is_over = !has_element(tail);
+        // What follows the last one belongs to it, if it is nothing but comments and blanks.
+        if let Some(last) = all.last_mut().filter(|_| is_over) {
+            last.end = text.len();
+        }
+        if is_over {
+            break;
+        }
+        let blanks = tail.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        let start = from + end + blanks;
+        match next_beginning(tail.get(blanks..).unwrap_or_default()).filter(|_| round < MOST_BROKEN) {
+            Some(next) => {
+                all.push(start..start + next);
+                from = start + next;
+            }
+            None => {
+                all.push(start..text.len());
+                break;
+            }
+        }
+    }
+    all
+}
+
+/// Whether anything but comments, instructions and blanks is in a text.
+fn has_element(text: &[u8]) -> bool {
+    let mut rest = text.trim_ascii_start();
+    while let Some((_, end)) =
+        [(&b"<!--"[..], &b"-->"[..]), (b"<?", b"?>")].iter().find(|(begin, _)| rest.starts_with(begin))
+    {
+        let Some(length) = memchr::memmem::find(rest, end) else { return true };
+        rest = rest.get(length + end.len()..).unwrap_or_default().trim_ascii_start();
+    }
+    !rest.is_empty()
+}
+
+/// Where behind its first line a text has the beginning of one of libvirt's documents.
+fn next_beginning(text: &[u8]) -> Option<usize> {
+    let is_one = |line: &[u8]| line.starts_with(b"<domain") || line.starts_with(b"<?xml");
+    memchr::memchr_iter(b'\n', text).map(|at| at + 1).find(|at| text.get(*at..).is_some_and(is_one))
+}
+
+/// The documents that are whole at the beginning of a text, and where the last of them ends.
+fn whole_documents(text: &[u8]) -> (Vec<Range<usize>>, usize) {
+    let mut all: Vec<Range<usize>> = Vec::new();
     let mut start = 0;
+    let mut end = 0;
     let mut depth = 0_usize;
     let mut at = 0;
-    let whole = || std::iter::once(0..text.len()).collect::<Vec<_>>();
     while let Some(open) = text.get(at..).and_then(|rest| memchr::memchr(b'<', rest)) {
         let markup = at + open;
         let rest = text.get(markup..).unwrap_or_default();
         let skipped = [(&b"<!--"[..], &b"-->"[..]), (b"<![CDATA[", b"]]>"), (b"<?", b"?>"), (b"</", b">")];
-        if let Some((begin, end)) = skipped.iter().find(|(begin, _)| rest.starts_with(begin)) {
-            let Some(length) = memchr::memmem::find(rest, end) else { return whole() };
-            at = markup + length + end.len();
+        if let Some((begin, close)) = skipped.iter().find(|(begin, _)| rest.starts_with(begin)) {
+            let Some(length) = memchr::memmem::find(rest, close) else { break };
+            at = markup + length + close.len();
             if *begin != b"</" {
                 continue;
             }
             depth = depth.saturating_sub(1);
         } else {
-            let Some(tail) = rest.get(1..).filter(|tail| tail.first() != Some(&b'!')) else { return whole() };
-            let Some((length, empty)) = tag_end(tail) else { return whole() };
+            let Some(tail) = rest.get(1..).filter(|tail| tail.first() != Some(&b'!')) else { break };
+            let Some((length, empty)) = tag_end(tail) else { break };
             at = markup + 1 + length;
             depth += usize::from(!empty);
         }
         if depth == 0 {
             all.push(start..at);
+            end = at;
             let gap = text.get(at..).unwrap_or_default();
             start = at + gap.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
         }
     }
-    // What follows the last one belongs to it.
-    if let Some(last) = all.last_mut() {
-        last.end = text.len();
-    }
-    all
+    (all, end)
 }
 
 /// Where a start tag ends, and whether its element is empty.
@@ -180,11 +232,15 @@ mod tests {
             ),
             ("<a><![CDATA[</a>]]></a><b/>", vec!["<a><![CDATA[</a>]]></a>", "<b/>"]),
             ("<!DOCTYPE a><a/><b/>", vec!["<!DOCTYPE a><a/><b/>"]),
-            ("<a/><b", vec!["<a/><b"]),
+            ("<a/><b", vec!["<a/>", "<b"]),
+            ("<a><b>", vec!["<a><b>"]),
+            ("<a/>\n<a><b></a>\n<domain/>\n", vec!["<a/>", "<a><b></a>\n", "<domain/>\n"]),
+            ("<a/><!-- x", vec!["<a/>", "<!-- x"]),
+            ("error\n<domain/>", vec!["error\n<domain/>"]),
         ] {
             let found: Vec<_> = documents(text.as_bytes()).into_iter().map(|part| &text[part]).collect();
             assert_eq!(found, expected, "{text}");
         }
-        assert!(documents(b"<a><b>").is_empty());
+        assert!(documents(b" \n").is_empty());
     }
 }
