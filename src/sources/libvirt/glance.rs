@@ -27,7 +27,8 @@ pub(super) fn documents(text: &[u8]) -> Vec<Range<usize>> {
         let (whole, end) = whole_documents(rest);
         all.extend(whole.into_iter().map(|part| from + part.start..from + part.end));
         let tail = rest.get(end..).unwrap_or_default();
-        let is_over = !has_element(tail);
+        let behind = without_prolog(tail);
+        let is_over = behind.is_empty();
         // What follows the last one belongs to it, if it is nothing but comments and blanks.
         if let Some(last) = all.last_mut().filter(|_| is_over) {
             last.end = text.len();
@@ -37,7 +38,9 @@ pub(super) fn documents(text: &[u8]) -> Vec<Range<usize>> {
         }
         let blanks = tail.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
         let start = from + end + blanks;
-        match next_beginning(tail.get(blanks..).unwrap_or_default()).filter(|_| round < MOST_BROKEN) {
+        match next_beginning(tail.get(blanks..).unwrap_or_default())
+            .filter(|_| round < MOST_BROKEN && !behind.starts_with(b"<!"))
+        {
             Some(next) => {
                 all.push(start..start + next);
                 from = start + next;
@@ -51,16 +54,15 @@ pub(super) fn documents(text: &[u8]) -> Vec<Range<usize>> {
     all
 }
 
-/// Whether anything but comments, instructions and blanks is in a text.
-fn has_element(text: &[u8]) -> bool {
+/// A text behind the comments, instructions and blanks that it begins with.
+fn without_prolog(text: &[u8]) -> &[u8] {
     let mut rest = text.trim_ascii_start();
-    while let Some((_, end)) =
-        [(&b"<!--"[..], &b"-->"[..]), (b"<?", b"?>")].iter().find(|(begin, _)| rest.starts_with(begin))
-    {
-        let Some(length) = memchr::memmem::find(rest, end) else { return true };
+    let skipped = [(&b"<!--"[..], &b"-->"[..]), (b"<?", b"?>")];
+    while let Some((_, end)) = skipped.iter().find(|(begin, _)| rest.starts_with(begin)) {
+        let Some(length) = memchr::memmem::find(rest, end) else { return rest };
         rest = rest.get(length + end.len()..).unwrap_or_default().trim_ascii_start();
     }
-    !rest.is_empty()
+    rest
 }
 
 /// Where behind its first line a text has the beginning of one of libvirt's documents.
@@ -234,6 +236,8 @@ mod tests {
             ("<!DOCTYPE a><a/><b/>", vec!["<!DOCTYPE a><a/><b/>"]),
             ("<a/><b", vec!["<a/>", "<b"]),
             ("<a><b>", vec!["<a><b>"]),
+            // A document type is for what comes behind it.
+            ("<!DOCTYPE a []>\n<domain/>\n", vec!["<!DOCTYPE a []>\n<domain/>\n"]),
             ("<a/>\n<a><b></a>\n<domain/>\n", vec!["<a/>", "<a><b></a>\n", "<domain/>\n"]),
             ("<a/><!-- x", vec!["<a/>", "<!-- x"]),
             ("error\n<domain/>", vec!["error\n<domain/>"]),
