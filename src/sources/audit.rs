@@ -74,7 +74,7 @@ fn audit(args: &AuditArgs) -> anyhow::Result<AuditDocument> {
     if !standard_input.is_empty() {
         read_standard_input(&host, &mut scan)?;
     }
-    let processes = everything.then(|| {
+    let mut processes = everything.then(|| {
         progress.doing("looking at processes");
         let mut processes = running(&host, &mut scan);
         scan.started.extend(std::mem::take(&mut processes.started));
@@ -86,6 +86,7 @@ fn audit(args: &AuditArgs) -> anyhow::Result<AuditDocument> {
             file.reading.findings.extend(managers::look_up(&host, share));
         }
     }
+    join_managed(&host, &mut scan, &mut processes);
     progress.finish();
     merge::find_users(&host, &roots, &mut scan);
     merge::merge(&host, &mut scan.readings);
@@ -118,6 +119,21 @@ fn first_line(host: &Host, file: &str) -> Option<String> {
     let mut lines = content.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let line = lines.find(|line| !line.is_empty() && !line.starts_with(b"#"))?;
     Some(bytes(line.get(..LONGEST_NAME).unwrap_or(line)))
+}
+
+/// Joins LXD's and Incus's helpers with their devices, and tells what they serve.
+fn join_managed(host: &Host, scan: &mut Scan, processes: &mut Option<Processes>) {
+    let of_files = scan.readings.iter().flat_map(|file| &file.reading.helpers);
+    let helpers: Vec<_> = of_files.chain(processes.iter().flat_map(|all| &all.helpers)).cloned().collect();
+    for file in &mut scan.readings {
+        file.reading.shares.iter_mut().for_each(|share| managers::join(share, &helpers));
+        let findings = file.reading.helpers.iter().filter_map(|helper| managers::explain(host, helper));
+        file.reading.findings.extend(findings);
+    }
+    if let Some(processes) = processes {
+        let findings = processes.helpers.iter().filter_map(|helper| managers::explain(host, helper));
+        processes.findings.extend(findings);
+    }
 }
 
 /// Reads what the files and the processes that were looked at start, wherever it is, and what that starts.

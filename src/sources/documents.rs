@@ -43,7 +43,7 @@ impl Format for Documents {
         let path = document.telling_path().unwrap_or_default();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         match name.rsplit_once('.') {
-            Some((_, "yaml" | "yml" | "json" | "jsonc")) => true,
+            Some((_, "yaml" | "yml" | "json" | "jsonc" | "pid")) => true,
             _ if tells_format(&name) => false,
             _ => looks_like_one(document.bytes) && !is_prose(document),
         }

@@ -83,16 +83,38 @@ impl Managed {
         let folder = file.and_then(Path::parent).and_then(Path::file_name).map(OsStr::as_bytes);
         let placed = file.and_then(manager_of_path).map(|manager| (manager, fsdev.to_vec(), LONGEST_ID));
         let (manager, encoded, longest) = named.or(placed)?;
-        // Instance names have no underscore.
-        let (project, instance) = match folder {
-            Some(folder) => match folder.iter().rposition(|&byte| byte == b'_') {
-                Some(at) => (folder.get(..at).map(<[u8]>::to_vec), folder.get(at + 1..).map(<[u8]>::to_vec)),
-                None => (None, Some(folder.to_vec())),
-            },
-            None => (None, None),
-        };
+        let (project, instance) = folder.map_or((None, None), |folder| {
+            let (project, instance) = instance_of(folder);
+            (project, Some(instance))
+        });
         let device = decode(&encoded);
         Some(Self { manager, project, instance, device, encoded: (encoded, longest) })
+    }
+
+    /// The manager's device that a file of a running instance belongs to: `DEVICES/[PROJECT_]INSTANCE/DEVICE.sock`, its pid file
+    /// `DEVICE.pid`, and what the helper serves, `disk.DEVICE.PATH`.
+    pub fn of_path(file: &Path) -> Option<Self> {
+        let manager = manager_of_path(file)?;
+        let folder =
+            file.parent().filter(|folder| folder.parent().is_some_and(|all| all.ends_with("devices")))?;
+        let name = file.file_name()?.as_bytes();
+        let own = [&b".sock"[..], b".pid"].iter().find_map(|end| name.strip_suffix(*end));
+        let encoded = match own {
+            Some(name) if !name.starts_with(b"virtio-fs.") => name,
+            Some(_) => return None,
+            None => name.strip_prefix(b"disk.")?.split(|byte| *byte == b'.').next()?,
+        };
+        let (project, instance) = instance_of(folder.file_name()?.as_bytes());
+        // Names of files are longer than those of QEMU's ids.
+        let (device, encoded) = (decode(encoded), (encoded.to_vec(), usize::MAX));
+        Some(Self { manager, project, instance: Some(instance), device, encoded })
+    }
+
+    /// Whether two of a manager's files are of the same device.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.manager, &self.project, &self.instance) == (other.manager, &other.project, &other.instance)
+            && self.instance.is_some()
+            && (self.device == other.device || self.is_device(&other.device) || other.is_device(&self.device))
     }
 
     /// Whether the instance's device `name` is this one: the manager writes its name with `-` doubled and `/` as `-`, and
@@ -173,6 +195,13 @@ fn decode(encoded: &[u8]) -> Vec<u8> {
         }
     }
     name
+}
+
+/// The project, where it is not the default one, and the instance that a folder is named after. Instance names have no underscore.
+fn instance_of(folder: &[u8]) -> (Option<Vec<u8>>, Vec<u8>) {
+    let at = folder.iter().rposition(|&byte| byte == b'_');
+    let project = at.and_then(|at| folder.get(..at)).map(<[u8]>::to_vec);
+    (project, folder.get(at.map_or(0, |at| at + 1)..).unwrap_or_default().to_vec())
 }
 
 fn manager_of_path(file: &Path) -> Option<Manager> {

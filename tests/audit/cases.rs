@@ -53,6 +53,48 @@ fn later_versions_of_lxd_and_incus_name_their_devices_otherwise() {
 /// Of `a--disk--of--which--…`.
 const LONG_HASH: &str = "IX3B_cfOfy1rK6fm8Rdnvp64KtzYFB7IBpIQ2jwMdds";
 
+/// The names that LXD and Incus give to a helper's files lead to the instance and its device.
+#[test]
+fn a_managers_helper_is_joined_by_the_names_of_its_files() {
+    let yaml = "instance:\n  name: web\n  devices:\n    pkg-cache:\n      type: disk\n      source: /var/cache/apt\n      path: /mnt/x\n";
+    for (base, run, prefix) in [
+        ("var/lib/lxd", "var/log/lxd", "lxd"),
+        ("var/snap/lxd/common/lxd", "var/snap/lxd/common/lxd/logs", "lxd"),
+        ("var/lib/incus", "run/incus", "incus"),
+    ] {
+        let devices = format!("/{base}/devices/p_web");
+        let served = format!("{devices}/disk.pkg--cache.mnt-x");
+        let pid = format!(
+            "name: /usr/lib/qemu/virtfs-proxy-helper\nargs:\n- --nodaemon\n- --fd\n- \"3\"\n- --path\n- {served}\napparmor: \"\"\npid: 4711\n"
+        );
+        let id = format!("dev-{prefix}_pkg--cache-9p");
+        let section =
+            format!("[device \"{id}\"]\ndriver = \"virtio-9p-pci\"\nmount_tag = \"t\"\nfsdev = \"{id}\"\n");
+        let by_fd = format!("[fsdev \"{id}\"]\nfsdriver = \"proxy\"\nsock_fd = \"6\"\n\n{section}");
+        let by_socket = by_fd.replace("sock_fd = \"6\"", &format!("socket = \"{devices}/pkg-cache.sock\""));
+        let file = format!("{run}/p_web/qemu.conf");
+        let pid_file = (&format!("{devices}/pkg--cache.pid")[1..], pid.as_str());
+        let backup = format!("{base}/virtual-machines/p_web/backup.yaml");
+        // Without the manager's own configuration, the helper's pid file says what is served.
+        let (shares, helpers, findings) = audited(&[(&file, &by_fd), pid_file]);
+        assert_eq!((shares.len(), helpers.len()), (1, 1), "{base}: {findings}");
+        assert_eq!(shares[0]["export"], served.as_str(), "{base}");
+        // With it, the true source is told, of the helper too.
+        let (shares, _, findings) = audited(&[(&file, &by_fd), pid_file, (&backup, yaml)]);
+        assert_eq!(shares[0]["export"], "/var/cache/apt", "{base}: {findings}");
+        assert!(findings.contains("device pkg-cache: the true source is /var/cache/apt"), "{findings}");
+        // A copy of the configuration in another place is joined by its socket.
+        let (shares, _, findings) = audited(&[("root/copy.conf", &by_socket), (&backup, yaml)]);
+        assert_eq!(shares[0]["export"], "/var/cache/apt", "{base}: {findings}");
+        // Another instance's or device's helper is none of this one's.
+        for (from, to) in [("p_web", "p_db"), ("pkg--cache", "other")] {
+            let (name, text) = (pid_file.0.replace(from, to), pid.replace(from, to));
+            let (shares, _, findings) = audited(&[(&file, &by_fd), (&name, &text)]);
+            assert_eq!(shares[0]["export"], Value::Null, "{base} {to}: {findings}");
+        }
+    }
+}
+
 #[test]
 fn a_device_that_is_elsewhere_is_no_reason_to_remove_the_fsdev() {
     for files in [

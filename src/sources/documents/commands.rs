@@ -8,6 +8,7 @@ use super::scalars::chars;
 use super::tree::{Node, Value};
 use crate::share::backend::Backend;
 use crate::share::bounds::spend;
+use crate::share::invocation::is_helper;
 use crate::sources::chars::{Char, Chars, Command, Embedded, Lexed, Via, Word, offset};
 use crate::sources::path_of;
 use crate::sources::spelling::Spelt;
@@ -70,12 +71,22 @@ pub fn collect(file: &str, folder: Option<&Path>, node: &Rc<Node>, lexed: &mut L
 
 /// A container's command line, from the lists that make it.
 fn together(file: &str, node: &Node, lexed: &mut Lexed) {
-    let parts: Vec<_> = PARTS.iter().filter_map(|key| node.get(key)).collect();
+    let mut parts: Vec<_> = PARTS.iter().filter_map(|key| node.get(key)).collect();
+    // LXD and Incus keep the program's path and its arguments in its pid file.
+    if let [args] = parts.as_slice()
+        && let Some(program) = node.get("name").filter(|name| name.text().is_some_and(is_helper_path))
+    {
+        parts = vec![program, *args];
+    }
     if parts.len() < 2 && node.get("env").is_none() {
         return;
     }
     let words: Vec<Word> = parts.into_iter().flat_map(|part| words(file, part, Some(node))).collect();
     lists(words, lexed);
+}
+
+fn is_helper_path(text: &str) -> bool {
+    text.starts_with('/') && is_helper(text.as_bytes())
 }
 
 /// Notes a list of arguments; one whose items are options with their values in one string, too.

@@ -38,18 +38,13 @@ pub(super) fn documents(text: &[u8]) -> Vec<Range<usize>> {
         }
         let blanks = tail.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
         let start = from + end + blanks;
-        match next_beginning(tail.get(blanks..).unwrap_or_default())
-            .filter(|_| round < MOST_BROKEN && !behind.starts_with(b"<!"))
-        {
-            Some(next) => {
-                all.push(start..start + next);
-                from = start + next;
-            }
-            None => {
-                all.push(start..text.len());
-                break;
-            }
-        }
+        let next = next_beginning(tail.get(blanks..).unwrap_or_default());
+        let Some(next) = next.filter(|_| round < MOST_BROKEN && !behind.starts_with(b"<!")) else {
+            all.push(start..text.len());
+            break;
+        };
+        all.push(start..start + next);
+        from = start + next;
     }
     all
 }

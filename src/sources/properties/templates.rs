@@ -10,7 +10,7 @@ use crate::sources::templates::refuse_cut;
 use crate::sources::{Document, recognise_named};
 
 /// Files that hold an option string in one place: the name, the text before and the text behind.
-const FORMS: &[(&str, &str, &str)] = &[
+pub(super) const FORMS: &[(&str, &str, &str)] = &[
     ("/a.yml", "a: \"-fsdev ", " -device virtio-9p-pci,fsdev=n,mount_tag=t\"\n"),
     ("/a.yml", "a: '-fsdev ", " -device virtio-9p-pci,fsdev=n,mount_tag=t'\nb: 1\n"),
     ("/a.yml", "a: -fsdev ", " -device virtio-9p-pci,fsdev=n,mount_tag=t\n"),
@@ -63,7 +63,7 @@ const FORMS: &[(&str, &str, &str)] = &[
 ];
 
 /// Expressions of template languages, none of which the format around them needs to know.
-const EXPRESSIONS: &[&str] = &[
+pub(super) const EXPRESSIONS: &[&str] = &[
     "{{ sock }}",
     "{{sock}}",
     "{{ a.b | default('x, y') }}",
@@ -87,7 +87,7 @@ const EXPRESSIONS: &[&str] = &[
 ];
 
 /// Option strings; the mark is where the expression goes.
-const OPTIONS: &[&str] = &[
+pub(super) const OPTIONS: &[&str] = &[
     "proxy,id=n,socket=/run/a@@",
     "proxy,id=n,socket=@@",
     "proxy,id=n,socket=@@,readonly=on",
