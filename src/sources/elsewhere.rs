@@ -32,7 +32,8 @@ impl<'a> Recorder<'a> {
             if taken.is_empty() || is_own(document, share) {
                 return None;
             }
-            taken.iter().find_map(|file| text_in(file, share, self.beside))
+            let others = taken.iter().filter(|file| document.path.is_none_or(|own| own != file.as_path()));
+            others.into_iter().find_map(|file| text_in(file, share, self.beside))
         };
         shares.iter().map(elsewhere).collect()
     }

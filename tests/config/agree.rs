@@ -57,6 +57,17 @@ const FILES: &[(&str, &str)] = &[
         "Dockerfile",
         "FROM debian\nCMD [\"qemu-system-x86_64\", \"-virtfs\", \"proxy,socket=/run/a,mount_tag=t\"]\n",
     ),
+    (
+        "Dockerfile.run",
+        "FROM q\nENV O=\"-virtfs proxy,id=d,socket=/run/d,mount_tag=d\"\nENTRYPOINT [\"/bin/sh\", \"-c\", \"exec qemu $O -virtfs \
+         proxy,id=e,socket=/run/e,mount_tag=e\"]\n",
+    ),
+    (
+        "vm@.service",
+        "[Service]\nEnvironment=FS=proxy,id=u,socket=/run/%i.sock\nExecStart=/usr/bin/qemu-system-x86_64 -fsdev ${FS} -device \
+         virtio-9p-pci,fsdev=u,mount_tag=%i\n",
+    ),
+    ("qemu.container", "[Container]\nImage=q\nExec=-virtfs proxy,socket=/run/c,mount_tag=c\n"),
     ("a.tf", "a = \"-virtfs proxy,socket=${join(\"/\", [a, b])},mount_tag=t\"\n"),
     ("a.service", "[Service]\nExecStart=/q -virtfs proxy,socket=%t/a,mount_tag=%i\n"),
     ("a.go", "exec.Command(\"qemu\", \"-virtfs\", fmt.Sprintf(\"proxy,socket=%s,mount_tag=t\", s))\n"),

@@ -4,8 +4,8 @@ use super::literals;
 use crate::sources::chars::{Command, Embedded, Lexed, Word, verbatim};
 use crate::sources::spelling::Spelt;
 
-/// The instructions that run something.
-const INSTRUCTIONS: &[&str] = &["ENTRYPOINT", "CMD", "RUN", "HEALTHCHECK"];
+/// The instructions that run something, and those that set a variable for it.
+const INSTRUCTIONS: &[&str] = &["ENTRYPOINT", "CMD", "RUN", "HEALTHCHECK", "SHELL", "ENV", "ARG"];
 
 /// Whether a file of that name describes an image.
 pub fn is_one(name: &str) -> bool {
@@ -23,6 +23,9 @@ pub fn lex(file: &[u8]) -> Lexed {
         let rest = line.start + skip..line.end;
         if text.get(skip) == Some(&b'[') {
             let words = literals::words(file, rest);
+            for word in words.iter().filter(|word| word.has_blank()) {
+                lexed.embedded.push(Embedded::script(&word.chars));
+            }
             if instruction != "RUN" {
                 together.extend(words.clone());
             }
