@@ -113,6 +113,9 @@ pub fn run(args: &RollbackArgs) -> Result<Outcome> {
         return Ok(Outcome::Clean);
     };
     journal.ensure_of_conversion()?;
+    if args.by_path {
+        journal.ensure_of_mapped_copy(root.as_fd())?;
+    }
     match journal.stage() {
         Stage::Recording => {
             say!(

@@ -125,6 +125,13 @@ pub(super) fn count(tree: &Path, model: Model, jobs: usize) -> Result<Counts> {
 
 /// Begins: a journal that tells of the root alone.
 fn begin(args: &UnmapArgs, tree: &Path, root: &File, path: &Path) -> Result<Journal> {
+    ensure!(
+        count(tree, args.from, args.work.jobs())?.mapped > 0,
+        "nothing in '{}' is mapped by security_model={}: it was mapped by another model (--from), or copied by a tool that leaves user.* \
+         attributes or .virtfs_metadata behind. Nothing was changed",
+        text::escape_path(tree),
+        args.from.name()
+    );
     if path.exists() {
         std::fs::remove_file(path).with_context(|| format!("removing {}", text::escape_path(path)))?;
     }

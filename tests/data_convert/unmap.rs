@@ -230,3 +230,41 @@ fn an_unmapping_that_lacks_room_says_how_much_it_needs() {
         success(&mut apply(&stage));
     }
 }
+
+#[test]
+fn copies_without_attributes_and_other_models_are_not_said_to_be_rolled_back_or_unmapped() {
+    let _turn = crate::stage::turn();
+    for (model, other) in [("mapped-xattr", "mapped-file"), ("mapped-file", "mapped-xattr")] {
+        let stage = Stage::knotted();
+        let before = stage.snapshot();
+        success(&mut stage.convert(model));
+        let (export, copy) = (stage.export(), stage.folder().join("copy"));
+        fs::create_dir(&copy).unwrap();
+        let migrate = |verb: &str, options: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_virtfs-proxy-helper"));
+            command.args(["migrate", verb]).arg(&copy).args(["--apply", "--progress=never"]).args(options);
+            command
+        };
+        let journal = stage.journal();
+        let by_path = ["--by-path", "--journal", journal.to_str().unwrap()];
+        for verb in ["rollback", "unmap"] {
+            let options: &[&str] = if verb == "unmap" { &["--from", model] } else { &by_path };
+            let said = ended(&mut migrate(verb, options), 1);
+            assert!(said.contains("Nothing was changed"), "{model}: {verb}: {said}");
+        }
+        // A whole copy; the original and its journal are still there.
+        fs::remove_dir(&copy).unwrap();
+        crate::disk::run("cp", &[&"-a", &export, &copy]);
+        let said = ended(&mut migrate("rollback", &by_path), 1);
+        assert!(said.contains("still there") && said.contains("copy the journal"), "{model}: {said}");
+        let said = ended(&mut migrate("unmap", &["--from", other]), 1);
+        assert!(said.contains("nothing in") && said.contains(other), "{model}: {said}");
+        let copied = stage.folder().join("copy.virtfs-journal");
+        fs::copy(&journal, copied).unwrap();
+        success(&mut migrate("rollback", &["--by-path"]));
+        // The original is none the wiser.
+        stage.verify(model);
+        success(&mut stage.rollback());
+        assert_same(&before, &stage.snapshot(), model);
+    }
+}

@@ -43,6 +43,12 @@ impl Journal {
         match &mark {
             Some(mark) => {
                 journal.keeps(mark, "the export").with_context(|| format!("the journal {shown}"))?;
+                ensure!(
+                    journal.stage() != Stage::RolledBack || mark.stage >= Stage::RollingBack,
+                    "the journal {shown} says that the export is rolled back, and the export is marked as {}: a copy of the export was \
+                     rolled back by this journal. Restore the journal from a backup; `migrate unmap` needs none. Nothing was changed",
+                    mark.stage.name()
+                );
             }
             // The mark is taken away when the rollback is on stable storage, and by nothing else here.
             None => ensure!(
@@ -79,6 +85,31 @@ impl Journal {
             text::escape_path(path)
         );
         Ok(journal.by_path())
+    }
+
+    /// Refuses to roll back by paths what is no copy of a converted export with all that says what the guest sees; also to write
+    /// into the journal of an export that is still there itself.
+    pub fn ensure_of_mapped_copy(&self, root: BorrowedFd<'_>) -> Result<()> {
+        ensure!(
+            self.stage() != Stage::Converted || looks_mapped(root),
+            "the root has nothing that says what the guest sees: it was rolled back already, or was copied by a tool that leaves \
+             user.* attributes or .virtfs_metadata_root behind. Nothing was changed. `migrate verify --by-path` names what is \
+             different; restore a copy that has them (rsync -aHAX, tar --xattrs)"
+        );
+        let original = Path::new(&self.begin().export);
+        if let Ok(original) = File::open(original)
+            && let Ok(inode) = pin::stat(original.as_fd())
+            && self.is_of(&inode).is_ok()
+            && pin::stat(root)?.identity != inode.identity
+        {
+            let shown = text::escape_path(self.path());
+            bail!(
+                "{shown} is the journal of {}, which is still there: for a rollback of a copy, copy the journal, too, and name the copy \
+                 by --journal. Nothing was changed",
+                self.begin().export
+            );
+        }
+        Ok(())
     }
 
     /// Refuses the journal of an unmapping, which does not tell what a tree was.
