@@ -177,7 +177,7 @@ proptest! {
         let option = OPTIONS[option].replace("@@", expression);
         // What parts the option string from the rest stays, else it would be another one.
         let (early_text, gap) = before.split_at(before.len() - 2);
-        let (end, late_text) = behind.split_at(behind.find([' ', '\n', '/', ']']).map_or(1, |at| at + 1));
+        let (end, late_text) = behind.split_at(behind.find([' ', '\n', '>', ']']).map_or(1, |at| at + 1));
         let mut before = changed(early_text, &early) + gap;
         let mut behind = end.to_owned() + &changed(late_text, &late);
         // Another file's text, with a share that moved, before or behind.
