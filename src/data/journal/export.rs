@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -96,11 +97,16 @@ impl Journal {
              user.* attributes or .virtfs_metadata_root behind. Nothing was changed. `migrate verify --by-path` names what is \
              different; restore a copy that has them (rsync -aHAX, tar --xattrs)"
         );
-        let original = Path::new(&self.begin().export);
-        if let Ok(original) = File::open(original)
+        let path = Path::new(&self.begin().export);
+        let same_file = |one: &Path, other: &Path| {
+            let identity = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
+            identity(one).is_some() && identity(one) == identity(other)
+        };
+        if let Ok(original) = File::open(path)
             && let Ok(inode) = pin::stat(original.as_fd())
             && self.is_of(&inode).is_ok()
             && pin::stat(root)?.identity != inode.identity
+            && same_file(&super::default_path(path), self.path())
         {
             let shown = text::escape_path(self.path());
             bail!(
