@@ -265,6 +265,7 @@ fn copies_without_attributes_and_other_models_are_not_said_to_be_rolled_back_or_
         // The original is none the wiser.
         stage.verify(model);
         success(&mut stage.rollback());
-        assert_same(&before, &stage.snapshot(), model);
+        // It was read to be copied.
+        assert_same(&timeless(&before), &timeless(&stage.snapshot()), model);
     }
 }
