@@ -109,6 +109,8 @@ pub struct Export {
     pub journal_bytes: u64,
     /// Whether its journal says that it is converted already.
     pub converted: bool,
+    /// Whether other programs of the host have put files into it since.
+    pub added: bool,
     /// The warnings that are accepted.
     pub accept: Vec<String>,
     /// What `migrate check` says.

@@ -103,7 +103,8 @@ fn export(
             .push(ask(format!("it is in use by another than its guests and helpers: {}", user.how), None));
     }
     let mut ours = vec![finding::LIVE_EXPORT.id, finding::EXPORT_IN_USE.id];
-    ours.extend(begun.is_some().then_some(finding::ALREADY_CONVERTED.id));
+    // What the host has added to a converted export is adopted on the way.
+    ours.extend(begun.iter().flat_map(|_| [finding::ALREADY_CONVERTED.id, finding::ADDED_ON_HOST.id]));
     for row in checked.findings.iter().filter(|row| !ours.contains(&row.id.as_str())) {
         let text = format!("{} [{}]", row.message, row.id);
         match row.severity {
@@ -116,6 +117,7 @@ fn export(
     }
     let warned: BTreeSet<_> = checked.findings.iter().map(|row| row.id.as_str()).collect();
     let applies = |word: &&String| warned.contains(word.split(':').next().unwrap_or_default());
+    let begun_is_converted = begun.as_ref().is_some_and(|begun| begun.stage == Stage::Converted);
     Export {
         path: path.to_owned(),
         owner: owner.map(str::to_owned),
@@ -123,7 +125,8 @@ fn export(
         entries: checked.entries.total,
         seconds: checked.price.seconds,
         journal_bytes: checked.price.journal_bytes,
-        converted: begun.is_some_and(|begun| begun.stage == Stage::Converted),
+        converted: begun_is_converted,
+        added: begun_is_converted && checked.findings.iter().any(|row| row.id == finding::ADDED_ON_HOST.id),
         accept: args.accept.iter().filter(applies).cloned().collect(),
         findings: checked.findings,
     }

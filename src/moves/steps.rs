@@ -42,6 +42,13 @@ pub fn of(one: &Move, managed: &[(Managed, Found)], changes: &[Change], args: &P
                 undo: vec![format!("{PROGRAM} rollback {path} --apply")],
             });
         }
+        if export.added {
+            steps.push(Step {
+                what: format!("Adopt what was added to {} on the host since its conversion.", export.path),
+                run: vec![format!("{PROGRAM} convert {path} --adopt --apply")],
+                undo: Vec::new(),
+            });
+        }
         steps.push(Step {
             what: format!("Verify {}: go on only if there are no differences.", export.path),
             run: vec![format!("{PROGRAM} verify {path}")],
