@@ -14,6 +14,7 @@ mod output;
 mod prometheus;
 pub mod rows;
 mod sarif;
+pub mod spool;
 mod text;
 pub mod verify;
 mod yaml;

@@ -11,7 +11,7 @@ use super::manager::{self, Managed};
 use super::plan::{Found, path_of};
 use super::tool;
 use crate::data::owner::Owner;
-use crate::report::audit::{AuditDocument, HelperRow};
+use crate::report::audit::{Audited, HelperRow};
 
 /// The owners that the admin names.
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ impl Owners {
 pub fn of(
     by: &Managed,
     found: &Found,
-    audit: &AuditDocument,
+    audit: &Audited,
     owners: &Owners,
 ) -> anyhow::Result<Option<(Owner, String)>> {
     if let Some(owner) = owners.named(&by.name) {
@@ -98,7 +98,7 @@ fn owner_of_process(pid: i32) -> Option<Owner> {
 }
 
 /// A helper gives its socket to the user that QEMU runs as.
-fn owner_of_helper(found: &Found, audit: &AuditDocument) -> Option<(Owner, String)> {
+fn owner_of_helper(found: &Found, audit: &Audited) -> Option<(Owner, String)> {
     let sockets: Vec<_> = found.rows.iter().filter_map(|row| row.socket.as_ref()).collect();
     let serving = |helper: &&HelperRow| helper.socket.as_ref().is_some_and(|own| sockets.contains(&own));
     let mut said: Vec<_> = audit

@@ -17,7 +17,7 @@ use super::steps;
 use super::tool;
 use crate::cli::PlanArgs;
 use crate::report::SCHEMA;
-use crate::report::audit::{AuditDocument, HelperRow, ShareRow};
+use crate::report::audit::{Audited, HelperRow, ShareRow};
 use crate::report::finding;
 use crate::report::rows;
 use crate::text::{escape, unescape};
@@ -41,7 +41,7 @@ type Group = Vec<(Managed, Found)>;
 pub fn make(args: &PlanArgs) -> anyhow::Result<PlanDocument> {
     let paths = args.paths.iter().map(|path| path.as_os_str().to_owned());
     let words = ["--format=json", "--"].map(OsString::from).into_iter().chain(paths);
-    let mut audit: AuditDocument = tool::document("audit", words)?;
+    let mut audit: Audited = tool::document("audit", words)?;
     for share in &mut audit.shares {
         answer(share, args);
     }
@@ -196,7 +196,7 @@ fn wanted(groups: Vec<Group>, names: &[OsString]) -> anyhow::Result<Vec<Group>> 
 }
 
 /// Plans for guests that belong together.
-fn plan_move(group: Group, audit: &AuditDocument, args: &PlanArgs, owners: &Owners) -> anyhow::Result<Move> {
+fn plan_move(group: Group, audit: &Audited, args: &PlanArgs, owners: &Owners) -> anyhow::Result<Move> {
     let mut one = Move::default();
     let mut managed = Vec::new();
     for (by, found) in group {
@@ -219,7 +219,7 @@ fn plan_move(group: Group, audit: &AuditDocument, args: &PlanArgs, owners: &Owne
     Ok(one)
 }
 
-fn guest(by: &Managed, found: &Found, audit: &AuditDocument, owners: &Owners) -> anyhow::Result<Guest> {
+fn guest(by: &Managed, found: &Found, audit: &Audited, owners: &Owners) -> anyhow::Result<Guest> {
     let mut shares: Vec<_> = found.rows.iter().map(share).collect();
     shares.sort();
     shares.dedup();

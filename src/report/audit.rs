@@ -1,6 +1,5 @@
 //! The document of `migrate audit`.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
@@ -10,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::finding::{self, Kind, Severity};
 use super::origin::Origin;
 use super::rows::{Counts, FindingRow};
+use super::spool::Rows;
 use super::text::severity_name;
-use super::{Format, SCHEMA, Text, junit, prometheus, sarif, write, write_finding};
+use super::{Format, SCHEMA, Text, junit, prometheus, sarif, write, write_finding, yaml};
 use crate::cli::AuditFormat;
 use crate::exit::Outcome;
 
@@ -20,7 +20,7 @@ const MOST_NAMES: usize = 40;
 
 /// What `migrate audit` found. Unknown is null; paths are as on the audited host; bytes that are not UTF-8 and
 /// control characters stand as `\\xNN`, a backslash is doubled.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct AuditDocument {
     /// The version of these fields: grows when a field goes or changes its meaning.
     pub schema: u32,
@@ -32,13 +32,13 @@ pub struct AuditDocument {
     /// The QEMU programs that are installed on the audited host.
     pub installed_qemu: Vec<QemuRow>,
     /// Every share over the proxy backend.
-    pub shares: Vec<ShareRow>,
+    pub shares: Rows<ShareRow>,
     /// Every invocation of the helper.
-    pub helpers: Vec<HelperRow>,
+    pub helpers: Rows<HelperRow>,
     /// What people should know.
-    pub findings: Vec<FindingRow>,
+    pub findings: Rows<FindingRow>,
     /// What could not be read or parsed. Unread is not clean.
-    pub unread: Vec<UnreadRow>,
+    pub unread: Rows<UnreadRow>,
     /// The files and folders that were looked in, with everything below them; `-` is standard input.
     #[serde(default)]
     pub looked_in: Vec<String>,
@@ -53,6 +53,17 @@ pub struct AuditDocument {
     /// The findings about QEMU's versions as the text shows them.
     #[serde(skip)]
     pub advisories: Vec<AdvisoryBlock>,
+}
+
+/// What an audit says of a host, as other verbs read it back.
+#[derive(Debug, Default, Deserialize)]
+pub struct Audited {
+    /// Every share over the proxy backend.
+    pub shares: Vec<ShareRow>,
+    /// Every invocation of the helper.
+    pub helpers: Vec<HelperRow>,
+    /// What could not be read or parsed.
+    pub unread: Vec<UnreadRow>,
 }
 
 /// What one QEMU means for the shares, as the text shows it.
@@ -184,6 +195,9 @@ pub struct Summary {
     pub resolved: u64,
     /// Those that `migrate config` can rewrite.
     pub rewritable: u64,
+    /// Those of these whose exported directory is known.
+    #[serde(skip)]
+    pub ready: u64,
     /// Invocations of the helper.
     pub helpers: u64,
     /// Findings of each severity.
@@ -191,16 +205,36 @@ pub struct Summary {
 }
 
 impl AuditDocument {
-    /// Fills in what follows from the rest: the counts and the schema's version.
-    pub fn finish(&mut self) {
-        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-        self.schema = SCHEMA;
-        self.summary.unread = count(self.unread.len());
-        self.summary.shares = count(self.shares.len());
-        self.summary.resolved = count(self.shares.iter().filter(|share| share.resolved).count());
-        self.summary.rewritable = count(self.shares.iter().filter(|share| share.rewritable).count());
-        self.summary.helpers = count(self.helpers.len());
-        self.summary.findings = Counts::of(&self.findings);
+    /// A document of which nothing is known yet.
+    pub fn new() -> Self {
+        Self { schema: SCHEMA, ..Self::default() }
+    }
+
+    /// Adds a share.
+    pub fn add_share(&mut self, row: &ShareRow) {
+        self.summary.shares += 1;
+        self.summary.resolved += u64::from(row.resolved);
+        self.summary.rewritable += u64::from(row.rewritable);
+        self.summary.ready += u64::from(row.rewritable && row.resolved);
+        self.shares.push(row);
+    }
+
+    /// Adds an invocation of the helper.
+    pub fn add_helper(&mut self, row: &HelperRow) {
+        self.summary.helpers += 1;
+        self.helpers.push(row);
+    }
+
+    /// Adds a finding.
+    pub fn add_finding(&mut self, row: &FindingRow) {
+        self.summary.findings.add(row.severity);
+        self.findings.push(row);
+    }
+
+    /// Adds something that could not be read.
+    pub fn add_unread(&mut self, row: &UnreadRow) {
+        self.summary.unread += 1;
+        self.unread.push(row);
     }
 
     /// Writes it in a format.
@@ -208,7 +242,7 @@ impl AuditDocument {
         match format {
             AuditFormat::Text => write(self, Format::Text, out),
             AuditFormat::Json => write(self, Format::Json, out),
-            AuditFormat::Yaml => write(self, Format::Yaml, out),
+            AuditFormat::Yaml => self.yaml(out),
             AuditFormat::Sarif => sarif::write(self, out),
             AuditFormat::Junit => junit::write(self, out),
             AuditFormat::Prometheus => prometheus::write(self, out),
@@ -231,12 +265,14 @@ impl Text for AuditDocument {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         // A document that was read from JSON has no blocks: its findings are shown one by one.
         let is_shown =
-            |row: &&FindingRow| self.advisories.is_empty() || ADVISORIES.iter().all(|kind| kind.id != row.id);
-        let mut shown: Vec<_> = self.findings.iter().filter(is_shown).collect();
-        // Stable: equals stay in the order found.
-        shown.sort_by_key(|row| Reverse(row.severity));
-        for row in shown {
-            write_finding(row, out)?;
+            |row: &FindingRow| self.advisories.is_empty() || ADVISORIES.iter().all(|kind| kind.id != row.id);
+        for severity in [Severity::Error, Severity::Warning, Severity::Info] {
+            for row in self.findings.iter() {
+                let row = row?;
+                if row.severity == severity && is_shown(&row) {
+                    write_finding(&row, out)?;
+                }
+            }
         }
         for block in &self.advisories {
             writeln!(out, "{}:", block.heading)?;
@@ -262,6 +298,28 @@ impl Text for AuditDocument {
 }
 
 impl AuditDocument {
+    /// Writes it as YAML, a row after the other.
+    fn yaml(&self, out: &mut dyn Write) -> io::Result<()> {
+        let without_rows = Self {
+            schema: self.schema,
+            origin: self.origin.clone(),
+            target_qemu: self.target_qemu.clone(),
+            installed_qemu: self.installed_qemu.clone(),
+            looked_in: self.looked_in.clone(),
+            followed: self.followed.clone(),
+            left_out: self.left_out.clone(),
+            summary: self.summary,
+            ..Self::default()
+        };
+        yaml::write_with_lists(&without_rows, out, &mut |list, out| match list {
+            "shares" => yaml::write_list(list, self.shares.iter(), out),
+            "helpers" => yaml::write_list(list, self.helpers.iter(), out),
+            "findings" => yaml::write_list(list, self.findings.iter(), out),
+            "unread" => yaml::write_list(list, self.unread.iter(), out),
+            _ => Ok(false),
+        })
+    }
+
     /// Where the audit looked: only that is clean where nothing was found.
     fn places(&self, out: &mut dyn Write) -> io::Result<()> {
         if !self.looked_in.is_empty() {
@@ -293,8 +351,18 @@ fn count_of(n: usize, what: &str) -> String {
 
 impl Text for Summary {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Self { looked_at, skipped, unread, processes, shares, resolved, rewritable, helpers, findings } =
-            self;
+        let Self {
+            looked_at,
+            skipped,
+            unread,
+            processes,
+            shares,
+            resolved,
+            rewritable,
+            ready: _,
+            helpers,
+            findings,
+        } = self;
         writeln!(
             out,
             "{shares} proxy share{} ({resolved} with a known export, {rewritable} rewritable), {helpers} helper{}",
@@ -327,42 +395,41 @@ mod tests {
     use super::*;
 
     fn document() -> AuditDocument {
-        let mut document = AuditDocument {
-            target_qemu: Some("9.2".to_owned()),
-            shares: vec![ShareRow {
-                file: Some("/srv/a.sh".to_owned()),
-                line: Some(3),
-                kind: "shell".to_owned(),
-                ..ShareRow::default()
-            }],
-            unread: vec![UnreadRow { file: None, reason: "line 1: not closed".to_owned() }],
-            ..AuditDocument::default()
-        };
-        document.finish();
+        let mut document = AuditDocument { target_qemu: Some("9.2".to_owned()), ..AuditDocument::new() };
+        document.add_share(&ShareRow {
+            file: Some("/srv/a.sh".to_owned()),
+            line: Some(3),
+            kind: "shell".to_owned(),
+            ..ShareRow::default()
+        });
+        document.add_unread(&UnreadRow { file: None, reason: "line 1: not closed".to_owned() });
         document
     }
 
     #[test]
     fn json_and_yaml_hold_the_same() {
         let document = document();
-        for format in [Format::Json, Format::Yaml] {
+        let [json, yaml] = [AuditFormat::Json, AuditFormat::Yaml].map(|format| {
             let mut out = Vec::new();
-            write(&document, format, &mut out).unwrap();
-            let back: AuditDocument = match format {
-                Format::Json => serde_json::from_slice(&out).unwrap(),
-                _ => crate::yaml::from_slice(&out).unwrap(),
-            };
-            assert_eq!(back, document);
-        }
+            document.write(format, &mut out).unwrap();
+            out
+        });
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(json["shares"][0]["file"], "/srv/a.sh");
+        assert_eq!(json["summary"]["unread"], 1);
+        assert_eq!(crate::yaml::from_slice::<serde_json::Value>(&yaml).unwrap(), json);
+        let mut whole = Vec::new();
+        write(&document, Format::Yaml, &mut whole).unwrap();
+        assert_eq!(String::from_utf8(yaml).unwrap(), String::from_utf8(whole).unwrap());
     }
 
     #[test]
     fn unread_is_not_clean() {
         let mut document = document();
         assert_eq!(document.outcome(), Outcome::Findings);
-        document.shares.clear();
+        document.shares = Rows::default();
         assert_eq!(document.outcome(), Outcome::Unread);
-        document.unread.clear();
+        document.unread = Rows::default();
         assert_eq!(document.outcome(), Outcome::Clean);
     }
 

@@ -1,5 +1,6 @@
 //! Counts in Prometheus' text format, for node_exporter's textfile collector.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use super::audit::AuditDocument;
@@ -39,14 +40,11 @@ pub fn severity(severity: Severity) -> &'static str {
 /// Writes an audit's counts.
 pub fn write(document: &AuditDocument, out: &mut dyn Write) -> io::Result<()> {
     let plain = |value: u64| vec![(Vec::new(), value)];
-    let shares = |wanted: fn(bool, bool) -> bool| {
-        let matching = document.shares.iter().filter(|share| wanted(share.rewritable, share.resolved));
-        u64::try_from(matching.count()).unwrap_or(u64::MAX)
-    };
+    let all = &document.summary;
     let by_status = [
-        ("ready", shares(|rewritable, resolved| rewritable && resolved)),
-        ("export-unknown", shares(|rewritable, resolved| rewritable && !resolved)),
-        ("by-hand", shares(|rewritable, _| !rewritable)),
+        ("ready", all.ready),
+        ("export-unknown", all.rewritable - all.ready),
+        ("by-hand", all.shares - all.rewritable),
     ]
     .map(|(status, count)| (vec![("status", status)], count));
     gauge("virtfs_proxy_shares", "Shares over QEMU's proxy backend.", &by_status, out)?;
@@ -58,18 +56,14 @@ pub fn write(document: &AuditDocument, out: &mut dyn Write) -> io::Result<()> {
         &plain(document.summary.looked_at),
         out,
     )?;
-    let mut findings: Vec<(&str, Severity, u64)> = Vec::new();
-    for finding in &document.findings {
-        let known = findings.iter_mut().find(|one| one.0 == finding.id && one.1 == finding.severity);
-        match known {
-            Some(one) => one.2 += 1,
-            None => findings.push((&finding.id, finding.severity, 1)),
-        }
+    let mut findings: BTreeMap<(String, Severity), u64> = BTreeMap::new();
+    for finding in document.findings.iter() {
+        let finding = finding?;
+        *findings.entry((finding.id, finding.severity)).or_default() += 1;
     }
-    findings.sort_unstable();
     let samples: Vec<_> = findings
         .iter()
-        .map(|(id, how, count)| (vec![("id", *id), ("severity", severity(*how))], *count))
+        .map(|((id, how), count)| (vec![("id", id.as_str()), ("severity", severity(*how))], *count))
         .collect();
     gauge("virtfs_proxy_findings", "Findings of the audit.", &samples, out)?;
     let programs: Vec<_> = document

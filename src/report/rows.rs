@@ -57,14 +57,17 @@ impl Counts {
     /// Counts `findings`.
     pub fn of<'a>(findings: impl IntoIterator<Item = &'a FindingRow>) -> Self {
         let mut counts = Self::default();
-        for finding in findings {
-            match finding.severity {
-                Severity::Error => counts.errors += 1,
-                Severity::Warning => counts.warnings += 1,
-                Severity::Info => counts.infos += 1,
-            }
-        }
+        findings.into_iter().for_each(|finding| counts.add(finding.severity));
         counts
+    }
+
+    /// Counts one more.
+    pub fn add(&mut self, severity: Severity) {
+        match severity {
+            Severity::Error => self.errors += 1,
+            Severity::Warning => self.warnings += 1,
+            Severity::Info => self.infos += 1,
+        }
     }
 
     /// How a verb ends whose findings alone decide: anything above info asks for the admin.

@@ -1,44 +1,90 @@
 //! An audit as SARIF 2.1.0, the format of code scanning.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
+use serde::Serialize;
+use serde::ser::{Error as _, SerializeSeq as _, Serializer};
 use serde_json::{Value, json};
 
 use super::audit::AuditDocument;
 use super::finding::{KINDS, Severity};
 use super::rows::FindingRow;
+use super::spool::Rows;
 use crate::text::unescape;
 
 /// Writes it. A file is named by its absolute URI; a finding of standard input or of the host itself has no file.
 pub fn write(document: &AuditDocument, out: &mut dyn Write) -> io::Result<()> {
-    let mut ids: Vec<&str> = document.findings.iter().map(|finding| finding.id.as_str()).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    let results: Vec<_> = document.findings.iter().map(|finding| result(finding, &ids)).collect();
+    let mut ids = BTreeSet::new();
+    for finding in document.findings.iter() {
+        ids.insert(finding?.id);
+    }
+    let ids: Vec<String> = ids.into_iter().collect();
     let mut invocation = json!({"executionSuccessful": true, "exitCode": document.outcome().code()});
     for (key, value) in [("startTimeUtc", &document.origin.time), ("machine", &document.origin.host_name)] {
         if let Some(value) = value {
             invocation[key] = json!(value);
         }
     }
-    let log = json!({
-        "$schema": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",
-        "version": "2.1.0",
-        "runs": [{
-            "tool": {"driver": {
-                "name": env!("CARGO_PKG_NAME"),
-                "semanticVersion": env!("CARGO_PKG_VERSION"),
-                "rules": ids.iter().map(|id| rule(id)).collect::<Vec<_>>(),
-            }},
-            "invocations": [invocation],
-            "columnKind": "utf16CodeUnits",
-            "results": results,
-            "properties": {"targetQemu": document.target_qemu, "kernel": document.origin.kernel, "summary": document.summary},
-        }],
-    });
+    let run = Run {
+        column_kind: "utf16CodeUnits",
+        invocations: json!([invocation]),
+        properties: json!({
+            "targetQemu": document.target_qemu,
+            "kernel": document.origin.kernel,
+            "summary": document.summary,
+        }),
+        results: Results { findings: &document.findings, ids: &ids },
+        tool: json!({"driver": {
+            "name": env!("CARGO_PKG_NAME"),
+            "semanticVersion": env!("CARGO_PKG_VERSION"),
+            "rules": ids.iter().map(|id| rule(id)).collect::<Vec<_>>(),
+        }}),
+    };
+    let log = Log {
+        schema: "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",
+        runs: [run],
+        version: "2.1.0",
+    };
     serde_json::to_writer_pretty(&mut *out, &log)?;
     out.write_all(b"\n")
+}
+
+/// The whole of it.
+#[derive(Serialize)]
+struct Log<'a> {
+    #[serde(rename = "$schema")]
+    schema: &'a str,
+    runs: [Run<'a>; 1],
+    version: &'a str,
+}
+
+/// One audit.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Run<'a> {
+    column_kind: &'a str,
+    invocations: Value,
+    properties: Value,
+    results: Results<'a>,
+    tool: Value,
+}
+
+/// The findings, made one after the other: together they would take much more memory than they do as rows.
+struct Results<'a> {
+    findings: &'a Rows<FindingRow>,
+    ids: &'a [String],
+}
+
+impl Serialize for Results<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(Some(self.findings.len()))?;
+        for finding in self.findings.iter() {
+            list.serialize_element(&result(&finding.map_err(S::Error::custom)?, self.ids))?;
+        }
+        list.end()
+    }
 }
 
 fn rule(id: &str) -> Value {
@@ -52,10 +98,10 @@ fn rule(id: &str) -> Value {
     })
 }
 
-fn result(finding: &FindingRow, ids: &[&str]) -> Value {
+fn result(finding: &FindingRow, ids: &[String]) -> Value {
     let mut result = json!({
         "ruleId": finding.id,
-        "ruleIndex": ids.binary_search(&finding.id.as_str()).unwrap_or_default(),
+        "ruleIndex": ids.binary_search(&finding.id).unwrap_or_default(),
         "level": level(finding.severity),
         "message": {"text": format!("{}. {}", finding.message, finding.remedy)},
         "partialFingerprints": {"finding/v1": fingerprint(finding)},

@@ -23,6 +23,44 @@ pub fn write<D: Serialize>(document: &D, out: &mut dyn Write) -> io::Result<()> 
     }
 }
 
+/// Writes the list of a document that has the name, behind that name, and says whether there is one with something in it.
+type List<'a> = &'a mut dyn FnMut(&str, &mut dyn Write) -> io::Result<bool>;
+
+/// Writes `document`, in which some lists are empty: those that `list` writes stand in their places.
+pub fn write_with_lists<D: Serialize>(document: &D, out: &mut dyn Write, list: List) -> io::Result<()> {
+    let Value::Mapping(pairs) = crate::yaml::to_value(document).map_err(io::Error::other)? else {
+        return write(document, out);
+    };
+    for (key, value) in pairs {
+        if value.as_sequence().is_some_and(Vec::is_empty)
+            && let Some(name) = key.as_str()
+            && list(name, out)?
+        {
+            continue;
+        }
+        let pair = std::iter::once((key, value)).collect();
+        node(&Value::Mapping(pair), 0, out)?;
+    }
+    Ok(())
+}
+
+/// Writes the rows of the list `name` of a document. `false`: there is none.
+pub fn write_list<D: Serialize>(
+    name: &str,
+    rows: impl Iterator<Item = io::Result<D>>,
+    out: &mut dyn Write,
+) -> io::Result<bool> {
+    let mut is_first = true;
+    for row in rows {
+        if std::mem::take(&mut is_first) {
+            writeln!(out, "{}:", flat(&Value::String(name.to_owned())))?;
+        }
+        let row = crate::yaml::to_value(row?).map_err(io::Error::other)?;
+        node(&Value::Sequence(vec![row]), 0, out)?;
+    }
+    Ok(!is_first)
+}
+
 /// A block at an indentation; its first line is indented already.
 fn node(value: &Value, indent: usize, out: &mut dyn Write) -> io::Result<()> {
     match value {

@@ -20,6 +20,12 @@ const WIDE_OPTIONS: &[u8] = b"p\0r\0o\0x\0y\0,";
 /// What stands beside the word in every share and in every helper's command line.
 const MARKS: &[&[u8]] = &[b"fsdev", b"virtfs", b"fsdriver", b"fs_driver"];
 
+/// What all marks hold: one search for it takes a quarter of the time that one for each of them takes.
+const CORE: &[u8] = b"fs";
+
+/// What comes before the core and behind it in each mark.
+const AROUND: &[(&[u8], &[u8])] = &[(b"", b"dev"), (b"virt", b""), (b"", b"driver"), (b"", b"_driver")];
+
 /// The helper's name.
 const HELPER: &[u8] = b"virtfs-proxy-helper";
 
@@ -50,7 +56,7 @@ impl Mentions {
             self.option |= has_option(piece) || has_marked_word(piece);
             self.helper |= memmem::find(piece, HELPER).is_some();
         }
-        self.mark = self.mark || finders.marks.iter().any(|mark| mark.find(piece).is_some());
+        self.mark = self.mark || has_mark(piece, finders);
     }
 
     /// Looks at a file's beginning for what only some formats have: other encodings, and entities of libvirt's XML.
@@ -88,16 +94,22 @@ impl Mentions {
 #[derive(Debug)]
 pub struct Finders {
     word: memmem::Finder<'static>,
-    marks: Vec<memmem::Finder<'static>>,
+    core: memmem::Finder<'static>,
 }
 
 impl Default for Finders {
     fn default() -> Self {
-        Self {
-            word: memmem::Finder::new(WORD),
-            marks: MARKS.iter().map(|mark| memmem::Finder::new(*mark)).collect(),
-        }
+        Self { word: memmem::Finder::new(WORD), core: memmem::Finder::new(CORE) }
     }
+}
+
+/// Whether a mark stands in `piece`.
+fn has_mark(piece: &[u8], finders: &Finders) -> bool {
+    finders.core.find_iter(piece).any(|at| {
+        let (before, rest) = piece.split_at_checked(at).unwrap_or_default();
+        let after = rest.get(CORE.len()..).unwrap_or_default();
+        AROUND.iter().any(|(start, end)| before.ends_with(start) && after.starts_with(end))
+    })
 }
 
 /// Whether `bytes`, all of a file, can hold a share or a helper: they say the word and what stands beside it, or they
@@ -284,6 +296,20 @@ mod tests {
         let wide = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
         assert!(can_hold(&wide("\u{feff}<domain>proxy</domain>")));
         assert!(!can_hold(&wide("\u{feff}<domain>local</domain>")));
+    }
+
+    #[test]
+    fn every_mark_is_found_by_its_core() {
+        let finders = Finders::default();
+        for mark in MARKS {
+            for (before, after) in [("", ""), ("offset ", " fs"), ("fs", "fs")] {
+                let text = [before.as_bytes(), mark, after.as_bytes()].concat();
+                assert!(has_mark(&text, &finders), "{}", text.escape_ascii());
+            }
+        }
+        for text in ["", "fs", "f", "offset", "fsde", "virt fs", "vfs_drive", "s_driver"] {
+            assert!(!has_mark(text.as_bytes(), &finders), "{text}");
+        }
     }
 
     #[test]

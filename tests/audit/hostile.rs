@@ -15,20 +15,75 @@ use crate::run::{audit, domain, write};
 /// What an audit may take at most, in KiB: files are read up to 16 MiB, by as many readers as there are processors.
 const MOST_MEMORY: u64 = 512 << 10;
 
+/// What an audit may take for whatever it finds in short files, in KiB, beside what it takes for an empty folder.
+const MOST_FOR_SHARES: u64 = 12 << 10;
+
 /// What the audit of a folder says, within [`MOST_MEMORY`].
 #[track_caller]
 fn audited_in_bounds(folder: &Path) -> serde_json::Value {
+    let output = audited_within(MOST_MEMORY, "json", folder);
+    serde_json::from_slice(&output).unwrap()
+}
+
+/// What the audit of a folder prints, within so many KiB.
+#[track_caller]
+fn audited_within(most: u64, format: &str, folder: &Path) -> Vec<u8> {
+    let (printed, peak) = measured(format, folder);
+    assert!(peak < most, "{format}: {peak} KiB are more than {most}");
+    printed
+}
+
+/// What the audit of a folder prints, and its peak memory in KiB.
+#[track_caller]
+fn measured(format: &str, folder: &Path) -> (Vec<u8>, u64) {
     let output = Command::new("/usr/bin/time")
         .args(["-f", "%M"])
         .arg(ours())
-        .args(["migrate", "audit", "--format=json"])
+        .args(["migrate", "audit", "--format", format])
         .arg(folder)
         .output()
         .expect("/usr/bin/time (Debian's package time) measures the memory");
     let errors = String::from_utf8_lossy(&output.stderr);
-    let peak: u64 = errors.lines().last().and_then(|line| line.trim().parse().ok()).expect(&errors);
-    assert!(peak < MOST_MEMORY, "{peak} KiB");
-    serde_json::from_slice(&output.stdout).expect(&errors)
+    let peak = errors.lines().last().and_then(|line| line.trim().parse().ok()).expect(&errors);
+    (output.stdout, peak)
+}
+
+#[test]
+fn memory_does_not_grow_with_what_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, base) = measured("json", dir.path());
+    // Each share's export is in four rows and a helper.
+    let long = "x".repeat(500);
+    let shares = 10;
+    let write_files = |folder: &str, files: usize| {
+        for file in 0..files {
+            let lines = (0..shares).map(|n| {
+                format!(
+                    "qemu -virtfs proxy,id=f{n},mount_tag=t{n},socket=/run/{file}-{n}\n\
+                     virtfs-proxy-helper -p /srv/{long} -s /run/{file}-{n}\n"
+                )
+            });
+            let text = format!("#!/bin/sh\n{}", lines.collect::<String>());
+            write(&dir.path().join(folder).join(format!("{file}.sh")), text);
+        }
+    };
+    // SARIF takes more for each finding.
+    for (format, folder, files) in [("json", "some", 50), ("sarif", "many", 50)] {
+        write_files(folder, files);
+        let printed = audited_within(base + MOST_FOR_SHARES, format, &dir.path().join(folder));
+        let document: serde_json::Value = serde_json::from_slice(&printed).unwrap();
+        let (findings, id) = match format {
+            "sarif" => (&document["runs"][0]["results"], "ruleId"),
+            _ => (&document["findings"], "id"),
+        };
+        let of_shares = findings.as_array().unwrap().iter().filter(|finding| finding[id] == "proxy-share");
+        assert_eq!(of_shares.count(), files * shares, "{format}");
+        if format == "json" {
+            for count in ["shares", "resolved", "helpers"] {
+                assert_eq!(document["summary"][count], files * shares, "{count}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The audited host's files: this machine's, or those below `--root`. Links never lead out of it, nothing that is
 //! opened blocks, and reads are bounded.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -8,9 +9,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::share::bounds::cut;
 use crate::sources::{Beside, Unreadable};
 use anyhow::Context;
-use nix::dir::{Dir, Type};
+use nix::dir::{Dir, OwningIter, Type};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::Mode;
@@ -21,6 +23,12 @@ pub const MAX_FILE: u64 = 16 << 20;
 
 /// How much of a longer file is read, to tell what it is.
 const BEGINNING: u64 = 1 << 20;
+
+/// How many entries of a folder are kept in memory at once.
+pub const MOST_ENTRIES: usize = 4096;
+
+/// How many entries of a folder are looked at that is listed as a whole: one of units, or of programs.
+const MOST_LISTED: usize = 16 * MOST_ENTRIES;
 
 /// How often a look-up is tried again that renames elsewhere disturbed.
 const RETRIES: usize = 16;
@@ -57,7 +65,7 @@ pub struct Host {
 }
 
 /// What a path is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// A regular file.
     File,
@@ -181,42 +189,36 @@ impl Host {
         }
     }
 
-    /// A folder's entries, by name. `Ok(None)`: the kernel shows itself there.
-    pub fn list(&self, path: &Path) -> io::Result<Option<Vec<Entry>>> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
-        let fd = self.open_how(path, flags)?;
+    /// Opens a folder's listing. `Ok(None)`: the kernel shows itself there.
+    pub fn listing(&self, path: &Path) -> io::Result<Option<Listing>> {
+        let fd = self.open_how(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK)?;
         if is_pseudo(fd.as_fd()) {
             return Ok(None);
         }
-        Self::entries(fd, path).map(Some)
+        Listing::new(fd).map(Some)
+    }
+
+    /// A folder's entries, by name; of one with more than [`MOST_LISTED`], those that the file system lists first. `Ok(None)`:
+    /// the kernel shows itself there.
+    pub fn list(&self, path: &Path) -> io::Result<Option<Vec<Entry>>> {
+        let Some(mut listing) = self.listing(path)? else { return Ok(None) };
+        let mut names = listing.next()?;
+        while names.len() < MOST_LISTED && !listing.is_at_end() {
+            names.extend(listing.next()?);
+            names.sort();
+        }
+        Ok(Some(entries(path, names)))
     }
 
     /// The entries of a folder in which the kernel shows itself.
     pub fn list_proc(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
-        let entries = Self::entries(self.open_how(path, flags)?, path)?;
-        Ok(entries.into_iter().map(|(path, _)| path).collect())
-    }
-
-    fn entries(fd: OwnedFd, path: &Path) -> io::Result<Vec<Entry>> {
-        let mut dir = Dir::from_fd(fd)?;
-        let mut entries = Vec::new();
-        for entry in dir.iter() {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." {
-                continue;
-            }
-            let kind = entry.file_type().map(|kind| match kind {
-                Type::File => Kind::File,
-                Type::Directory => Kind::Folder,
-                Type::Symlink => Kind::Link,
-                _ => Kind::Special,
-            });
-            entries.push((path.join(crate::sources::path_of(name)), kind));
+        let mut listing = Listing::new(self.open_how(path, flags)?)?;
+        let mut paths = Vec::new();
+        while !listing.is_at_end() {
+            paths.extend(entries(path, listing.next()?).into_iter().map(|(path, _)| path));
         }
-        entries.sort_by(|(one, _), (other, _)| one.cmp(other));
-        Ok(entries)
+        Ok(paths)
     }
 
     /// Where `path` really is on the host, links followed.
@@ -272,6 +274,55 @@ impl Host {
     }
 }
 
+/// An open folder, whose entries are read a number at a time: it may have any number of them.
+#[derive(Debug)]
+pub struct Listing {
+    entries: OwningIter,
+    ended: bool,
+}
+
+impl Listing {
+    fn new(folder: OwnedFd) -> io::Result<Self> {
+        Ok(Self { entries: Dir::from_fd(folder)?.into_iter(), ended: false })
+    }
+
+    /// Whether all entries were read.
+    pub fn is_at_end(&self) -> bool {
+        self.ended
+    }
+
+    /// The next entries, at most [`MOST_ENTRIES`], by name; none at the end.
+    pub fn next(&mut self) -> io::Result<Vec<(OsString, Option<Kind>)>> {
+        let mut names = Vec::new();
+        while !self.ended {
+            let Some(entry) = self.entries.next().transpose()? else {
+                self.ended = true;
+                break;
+            };
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let kind = entry.file_type().map(|kind| match kind {
+                Type::File => Kind::File,
+                Type::Directory => Kind::Folder,
+                Type::Symlink => Kind::Link,
+                _ => Kind::Special,
+            });
+            names.push((OsStr::from_bytes(name).to_owned(), kind));
+            if names.len() == MOST_ENTRIES {
+                break;
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+}
+
+fn entries(folder: &Path, names: Vec<(OsString, Option<Kind>)>) -> Vec<Entry> {
+    names.into_iter().map(|(name, kind)| (folder.join(name), kind)).collect()
+}
+
 impl Beside for Host {
     fn file(&self, path: &Path) -> Result<Option<Vec<u8>>, Unreadable> {
         match self.read(path, false) {
@@ -284,6 +335,9 @@ impl Beside for Host {
 
     fn files(&self, folder: &Path) -> Vec<PathBuf> {
         let entries = self.list(folder).ok().flatten().unwrap_or_default();
+        if entries.len() >= MOST_LISTED {
+            cut("a folder that belongs to it has too many entries, and was not read to its end");
+        }
         entries.into_iter().map(|(path, _)| path).collect()
     }
 }

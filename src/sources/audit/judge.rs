@@ -48,7 +48,7 @@ impl Judge {
         let mut document = AuditDocument {
             target_qemu: self.target.as_ref().map(|version| version.text.clone()),
             installed_qemu: self.installed.iter().map(row_of_qemu).collect(),
-            ..AuditDocument::default()
+            ..AuditDocument::new()
         };
         document.summary.looked_at = scan.looked_at + processes.looked_at;
         document.summary.processes = processes.looked_at;
@@ -64,9 +64,11 @@ impl Judge {
                 let mut row = self.share(&mut document, file.kind, &share, &joined, &about);
                 uses::fill(&mut row, &about);
                 note_others(&mut row, &share, &file.reading.findings);
-                document.shares.push(row);
+                document.add_share(&row);
             }
-            document.findings.extend(file.reading.findings.iter().map(FindingRow::from));
+            for finding in &file.reading.findings {
+                document.add_finding(&FindingRow::from(finding));
+            }
         }
         let live = Refusal::at(None, "a running process can't be rewritten", "rewrite what starts it");
         let live = About { refusal: Some(live), ..About::default() };
@@ -74,9 +76,11 @@ impl Judge {
             let joined = join(&mut share, &helpers, &listeners);
             let mut row = self.share(&mut document, PROCESS, &share, &joined, &live);
             note_others(&mut row, &share, &processes.findings);
-            document.shares.push(row);
+            document.add_share(&row);
         }
-        document.findings.extend(processes.findings.iter().map(FindingRow::from));
+        for finding in &processes.findings {
+            document.add_finding(&FindingRow::from(finding));
+        }
         for helper in &helpers {
             self.helper(&mut document, helper);
         }
@@ -88,10 +92,11 @@ impl Judge {
         }
         if !document.shares.is_empty() || !document.helpers.is_empty() {
             let as_root = self.as_root.as_deref();
-            document.findings.extend(advise::findings(self.target.as_ref(), &self.installed, as_root));
+            for row in &advise::findings(self.target.as_ref(), &self.installed, as_root) {
+                document.add_finding(row);
+            }
             document.advisories = advise::blocks(self.target.as_ref(), &self.installed, as_root);
         }
-        document.finish();
         document
     }
 
@@ -180,7 +185,7 @@ impl Judge {
             if index > 0 && !row.notes.contains(&finding.id) {
                 row.notes.push(finding.id.clone());
             }
-            document.findings.push(finding);
+            document.add_finding(&finding);
         }
         if generated {
             row.notes.push(finding::GENERATED_FILE.id.to_owned());
@@ -224,8 +229,8 @@ impl Judge {
             format!("virtfs-proxy-helper {verb} {export} {way} to the proxy backend, {}", self.verdict());
         let mut row = row_of(&finding::PROXY_HELPER, &helper.place, message, None);
         row.severity = self.severity();
-        document.findings.push(row);
-        document.helpers.push(row_of_helper(helper));
+        document.add_finding(&row);
+        document.add_helper(&row_of_helper(helper));
     }
 
     /// What the installed programs mean for the shares.
@@ -241,7 +246,7 @@ impl Judge {
                 "guests with a proxy share do not start with it: move their shares"
                     .clone_into(&mut row.remedy);
             }
-            document.findings.push(row);
+            document.add_finding(&row);
         }
     }
 }
@@ -278,9 +283,9 @@ fn note_others(row: &mut ShareRow, share: &Share, findings: &[Finding]) {
 
 fn unread(document: &mut AuditDocument, file: Option<PathBuf>, line: Option<u64>, reason: &str) {
     let place = Place { file, line, ..Place::default() };
-    document.findings.push(row_of(&finding::UNREAD, &place, format!("not read: {reason}"), None));
+    document.add_finding(&row_of(&finding::UNREAD, &place, format!("not read: {reason}"), None));
     let reason = line.map_or_else(|| reason.to_owned(), |line| format!("line {line}: {reason}"));
-    document.unread.push(UnreadRow { file: place.file.as_deref().map(path), reason });
+    document.add_unread(&UnreadRow { file: place.file.as_deref().map(path), reason });
 }
 
 fn about_note(share: &Share, note: &Note) -> FindingRow {

@@ -58,6 +58,9 @@ fn long(scan: &mut Scan, host: &Host, path: &Path, start: &[u8]) {
     if let Packed::Unread(reason) = unpack::unpack(start) {
         return scan.not_read(Some(path), reason);
     }
+    if let Some(reason) = unpack::long_archive(start) {
+        return scan.not_read(Some(path), reason);
+    }
     match super::sift::Sieve::default().sift_all(host, path) {
         Ok(true) => scan.not_read(
             Some(path),
