@@ -18,7 +18,7 @@ use crate::stage::{MODELS, Stage, ended, success};
 const QEMU: (u32, u32) = (64055, 64056);
 
 /// How many calls of a run are tried.
-const POINTS: usize = 12;
+const POINTS: usize = 5;
 
 fn adopt(stage: &Stage) -> Command {
     let mut command = stage.command("convert");
