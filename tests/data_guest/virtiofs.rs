@@ -103,7 +103,7 @@ fn a_guest_sees_no_difference_over_virtiofs() {
         .script(format!(
             "mkdir /mnt/x /mnt/y && mount -t virtiofs x /mnt/x && mount -t virtiofs y /mnt/y || exit 1\n\
              if touch /mnt/y/new; then echo 'the read-only share was written' >&2; exit 1; fi\n\
-             touch /mnt/x/new && rm /mnt/x/new || exit 1\n{list}"
+             {list}touch /mnt/x/new && rm /mnt/x/new || exit 1\n"
         ))
         .run()
         .success();

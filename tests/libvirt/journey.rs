@@ -282,7 +282,7 @@ fn follow(section: &str, block: &Block, machine: &Machine, libvirt: &Instance) {
 fn the_pages_links_lead_somewhere() {
     let anchors: Vec<String> = PAGE
         .lines()
-        .filter_map(|line| line.strip_prefix("## "))
+        .filter_map(|line| line.strip_prefix("## ").or_else(|| line.strip_prefix("### ")))
         .map(|title| title.to_lowercase().replace(' ', "-").replace([',', ':', '`'], ""))
         .collect();
     for link in PAGE.split("](#").skip(1).filter_map(|rest| rest.split(')').next()) {
