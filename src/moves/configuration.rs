@@ -269,7 +269,7 @@ impl Source {
         config.push(file.clone());
         if self.dump.is_empty() {
             change.run.push(config.join(" "));
-            change.undo.push(format!("mv {file}.orig {file}"));
+            change.undo.push(format!("mv {file}{} {file}", kept_as(&path_of(&self.file))));
             return Ok(());
         }
         let define = |suffix: &str| {
@@ -283,6 +283,17 @@ impl Source {
         change.undo.push(define(".orig"));
         Ok(())
     }
+}
+
+/// What `migrate config --in-place` puts behind a file's name to keep the old one: the first that is free.
+fn kept_as(file: &Path) -> String {
+    let is_free = |end: &String| {
+        let mut name = file.as_os_str().to_owned();
+        name.push(end);
+        fs::symlink_metadata(name).is_err()
+    };
+    let ends = (2..=9999).map(|number| format!(".orig.{number}"));
+    std::iter::once(".orig".to_owned()).chain(ends).find(is_free).unwrap_or_else(|| ".orig".to_owned())
 }
 
 /// A word that [`shell`] quoted, as a program gets it.

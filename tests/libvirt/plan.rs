@@ -48,6 +48,8 @@ fn the_steps_move_a_script_and_the_way_back_takes_all_back() {
     crate::program::need_root();
     let libvirt = Instance::start();
     let machine = Machine::new(&libvirt);
+    // The copy that an earlier change left is not the one to go back to.
+    fs::write(machine.path("bin/start-vm.orig"), "an older file\n").unwrap();
     let (plan, status) = plan(&machine, &libvirt, "/usr/local/bin/start-vm");
     assert_ready(&plan, status);
     let guest = &plan["moves"][0]["guests"][0];
