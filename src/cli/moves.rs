@@ -1,7 +1,6 @@
 //! `migrate plan`.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -23,7 +22,7 @@ pub struct PlanArgs {
     #[arg(long = "owner", value_name = "[GUEST=]USER[:GROUP]")]
     pub owners: Vec<String>,
     /// What a share exports, where nothing says it, by its mount tag, its fsdev's id or its socket's path. Repeatable
-    #[arg(long = "export", value_name = "TAG_OR_ID=PATH", value_parser = OsStringValueParser::new().try_map(|text| named(&text)))]
+    #[arg(long = "export", value_name = "TAG_OR_ID=PATH", value_parser = OsStringValueParser::new().try_map(|text| super::config::export(&text)))]
     pub exports: Vec<(OsString, PathBuf)>,
     /// The guest may only read a share of which that is not known: by mount tag, id or socket. Repeatable
     #[arg(long, value_name = "TAG_OR_ID")]
@@ -49,15 +48,4 @@ pub struct PlanArgs {
     /// Print the JSON Schema of the document, and do nothing else
     #[arg(long, exclusive = true)]
     pub schema: bool,
-}
-
-/// `NAME=PATH`.
-fn named(text: &OsStr) -> Result<(OsString, PathBuf), String> {
-    let bytes = text.as_bytes();
-    let equals = bytes.iter().position(|&byte| byte == b'=').ok_or("it must be TAG_OR_ID=PATH")?;
-    let (name, path) = (bytes.get(..equals).unwrap_or_default(), bytes.get(equals + 1..).unwrap_or_default());
-    if name.is_empty() || !path.starts_with(b"/") {
-        return Err("it must be TAG_OR_ID=PATH, with a path from the root".into());
-    }
-    Ok((OsString::from_vec(name.to_vec()), PathBuf::from(OsString::from_vec(path.to_vec()))))
 }
