@@ -58,6 +58,8 @@ fn the_playbook_audits_real_hosts_and_loses_none() {
         fs::create_dir(place.join(name)).unwrap();
     }
     fs::write(place.join("web1/start.sh"), START).unwrap();
+    // A host where nothing was looked at is not clean.
+    fs::write(place.join("db1/backup.sh"), "#!/bin/sh\nexec pg_dumpall\n").unwrap();
     fs::write(place.join("hosts.ini"), HOSTS.replace("HERE", place.to_str().unwrap())).unwrap();
 
     // Checking first: nothing is written, here or there.
@@ -72,7 +74,8 @@ fn the_playbook_audits_real_hosts_and_loses_none() {
     assert_eq!(merged.status.code(), Some(3));
     let merged: Value = serde_json::from_slice(&merged.stdout).unwrap();
     assert_eq!(host(&merged, "web1")["status"], "proxy");
-    assert_eq!(host(&merged, "db1")["status"], "clean");
+    let db1 = fs::read_to_string(place.join("reports/db1.json")).unwrap();
+    assert_eq!(host(&merged, "db1")["status"], "clean", "{db1}");
     let reason = |name: &str| host(&merged, name)["reason"].as_str().unwrap().to_owned();
     assert!(reason("broken").contains("/no/such/python"), "{}", reason("broken"));
     assert!(reason("gone").contains("Failed to connect"), "{}", reason("gone"));
