@@ -109,7 +109,7 @@ pub enum MigrateVerb {
     Manifest(ManifestArgs),
     /// Plan the whole move of this host's guests: every step with its command, the way back, and what is open. Changes nothing.
     #[command(after_long_help = help::PLAN)]
-    Plan(PlanArgs),
+    Plan(Box<PlanArgs>),
     /// Merge the audits of many hosts into one report.
     #[command(after_long_help = help::REPORT)]
     Report(ReportArgs),

@@ -2,13 +2,19 @@
 //!
 //! It asks this program's other verbs, as their own processes, and the managers of guests (virsh, systemctl). It changes nothing.
 
+#[allow(dead_code, reason = "`apply` is what makes a plan again")]
+mod answers;
 mod configuration;
 mod document;
 mod exports;
 mod manager;
+mod managers;
 mod owner;
 mod page;
 mod plan;
+mod qemu;
+#[allow(dead_code, reason = "`apply` is what writes it")]
+mod state;
 mod steps;
 mod tool;
 

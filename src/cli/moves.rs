@@ -39,6 +39,16 @@ pub struct PlanArgs {
     /// A command to run while the guests are shut down, before their files are converted: one that takes a snapshot or a backup
     #[arg(long, value_name = "COMMAND")]
     pub before: Option<String>,
+    /// The shell command that shuts a guest down, where no manager does: for all such guests, or for one. Repeatable
+    #[arg(long, value_name = "[GUEST=]COMMAND")]
+    pub stop: Vec<String>,
+    /// The shell command that starts such a guest. Repeatable
+    #[arg(long, value_name = "[GUEST=]COMMAND")]
+    pub start: Vec<String>,
+    /// The shell command that exits with 0 while such a guest runs and with 1 while it does not [default: looks for its QEMU].
+    /// Repeatable
+    #[arg(long, value_name = "[GUEST=]COMMAND")]
+    pub running: Vec<String>,
     /// How the plan is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub format: Format,

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context as _;
+use sha2::{Digest as _, Sha256};
 
-use super::document::{Manager, Question};
+use super::document::{Command, Manager, Question, Source};
 use super::manager::Managed;
-use super::plan::{is_called, path_of, shell};
+use super::plan::{is_called, path_of};
 use super::tool;
 use crate::cli::PlanArgs;
 use crate::report::audit::ShareRow;
@@ -32,24 +34,19 @@ const AROUND: &[&finding::Kind] = &[
 pub struct Change {
     pub questions: Vec<Question>,
     /// The commands that prepare and make it.
-    pub run: Vec<String>,
+    pub run: Vec<Command>,
     /// The commands that take it back.
-    pub undo: Vec<String>,
+    pub undo: Vec<Command>,
+    /// The documents that change.
+    pub documents: Vec<Source>,
     /// What changes.
     pub diff: String,
 }
 
-/// One document that holds shares: a file, or what a command of the manager's prints.
+/// One document that holds shares, and these.
 #[derive(Debug)]
-struct Source {
-    /// The file that `migrate config` reads, as the steps name it.
-    file: String,
-    /// How people call it.
-    shown: String,
-    /// The command that prints it into `file`; empty for a file that is there.
-    dump: Vec<String>,
-    /// The command that hands `file` back to the manager.
-    define: Vec<String>,
+struct Found {
+    source: Source,
     in_place_args: bool,
     rows: Vec<ShareRow>,
 }
@@ -71,106 +68,93 @@ pub fn change(
         ));
         return Ok(change);
     }
-    let sources = sources(by, rows)?;
-    if sources.is_empty() {
+    let found = sources(by, rows);
+    if found.is_empty() {
         change.questions.push(ask(
             "no file was found that starts QEMU with this share: name the file, or its folder, as PATH"
                 .to_owned(),
         ));
     }
-    for source in &sources {
-        source.plan(by, model, args, &mut change)?;
+    for one in &found {
+        one.plan(by, model, args, &mut change)?;
     }
-    if by.manager == Manager::Systemd && !sources.is_empty() {
-        change.run.push("systemctl daemon-reload".to_owned());
-        change.undo.push("systemctl daemon-reload".to_owned());
+    if by.manager == Manager::Systemd && !change.documents.is_empty() {
+        change.run.push(Command::of(["systemctl", "daemon-reload"]));
+        change.undo.push(Command::of(["systemctl", "daemon-reload"]));
     }
     Ok(change)
 }
 
-fn sources(by: &Managed, rows: &[ShareRow]) -> anyhow::Result<Vec<Source>> {
+fn sources(by: &Managed, rows: &[ShareRow]) -> Vec<Found> {
     let files: BTreeSet<_> = rows.iter().filter_map(|row| row.file.as_deref()).collect();
     let mut sources = Vec::new();
     for file in files.into_iter().filter(|file| !file.starts_with("/proc/")) {
         let own: Vec<_> = rows.iter().filter(|row| row.file.as_deref() == Some(file)).cloned().collect();
         let mut source = match by.manager {
-            Manager::Libvirt => libvirt(&by.name, &path_of(file))?,
-            _ => Source::of_file(file),
+            Manager::Libvirt => libvirt(&by.name, &path_of(file)),
+            _ => Found::of_file(file),
         };
         source.rows = own;
         sources.push(source);
     }
     if by.manager == Manager::Libvirt && sources.is_empty() {
         // A domain that is not stored runs.
-        let mut source = libvirt(&by.name, Path::new("/etc/libvirt/qemu/domain.xml"))?;
+        let mut source = libvirt(&by.name, Path::new("/etc/libvirt/qemu/domain.xml"));
         source.rows = rows.to_vec();
         sources.push(source);
     }
-    Ok(sources)
+    sources
 }
 
 /// libvirt holds its files in memory: each goes out and in by virsh.
-fn libvirt(domain: &str, file: &Path) -> anyhow::Result<Source> {
-    let word = |text: &str| shell(text);
-    let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+fn libvirt(domain: &str, file: &Path) -> Found {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let has = |part: &str| file.components().any(|component| component.as_os_str() == part);
-    let text = file.to_string_lossy().into_owned();
+    let text = crate::report::rows::path(file);
     if !text.starts_with("/etc/libvirt/")
         && !text.starts_with("/var/lib/libvirt/")
         && !text.starts_with("/run/")
     {
-        return Ok(Source::of_file(&crate::report::rows::path(file)));
+        return Found::of_file(&text);
     }
     if file.extension().is_some_and(|extension| extension == "save") {
-        let kept = format!("{domain}.save.xml");
-        return Ok(Source {
-            shown: format!("saved image of {domain}"),
-            dump: owned(&["virsh", "save-image-dumpxml", "--security-info", &word(&text)?]),
-            define: owned(&["virsh", "save-image-define", &word(&text)?]),
-            file: kept,
-            in_place_args: true,
-            rows: Vec::new(),
-        });
+        return Found::of_command(
+            format!("{domain}.save.xml"),
+            format!("saved image of {domain}"),
+            &["virsh", "save-image-dumpxml", "--security-info", &text],
+            &["virsh", "save-image-define", &text],
+        );
     }
-    for (folder, what) in [("snapshot", "snapshot"), ("checkpoint", "checkpoint")] {
-        if has(folder) {
-            return Ok(Source {
-                shown: format!("{what} {stem} of {domain}"),
-                dump: owned(&[
-                    "virsh",
-                    &format!("{what}-dumpxml"),
-                    "--security-info",
-                    &word(domain)?,
-                    &word(&stem)?,
-                ]),
-                define: owned(&["virsh", &format!("{what}-create"), "--redefine", &word(domain)?]),
-                file: format!("{domain}.{what}.{stem}.xml"),
-                in_place_args: true,
-                rows: Vec::new(),
-            });
+    for what in ["snapshot", "checkpoint"] {
+        if has(what) {
+            return Found::of_command(
+                format!("{domain}.{what}.{stem}.xml"),
+                format!("{what} {stem} of {domain}"),
+                &["virsh", &format!("{what}-dumpxml"), "--security-info", domain, &stem],
+                &["virsh", &format!("{what}-create"), "--redefine", domain],
+            );
         }
     }
-    Ok(Source {
-        shown: format!("domain {domain}"),
-        dump: owned(&["virsh", "dumpxml", "--inactive", "--security-info", &word(domain)?]),
-        define: owned(&["virsh", "define"]),
-        file: format!("{domain}.xml"),
-        in_place_args: false,
-        rows: Vec::new(),
-    })
+    let mut found = Found::of_command(
+        format!("{domain}.xml"),
+        format!("domain {domain}"),
+        &["virsh", "dumpxml", "--inactive", "--security-info", domain],
+        &["virsh", "define"],
+    );
+    found.in_place_args = false;
+    found
 }
 
-impl Source {
+impl Found {
     fn of_file(file: &str) -> Self {
-        Self {
-            file: file.to_owned(),
-            shown: file.to_owned(),
-            dump: Vec::new(),
-            define: Vec::new(),
-            in_place_args: false,
-            rows: Vec::new(),
-        }
+        let source = Source { file: file.to_owned(), shown: file.to_owned(), ..Source::default() };
+        Self { source, in_place_args: false, rows: Vec::new() }
+    }
+
+    fn of_command(file: String, shown: String, dump: &[&str], define: &[&str]) -> Self {
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let source = Source { file, shown, dump: owned(dump), define: owned(define), ..Source::default() };
+        Self { source, in_place_args: true, rows: Vec::new() }
     }
 
     /// Asks `migrate config` what changes, and writes down how to do it.
@@ -186,15 +170,29 @@ impl Source {
             return Ok(());
         }
         let options = self.options(model, args);
+        let mut source = self.source.clone();
+        let text = source.read()?;
+        source.sha256 = digest(&text);
+        source.options = options.iter().map(|option| crate::text::escape_os(option).into_owned()).collect();
         let scratch = tempfile::tempdir().context("making a folder for the domain's XML")?;
-        let file = if self.dump.is_empty() { path_of(&self.file) } else { self.dumped(scratch.path())? };
+        let file = if source.dump.is_empty() {
+            path_of(&source.file)
+        } else {
+            // The file is only root's: it may hold passwords.
+            let file = scratch.path().join("document.xml");
+            fs::write(&file, &text).context("writing the XML to a file")?;
+            file
+        };
         let mut words = options.clone();
         words.extend(["--diff".into(), "--".into(), file.clone().into_os_string()]);
         let output = tool::verb("config", words)?;
         if output.status != Some(0) {
-            let reason = renamed(&output.reason(), &file, &self.shown);
-            let text =
-                if reason.starts_with(&self.shown) { reason } else { format!("{}: {reason}", self.shown) };
+            let reason = renamed(&output.reason(), &file, &source.shown);
+            let text = if reason.starts_with(&source.shown) {
+                reason
+            } else {
+                format!("{}: {reason}", source.shown)
+            };
             change.questions.push(Question { about: by.name.clone(), text, option: None });
             return Ok(());
         }
@@ -205,7 +203,7 @@ impl Source {
             for line in around {
                 let text = format!(
                     "{} (if the change above does not do it)",
-                    renamed(line.trim(), &file, &self.shown)
+                    renamed(line.trim(), &file, &source.shown)
                 );
                 change.questions.push(Question { about: by.name.clone(), text, option: None });
             }
@@ -213,8 +211,10 @@ impl Source {
         if output.stdout.is_empty() {
             return Ok(());
         }
-        change.diff += &renamed(&output.text(), &file, &self.shown);
-        self.commands(&options, change)
+        change.diff += &renamed(&output.text(), &file, &source.shown);
+        source.commands(change);
+        change.documents.push(source);
+        Ok(())
     }
 
     /// The options of `migrate config` for this document.
@@ -248,41 +248,51 @@ impl Source {
         words.extend(self.in_place_args.then(|| "--in-place-args".into()));
         words
     }
+}
 
-    /// Lets the manager print it into a folder. The file is only root's: it may hold passwords.
-    fn dumped(&self, folder: &Path) -> anyhow::Result<PathBuf> {
-        let (program, words) = self.dump.split_first().context("a command")?;
-        let words = words.iter().map(|word| unquoted(word));
-        let output = tool::run(program, words)?;
-        anyhow::ensure!(output.status == Some(0), "{}: {}", self.dump.join(" "), output.reason());
-        let file = folder.join("document.xml");
-        fs::write(&file, &output.stdout).context("writing the XML to a file")?;
-        Ok(file)
-    }
-
-    fn commands(&self, options: &[OsString], change: &mut Change) -> anyhow::Result<()> {
-        let file = shell(&self.file)?;
-        let mut config = vec![PROGRAM.to_owned(), "migrate config --in-place".to_owned()];
-        for option in options {
-            config.push(shell(&crate::text::escape_os(option))?);
-        }
-        config.push(file.clone());
-        if self.dump.is_empty() {
-            change.run.push(config.join(" "));
-            change.undo.push(format!("mv {file}{} {file}", kept_as(&path_of(&self.file))));
-            return Ok(());
-        }
-        let define = |suffix: &str| {
-            let mut words = self.define.clone();
-            words.push(format!("{file}{suffix}"));
-            words.join(" ")
+impl Source {
+    /// What it holds now.
+    pub fn read(&self) -> anyhow::Result<Vec<u8>> {
+        let Some((program, words)) = self.dump.split_first() else {
+            return fs::read(path_of(&self.file)).with_context(|| format!("reading {}", self.file));
         };
-        change.run.push(format!("(umask 077; {} > {file})", self.dump.join(" ")));
-        change.run.push(config.join(" "));
-        change.run.push(define(""));
-        change.undo.push(define(".orig"));
-        Ok(())
+        let output = tool::run(program, words.iter().map(|word| path_of(word)))?;
+        anyhow::ensure!(output.status == Some(0), "{}: {}", self.dump.join(" "), output.reason());
+        Ok(output.stdout)
     }
+
+    /// The command that hands the file back to the manager.
+    pub fn definition(&self, file: &str) -> Command {
+        Command::of(self.define.iter().map(String::as_str).chain([file]))
+    }
+
+    fn commands(&self, change: &mut Change) {
+        let mut config = vec![PROGRAM, "migrate", "config", "--in-place"];
+        config.extend(self.options.iter().map(String::as_str));
+        config.push(&self.file);
+        let config = Command::of(config);
+        if self.dump.is_empty() {
+            change.run.push(config);
+            let kept = format!("{}{}", self.file, kept_as(&path_of(&self.file)));
+            change.undo.push(Command::of(["mv", &kept, &self.file]));
+            return;
+        }
+        let output = Some(self.file.clone());
+        change.run.push(Command { output, ..Command::of(&self.dump) });
+        change.run.push(config);
+        change.run.push(self.definition(&self.file));
+        change.undo.push(self.definition(&format!("{}.orig", self.file)));
+    }
+}
+
+/// The SHA-256 of bytes, in hexadecimal digits.
+pub fn digest(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in Sha256::digest(bytes) {
+        // A string takes everything.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 /// What `migrate config --in-place` puts behind a file's name to keep the old one: the first that is free.
@@ -294,13 +304,6 @@ fn kept_as(file: &Path) -> String {
     };
     let ends = (2..=9999).map(|number| format!(".orig.{number}"));
     std::iter::once(".orig".to_owned()).chain(ends).find(is_free).unwrap_or_else(|| ".orig".to_owned())
-}
-
-/// A word that [`shell`] quoted, as a program gets it.
-fn unquoted(word: &str) -> OsString {
-    word.strip_prefix('\'')
-        .and_then(|word| word.strip_suffix('\''))
-        .map_or_else(|| word.into(), |inner| inner.replace(r"'\''", "'").into())
 }
 
 /// Whether a line of `migrate config` is about what keeps QEMU from the export, or needs the helper, after the change.

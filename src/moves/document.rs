@@ -5,9 +5,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::Outcome;
 use crate::report::FindingRow;
+use crate::text::{escape, shell_word, unescape};
+
+/// The version of a plan's fields. It grows when a field goes or changes its meaning.
+pub const SCHEMA: u32 = 2;
 
 /// How the guests of a host leave the proxy backend. Unknown is null; bytes that are not UTF-8 and control characters stand as
-/// `\\xNN`, a backslash is doubled. Commands are for a POSIX shell.
+/// `\\xNN`, a backslash is doubled.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlanDocument {
     /// The version of these fields: grows when a field goes or changes its meaning.
@@ -16,10 +20,22 @@ pub struct PlanDocument {
     pub host: String,
     /// The version of this program.
     pub tool: String,
+    /// The paths and options that it was made with: `migrate apply` makes it again, and compares.
+    #[serde(default)]
+    pub answers: Answers,
     /// What moves; guests that share an export move together.
     pub moves: Vec<Move>,
     /// What could not be read: a guest may be in there.
     pub unread: Vec<String>,
+}
+
+/// The paths and options that a plan was made with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Answers {
+    /// The files and folders, from the root; this machine where there is none.
+    pub paths: Vec<String>,
+    /// Every option but those of the form and the place of the plan, one word each.
+    pub options: Vec<String>,
 }
 
 /// Guests that move together, for they share exports; most often one.
@@ -73,6 +89,15 @@ pub struct Guest {
     pub shares: Vec<Share>,
     /// What changes in its configuration, as a unified diff.
     pub diff: String,
+    /// The shell command that shuts it down, where the admin has to name it.
+    #[serde(default)]
+    pub stop: Option<String>,
+    /// The shell command that starts it.
+    #[serde(default)]
+    pub start: Option<String>,
+    /// The shell command that exits with 0 while it runs, and with 1 while it does not.
+    #[serde(default)]
+    pub running: Option<String>,
 }
 
 /// A share over the proxy backend.
@@ -130,6 +155,9 @@ pub struct Helper {
     pub export: Option<String>,
     /// The socket it listens on.
     pub socket: Option<String>,
+    /// The arguments of the running process, its program first: it is started again by these where no unit does it.
+    #[serde(default)]
+    pub command: Vec<String>,
 }
 
 /// Something that has to be answered or dealt with before the steps are carried out.
@@ -143,15 +171,121 @@ pub struct Question {
     pub option: Option<String>,
 }
 
+/// What a step does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Shuts a guest down.
+    StopGuest,
+    /// Keeps a guest from being started with the host, or at all, until its configuration and its files fit.
+    #[default]
+    Hold,
+    /// Stops a helper, and keeps its unit from being started.
+    StopHelper,
+    /// Runs the command of `--before`.
+    Before,
+    /// Converts an export.
+    Convert,
+    /// Adopts what the host added to a converted export.
+    Adopt,
+    /// Verifies an export.
+    Verify,
+    /// Changes a guest's configuration.
+    Configure,
+    /// Lets a guest be started again.
+    Release,
+    /// Starts a guest, and waits until it is up.
+    StartGuest,
+    /// Runs the command of `--probe` until it succeeds.
+    Probe,
+    /// Disables a helper for good.
+    DisableHelper,
+}
+
 /// One step.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Step {
+    /// What kind of step it is.
+    pub kind: Kind,
+    /// The guest, unit or directory that it is about.
+    pub about: String,
+    /// Where that is, from 0, in the list of guests, helpers or exports.
+    pub index: usize,
     /// What it does.
     pub what: String,
     /// The commands; none where the admin has to do it by hand.
-    pub run: Vec<String>,
+    pub run: Vec<Command>,
     /// The commands that take it back.
-    pub undo: Vec<String>,
+    pub undo: Vec<Command>,
+    /// The documents whose shares change, for a configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub documents: Vec<Source>,
+}
+
+/// A command, as a program gets it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Command {
+    /// The program and its arguments.
+    pub words: Vec<String>,
+    /// The file that takes its standard output, for root's eyes only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// Whether there is no such command, and the words say what the admin has to do.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_hand: bool,
+}
+
+impl Command {
+    /// A command of these words.
+    pub fn of<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> Self {
+        Self { words: words.into_iter().map(|word| word.as_ref().to_owned()).collect(), ..Self::default() }
+    }
+
+    /// A command that the admin wrote, for a shell.
+    pub fn shell(text: &str) -> Self {
+        Self::of(["sh", "-c", &*escape(text.as_bytes())])
+    }
+
+    /// What the admin has to do.
+    pub fn by_hand(text: impl Into<String>) -> Self {
+        Self { words: vec![text.into()], by_hand: true, ..Self::default() }
+    }
+
+    /// As a line for a POSIX shell.
+    pub fn line(&self) -> String {
+        let line = |words: &[String]| words.iter().map(|word| shell(word)).collect::<Vec<_>>().join(" ");
+        match (self.words.as_slice(), &self.output) {
+            ([text], _) if self.by_hand => format!("# {text}"),
+            ([sh, c, text], None) if sh == "sh" && c == "-c" => {
+                String::from_utf8_lossy(&unescape(text)).into_owned()
+            }
+            (words, Some(output)) => format!("(umask 077; {} > {})", line(words), shell(output)),
+            (words, None) => line(words),
+        }
+    }
+}
+
+/// A word of a document as a word for a shell.
+pub fn shell(text: &str) -> String {
+    String::from_utf8(shell_word(&unescape(text)))
+        .unwrap_or_else(|_| format!("$'{}'", text.replace('\'', "\\'")))
+}
+
+/// A document in which shares are configured: a file, or what a command of the manager's prints.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Source {
+    /// The file. Where a command prints the document, the name of the file that takes it.
+    pub file: String,
+    /// How people call it.
+    pub shown: String,
+    /// The command that prints it; none for a file.
+    pub dump: Vec<String>,
+    /// The command that hands a file with the document back to the manager, before that file's name.
+    pub define: Vec<String>,
+    /// The options of `migrate config` that change it.
+    pub options: Vec<String>,
+    /// The SHA-256 of what it holds, in hexadecimal digits.
+    pub sha256: String,
 }
 
 impl PlanDocument {

@@ -74,26 +74,6 @@ impl Managed {
         }
         Self::new(Manager::Commands, guest.map_or_else(|| format!("process {pid}"), str::to_owned))
     }
-
-    /// The words that shut the guest down in an orderly way; none where there is no such command.
-    pub fn stop(&self) -> Vec<String> {
-        self.command("shutdown", "stop")
-    }
-
-    /// The words that start the guest.
-    pub fn start(&self) -> Vec<String> {
-        self.command("start", "start")
-    }
-
-    fn command(&self, guest: &str, unit: &str) -> Vec<String> {
-        let words: &[&str] = match self.manager {
-            Manager::Libvirt => &["virsh", guest, &self.name],
-            Manager::Proxmox => &["qm", guest, &self.name],
-            Manager::Systemd => &["systemctl", unit, &self.name],
-            Manager::Incus | Manager::Commands => &[],
-        };
-        words.iter().map(|word| (*word).to_owned()).collect()
-    }
 }
 
 /// The unit that a file, or a drop-in's file, belongs to.

@@ -56,12 +56,12 @@ impl Text for Move {
         for (number, step) in (1..).zip(&self.steps) {
             writeln!(out, "{number:>4}. {}", step.what)?;
             for command in &step.run {
-                writeln!(out, "          {command}")?;
+                writeln!(out, "          {}", command.line())?;
             }
         }
         writeln!(out, "the way back:")?;
         for (number, command) in (1..).zip(self.steps.iter().rev().flat_map(|step| &step.undo)) {
-            writeln!(out, "{number:>4}.     {command}")?;
+            writeln!(out, "{number:>4}.     {}", command.line())?;
         }
         writeln!(out)
     }

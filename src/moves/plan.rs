@@ -6,17 +6,17 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 
+use super::answers;
 use super::configuration;
-use super::document::{Export, Guest, Helper, Manager, Move, PlanDocument, Question, Share};
+use super::document::{self, Export, Guest, Helper, Manager, Move, PlanDocument, Question, Share};
 use super::exports;
 use super::manager::{self, Managed};
 use super::owner::{self, Owners};
 use super::steps;
 use super::tool;
 use crate::cli::PlanArgs;
-use crate::report::SCHEMA;
 use crate::report::audit::{Audited, HelperRow, ShareRow};
 use crate::report::finding;
 use crate::report::rows;
@@ -47,17 +47,19 @@ pub fn make(args: &PlanArgs) -> anyhow::Result<PlanDocument> {
     }
     let owners = Owners::parse(&args.owners)?;
     let guests = guests(&audit.shares);
+    let names: Vec<_> = guests.keys().map(|managed| managed.name.clone()).collect();
     let mut groups = groups(guests);
     if !args.guests.is_empty() {
         groups = wanted(groups, &args.guests)?;
     }
     let mut document = PlanDocument {
-        schema: SCHEMA,
+        schema: document::SCHEMA,
         host: rustix::system::uname()
             .nodename()
             .to_str()
             .map_or_else(|_| String::new(), |it| rows::bytes(it.as_bytes())),
         tool: env!("CARGO_PKG_VERSION").to_owned(),
+        answers: answers::of(args)?,
         moves: Vec::new(),
         unread: audit
             .unread
@@ -66,7 +68,7 @@ pub fn make(args: &PlanArgs) -> anyhow::Result<PlanDocument> {
             .collect(),
     };
     for group in groups {
-        document.moves.push(plan_move(group, &audit, args, &owners)?);
+        document.moves.push(plan_move(group, &audit, args, &owners, &names)?);
     }
     // Who might use an export, and could not be seen.
     let unseen = [finding::PROCESSES_UNSEEN.id, finding::NOT_PRIVILEGED.id];
@@ -175,7 +177,8 @@ fn groups(guests: BTreeMap<Managed, Found>) -> Vec<Group> {
     groups
 }
 
-fn canonical(path: &Path) -> PathBuf {
+/// A path free of symbolic links, as far as it exists.
+pub fn canonical(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
@@ -196,11 +199,21 @@ fn wanted(groups: Vec<Group>, names: &[OsString]) -> anyhow::Result<Vec<Group>> 
 }
 
 /// Plans for guests that belong together.
-fn plan_move(group: Group, audit: &Audited, args: &PlanArgs, owners: &Owners) -> anyhow::Result<Move> {
+fn plan_move(
+    group: Group,
+    audit: &Audited,
+    args: &PlanArgs,
+    owners: &Owners,
+    names: &[String],
+) -> anyhow::Result<Move> {
     let mut one = Move::default();
     let mut managed = Vec::new();
     for (by, found) in group {
-        one.guests.push(guest(&by, &found, audit, owners)?);
+        let mut guest = guest(&by, &found, audit, owners)?;
+        guest.stop = answers::command(&args.stop, &by.name, names);
+        guest.start = answers::command(&args.start, &by.name, names);
+        guest.running = answers::command(&args.running, &by.name, names);
+        one.guests.push(guest);
         managed.push((by, found));
     }
     one.exports = exports::of(&mut one.questions, &one.guests, args);
@@ -213,7 +226,8 @@ fn plan_move(group: Group, audit: &Audited, args: &PlanArgs, owners: &Owners) ->
         one.questions.extend(change.questions.iter().cloned());
         changes.push(change);
     }
-    one.steps = steps::of(&one, &managed, &changes, args);
+    one.questions.extend(steps::questions(&one.guests));
+    one.steps = steps::of(&one, &changes, args);
     one.questions.sort();
     one.questions.dedup();
     Ok(one)
@@ -248,7 +262,7 @@ fn guest(by: &Managed, found: &Found, audit: &Audited, owners: &Owners) -> anyho
         owner,
         owner_from,
         shares,
-        diff: String::new(),
+        ..Guest::default()
     })
 }
 
@@ -302,6 +316,7 @@ fn helpers(rows: &[HelperRow], guests: &[Guest]) -> Vec<Helper> {
             place: file.map(|file| row.line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}"))),
             export: canonical(row),
             socket: row.socket.clone(),
+            command: row.pid.map(command_of).unwrap_or_default(),
         };
         let same = |old: &&mut Helper| {
             old.unit.is_some() && old.unit == new.unit || old.socket.is_some() && old.socket == new.socket
@@ -313,6 +328,9 @@ fn helpers(rows: &[HelperRow], guests: &[Guest]) -> Vec<Helper> {
                 old.place = old.place.take().or(new.place);
                 old.export = old.export.take().or(new.export);
                 old.socket = old.socket.take().or(new.socket);
+                if old.command.is_empty() {
+                    old.command = new.command;
+                }
             }
             None => helpers.push(new),
         }
@@ -325,16 +343,27 @@ fn helpers(rows: &[HelperRow], guests: &[Guest]) -> Vec<Helper> {
     helpers
 }
 
+/// The arguments of a running process, its program first and by its path.
+fn command_of(pid: i32) -> Vec<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = line.strip_suffix(b"\0").unwrap_or(&line).split(|byte| *byte == 0);
+    let mut words: Vec<_> = words.map(|word| escape(word).into_owned()).collect();
+    if let (Some(first), Ok(program)) = (words.first_mut(), fs::read_link(format!("/proc/{pid}/exe"))) {
+        *first = rows::path(&program);
+    }
+    words
+}
+
+/// Whether a helper is started by a file of its guest's own.
+pub fn is_of_guest(helper: &Helper, guests: &[Guest]) -> bool {
+    let file = helper.place.as_deref().and_then(|place| place.rsplit_once(':')).map(|(file, _)| file);
+    guests.iter().any(|guest| guest.files.iter().any(|own| Some(own.as_str()) == file))
+}
+
 fn unit_of(row: &HelperRow, file: Option<&str>) -> Option<String> {
     if let Some(pid) = row.pid {
         let by = Managed::of_process(pid, None);
         return (by.manager == Manager::Systemd).then_some(by.name);
     }
     manager::unit_of(&path_of(file?))
-}
-
-/// The name of a host's file as a word of a command.
-pub fn shell(text: &str) -> anyhow::Result<String> {
-    let word = crate::text::shell_word(&unescape(text));
-    String::from_utf8(word).ok().context("a name that is not UTF-8")
 }

@@ -18,8 +18,21 @@ fn plan(machine: &Machine, libvirt: &Instance, words: &str) -> (Value, i32) {
     (serde_json::from_str(&machine.read("work/plan.json")).expect("a plan"), status)
 }
 
-fn strings(value: &Value) -> Vec<String> {
-    value.as_array().expect("a list").iter().map(|one| one.as_str().expect("a string").to_owned()).collect()
+/// Commands as lines for a shell.
+fn lines(value: &Value) -> Vec<String> {
+    let quoted = |word: &Value| format!("'{}'", word.as_str().expect("a word").replace('\'', r"'\''"));
+    let line = |command: &Value| {
+        let words = command["words"].as_array().expect("words");
+        if command["by_hand"] == true {
+            return format!("# {}", words[0].as_str().expect("a text"));
+        }
+        let words = words.iter().map(quoted).collect::<Vec<_>>().join(" ");
+        match command["output"].as_str() {
+            Some(output) => format!("(umask 077; {words} >'{output}')"),
+            None => words,
+        }
+    };
+    value.as_array().expect("a list").iter().map(line).collect()
 }
 
 /// The commands of the only move, and those that take it back.
@@ -27,8 +40,8 @@ fn commands(plan: &Value) -> (Vec<String>, Vec<String>) {
     let moves = plan["moves"].as_array().expect("moves");
     assert_eq!(moves.len(), 1, "{plan:#}");
     let steps = moves[0]["steps"].as_array().expect("steps");
-    let run = steps.iter().flat_map(|step| strings(&step["run"])).collect();
-    let undo = steps.iter().rev().flat_map(|step| strings(&step["undo"])).collect();
+    let run = steps.iter().flat_map(|step| lines(&step["run"])).collect();
+    let undo = steps.iter().rev().flat_map(|step| lines(&step["undo"])).collect();
     (run, undo)
 }
 
@@ -65,7 +78,7 @@ fn the_steps_move_a_script_and_the_way_back_takes_all_back() {
     let (half, status) = self::plan(&machine, &libvirt, "/usr/local/bin/start-vm");
     assert_ready(&half, status);
     let (rest, _) = commands(&half);
-    assert!(rest.iter().all(|command| !command.contains(" convert ")), "{rest:?}");
+    assert!(rest.iter().all(|command| !command.contains("'convert'")), "{rest:?}");
     follow(&machine, &libvirt, &undo);
     assert_eq!(machine.read("bin/start-vm"), START_VM);
     assert!(machine.is_link("srv/share/link"));

@@ -1,0 +1,47 @@
+//! libvirt's system daemon, by virsh.
+
+use anyhow::ensure;
+
+use super::{Command, Guest, Guests};
+use crate::moves::tool;
+
+/// libvirt.
+pub struct Libvirt;
+
+fn virsh(word: &str, guest: &Guest) -> Vec<Command> {
+    vec![Command::of(["virsh", word, &guest.name])]
+}
+
+impl Guests for Libvirt {
+    fn is_running(&self, guest: &Guest) -> anyhow::Result<bool> {
+        let said = tool::run("virsh", ["domstate", "--", &guest.name])?;
+        ensure!(said.status == Some(0), "virsh domstate {}: {}", guest.name, said.reason());
+        Ok(!matches!(said.text().trim(), "shut off" | "crashed"))
+    }
+
+    fn stop(&self, guest: &Guest) -> Vec<Command> {
+        virsh("shutdown", guest)
+    }
+
+    fn force_stop(&self, guest: &Guest) -> Vec<Command> {
+        virsh("destroy", guest)
+    }
+
+    fn start(&self, guest: &Guest) -> Vec<Command> {
+        virsh("start", guest)
+    }
+
+    fn hold(&self, guest: &Guest) -> Vec<Command> {
+        let said = tool::run("virsh", ["dominfo", "--", &guest.name]);
+        let is_on = said.is_ok_and(|said| {
+            let text = said.text();
+            let value = text.lines().find_map(|line| line.strip_prefix("Autostart:"));
+            value.is_some_and(|value| value.trim() == "enable")
+        });
+        if is_on { vec![Command::of(["virsh", "autostart", "--disable", &guest.name])] } else { Vec::new() }
+    }
+
+    fn release(&self, guest: &Guest) -> Vec<Command> {
+        virsh("autostart", guest)
+    }
+}
