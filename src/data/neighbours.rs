@@ -8,7 +8,9 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+
+use memchr::memmem;
 
 /// A line of a configuration file that names the export, something in it or a directory around it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,14 +131,20 @@ const LONGEST: u64 = 1 << 20;
 /// The lines of the files below `root` (`/`, but for tests) that name `export`, which is free of symbolic links.
 pub fn mentions(root: &Path, export: &Path) -> Vec<Mention> {
     let mut found = Vec::new();
+    // Each path that is the export, in it or around it has the export's first name in it.
+    let first = export.components().nth(1).map_or(OsStr::new(""), Component::as_os_str);
+    let first = memmem::Finder::new(first.as_bytes());
     for source in &SOURCES {
         let path = root.join(source.path);
         look(&path, source, source.depth, export, &mut |file, text| {
             // A file may be named by several ways.
-            if found.iter().any(|mention: &Mention| mention.file == file) {
+            if first.find(text).is_none() || found.iter().any(|mention: &Mention| mention.file == file) {
                 return;
             }
             for (number, line) in (1..).zip(text.split(|&byte| byte == b'\n')) {
+                if first.find(line).is_none() {
+                    continue;
+                }
                 let Some(path) = named(line, export, source.whole) else { continue };
                 if found.len() < TOLD {
                     found.push(Mention { file: file.to_path_buf(), line: number, what: source.what, path });
@@ -176,11 +184,11 @@ fn look(path: &Path, source: &Source, depth: usize, export: &Path, met: &mut dyn
 fn named(line: &[u8], export: &Path, whole: bool) -> Option<PathBuf> {
     let line = line.trim_ascii_start();
     // The helper serves the share itself, which is another finding.
-    let is_helper = line.windows(19).any(|window| window == b"virtfs-proxy-helper");
+    let is_helper = memmem::find(line, b"virtfs-proxy-helper").is_some();
     if line.starts_with(b"#") || line.starts_with(b";") || is_helper {
         return None;
     }
-    let is_share = SHARES.iter().any(|word| line.windows(word.len()).any(|window| window == *word));
+    let is_share = SHARES.iter().any(|word| memmem::find(line, word).is_some());
     let whole = whole || is_share;
     let is_end = |byte: &u8| byte.is_ascii_whitespace() || b"\"'`,:;=<>()[]{}|&$*?".contains(byte);
     line.split(is_end).filter(|word| word.first() == Some(&b'/')).find_map(|word| {

@@ -77,6 +77,11 @@ impl Pin {
         &self.inode
     }
 
+    /// The same inode, with what the kernel says now.
+    pub(super) fn again(&self) -> Result<Self> {
+        Self::of(rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)?, self.open)
+    }
+
     /// What the kernel says now.
     pub fn refresh(&mut self) -> Result<&Inode> {
         self.inode = stat(self.fd.as_fd())?;

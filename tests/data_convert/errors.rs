@@ -6,7 +6,7 @@
 use std::process::Command;
 
 use crate::crash::{alone, as_a_guest, count, each, points, timeless};
-use crate::injector::{Meddling, run};
+use crate::injector::{Meddling, Run, run, run_watched};
 use crate::snapshot::assert_same;
 use crate::stage::{MODELS, Stage, success};
 use crate::unmap::{kept, unmap};
@@ -87,6 +87,36 @@ fn converted(model: &str) -> (Stage, String) {
     let before = stage.snapshot();
     success(&mut stage.convert(model));
     (stage, before)
+}
+
+/// Each call that changes an inode lacks room once, and is tried again over what the first try did.
+#[test]
+fn a_rollback_that_lacks_room_for_a_moment_is_exact() {
+    let _turn = crate::stage::turn();
+    for model in MODELS {
+        let begin = || {
+            let stage = Stage::in_memory();
+            std::fs::create_dir_all(stage.export().join("d")).unwrap();
+            let before = stage.snapshot();
+            success(&mut stage.convert(model));
+            (stage, before)
+        };
+        let (mut calls, mut points) = (0, Vec::new());
+        run_watched(alone(begin().0.rollback()), Meddling::Count, &mut |call| {
+            calls += 1;
+            let changing = [libc::SYS_fchown, libc::SYS_fchmod, libc::SYS_fremovexattr, libc::SYS_unlinkat];
+            points.extend(changing.contains(&call).then_some(calls));
+        });
+        assert!(points.len() > 5, "{model}: {points:?} of {calls}");
+        for point in points {
+            let what = format!("{model}, no room at {point} of {calls}");
+            let (stage, before) = begin();
+            let Run { status, .. } = run(alone(stage.rollback()), Meddling::Fail(point, libc::ENOSPC));
+            assert!(matches!(status, Some(0 | 1)), "{what}: ended with {status:?}");
+            success(&mut stage.rollback());
+            assert_same(&before, &stage.snapshot(), &what);
+        }
+    }
 }
 
 #[test]

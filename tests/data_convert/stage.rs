@@ -65,9 +65,14 @@ impl Stage {
         Self { place: Place::Disks(disks) }
     }
 
-    /// One that holds a [`knot`].
+    /// One on a file system in memory: most of a conversion's time is waiting for the disk.
+    pub fn in_memory() -> Self {
+        Self::on(Disks { export: Disk::format("ext4", 12, "noatime"), journal: None })
+    }
+
+    /// One in memory that holds a [`knot`].
     pub fn knotted() -> Self {
-        let stage = Self::new();
+        let stage = Self::in_memory();
         knot::tie(&stage.export());
         stage
     }

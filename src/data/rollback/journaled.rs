@@ -74,8 +74,9 @@ impl Restorer<'_> {
         };
         let is_open = self.open.as_ref().is_some_and(|(from, _)| at >= *from);
         if listing.is_first(at) {
-            self.room
-                .retry(|| staging::at_own_place(directory, |place| self.kept(place, &pin, own, is_open)))?;
+            self.room.retry_on(&pin, |pin| {
+                staging::at_own_place(directory, |place| self.kept(place, pin, own, is_open))
+            })?;
             self.progress.add(1);
         }
         let (accessed, modified) = self.times(&pin, listing, is_alone)?;

@@ -172,7 +172,7 @@ impl Visitor for Rest<'_> {
     type Error = anyhow::Error;
 
     fn directory(&mut self, directory: &Arc<Directory>, pin: &Pin) -> Result<()> {
-        let done = self.restorer.room.retry(|| {
+        let done = self.restorer.room.retry_on(pin, |pin| {
             if self.clears {
                 return clear(directory);
             }
@@ -185,7 +185,7 @@ impl Visitor for Rest<'_> {
 
     fn entry(&mut self, directory: &Arc<Directory>, name: &CStr, pin: Pin) -> Result<()> {
         if !self.clears {
-            let done = self.restorer.room.retry(|| self.restore_entry(directory, name, &pin));
+            let done = self.restorer.room.retry_on(&pin, |pin| self.restore_entry(directory, name, pin));
             self.note(directory, name, done);
         }
         Ok(())

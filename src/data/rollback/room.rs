@@ -1,5 +1,6 @@
 //! How much room a rollback needs, by what the journal recorded: the converted export itself does not show what is replaced.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -11,6 +12,7 @@ use crate::data::check::rollback_room;
 use crate::data::entry::Kind;
 use crate::data::goal::Obstacle;
 use crate::data::journal::{Journal, Record};
+use crate::data::pin::Pin;
 use crate::data::unmap;
 use crate::text;
 
@@ -36,7 +38,19 @@ impl Room {
         Self { root, futile: Mutex::new(0) }
     }
 
+    /// [`Room::retry`] of what is done to a pinned inode: each further try gets the inode as the try before it left it.
+    pub(super) fn retry_on(
+        &self,
+        pin: &Pin,
+        work: impl Fn(&Pin) -> Result<(), Obstacle>,
+    ) -> Result<(), Obstacle> {
+        let is_first = Cell::new(true);
+        self.retry(|| if is_first.replace(false) { work(pin) } else { work(&pin.again()?) })
+    }
+
     /// Does something that can be repeated; where there is no room for it, once more after everything was put on stable storage.
+    ///
+    /// A try may have done a part: `work` must not rely on what an inode was before it.
     pub(super) fn retry(&self, work: impl Fn() -> Result<(), Obstacle>) -> Result<(), Obstacle> {
         let mut done = work();
         if !lacks_room(done) {
