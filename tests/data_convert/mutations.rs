@@ -230,7 +230,9 @@ fn is_as_true(state: &str, verb: &str, said: &str) -> bool {
 
 #[test]
 fn no_damage_of_a_journal_makes_a_command_say_what_is_not_true() {
-    let _turn = crate::stage::turn();
+    if crate::stage::elsewhere() {
+        return;
+    }
     let stranger = fs::read(converted().journal()).unwrap();
     let mut counts: BTreeMap<(&str, &str, Option<i32>), usize> = BTreeMap::new();
     for (state, stage) in states() {

@@ -3,18 +3,36 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
 
 use crate::disk::Disk;
 use crate::{knot, snapshot};
 
-/// One test at a time: what another one starts holds copies of this process's descriptors until it executes, and an export
-/// that was just looked at would seem to be in use.
-pub fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+/// Says to a process that it runs one test alone.
+const ALONE: &str = "VIRTFS_TEST_ALONE";
+
+/// Runs the calling test in a process of its own, and returns `true`; in that process it returns `false`, and the test goes on.
+///
+/// What another test starts holds copies of this process's descriptors until it executes, and an export that was just looked at
+/// would seem to be in use.
+#[must_use]
+#[track_caller]
+pub fn elsewhere() -> bool {
+    if std::env::var_os(ALONE).is_some() {
+        return false;
+    }
+    let thread = std::thread::current();
+    let name = thread.name().expect("the test's name");
+    let output = Command::new(std::env::current_exe().expect("this program"))
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env(ALONE, "1")
+        .stdin(Stdio::null())
+        .output()
+        .expect("this program again");
+    let said = said(&output);
+    assert!(output.status.success() && said.contains("1 passed"), "in a process of its own:\n{said}");
+    true
 }
 
 /// QEMU's user in these tests.
