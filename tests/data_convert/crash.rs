@@ -13,7 +13,7 @@ use crate::snapshot::assert_same;
 use crate::stage::{MODELS, Stage, success};
 
 /// How many calls of a run are tried.
-const POINTS: usize = 24;
+const POINTS: usize = 12;
 
 /// One worker: nothing happens in another order, and the calls of each run are the same.
 pub fn alone(mut command: Command) -> Command {

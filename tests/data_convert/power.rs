@@ -27,7 +27,7 @@ const DISKS: [(&str, u64, &str, bool); 6] = [
 ];
 
 /// How many points of a run are tried.
-const POINTS: usize = 10;
+const POINTS: usize = 5;
 
 /// Calls `test` with an empty stage on each of [`DISKS`], for each model, and with how to mount what is left.
 fn on_each(test: impl Fn(&Stage, &str, &str, &str)) {
