@@ -67,6 +67,7 @@ fn it_is_one_small_static_file_with_the_usual_labels() {
 }
 
 #[test]
+#[ignore = "builds all of the image once more: scripts/test slow"]
 fn the_same_commit_gives_the_same_digest() {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("image-again");
     let again = build(&directory, &["--no-cache"]);
