@@ -7,6 +7,7 @@ pub mod helper;
 pub mod invocation;
 pub mod local;
 pub mod memory;
+pub mod packed;
 pub mod qemu_opts;
 pub mod rewrite;
 pub mod target;
@@ -18,10 +19,12 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use crate::text;
 
 /// One 9p share over the proxy backend, as some configuration describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
     /// The fsdev's id; `-virtfs` without one takes the mount tag. Empty: there is none, or it is not statically
     /// known.
@@ -32,6 +35,7 @@ pub struct Share {
     /// How QEMU reaches its helper.
     pub transport: Transport,
     /// Where the host has the socket, where QEMU runs in a container that says so: a path of the host's, or `VOLUME/NAME`.
+    #[serde(with = "crate::share::packed::optional_path")]
     pub socket_on_host: Option<PathBuf>,
     /// `readonly`, of the fsdev.
     pub readonly: bool,
@@ -50,7 +54,7 @@ pub struct Share {
 }
 
 /// What is peculiar about a share.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Note {
     /// No device names its fsdev: the guest never sees it, and QEMU never connects.
     NoDevice,
@@ -67,7 +71,7 @@ pub enum Note {
 }
 
 /// A part of an fsdev.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Part {
     /// The name of QEMU's driver.
     Driver,
@@ -170,10 +174,10 @@ impl Note {
 }
 
 /// How QEMU reaches its helper.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Transport {
     /// `socket=PATH`.
-    Socket(PathBuf),
+    Socket(#[serde(with = "crate::share::packed::path")] PathBuf),
     /// `sock_fd=N`, one end of a connected pair that QEMU inherits.
     Fd(i32),
     /// It stands there, but its value is not statically known (a variable, say): the text as it stands.
@@ -181,7 +185,7 @@ pub enum Transport {
 }
 
 /// The guest's device for a share.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// `virtio-9p-pci`, `virtio-9p-ccw`, `virtio-9p-device`, …
     pub driver: Vec<u8>,
@@ -196,9 +200,10 @@ pub struct Device {
 }
 
 /// Where a share, a helper or a finding stands.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// The file, as on the audited host; `None` for standard input.
+    #[serde(with = "crate::share::packed::optional_path")]
     pub file: Option<PathBuf>,
     /// The line, from 1.
     pub line: Option<u64>,
@@ -211,7 +216,7 @@ pub struct Place {
 }
 
 /// What a share exports.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExportPath {
     /// The configuration of a proxy share never says it, and no helper that does was found.
     #[default]
@@ -219,6 +224,7 @@ pub enum ExportPath {
     /// Known, and how.
     Known {
         /// The directory, as on the audited host.
+        #[serde(with = "crate::share::packed::path")]
         path: PathBuf,
         /// Who says so.
         from: ExportFrom,
@@ -226,7 +232,7 @@ pub enum ExportPath {
 }
 
 /// Who says what a share exports.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExportFrom {
     /// `--export`, the admin.
     Argument,

@@ -30,6 +30,8 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::cli::ConfigArgs;
 use crate::exit::Outcome;
 use crate::report::finding::Finding;
@@ -53,7 +55,7 @@ pub struct Document<'a> {
 }
 
 /// What a document holds.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Reading {
     /// Proxy shares.
     pub shares: Vec<Share>,
@@ -64,13 +66,25 @@ pub struct Reading {
     /// What else people should know.
     pub findings: Vec<Finding>,
     /// The parts of it that can't be read, where others can.
+    #[serde(skip)]
     pub unread: Vec<Unreadable>,
 }
 
+impl Reading {
+    /// Whether nothing is in it that an audit tells.
+    pub fn is_empty(&self) -> bool {
+        self.shares.is_empty()
+            && self.helpers.is_empty()
+            && self.findings.is_empty()
+            && self.listeners.is_empty()
+    }
+}
+
 /// A socket that systemd listens on for a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
     /// The socket.
+    #[serde(with = "crate::share::packed::path")]
     pub socket: PathBuf,
     /// The name of the service's unit, without `.service` and without its instance.
     pub service: String,

@@ -19,9 +19,10 @@ pub enum Severity {
 }
 
 /// One thing that people should know.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Finding {
     /// Which kind it is: a row of [`KINDS`].
+    #[serde(with = "crate::share::packed::kind")]
     pub kind: &'static Kind,
     /// Where.
     pub place: Place,

@@ -2,16 +2,20 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::Place;
 
 /// One invocation of the helper, as some configuration or a running process says it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Helper {
     /// Where it stands.
     pub place: Place,
     /// `-p`: the directory that it serves. `None`: not statically known.
+    #[serde(with = "crate::share::packed::optional_path")]
     pub export: Option<PathBuf>,
     /// `-s`: the socket that it listens on.
+    #[serde(with = "crate::share::packed::optional_path")]
     pub socket: Option<PathBuf>,
     /// `-f`: the connected socket that it inherits.
     pub fd: Option<i32>,

@@ -3,12 +3,14 @@
 
 #![forbid(unsafe_code)]
 
+use serde::{Deserialize, Serialize};
+
 use super::argv::{Arg, Valued};
 use super::qemu_opts::{self, Opt, boolean};
 use crate::text::escape;
 
 /// Where a guest's memory comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Memory {
     /// QEMU allocates it by itself: so many bytes; `None` where the size is not here, or not statically known.
     Plain(Option<u64>),

@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::local::{Multidevs, Options};
 use super::target::Target;
 use super::view::{Addition, View};
@@ -138,7 +140,7 @@ impl Edits {
 }
 
 /// Why a file is not rewritten. Nothing of it is, then.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The line that it is about.
     pub line: Option<u64>,

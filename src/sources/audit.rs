@@ -15,6 +15,7 @@ mod qemu;
 mod rewritable;
 mod root_user;
 mod scan;
+mod serving;
 mod sift;
 mod sockets;
 mod started;
@@ -23,7 +24,7 @@ mod uses;
 mod walk;
 
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -39,6 +40,9 @@ use judge::Judge;
 use processes::Processes;
 use progress::Progress;
 use scan::Scan;
+
+/// Why an audit ends that found more than it keeps in memory.
+const CANNOT_READ_BACK: &str = "cannot read back what was found from a temporary file";
 
 /// How many files may start each other, one after the other.
 const MOST_STEPS: usize = 8;
@@ -74,27 +78,20 @@ fn audit(args: &AuditArgs) -> anyhow::Result<AuditDocument> {
     if !standard_input.is_empty() {
         read_standard_input(&host, &mut scan)?;
     }
-    let mut processes = everything.then(|| {
+    let mut processes = Processes::default();
+    let mut followed = Vec::new();
+    if everything {
         progress.doing("looking at processes");
-        let mut processes = running(&host, &mut scan);
+        processes = running(&host, &mut scan).context(CANNOT_READ_BACK)?;
         scan.started.extend(std::mem::take(&mut processes.started));
-        processes
-    });
-    let followed = if everything { follow(&host, &roots, &mut scan, &progress) } else { Vec::new() };
-    for file in &mut scan.readings {
-        for share in &mut file.reading.shares {
-            file.reading.findings.extend(managers::look_up(&host, share));
-        }
+        followed = follow(&host, &roots, &mut scan, &progress).context(CANNOT_READ_BACK)?;
     }
-    join_managed(&host, &mut scan, &mut processes);
     progress.finish();
-    merge::find_users(&host, &roots, &mut scan);
-    merge::merge(&host, &mut scan.readings);
+    merge::find_users(&host, &roots, &mut scan).context(CANNOT_READ_BACK)?;
     let left_out = std::mem::take(&mut scan.left_out);
-    let processes = processes.unwrap_or_default();
-    let as_root = root_user::find(&host, &scan, &processes);
+    let as_root = root_user::find(&host, &scan, &processes).context(CANNOT_READ_BACK)?;
     let judge = Judge::new(args.qemu.clone(), installed, everything, as_root);
-    let mut document = judge.document(scan, processes);
+    let mut document = judge.document(&host, scan, processes).context(CANNOT_READ_BACK)?;
     document.origin = origin;
     document.looked_in = roots.iter().map(|root| path(root)).collect();
     document.looked_in.extend((!standard_input.is_empty()).then(|| "-".to_owned()));
@@ -121,26 +118,15 @@ fn first_line(host: &Host, file: &str) -> Option<String> {
     Some(bytes(line.get(..LONGEST_NAME).unwrap_or(line)))
 }
 
-/// Joins LXD's and Incus's helpers with their devices, and tells what they serve.
-fn join_managed(host: &Host, scan: &mut Scan, processes: &mut Option<Processes>) {
-    let of_files = scan.readings.iter().flat_map(|file| &file.reading.helpers);
-    let helpers: Vec<_> = of_files.chain(processes.iter().flat_map(|all| &all.helpers)).cloned().collect();
-    for file in &mut scan.readings {
-        file.reading.shares.iter_mut().for_each(|share| managers::join(share, &helpers));
-        let findings = file.reading.helpers.iter().filter_map(|helper| managers::explain(host, helper));
-        file.reading.findings.extend(findings);
-    }
-    if let Some(processes) = processes {
-        let findings = processes.helpers.iter().filter_map(|helper| managers::explain(host, helper));
-        processes.findings.extend(findings);
-    }
-}
-
 /// Reads what the files and the processes that were looked at start, wherever it is, and what that starts.
-fn follow(host: &Host, roots: &[PathBuf], scan: &mut Scan, progress: &Progress) -> Vec<PathBuf> {
+fn follow(host: &Host, roots: &[PathBuf], scan: &mut Scan, progress: &Progress) -> io::Result<Vec<PathBuf>> {
     let roots: Vec<_> =
         roots.iter().map(|root| host.canonical(root).unwrap_or_else(|_| root.clone())).collect();
-    let mut seen: BTreeSet<PathBuf> = scan.readings.iter().filter_map(|file| file.path.clone()).collect();
+    let mut seen = BTreeSet::new();
+    for file in scan.readings.iter() {
+        // What is below the roots is followed by nobody.
+        seen.extend(file?.path.filter(|file| !roots.iter().any(|root| file.starts_with(root))));
+    }
     let mut followed = Vec::new();
     for _ in 0..MOST_STEPS {
         let files = std::mem::take(&mut scan.started).files(host, &roots, &mut seen);
@@ -152,33 +138,38 @@ fn follow(host: &Host, roots: &[PathBuf], scan: &mut Scan, progress: &Progress) 
     }
     scan.sort();
     followed.sort();
-    followed
+    Ok(followed)
 }
 
 /// Looks at the processes, and joins the shares of the files that they were started with.
-fn running(host: &Host, scan: &mut Scan) -> Processes {
+fn running(host: &Host, scan: &mut Scan) -> io::Result<Processes> {
     let (mut found, mut live) = processes::look(host);
-    let known: Vec<_> = scan.readings.iter().filter_map(|file| file.path.clone()).collect();
-    let mut missing: Vec<_> = found.configured.iter().map(|one| one.file.clone()).collect();
-    missing.retain(|file| !known.contains(file));
-    missing.sort();
-    missing.dedup();
-    let others = scan::scan(host, &missing, true, &Progress::new());
-    scan.add(others);
-    for configured in std::mem::take(&mut found.configured) {
-        let read = scan.readings.iter_mut().find(|file| file.path.as_ref() == Some(&configured.file));
-        let Some(file) = read else { continue };
-        let alone = file.reading.shares.len() == 1;
-        for share in &mut file.reading.shares {
-            share.place.pid = Some(configured.pid);
-            if share.place.guest.is_none() {
-                share.place.guest.clone_from(&configured.guest);
+    let wanted: BTreeSet<_> = found.configured.iter().map(|one| one.file.clone()).collect();
+    if !wanted.is_empty() {
+        let mut files = scan.take(|file| wanted.contains(file))?;
+        let is_missing = |path: &PathBuf| !files.iter().any(|file| file.path.as_ref() == Some(path));
+        let missing: Vec<_> = wanted.iter().filter(|path| is_missing(path)).cloned().collect();
+        let mut others = scan::scan(host, &missing, true, &Progress::new());
+        files.extend(others.take(|file| wanted.contains(file))?);
+        scan.add(others);
+        for configured in std::mem::take(&mut found.configured) {
+            let read = files.iter_mut().find(|file| file.path.as_ref() == Some(&configured.file));
+            let Some(file) = read else { continue };
+            let alone = file.reading.shares.len() == 1;
+            for share in &mut file.reading.shares {
+                share.place.pid = Some(configured.pid);
+                if share.place.guest.is_none() {
+                    share.place.guest.clone_from(&configured.guest);
+                }
+                file.reading.findings.extend(live.join(share, alone));
             }
-            file.reading.findings.extend(live.join(share, alone));
+        }
+        for file in &files {
+            scan.readings.push(file);
         }
     }
     found.helpers = live.helpers();
-    found
+    Ok(found)
 }
 
 fn is_dash(path: &Path) -> bool {
@@ -200,7 +191,7 @@ fn read_standard_input(host: &Host, scan: &mut Scan) -> anyhow::Result<()> {
     std::io::stdin().take(limit).read_to_end(&mut bytes).context("cannot read standard input")?;
     if bytes.len() as u64 == limit {
         let reason = format!("it is longer than {} MiB", host::MAX_FILE >> 20);
-        scan.unread.push((None, None, reason));
+        scan.not_read(None, reason);
     } else {
         named::content(scan, host, None, &bytes);
     }

@@ -21,7 +21,7 @@ use anyhow::{Context, anyhow, bail};
 
 use super::audit::Host;
 use super::elsewhere::Recorder;
-use super::join::{self, Joined};
+use super::join::{self, Joined, Servers};
 use super::launcher::Launcher;
 use super::libvirt::{Libvirt, is_saved_image};
 use super::mention::first_unread;
@@ -171,7 +171,7 @@ fn how(args: &ConfigArgs, reading: &Reading) -> Result<Rewrite, Refusal> {
     let mut served = Vec::new();
     for share in &reading.shares {
         let mut share = share.clone();
-        let joined = join::join(&mut share, &reading.helpers, &reading.listeners);
+        let joined = join::join(&mut share, &Servers::new(&reading.helpers, &reading.listeners));
         let is_named = exports.iter().any(|(name, _)| share.is_called(name));
         match (&share.export, &share.transport) {
             (ExportPath::Known { path, .. }, Transport::Socket(socket)) => {

@@ -1,10 +1,16 @@
 //! Shares + helpers → export paths: the configuration of a proxy share never says what it exports, its helper does.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::systemd::unescape;
 use super::{Listener, path_of};
+use crate::report::spool::Rows;
 use crate::share::helper::Helper;
 use crate::share::{ExportFrom, ExportPath, Share, Transport};
 
@@ -19,8 +25,86 @@ pub enum Joined {
     Ambiguous(Vec<PathBuf>),
 }
 
+/// Helpers, to be found by the sockets that they serve. Those that name one are kept packed: there may be very many.
+#[derive(Debug, Default)]
+pub struct Servers {
+    named: Rows<Helper>,
+    /// Of each of these: what stands for its socket's one spelling, its number among all helpers, and where it is.
+    by_socket: Vec<(u64, usize, u64)>,
+    /// Those that may serve others, too: of template units, and with a socket that systemd holds.
+    others: Vec<(usize, Helper)>,
+    listeners: Vec<Listener>,
+    count: usize,
+    hasher: RandomState,
+    /// Why one could not be unpacked.
+    failed: RefCell<Option<io::Error>>,
+}
+
+impl Servers {
+    /// What serves, and what systemd listens on for it.
+    pub fn new(helpers: &[Helper], listeners: &[Listener]) -> Self {
+        let mut servers = Self::default();
+        for helper in helpers {
+            servers.add(helper);
+        }
+        servers.listen(listeners.to_vec());
+        servers
+    }
+
+    /// Adds a helper.
+    pub fn add(&mut self, helper: &Helper) {
+        self.count += 1;
+        if helper.template.is_some() || helper.socket.is_none() {
+            self.others.push((self.count, helper.clone()));
+        } else if let Some(socket) = &helper.socket {
+            let at = self.named.push(helper);
+            self.by_socket.push((self.hasher.hash_one(plain(socket)), self.count, at));
+        }
+    }
+
+    /// How many helpers are kept as they are.
+    pub fn others(&self) -> usize {
+        self.others.len()
+    }
+
+    /// Takes the sockets that systemd listens on, once all helpers are there.
+    pub fn listen(&mut self, listeners: Vec<Listener>) {
+        self.listeners = listeners;
+        let services: HashSet<_> = self.listeners.iter().map(|listener| &listener.service).collect();
+        self.others.retain(|(_, helper)| {
+            let unit = || helper.place.file.as_deref().and_then(unit_of);
+            helper.socket.is_some()
+                || matches!(&helper.template, Some((Some(_), _)))
+                || unit().is_some_and(|unit| services.contains(&unit))
+        });
+        self.by_socket.sort_unstable();
+    }
+
+    /// Why not all helpers could be looked at.
+    pub fn failure(&self) -> io::Result<()> {
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    /// Those that may serve `socket`, in order.
+    fn of(&self, socket: &Path) -> Vec<Cow<'_, Helper>> {
+        let hash = self.hasher.hash_one(socket);
+        let first = self.by_socket.partition_point(|one| one.0 < hash);
+        let named = self.by_socket.iter().skip(first).take_while(|one| one.0 == hash);
+        let mut found: Vec<_> =
+            self.others.iter().map(|(number, helper)| (*number, Cow::Borrowed(helper))).collect();
+        for (_, number, at) in named {
+            match self.named.get(*at) {
+                Ok(helper) => found.push((*number, Cow::Owned(helper))),
+                Err(error) => *self.failed.borrow_mut() = Some(error),
+            }
+        }
+        found.sort_by_key(|(number, _)| *number);
+        found.into_iter().map(|(_, helper)| helper).collect()
+    }
+}
+
 /// Joins `share` with the helper that serves its socket. Running helpers count before configured ones.
-pub fn join(share: &mut Share, helpers: &[Helper], listeners: &[Listener]) -> Joined {
+pub fn join(share: &mut Share, servers: &Servers) -> Joined {
     if let ExportPath::Known { .. } = share.export {
         return Joined::Known;
     }
@@ -30,9 +114,11 @@ pub fn join(share: &mut Share, helpers: &[Helper], listeners: &[Listener]) -> Jo
     let mut claims: Vec<(PathBuf, ExportFrom)> = Vec::new();
     // A relative path means something only where it stands.
     let near = |helper: &&Helper| socket.is_absolute() || helper.place.file == share.place.file;
-    for helper in helpers.iter().filter(near) {
+    let all = servers.of(&socket);
+    for helper in all.iter().map(AsRef::as_ref).filter(near) {
         let from = helper.pid.map_or_else(|| ExportFrom::Helper(helper.place.clone()), ExportFrom::Process);
-        if let Some(export) = claim(helper, &socket, listeners).filter(|export| export.is_absolute()) {
+        if let Some(export) = claim(helper, &socket, &servers.listeners).filter(|export| export.is_absolute())
+        {
             claims.push((export, from));
         }
     }
@@ -185,7 +271,7 @@ mod tests {
     #[test]
     fn a_socket_finds_its_helper() {
         let mut share = share("/var/run//a.sock");
-        assert_eq!(join(&mut share, &[helper("/run/a.sock", "/srv")], &[]), Joined::Known);
+        assert_eq!(join(&mut share, &Servers::new(&[helper("/run/a.sock", "/srv")], &[])), Joined::Known);
         assert_eq!(export(&share), Some(Path::new("/srv")));
     }
 
@@ -193,10 +279,10 @@ mod tests {
     fn helpers_that_disagree_settle_nothing_but_a_running_one_does() {
         let mut helpers = vec![helper("/run/a", "/one"), helper("/run/a", "/two")];
         let mut undecided = share("/run/a");
-        assert!(matches!(join(&mut undecided, &helpers, &[]), Joined::Ambiguous(_)));
+        assert!(matches!(join(&mut undecided, &Servers::new(&helpers, &[])), Joined::Ambiguous(_)));
         helpers.push(Helper { pid: Some(7), ..helper("/run/a", "/three") });
         let mut decided = share("/run/a");
-        assert_eq!(join(&mut decided, &helpers, &[]), Joined::Known);
+        assert_eq!(join(&mut decided, &Servers::new(&helpers, &[])), Joined::Known);
         assert_eq!(export(&decided), Some(Path::new("/three")));
     }
 
@@ -205,7 +291,7 @@ mod tests {
         let template = (Some(b"/run/virtfs/%i.sock".to_vec()), b"/srv/%i/x".to_vec());
         let helper = Helper { template: Some(template), ..Helper::default() };
         let mut share = share("/run/virtfs/vm-1.sock");
-        assert_eq!(join(&mut share, &[helper], &[]), Joined::Known);
+        assert_eq!(join(&mut share, &Servers::new(&[helper], &[])), Joined::Known);
         assert_eq!(export(&share), Some(Path::new("/srv/vm-1/x")));
     }
 
@@ -215,6 +301,6 @@ mod tests {
         let helper = Helper { fd: Some(3), export: Some("/srv".into()), place, ..Helper::default() };
         let listener = Listener { socket: "/run/a".into(), service: "virtfs".to_owned() };
         let mut share = share("/run/a");
-        assert_eq!(join(&mut share, &[helper], &[listener]), Joined::Known);
+        assert_eq!(join(&mut share, &Servers::new(&[helper], &[listener])), Joined::Known);
     }
 }

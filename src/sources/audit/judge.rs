@@ -1,15 +1,20 @@
 //! What was found → what people should know.
 
-use std::path::PathBuf;
+use std::io;
 
 use super::advise;
+use super::host::Host;
+use super::managers;
+use super::merge::Users;
 use super::processes::Processes;
 use super::qemu::Installed;
-use super::scan::{About, Scan};
+use super::scan::{About, FileReading, Scan, Unread};
+use super::serving::Serving;
 use super::uses;
 use crate::report::audit::{AuditDocument, DeviceRow, HelperRow, QemuRow, ShareRow, UnreadRow};
 use crate::report::finding::{self, Finding, Kind, Severity};
 use crate::report::rows::{FindingRow, bytes, path};
+use crate::report::spool::Rows;
 use crate::share::helper::Helper;
 use crate::share::rewrite::Refusal;
 use crate::share::version::{Backend, Version};
@@ -43,8 +48,13 @@ impl Judge {
         Self { target: asked.or(newest), installed, everything, as_root }
     }
 
-    /// The document of everything that was found.
-    pub fn document(self, scan: Scan, processes: Processes) -> AuditDocument {
+    /// The document of everything that was found. One file after the other is unpacked: they do not fit in memory together.
+    pub fn document(
+        self,
+        host: &Host,
+        mut scan: Scan,
+        mut processes: Processes,
+    ) -> io::Result<AuditDocument> {
         let mut document = AuditDocument {
             target_qemu: self.target.as_ref().map(|version| version.text.clone()),
             installed_qemu: self.installed.iter().map(row_of_qemu).collect(),
@@ -53,39 +63,39 @@ impl Judge {
         document.summary.looked_at = scan.looked_at + processes.looked_at;
         document.summary.processes = processes.looked_at;
         document.summary.skipped = scan.skipped;
-        let mut helpers = processes.helpers;
-        helpers.extend(scan.readings.iter().flat_map(|file| file.reading.helpers.clone()));
-        let listeners: Vec<_> =
-            scan.readings.iter().flat_map(|file| file.reading.listeners.clone()).collect();
-        for file in scan.readings {
-            for (mut share, about) in file.reading.shares.into_iter().zip(file.about) {
-                uses::complete(&mut share, &about.users);
-                let joined = join(&mut share, &helpers, &listeners);
-                let mut row = self.share(&mut document, file.kind, &share, &joined, &about);
-                uses::fill(&mut row, &about);
-                note_others(&mut row, &share, &file.reading.findings);
-                document.add_share(&row);
-            }
-            for finding in &file.reading.findings {
-                document.add_finding(&FindingRow::from(finding));
-            }
+        let mut about_helpers = Rows::default();
+        for helper in &processes.helpers {
+            processes.findings.extend(managers::explain(host, helper));
+            self.helper(&mut document, &mut about_helpers, helper);
         }
+        let serving = Serving::new(&processes.helpers, &mut scan)?;
+        let users = Users::find(host, &scan.readings)?;
+        for file in scan.readings.iter() {
+            let mut file = file?;
+            users.merge(&mut file);
+            self.file(&mut document, &mut about_helpers, host, file, &serving);
+        }
+        users.failure()?;
         let live = Refusal::at(None, "a running process can't be rewritten", "rewrite what starts it");
         let live = About { refusal: Some(live), ..About::default() };
         for mut share in processes.shares {
-            let joined = join(&mut share, &helpers, &listeners);
+            let joined = join(&mut share, &serving.servers);
             let mut row = self.share(&mut document, PROCESS, &share, &joined, &live);
             note_others(&mut row, &share, &processes.findings);
             document.add_share(&row);
         }
+        serving.servers.failure()?;
         for finding in &processes.findings {
             document.add_finding(&FindingRow::from(finding));
         }
-        for helper in &helpers {
-            self.helper(&mut document, helper);
+        for finding in about_helpers.iter() {
+            document.add_finding(&finding?);
         }
-        for (file, line, reason) in scan.unread.into_iter().chain(processes.unread) {
-            unread(&mut document, file, line, &reason);
+        for one in scan.unread.iter() {
+            unread(&mut document, one?);
+        }
+        for (path, line, reason) in processes.unread {
+            unread(&mut document, Unread { path, line, reason });
         }
         if self.everything {
             self.backends(&mut document);
@@ -97,7 +107,38 @@ impl Judge {
             }
             document.advisories = advise::blocks(self.target.as_ref(), &self.installed, as_root);
         }
-        document
+        Ok(document)
+    }
+
+    /// Judges what one file holds.
+    fn file(
+        &self,
+        document: &mut AuditDocument,
+        about_helpers: &mut Rows<FindingRow>,
+        host: &Host,
+        file: FileReading,
+        serving: &Serving,
+    ) {
+        let FileReading { kind, mut reading, about, .. } = file;
+        for share in &mut reading.shares {
+            reading.findings.extend(managers::look_up(host, share));
+            managers::join(share, &serving.managed);
+        }
+        reading.findings.extend(reading.helpers.iter().filter_map(|helper| managers::explain(host, helper)));
+        for (mut share, about) in reading.shares.into_iter().zip(about) {
+            uses::complete(&mut share, &about.users);
+            let joined = join(&mut share, &serving.servers);
+            let mut row = self.share(document, &kind, &share, &joined, &about);
+            uses::fill(&mut row, &about);
+            note_others(&mut row, &share, &reading.findings);
+            document.add_share(&row);
+        }
+        for finding in &reading.findings {
+            document.add_finding(&FindingRow::from(finding));
+        }
+        for helper in &reading.helpers {
+            self.helper(document, about_helpers, helper);
+        }
     }
 
     /// How much a proxy setup matters to the target.
@@ -216,7 +257,7 @@ impl Judge {
         about_share(&finding::PROXY_SHARE, share, message, None)
     }
 
-    fn helper(&self, document: &mut AuditDocument, helper: &Helper) {
+    fn helper(&self, document: &mut AuditDocument, about: &mut Rows<FindingRow>, helper: &Helper) {
         let export =
             helper.export.as_deref().map_or("a directory that is not known here".into(), escape_path);
         let way = match (&helper.socket, helper.fd) {
@@ -229,7 +270,7 @@ impl Judge {
             format!("virtfs-proxy-helper {verb} {export} {way} to the proxy backend, {}", self.verdict());
         let mut row = row_of(&finding::PROXY_HELPER, &helper.place, message, None);
         row.severity = self.severity();
-        document.add_finding(&row);
+        about.push(&row);
         document.add_helper(&row_of_helper(helper));
     }
 
@@ -281,10 +322,10 @@ fn note_others(row: &mut ShareRow, share: &Share, findings: &[Finding]) {
     }
 }
 
-fn unread(document: &mut AuditDocument, file: Option<PathBuf>, line: Option<u64>, reason: &str) {
+fn unread(document: &mut AuditDocument, Unread { path: file, line, reason }: Unread) {
     let place = Place { file, line, ..Place::default() };
     document.add_finding(&row_of(&finding::UNREAD, &place, format!("not read: {reason}"), None));
-    let reason = line.map_or_else(|| reason.to_owned(), |line| format!("line {line}: {reason}"));
+    let reason = line.map_or_else(|| reason.clone(), |line| format!("line {line}: {reason}"));
     document.add_unread(&UnreadRow { file: place.file.as_deref().map(path), reason });
 }
 

@@ -72,6 +72,12 @@ fn managed(share: &Share) -> Option<Managed> {
     }
 }
 
+/// Whether a manager started a helper.
+pub fn has_started(helper: &Helper) -> bool {
+    let paths = [helper.export.as_deref(), helper.place.file.as_deref()];
+    paths.into_iter().flatten().any(|path| Managed::of_path(path).is_some())
+}
+
 /// Tells the shares whose export nothing else says what the manager's own helper of the same device serves.
 pub fn join(share: &mut Share, helpers: &[Helper]) {
     if !matches!(share.export, ExportPath::Unknown) {

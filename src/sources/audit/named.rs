@@ -29,8 +29,9 @@ pub fn content(scan: &mut Scan, host: &Host, path: Option<&Path>, bytes: &[u8]) 
             let inner = path.map(|path| path.with_extension(""));
             let mut unpacked = Scan::default();
             text(&mut unpacked, host, inner.as_deref(), &text_of_it);
-            unpacked.is_inside(path);
-            scan.add(unpacked);
+            if let Err(error) = scan.add_inside(unpacked, path) {
+                scan.not_read(path, why(&error));
+            }
         }
         Packed::Unread(reason) => scan.not_read(path, reason),
     }

@@ -1,10 +1,12 @@
 //! Whether a QEMU with a proxy share runs as root, or is started as root.
 
+use std::io;
 use std::path::Path;
 
 use super::host::{Content, Host};
 use super::processes::{Processes, proc};
 use super::scan::Scan;
+use crate::share::Share;
 use crate::sources::Format as _;
 use crate::sources::libvirt::Libvirt;
 use crate::sources::proxmox::Proxmox;
@@ -15,16 +17,27 @@ use crate::text::escape_path;
 const QEMU_CONF: &str = "/etc/libvirt/qemu.conf";
 
 /// What runs QEMU as root, safe to print; `None` where nothing is known to.
-pub fn find(host: &Host, scan: &Scan, processes: &Processes) -> Option<String> {
-    let of_files = scan.readings.iter().flat_map(|file| &file.reading.shares);
-    let mut pids = of_files.chain(&processes.shares).filter_map(|share| share.place.pid);
-    if let Some(pid) = pids.find(|pid| is_roots(host, *pid)) {
-        return Some(format!("process {pid}"));
+pub fn find(host: &Host, scan: &Scan, processes: &Processes) -> io::Result<Option<String>> {
+    let roots = |share: &Share| share.place.pid.filter(|pid| is_roots(host, *pid));
+    let mut starter = None;
+    // What libvirt does is said once, for all of its guests.
+    let mut libvirt_is_asked = false;
+    for file in scan.readings.iter() {
+        let file = file?;
+        if let Some(pid) = file.reading.shares.iter().find_map(roots) {
+            return Ok(Some(format!("process {pid}")));
+        }
+        let is_libvirts = file.kind == Libvirt.name();
+        if starter.is_some() || file.reading.shares.is_empty() || is_libvirts && libvirt_is_asked {
+            continue;
+        }
+        if let Some(path) = &file.path {
+            libvirt_is_asked |= is_libvirts;
+            starter = starts_as_root(host, &file.kind, path);
+        }
     }
-    let with_shares = scan.readings.iter().filter(|file| !file.reading.shares.is_empty());
-    with_shares
-        .filter_map(|file| Some((file.kind, file.path.as_deref()?)))
-        .find_map(|(kind, path)| starts_as_root(host, kind, path))
+    let running = processes.shares.iter().find_map(roots).map(|pid| format!("process {pid}"));
+    Ok(running.or(starter))
 }
 
 /// Whether a process has root's identity, on this host or in its user namespace.

@@ -1,5 +1,7 @@
-//! Files → what is in them, on all processors. What is kept does not grow with the number of files.
+//! Files → what is in them, on all processors. What is kept in memory grows neither with the number of files nor with what
+//! they hold.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +14,7 @@ use super::progress::Progress;
 use super::sift::{Sieve, Sifted};
 use super::started::Started;
 use super::walk::{Met, walk};
+use crate::report::spool::{Keyed, Sorted};
 use crate::share::bounds::bounded;
 use crate::share::rewrite::{MAX_SHARES, Refusal};
 use crate::share::{Place, Share};
@@ -20,6 +23,7 @@ use crate::sources::launcher::is_prose;
 use crate::sources::libvirt::is_saved_image;
 use crate::sources::mention::{can_hold, first_unread, names_share};
 use crate::sources::{Document, Format, Reading, recognise};
+use serde::{Deserialize, Serialize};
 
 /// How many paths wait for a reader at most.
 const QUEUE: usize = 1024;
@@ -27,16 +31,22 @@ const QUEUE: usize = 1024;
 /// How many paths a reader takes at once.
 const BATCH: usize = 32;
 
+/// How many paths that files start each reader keeps.
+const MOST_STARTED: usize = 1000;
+
+/// Why a file is unread that names a share and is of no format.
+const NOT_KNOWN: &str = "it names a proxy share in a form that is not known: look at it yourself";
+
 /// Taken by whoever reads a long file: readers of several at once would need much memory.
 static LONG_FILES: Mutex<()> = Mutex::new(());
 
 /// What the files hold.
 #[derive(Debug, Default)]
 pub struct Scan {
-    /// What is in the files that hold something.
-    pub readings: Vec<FileReading>,
-    /// What could not be read, and why.
-    pub unread: Vec<(Option<PathBuf>, Option<u64>, String)>,
+    /// What is in the files that hold something, by their paths.
+    pub readings: Sorted<FileReading>,
+    /// What could not be read, and why, by paths.
+    pub unread: Sorted<Unread>,
     /// Files that were read.
     pub looked_at: u64,
     /// Files that are no configuration, by their names or their first bytes.
@@ -48,26 +58,56 @@ pub struct Scan {
 }
 
 /// What a file holds.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct FileReading {
     /// The format.
-    pub kind: &'static str,
+    pub kind: String,
     /// What is in it.
     pub reading: Reading,
     /// The file.
+    #[serde(with = "crate::share::packed::optional_path")]
     pub path: Option<PathBuf>,
     /// What else is known of each share.
     pub about: Vec<About>,
 }
 
+impl Keyed for FileReading {
+    type Key = Option<PathBuf>;
+
+    fn key(&self) -> Self::Key {
+        self.path.clone()
+    }
+}
+
+/// Something that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Unread {
+    /// The file; `None` for standard input.
+    #[serde(with = "crate::share::packed::optional_path")]
+    pub path: Option<PathBuf>,
+    /// The line at which reading ended.
+    pub line: Option<u64>,
+    /// Why, in one sentence without a full stop.
+    pub reason: String,
+}
+
+impl Keyed for Unread {
+    type Key = Self;
+
+    fn key(&self) -> Self {
+        self.clone()
+    }
+}
+
 /// What is known of a share besides what its reader says.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct About {
     /// Why `migrate config` can't rewrite it.
     pub refusal: Option<Refusal>,
     /// Where its text is, if that is another file.
     pub text: Option<Place>,
-    /// The shares of other files that are made of its text.
+    /// The shares of other files that are made of its text. Found once all files are read.
+    #[serde(skip)]
     pub users: Vec<Share>,
 }
 
@@ -95,8 +135,14 @@ pub fn scan(host: &Host, roots: &[PathBuf], named: bool, progress: &Progress) ->
                 let mut sieve = Sieve::default();
                 while let Some(batch) = next(&receiver) {
                     for waiting in batch {
-                        mine.file(host, &mut sieve, &waiting);
+                        // What is started is looked for on a whole machine alone.
+                        mine.file(host, &mut sieve, &waiting, !named);
                         progress.looked_at(done.fetch_add(1, Ordering::Relaxed) + 1);
+                    }
+                    if mine.started.len() > MOST_STARTED
+                        && let Ok(mut total) = total.lock()
+                    {
+                        total.started.extend(std::mem::take(&mut mine.started));
                     }
                 }
                 if let Ok(mut total) = total.lock() {
@@ -117,7 +163,7 @@ pub fn scan(host: &Host, roots: &[PathBuf], named: bool, progress: &Progress) ->
             }
             Met::Skipped(_) => walked.skipped += 1,
             Met::LeftOut(path) => walked.left_out.push(path),
-            Met::Unread(path, reason) => walked.unread.push((Some(path), None, reason)),
+            Met::Unread(path, reason) => walked.not_read(Some(&path), reason),
         });
         let _ = sender.send(batch);
         drop(sender);
@@ -137,31 +183,30 @@ fn next(receiver: &Mutex<Receiver<Vec<Waiting>>>) -> Option<Vec<Waiting>> {
 impl Scan {
     /// Brings everything into an order that does not depend on who read what.
     pub fn sort(&mut self) {
-        self.readings.sort_by(|a, b| a.path.cmp(&b.path));
-        self.unread.sort();
         self.left_out.sort();
         self.left_out.dedup();
     }
 
     /// Takes what another scan found.
     pub fn add(&mut self, other: Self) {
-        self.readings.extend(other.readings);
-        self.unread.extend(other.unread);
+        self.readings.add(other.readings);
+        self.unread.add(other.unread);
         self.looked_at += other.looked_at;
         self.skipped += other.skipped;
         self.left_out.extend(other.left_out);
         self.started.extend(other.started);
     }
 
-    /// What was read of a compressed file, under the name of its text, is inside the file `packed`. Such a file is not
-    /// rewritten where it stands.
-    pub fn is_inside(&mut self, packed: Option<&Path>) {
+    /// Takes what was read of a compressed file, under the name of its text: it is inside the file `packed`. Such a file is
+    /// not rewritten where it stands.
+    pub fn add_inside(&mut self, unpacked: Self, packed: Option<&Path>) -> io::Result<()> {
         let packed = packed.map(Path::to_owned);
-        for row in &mut self.unread {
-            row.0.clone_from(&packed);
+        for row in unpacked.unread.iter() {
+            self.unread.push(&Unread { path: packed.clone(), ..row? });
         }
         let refusal = Refusal::at(None, "the file is compressed", "unpack it first");
-        for file in &mut self.readings {
+        for file in unpacked.readings.iter() {
+            let mut file = file?;
             file.path.clone_from(&packed);
             file.about.iter_mut().for_each(|about| about.refusal = Some(refusal.clone()));
             let reading = &mut file.reading;
@@ -171,15 +216,33 @@ impl Scan {
             for place in shares.chain(helpers).chain(findings) {
                 place.file.clone_from(&packed);
             }
+            self.readings.push(&file);
         }
+        self.add(Self { readings: Sorted::default(), unread: Sorted::default(), ..unpacked });
+        Ok(())
     }
 
-    fn file(&mut self, host: &Host, sieve: &mut Sieve, Waiting { path, listed, named }: &Waiting) {
+    /// Takes out what is in the files of which `path` is one that is wanted.
+    pub fn take(&mut self, wanted: impl Fn(&Path) -> bool) -> io::Result<Vec<FileReading>> {
+        let mut taken = Vec::new();
+        for file in std::mem::take(&mut self.readings).iter() {
+            let file = file?;
+            if file.path.as_deref().is_some_and(&wanted) {
+                taken.push(file);
+            } else {
+                self.readings.push(&file);
+            }
+        }
+        Ok(taken)
+    }
+
+    fn file(&mut self, host: &Host, sieve: &mut Sieve, waiting: &Waiting, follows: bool) {
+        let Waiting { path, listed, named } = waiting;
         if *named {
             return named::file(self, host, path);
         }
         let sifted = sieve.sift(host, path, *listed);
-        if let Some(text) = sieve.whole() {
+        if let Some(text) = sieve.whole().filter(|_| follows) {
             self.started.take(path, text);
         }
         match sifted {
@@ -218,71 +281,95 @@ impl Scan {
 
     /// Something could not be read.
     pub fn not_read(&mut self, path: Option<&Path>, reason: impl Into<String>) {
-        self.unread.push((path.map(Into::into), None, reason.into()));
+        self.not_read_from(path, None, reason);
+    }
+
+    /// Something could not be read from a line on.
+    fn not_read_from(&mut self, path: Option<&Path>, line: Option<u64>, reason: impl Into<String>) {
+        self.unread.push(&Unread { path: path.map(Into::into), line, reason: reason.into() });
     }
 
     /// Reads a document.
     pub fn document(&mut self, host: &Host, document: &Document) {
-        let before = self.readings.len();
-        self.read(host, document, recognise(document));
-        if let Some((path, file)) = document.path.zip(self.readings.get_mut(before))
-            && let Some(told) = kept::told(host, path, &file.reading)
-        {
+        if let Some(file) = self.reading_of(host, document) {
+            self.readings.push(&file);
+        }
+    }
+
+    /// What a document holds; `None` where that is nothing.
+    pub fn reading_of(&mut self, host: &Host, document: &Document) -> Option<FileReading> {
+        let mut file = self.reading(host, document, recognise(document))?;
+        if let Some(told) = document.path.and_then(|path| kept::told(host, path, &file.reading)) {
             file.reading = Reading { findings: vec![told], ..Reading::default() };
             file.about.clear();
         }
+        Some(file)
     }
 
     /// Reads a document of a format, if it is of any.
     pub fn read(&mut self, host: &Host, document: &Document, format: Option<&'static dyn Format>) {
+        if let Some(file) = self.reading(host, document, format) {
+            self.readings.push(&file);
+        }
+    }
+
+    /// What a document of a format holds; `None` where that is nothing.
+    fn reading(
+        &mut self,
+        host: &Host,
+        document: &Document,
+        format: Option<&'static dyn Format>,
+    ) -> Option<FileReading> {
+        let path = document.path;
         let Some(format) = format else {
             if !is_prose(document) && names_share(document.bytes) {
-                let reason = "it names a proxy share in a form that is not known: look at it yourself";
-                self.not_read(document.path, reason);
+                self.not_read(path, NOT_KNOWN);
             } else {
                 self.skipped += 1;
             }
-            return;
+            return None;
         };
         let recorder = Recorder::new(host);
         let (read, cut) = bounded(|| format.read_beside(document, Some(&recorder)));
-        let path = || document.path.map(Into::into);
         let mut reading = match read {
             Ok(reading) => reading,
             // What can hold nothing is not unread, whatever else is wrong with it.
             Err(_) if !can_hold(document.bytes) => {
                 self.looked_at += 1;
-                return;
+                return None;
             }
             Err(unreadable) => {
-                self.unread.push((path(), unreadable.line, unreadable.reason));
-                return;
+                self.not_read_from(path, unreadable.line, unreadable.reason);
+                return None;
             }
         };
         self.looked_at += 1;
         let refusal = unfinished(&mut reading, cut);
         let whole = refusal.is_none() && reading.unread.is_empty();
-        self.unread.extend(reading.unread.drain(..).map(|part| (path(), part.line, part.reason)));
-        self.unread.extend(refusal.iter().map(|why| (path(), None, why.message.clone())));
-        let is_found = !(reading.shares.is_empty() && reading.helpers.is_empty());
+        for part in reading.unread.drain(..) {
+            self.not_read_from(path, part.line, part.reason);
+        }
+        if let Some(why) = &refusal {
+            self.not_read(path, why.message.clone());
+        }
         let read: Vec<_> = reading.shares.iter().map(|share| share.place.line).collect();
         if whole && let Some(line) = first_unread(document.bytes, &read) {
-            let reason = "it names a proxy share in a form that is not known: look at it yourself";
-            self.unread.push((path(), Some(line), reason.to_owned()));
+            self.not_read_from(path, Some(line), NOT_KNOWN);
         }
-        if is_found || !reading.findings.is_empty() || !reading.listeners.is_empty() {
-            let refusals = match refusal {
-                Some(refusal) => vec![Some(refusal); reading.shares.len()],
-                None => super::rewritable::refusals(format, document, &reading.shares, host),
-            };
-            let texts = recorder.texts(document, &reading.shares);
-            let about = reading.shares.iter().zip(texts).zip(refusals).map(|((share, text), refusal)| {
-                let elsewhere = || text.as_ref().and_then(|place| elsewhere::refusal(share, place));
-                About { refusal: refusal.map(|own| elsewhere().unwrap_or(own)), text, users: Vec::new() }
-            });
-            let about = about.collect();
-            self.readings.push(FileReading { kind: format.name(), reading, path: path(), about });
+        if reading.is_empty() {
+            return None;
         }
+        let refusals = match refusal {
+            Some(refusal) => vec![Some(refusal); reading.shares.len()],
+            None => super::rewritable::refusals(format, document, &reading.shares, host),
+        };
+        let texts = recorder.texts(document, &reading.shares);
+        let about = reading.shares.iter().zip(texts).zip(refusals).map(|((share, text), refusal)| {
+            let elsewhere = || text.as_ref().and_then(|place| elsewhere::refusal(share, place));
+            About { refusal: refusal.map(|own| elsewhere().unwrap_or(own)), text, users: Vec::new() }
+        });
+        let about = about.collect();
+        Some(FileReading { kind: format.name().to_owned(), reading, path: path.map(Into::into), about })
     }
 }
 

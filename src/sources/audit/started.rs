@@ -90,6 +90,11 @@ impl Started {
         }
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Takes one path.
     pub fn add(&mut self, path: &Path) {
         let path: PathBuf = path.components().collect();
