@@ -20,7 +20,7 @@ pub use data::{
     VerifyArgs, WorkArgs,
 };
 pub use helper::{HealthcheckArgs, HelperArgs};
-pub use moves::PlanArgs;
+pub use moves::{PlanArgs, StatusArgs};
 pub use report::{By, FleetFormat, ReportArgs};
 
 /// QEMU's 9p proxy helper, and the way off the proxy backend.
@@ -110,6 +110,9 @@ pub enum MigrateVerb {
     /// Plan the whole move of this host's guests: every step with its command, the way back, and what is open. Changes nothing.
     #[command(after_long_help = help::PLAN)]
     Plan(Box<PlanArgs>),
+    /// Say how far each guest and export of this host is, and what does not fit. Changes nothing.
+    #[command(after_long_help = help::STATUS)]
+    Status(StatusArgs),
     /// Merge the audits of many hosts into one report.
     #[command(after_long_help = help::REPORT)]
     Report(ReportArgs),

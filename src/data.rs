@@ -44,6 +44,7 @@ pub mod passthrough;
 pub mod pin;
 pub mod progress;
 mod rollback;
+pub mod sample;
 pub mod staging;
 pub mod survey;
 mod sys;

@@ -9,7 +9,7 @@
 //! | [`sources`] | where shares hide: one reader for each configuration format, and who serves what | `share`, `report`; of `data`, who owns an export, how it is labelled, what is mounted where, and what its journal says |
 //! | [`data`] | the export's files: their two on-disk forms and the way from one to the other | `report`, `share` |
 //! | [`report`] | what people should know: findings, documents, text | itself |
-//! | `moves` | plans of whole guests: it asks the other verbs and the managers of guests | `report`; of `data`, who owns an export; of `sources`, whom a file names |
+//! | `moves` | plans of whole guests, and how far they are: it asks the other verbs and the managers of guests | `report`; of `data`, who owns an export, what its journal says and how its first entries are; of `sources`, whom a file names and what an audit finds |
 //! | [`cli`] | the command line, declarations only | the choices that `share` names |
 //! | `say` | lines on standard output and standard error, which never panic | nothing |
 //! | `kernel` | system calls that more than one room wants | nothing |

@@ -16,6 +16,7 @@ pub fn run(verb: MigrateVerb) -> Outcome {
         MigrateVerb::Unmap(args) => crate::data::unmap(&args),
         MigrateVerb::Manifest(args) => crate::data::manifest(&args),
         MigrateVerb::Plan(args) => crate::moves::plan(&args),
+        MigrateVerb::Status(args) => crate::moves::status(&args),
         MigrateVerb::Report(args) => crate::report::fleet::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -15,11 +15,13 @@ mod plan;
 mod qemu;
 #[allow(dead_code, reason = "`apply` is what writes it")]
 mod state;
+mod status;
 mod steps;
 mod tool;
 
-use crate::cli::PlanArgs;
+use crate::cli::{PlanArgs, StatusArgs};
 use crate::exit::Outcome;
+use crate::report::status::StatusDocument;
 use crate::report::{self, Format, print_schema};
 use document::PlanDocument;
 
@@ -37,4 +39,15 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<Outcome> {
     let format = if to_file && args.format == Format::Text { Format::Yaml } else { args.format };
     report::put(args.output.as_deref(), |out| report::write(&document, format, out))?;
     Ok(document.outcome())
+}
+
+/// Runs `migrate status`.
+pub fn status(args: &StatusArgs) -> anyhow::Result<Outcome> {
+    if args.schema {
+        print_schema::<StatusDocument>()?;
+        return Ok(Outcome::Clean);
+    }
+    let document = status::look(args)?;
+    report::put(args.output.as_deref(), |out| report::write(&document, args.format, out))?;
+    Ok(report::exit_zero(document.outcome(), args.exit_zero))
 }

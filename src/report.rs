@@ -15,6 +15,7 @@ mod prometheus;
 pub mod rows;
 mod sarif;
 pub mod spool;
+pub mod status;
 mod text;
 pub mod verify;
 mod yaml;

@@ -37,6 +37,8 @@ pub struct Share {
     /// Where the host has the socket, where QEMU runs in a container that says so: a path of the host's, or `VOLUME/NAME`.
     #[serde(with = "crate::share::packed::optional_path")]
     pub socket_on_host: Option<PathBuf>,
+    /// `security_model` of a share over the local backend, as it is spelt; `None`: it is not said, or not statically known.
+    pub model: Option<Vec<u8>>,
     /// `readonly`, of the fsdev.
     pub readonly: bool,
     /// `writeout=immediate`, of the fsdev.

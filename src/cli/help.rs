@@ -239,3 +239,18 @@ Examples:
   virtfs-proxy-helper migrate plan --guest web --owner web=libvirt-qemu
   # Keep the plan as a file:
   virtfs-proxy-helper migrate plan --output plan.yaml";
+
+/// `migrate status`.
+pub const STATUS: &str = "\
+Exit status:
+  0  No share uses the proxy backend, and every share fits its export; or --exit-zero was given
+  1  The status could not be found out
+  2  The command line is wrong
+  3  Something is left to do, or a share and its export do not fit
+  4  Nothing is left to do as far as could be read, but not all could be read
+
+Examples:
+  # Say how far this machine's guests are, as root:
+  virtfs-proxy-helper migrate status
+  # The same from a container that has the host's file system at /host:
+  virtfs-proxy-helper migrate status --root /host --format json";

@@ -59,3 +59,26 @@ pub struct PlanArgs {
     #[arg(long, exclusive = true)]
     pub schema: bool,
 }
+
+/// `migrate status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Files and folders to look at; this machine, its processes included, when none is given
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Look at a host whose file system is mounted at DIR: PATHs and everything printed are as on that host
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// How the status is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub format: Format,
+    /// Write it to this file instead of standard output (-)
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Exit with 0 whatever is left to do or unread
+    #[arg(long)]
+    pub exit_zero: bool,
+    /// Print the JSON Schema of the document, and do nothing else
+    #[arg(long, exclusive = true)]
+    pub schema: bool,
+}

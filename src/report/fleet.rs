@@ -7,6 +7,7 @@ mod compare;
 mod html;
 mod metrics;
 mod next;
+mod progress;
 mod read;
 mod remarks;
 mod scope;
@@ -24,6 +25,7 @@ use serde::Serialize;
 use super::SCHEMA;
 use super::finding::Severity;
 use super::origin::{Origin, rfc3339};
+use super::status::StatusSummary;
 use crate::cli::{By, FleetFormat, ReportArgs};
 use crate::exit::Outcome;
 
@@ -40,6 +42,8 @@ pub struct FleetDocument {
     pub hosts: Vec<HostRow>,
     /// Every share over the proxy backend and, with an earlier round to compare with, every one that was.
     pub shares: Vec<FleetShare>,
+    /// Every share of the hosts' status documents, and every export with a problem.
+    pub progress: Vec<progress::FleetStatus>,
     /// Each kind of finding, and how often there is one.
     pub findings: Vec<FindingCount>,
     /// Counts.
@@ -80,6 +84,8 @@ pub struct HostRow {
     pub warnings: u64,
     /// What could not be read there.
     pub unread: u64,
+    /// How far it is, by its status; null where there is none.
+    pub progress: Option<progress::HostProgress>,
     /// What its audit looked at.
     #[serde(skip)]
     scope: scope::Scope,
@@ -211,6 +217,8 @@ pub struct FleetSummary {
     pub by_hand: u64,
     /// What became of the earlier round's; null where there is none.
     pub since: Option<Progress>,
+    /// How far the shares are, by the hosts' status documents; null where there are none.
+    pub status: Option<StatusSummary>,
 }
 
 /// How far the migration has come since the earlier round.
@@ -307,6 +315,7 @@ impl FleetDocument {
         let shares = |status| count(self.shares.iter().filter(|share| share.status == status));
         let changes = |change| count(self.shares.iter().filter(|share| share.change == Some(change)));
         let compared = self.summary.since.is_some();
+        self.progress.sort_by(|a, b| (&a.host, &a.guest, &a.share).cmp(&(&b.host, &b.guest, &b.share)));
         self.summary = FleetSummary {
             hosts: count(self.hosts.iter()),
             proxy: hosts(HostStatus::Proxy),
@@ -318,6 +327,7 @@ impl FleetDocument {
             export_unknown: shares(ShareStatus::ExportUnknown),
             by_hand: shares(ShareStatus::ByHand),
             shares: count(self.shares.iter().filter(|share| share.is_there())),
+            status: progress::sum(&self.hosts),
             since: compared.then(|| Progress {
                 new: changes(Change::New),
                 unchanged: changes(Change::Unchanged),
@@ -345,9 +355,10 @@ impl FleetDocument {
 
     /// How the fleet stands: as one host's audit says it, and a host without an audit is as good as unread.
     fn outcome(&self) -> Outcome {
-        if self.summary.proxy > 0 {
+        let status = self.summary.status.unwrap_or_default();
+        if self.summary.proxy > 0 || status.problems > 0 || status.done() < status.shares {
             Outcome::Findings
-        } else if self.summary.unread + self.summary.failed > 0 {
+        } else if self.summary.unread + self.summary.failed + status.unread > 0 {
             Outcome::Unread
         } else {
             Outcome::Clean

@@ -220,6 +220,7 @@ mod tests {
             mount_tag: Some(b"tag,1".to_vec()),
             transport: Transport::Fd(3),
             socket_on_host: None,
+            model: None,
             readonly: false,
             writeout: false,
             device,

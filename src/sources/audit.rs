@@ -5,6 +5,7 @@ mod exports;
 mod host;
 mod judge;
 mod kept;
+mod local;
 mod managers;
 mod merge;
 mod named;
@@ -19,6 +20,7 @@ mod serving;
 mod sift;
 mod sockets;
 mod started;
+mod survey;
 mod unpack;
 mod uses;
 mod walk;
@@ -35,11 +37,13 @@ use crate::report::audit::AuditDocument;
 use crate::report::origin::Origin;
 use crate::report::rows::{bytes, path};
 use crate::report::{self, exit_zero, print_schema};
+use crate::share::Share;
 pub(super) use host::Host;
 use judge::Judge;
 use processes::Processes;
 use progress::Progress;
 use scan::Scan;
+pub use survey::{Survey, directory_of, survey};
 
 /// Why an audit ends that found more than it keeps in memory.
 const CANNOT_READ_BACK: &str = "cannot read back what was found from a temporary file";
@@ -61,8 +65,22 @@ pub fn run(args: &AuditArgs) -> anyhow::Result<Outcome> {
     Ok(exit_zero(document.outcome(), args.exit_zero))
 }
 
-/// Looks at everything that the arguments ask for.
+/// An audit, and what it leaves for a look at other backends.
+struct Audit {
+    document: AuditDocument,
+    host: Host,
+    /// The files and folders that were looked at.
+    roots: Vec<PathBuf>,
+    /// Shares of running QEMUs over the local backend.
+    running: Vec<Share>,
+}
+
 fn audit(args: &AuditArgs) -> anyhow::Result<AuditDocument> {
+    Ok(look(args)?.document)
+}
+
+/// Looks at everything that the arguments ask for.
+fn look(args: &AuditArgs) -> anyhow::Result<Audit> {
     let host = Host::new(args.root.as_deref())?;
     let origin = origin(&host);
     let progress = Progress::new();
@@ -89,6 +107,7 @@ fn audit(args: &AuditArgs) -> anyhow::Result<AuditDocument> {
     progress.finish();
     merge::find_users(&host, &roots, &mut scan).context(CANNOT_READ_BACK)?;
     let left_out = std::mem::take(&mut scan.left_out);
+    let running = std::mem::take(&mut processes.local);
     let as_root = root_user::find(&host, &scan, &processes).context(CANNOT_READ_BACK)?;
     let judge = Judge::new(args.qemu.clone(), installed, everything, as_root);
     let mut document = judge.document(&host, scan, processes).context(CANNOT_READ_BACK)?;
@@ -97,7 +116,8 @@ fn audit(args: &AuditArgs) -> anyhow::Result<AuditDocument> {
     document.looked_in.extend((!standard_input.is_empty()).then(|| "-".to_owned()));
     document.followed = followed.iter().map(|file| path(file)).collect();
     document.left_out = left_out.iter().map(|folder| path(folder)).collect();
-    Ok(document)
+    let roots = roots.into_iter().chain(followed).collect();
+    Ok(Audit { document, host, roots, running })
 }
 
 /// The audited host, and this audit. Below `--root` this machine's own name would be another host's.

@@ -247,6 +247,7 @@ mod tests {
             mount_tag: None,
             transport: Transport::Socket(socket.into()),
             socket_on_host: None,
+            model: None,
             readonly: false,
             writeout: false,
             device: None,

@@ -16,6 +16,7 @@ use super::chars::{Command, Embedded, Lexed, verbatim};
 use super::spelling::Spelt;
 use super::templates::{Masked, all_expressions};
 use super::{Beside, Document, Format, Reading, Unreadable, commands};
+use crate::share::backend::Backend;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::sources::shell;
 
@@ -51,7 +52,9 @@ impl Format for Launcher {
     fn read_beside(&self, document: &Document, _beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {
         commands::refuse_long(document.bytes)?;
         let mut reading = commands::read(document, &lex(document));
-        reading.shares.extend(avocado::shares(document));
+        if Backend::sought() == Backend::Proxy {
+            reading.shares.extend(avocado::shares(document));
+        }
         Ok(reading)
     }
 

@@ -13,6 +13,7 @@ mod confinement;
 mod file;
 mod glance;
 mod layout;
+mod local;
 mod memory;
 mod rewrite;
 mod spelling;
@@ -32,6 +33,7 @@ pub(super) use arguments::Holder;
 pub(super) use confinement::{of_host as confinement_of_host, relabel};
 use file::File;
 pub(super) use file::is_saved_image;
+pub(super) use local::filesystems;
 
 /// Domain XML and its wrappers.
 pub struct Libvirt;

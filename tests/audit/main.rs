@@ -22,6 +22,7 @@ mod newer_qemu;
 mod output;
 mod run;
 mod shipped;
+mod status;
 mod statuses;
 mod whole_host;
 mod yaml;

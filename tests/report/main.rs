@@ -4,6 +4,7 @@
 
 mod page;
 mod rounds;
+mod statuses;
 
 use std::fs;
 use std::path::Path;

@@ -60,6 +60,7 @@ fn share(export: &Path) -> Share {
         mount_tag: Some(tag.into_bytes()),
         transport: Transport::Unknown(Vec::new()),
         socket_on_host: None,
+        model: None,
         readonly: false,
         writeout: false,
         device: Some(Device { driver: b"virtio-9p-pci".to_vec(), ..Device::default() }),

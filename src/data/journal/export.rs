@@ -29,6 +29,19 @@ impl Journal {
     /// An error where it is another export's, where it is damaged, or where something was done to the export that it does
     /// not tell.
     pub fn of_export(path: &Path, root: BorrowedFd<'_>) -> Result<Option<Self>> {
+        Self::of_export_by(path, root, Self::open)
+    }
+
+    /// [`Journal::of_export`] for one that is only looked at: its file system may be mounted read-only.
+    pub fn of_export_to_read(path: &Path, root: BorrowedFd<'_>) -> Result<Option<Self>> {
+        Self::of_export_by(path, root, Self::open_to_read)
+    }
+
+    fn of_export_by(
+        path: &Path,
+        root: BorrowedFd<'_>,
+        open: impl FnOnce(&Path) -> Result<Self>,
+    ) -> Result<Option<Self>> {
         let shown = text::escape_path(path);
         let mark = Mark::of_export(root)?;
         if Self::is_stillborn(path)? {
@@ -39,7 +52,7 @@ impl Journal {
             );
             return Ok(None);
         }
-        let journal = Self::open(path)?;
+        let journal = open(path)?;
         journal.is_of(&pin::stat(root)?)?;
         match &mark {
             Some(mark) => {

@@ -40,6 +40,7 @@ pub fn write(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
         markup(&fleet.tool_version)
     )?;
     state_of_fleet(fleet, out)?;
+    super::progress::html(fleet, out)?;
     filters(fleet, out)?;
     shares(fleet, out)?;
     hosts(fleet, out)?;

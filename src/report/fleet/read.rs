@@ -12,12 +12,14 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
+use super::progress;
 use super::scope::Scope;
 use super::{FindingCount, FleetDocument, FleetShare, HostRow, HostStatus, ShareStatus, count};
 use crate::report::SCHEMA;
 use crate::report::finding::{NOT_SEEN, PROXY_SHARE, Severity};
 use crate::report::origin::Origin;
 use crate::report::rows::Counts;
+use crate::report::status::StatusDocument;
 use crate::text::{escape_os, escape_path, printable};
 
 /// A document of more bytes than this is refused.
@@ -211,7 +213,7 @@ fn contents(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Reads one document: JSON where it begins so, YAML otherwise.
-fn parse<D: DeserializeOwned>(bytes: &[u8]) -> Result<D> {
+pub fn parse<D: DeserializeOwned>(bytes: &[u8]) -> Result<D> {
     match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
         None => bail!("it is empty: the audit said nothing"),
         Some(b'{') => Ok(serde_json::from_slice(bytes)?),
@@ -219,16 +221,21 @@ fn parse<D: DeserializeOwned>(bytes: &[u8]) -> Result<D> {
     }
 }
 
-fn audit(path: &Path) -> Result<Audit> {
-    let audit: Audit = parse(&contents(path)?)?;
+fn audit(bytes: &[u8]) -> Result<Audit> {
+    let audit: Audit = parse(bytes)?;
     match (audit.schema, &audit.error) {
         (_, Some(error)) => bail!("{error}"),
-        (Some(schema), None) if schema > SCHEMA => {
-            bail!("its schema is {schema}, and this program knows {SCHEMA}: use a newer one for the report")
-        }
+        (Some(schema), None) => known(schema).and_then(|()| whole(&audit)).map(|()| audit),
         (None, None) => bail!("it is no audit: it says no 'schema'"),
-        (Some(_), None) => whole(&audit).map(|()| audit),
     }
+}
+
+/// Stops at a document of a later version.
+pub fn known(schema: u32) -> Result<()> {
+    if schema > SCHEMA {
+        bail!("its schema is {schema}, and this program knows {SCHEMA}: use a newer one for the report")
+    }
+    Ok(())
 }
 
 /// Stops at a document that was cut short: what is missing of it may be shares.
@@ -258,21 +265,23 @@ struct Merging {
     names: BTreeMap<String, PathBuf>,
     /// How often there is each, and on how many hosts.
     findings: BTreeMap<(String, Severity), (u64, u64)>,
+    /// The status documents: they are added when all audits are there.
+    statuses: BTreeMap<String, (PathBuf, Result<StatusDocument>)>,
 }
 
 impl Merging {
     /// Adds one host's report.
     fn add(&mut self, host: String, file: &Path, inventory: &Inventory) -> Result<()> {
+        let read = contents(file);
+        if let Some(document) = read.as_ref().ok().filter(|bytes| progress::is_one(bytes)) {
+            return self.status(progress::host_of(&host), file, document);
+        }
         if let Some(other) = self.names.insert(host.clone(), file.to_owned()) {
-            bail!(
-                "two reports for the host '{host}': '{}' and '{}'; give one a name of its own, or leave it out",
-                escape_path(&other),
-                escape_path(file)
-            );
+            return Err(two_reports(&host, &other, file));
         }
         let known = inventory.hosts.get(&host).and_then(Option::as_ref);
         let row = HostRow { report: Some(escape_path(file).into_owned()), ..named(host, known) };
-        match audit(file) {
+        match read.and_then(|bytes| audit(&bytes)) {
             Ok(audit) => self.audited(row, audit),
             Err(error) => {
                 let reason = printable(&format!("{error:#}")).into_owned();
@@ -280,6 +289,14 @@ impl Merging {
             }
         }
         Ok(())
+    }
+
+    /// Keeps one host's status.
+    fn status(&mut self, host: &str, file: &Path, bytes: &[u8]) -> Result<()> {
+        match self.statuses.insert(host.to_owned(), (file.to_owned(), progress::read(bytes))) {
+            Some((other, _)) => Err(two_reports(host, &other, file)),
+            None => Ok(()),
+        }
     }
 
     fn audited(&mut self, row: HostRow, audit: Audit) {
@@ -346,8 +363,23 @@ impl Merging {
             .collect();
         findings
             .sort_by(|a, b| (b.severity, b.count).cmp(&(a.severity, a.count)).then_with(|| a.id.cmp(&b.id)));
-        FleetDocument { findings, ..self.document }
+        let mut document = FleetDocument { findings, ..self.document };
+        for (host, (file, status)) in self.statuses {
+            match status {
+                Ok(status) => progress::add(&mut document, &host, &file, status),
+                Err(error) => progress::fail(&mut document, host, &file, &error),
+            }
+        }
+        document
     }
+}
+
+fn two_reports(host: &str, one: &Path, other: &Path) -> anyhow::Error {
+    anyhow::anyhow!(
+        "two reports for the host '{host}': '{}' and '{}'; give one a name of its own, or leave it out",
+        escape_path(one),
+        escape_path(other)
+    )
 }
 
 /// The findings by what they are about.
@@ -415,7 +447,7 @@ impl Share {
 }
 
 /// Text of another machine's, safe to print.
-fn clean(text: String) -> String {
+pub fn clean(text: String) -> String {
     match printable(&text) {
         std::borrow::Cow::Borrowed(_) => text,
         std::borrow::Cow::Owned(safe) => safe,

@@ -32,8 +32,13 @@ pub fn write(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io::Result<(
             (None, _) => writeln!(out, ": {} not read", plural(host.unread, "file"))?,
         }
     }
+    super::progress::text(fleet, out)?;
     remarks(fleet, out)?;
-    counts(fleet, out)
+    counts(fleet, out)?;
+    match &fleet.summary.status {
+        Some(status) => writeln!(out, "status: {}", super::progress::total(status)),
+        None => Ok(()),
+    }
 }
 
 /// What is doubtful about audits, and about how many.

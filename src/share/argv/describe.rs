@@ -74,6 +74,7 @@ pub(super) fn fsdev(args: &[Arg], fsdev: &Fsdev) -> ArgvShare {
             mount_tag: None,
             transport,
             socket_on_host: None,
+            model: model(fsdev),
             readonly,
             writeout: writeout.as_deref() == Some(b"immediate"),
             device: None,
@@ -181,6 +182,12 @@ fn transport(fsdev: &Fsdev, more: bool, notes: &mut Vec<Note>) -> Transport {
         },
         (None, None) => Transport::Unknown(Vec::new()),
     }
+}
+
+/// Where a share over the local backend keeps the guest's owners and modes.
+fn model(fsdev: &Fsdev) -> Option<Vec<u8>> {
+    let value = fsdev.get(b"security_model").filter(|_| Backend::sought() == Backend::Local)?;
+    (!value.unknown).then_some(value.bytes)
 }
 
 fn descriptor(text: &[u8]) -> Option<i32> {

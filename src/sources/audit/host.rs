@@ -231,6 +231,14 @@ impl Host {
         })
     }
 
+    /// A path of the host's, free of symbolic links, as this program reaches it.
+    pub fn here(&self, path: &Path) -> PathBuf {
+        match &self.prefix {
+            Some(prefix) => prefix.join(path.strip_prefix("/").unwrap_or(path)),
+            None => path.to_owned(),
+        }
+    }
+
     /// What a symbolic link says, also one of /proc's that leads nowhere.
     pub fn read_link(&self, path: &Path) -> io::Result<PathBuf> {
         let fd = self.open_how(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;

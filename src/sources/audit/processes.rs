@@ -12,6 +12,7 @@ use super::sockets::{self, Names, Peers};
 use super::started::Started;
 use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, Arg};
+use crate::share::backend::Backend;
 use crate::share::helper::Helper;
 use crate::share::invocation::{self, is_helper};
 use crate::share::{ExportFrom, ExportPath, Place, Share, Transport};
@@ -81,6 +82,8 @@ const MOST_WORDS: usize = 8;
 pub struct Processes {
     /// Shares of running QEMUs, joined with their helpers where the sockets say so.
     pub shares: Vec<Share>,
+    /// Shares of running QEMUs over the local backend.
+    pub local: Vec<Share>,
     /// Running helpers.
     pub helpers: Vec<Helper>,
     /// Running QEMUs that read their configuration from a file.
@@ -198,7 +201,9 @@ pub fn proc(pid: i32, name: &str) -> PathBuf {
 impl Live<'_> {
     fn classify(&mut self, pid: i32, command: Vec<Vec<u8>>, emulators: &mut Vec<(i32, Vec<Arg>)>) {
         let telling = |word: &Vec<u8>| {
-            [&b"proxy"[..], b"-readconfig"].iter().any(|mark| memchr::memmem::find(word, mark).is_some())
+            [&b"proxy"[..], b"local", b"-readconfig"]
+                .iter()
+                .any(|mark| memchr::memmem::find(word, mark).is_some())
         };
         if !command.iter().any(telling) {
             return;
@@ -310,6 +315,7 @@ impl Live<'_> {
             found.findings.extend(self.join(&mut share, alone));
             found.shares.push(share);
         }
+        found.local.extend(self.local(pid, args, guest.as_ref()));
         let cwd = || self.host.read_link(&proc(pid, "cwd")).unwrap_or_else(|_| "/".into());
         for pair in args.windows(2) {
             if let [option, file] = pair
@@ -320,6 +326,21 @@ impl Live<'_> {
                 found.configured.push(Configured { pid, file, guest: guest.clone() });
             }
         }
+    }
+
+    /// A running QEMU's shares over the local backend, with their directories as the host names them.
+    fn local(&self, pid: i32, args: &[Arg], guest: Option<&Vec<u8>>) -> Vec<Share> {
+        let shares = Backend::Local.seek(|| argv::shares(args)).into_iter().map(|found| found.share);
+        let placed = shares.map(|mut share| {
+            if let Transport::Socket(path) = &share.transport {
+                let path = exports::on_host(self.host, pid, path);
+                share.transport = path.map_or(Transport::Unknown(Vec::new()), Transport::Socket);
+            }
+            let (file, guest) = (Some(proc(pid, "cmdline")), guest.cloned());
+            share.place = Place { file, pid: Some(pid), guest, ..Place::default() };
+            share
+        });
+        placed.collect()
     }
 
     /// Joins a running QEMU's share with the helper at the other end of its socket. What can't be seen is told.

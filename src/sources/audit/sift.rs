@@ -185,7 +185,7 @@ fn is_socket_unit(path: &Path) -> bool {
 
 /// Whether a file's beginning is that of a binary one: it has NULs, and other bytes that no text has. Arguments that end
 /// with NULs are text, and so is UTF-16.
-fn is_binary(start: &[u8]) -> bool {
+pub fn is_binary(start: &[u8]) -> bool {
     let start = start.get(..start.len().min(TELLING)).unwrap_or_default();
     let is_wide = [&b"\xff\xfe"[..], b"\xfe\xff", b"<\0", b"\0<"].iter().any(|mark| start.starts_with(mark));
     let is_control = |byte: &u8| *byte < b' ' && !matches!(byte, 0 | b'\t' | b'\n' | b'\r' | 0x0c | 0x1b);

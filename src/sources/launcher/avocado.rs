@@ -116,6 +116,7 @@ fn share(document: &Document, lines: &[Line], at: usize) -> Share {
             None => Transport::Unknown(Vec::new()),
         },
         socket_on_host: None,
+        model: None,
         readonly: get(b"9p_readonly").is_some_and(|value| value == b"yes" || value == b"on"),
         writeout: get(b"9p_immediate_writeout").is_some_and(|value| value == b"yes" || value == b"on"),
         device: None,
