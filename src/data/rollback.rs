@@ -9,6 +9,7 @@
 
 mod journaled;
 mod kept;
+mod lost;
 mod rest;
 mod restore;
 mod room;
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context as _, Result, ensure};
 
 use self::kept::Kept;
+use self::lost::Lost;
 use self::room::Room;
 use super::convert::{ensure_root, lock, refuses_live};
 use super::entry::Time;
@@ -71,6 +73,8 @@ struct Restorer<'r> {
     /// Inodes that had mapped attributes before the conversion, and have them again. The admin agreed to convert them.
     mapped_before: Option<Mutex<HashSet<Key>>>,
     counts: Counts,
+    /// Entries that lost what says what the guest sees of them.
+    lost: Lost,
     room: Room,
     troubles: Troubles,
     progress: &'r Progress,
@@ -115,6 +119,8 @@ pub fn run(args: &RollbackArgs) -> Result<Outcome> {
     journal.ensure_of_conversion()?;
     if args.by_path {
         journal.ensure_of_mapped_copy(root.as_fd())?;
+    } else {
+        journal.ensure_no_other(root.as_fd())?;
     }
     match journal.stage() {
         Stage::Recording => {
@@ -228,6 +234,7 @@ pub(super) fn apply(
         origins: Origins::new(journal.path(), goal, !journal.was_converted()).by_path(journal.is_by_path()),
         mapped_before: had_mapped.then(Mutex::default),
         counts: Counts::default(),
+        lost: Lost::default(),
         room: Room::new(File::open(export)?),
         troubles,
         progress: &progress,
@@ -239,7 +246,7 @@ pub(super) fn apply(
     if restorer.troubles.is_empty() {
         restorer.rest()?;
     }
-    let Restorer { troubles, counts, kept, staging, .. } = restorer;
+    let Restorer { troubles, counts, lost, kept, staging, .. } = restorer;
     if troubles.is_empty()
         && let Err(obstacle) = kept.close()
     {
@@ -270,6 +277,7 @@ pub(super) fn apply(
             count(&counts.untold)
         );
     }
+    lost.complain(goal.model);
     if !words.is_rollback {
         let all = [&counts.as_recorded, &counts.as_changed, &counts.unrecorded].map(count);
         say!(

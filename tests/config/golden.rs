@@ -1,5 +1,5 @@
 //! Files in, files out: tests/golden/config/CASE holds `in.*`, the options in `args`, and what is expected: `out.*`, or
-//! `refused`, the error. `GOLDEN=write cargo test --test config golden` writes the expectations anew.
+//! `refused`, the error. `UPDATE_GOLDEN=1 cargo test --test config golden` writes the expectations anew.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ impl Case {
         let folder = format!("{}/", self.folder.display());
         let errors = text(&output.stderr).replace(&folder, "").replace("virtfs-proxy-helper: ", "");
         let code = output.status.code();
-        if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
             let _ = fs::remove_file(&refused);
             let _ = fs::remove_file(self.expected());
             if code == Some(0) {

@@ -12,10 +12,12 @@ mod knot;
 mod snapshot;
 
 mod adopt;
+mod copies;
 mod crash;
 mod errors;
 mod identity;
 mod journal;
+mod lost;
 mod mutations;
 mod power;
 mod racing;

@@ -37,6 +37,7 @@ impl Earlier {
         let journal = Journal::of_export(path, root.as_fd())?;
         if let Some(journal) = &journal {
             journal.ensure_of_conversion()?;
+            journal.ensure_no_other(root.as_fd())?;
         }
         Ok(journal.map_or(Self::Stillborn, |journal| Self::Begun(Box::new(journal))))
     }

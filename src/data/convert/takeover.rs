@@ -85,6 +85,9 @@ impl Order<'_> {
     fn open(&self) -> Result<Journal> {
         let shown = text::escape_path(&self.export);
         let journal = Journal::of_export(&self.journal, self.root.as_fd())?;
+        if let Some(journal) = &journal {
+            journal.ensure_no_other(self.root.as_fd())?;
+        }
         let stage = journal.as_ref().map_or(Stage::Recording, Journal::stage);
         let advice = match stage {
             Stage::Recording => "is not converted: convert it without --adopt",

@@ -1,14 +1,15 @@
 //! A journal and the export that it is of: whether the two fit each other, and whether the journal tells all that was done.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, StatxFlags};
 
 use super::{Begin, FileSystem, Journal, Mark, Stage, Writer, mark};
 use crate::data::entry::Inode;
@@ -110,25 +111,59 @@ impl Journal {
              user.* attributes or .virtfs_metadata_root behind. Nothing was changed. `migrate verify --by-path` names what is \
              different; restore a copy that has them (rsync -aHAX, tar --xattrs)"
         );
-        let path = Path::new(&self.begin().export);
-        let same_file = |one: &Path, other: &Path| {
-            let identity = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
-            identity(one).is_some() && identity(one) == identity(other)
-        };
-        if let Ok(original) = File::open(path)
-            && let Ok(inode) = pin::stat(original.as_fd())
-            && self.is_of(&inode).is_ok()
-            && pin::stat(root)?.identity != inode.identity
-            && same_file(&super::default_path(path), self.path())
-        {
-            let shown = text::escape_path(self.path());
+        if self.original(root)?.is_some() && self.is_own_file()? {
             bail!(
-                "{shown} is the journal of {}, which is still there: for a rollback of a copy, copy the journal, too, and name the copy \
-                 by --journal. Nothing was changed",
+                "{} is the journal of {}, which is still there: for a rollback of a copy, copy the journal, too (cp), and name the \
+                 copy by --journal. Nothing was changed",
+                text::escape_path(self.path()),
                 self.begin().export
             );
         }
         Ok(())
+    }
+
+    /// Refuses to change a copy of an export, block by block, while the export is still there: the two can't be told apart, and what is
+    /// written to the journal is said of both.
+    pub fn ensure_no_other(&self, root: BorrowedFd<'_>) -> Result<()> {
+        let Some(mark) = self.original(root)? else { return Ok(()) };
+        let begin = self.begin();
+        ensure!(
+            !mark.map_or(!begin.marks, |mark| mark.id == begin.id),
+            "{} is the journal of {}, which is still there and is another directory: one of the two is a copy of the other's file system, \
+             and what the journal says of one is not true of the other. To change the one that was converted, unmount the copy and mount \
+             the other there. For a rollback of the copy, copy the journal, too (cp), name the copy by --journal, and add --by-path. \
+             Nothing was changed",
+            text::escape_path(self.path()),
+            self.begin().export
+        );
+        Ok(())
+    }
+
+    /// The mark of the directory that was converted, where it is still at its place and is not the one with this open root.
+    fn original(&self, root: BorrowedFd<'_>) -> Result<Option<Option<Mark>>> {
+        let Ok(original) =
+            File::open(PathBuf::from(OsString::from_vec(text::unescape(&self.begin().export))))
+        else {
+            return Ok(None);
+        };
+        let Ok(inode) = pin::stat(original.as_fd()) else { return Ok(None) };
+        let is_it = self.is_of(&inode).is_ok() && pin::stat(root)?.identity != inode.identity;
+        if is_it { Ok(Some(Mark::of_export(&original)?)) } else { Ok(None) }
+    }
+
+    /// Whether the journal's file is the one that the conversion wrote, not a copy: one that lies where it would be looked for, or one
+    /// that is marked and was made when the conversion began.
+    fn is_own_file(&self) -> Result<bool> {
+        let identity = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
+        let usual = super::default_path(Path::new(&self.begin().export));
+        if identity(&usual).is_some() && identity(&usual) == identity(self.path()) {
+            return Ok(true);
+        }
+        let file = File::open(self.path())?;
+        let told = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME)?;
+        let is_younger = told.stx_mask & StatxFlags::BTIME.bits() != 0
+            && u64::try_from(told.stx_btime.tv_sec).is_ok_and(|born| born > self.begin().at);
+        Ok(!is_younger && mark::may_be_of_journal(&file)?)
     }
 
     /// Refuses the journal of an unmapping, which does not tell what a tree was.

@@ -103,6 +103,15 @@ pub fn refuse_marked(root: impl AsFd, journal: &Path) -> Result<()> {
     )
 }
 
+/// Whether an open file has the mark of a journal, or its file system keeps none.
+pub(super) fn may_be_of_journal(file: impl AsFd) -> rustix::io::Result<bool> {
+    match rustix::fs::fgetxattr(file, FILE, &mut [0_u8; LONGEST][..]) {
+        Err(Errno::NODATA) => Ok(false),
+        Ok(_) | Err(Errno::OPNOTSUPP | Errno::RANGE) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 fn read(fd: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<Option<Mark>> {
     let mut buffer = [MaybeUninit::uninit(); LONGEST];
     match rustix::fs::fgetxattr(fd, name, &mut buffer[..]) {

@@ -7,6 +7,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use anyhow::Result;
 use rustix::io::Errno;
 
+use super::lost::Seen;
 use super::{Restorer, times};
 use crate::data::convert::each_listing;
 use crate::data::entry::{Entry, Inode, Kind, Time};
@@ -37,7 +38,7 @@ impl Restorer<'_> {
                     .filter(|(name, _)| is_over || superseded.is_stale(at, &listing, name));
                 moved
                     .filter_map(|(_, record)| record.as_ref())
-                    .for_each(|record| self.origins.note_absent(record));
+                    .for_each(|record| self.note_absent(record, at));
             }
             if is_over {
                 return Ok(());
@@ -67,7 +68,7 @@ impl Restorer<'_> {
             // The guest has removed it, or put it elsewhere: the walk that follows finds it.
             Ok(_) | Err(Errno::NOENT | Errno::STALE | Errno::NOTDIR | Errno::LOOP) => {
                 let records = listing.entries.iter().filter_map(|(_, record)| record.as_ref());
-                records.for_each(|record| self.origins.note_absent(record));
+                records.chain([own]).for_each(|record| self.note_absent(record, at));
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
@@ -75,7 +76,7 @@ impl Restorer<'_> {
         let is_open = self.open.as_ref().is_some_and(|(from, _)| at >= *from);
         if listing.is_first(at) {
             self.room.retry_on(&pin, |pin| {
-                staging::at_own_place(directory, |place| self.kept(place, pin, own, is_open))
+                staging::at_own_place(directory, |place| self.kept(place, pin, own, at, is_open))
             })?;
             self.progress.add(1);
         }
@@ -94,7 +95,7 @@ impl Restorer<'_> {
         for (name, record) in &listing.entries {
             let Some(record) = record else { continue };
             let place = Place { directory, fd: fd.as_fd(), name };
-            if let Err(obstacle) = self.room.retry(|| self.entry(place, record, is_open)) {
+            if let Err(obstacle) = self.room.retry(|| self.entry(place, record, at, is_open)) {
                 self.troubles.add(place.path(), obstacle);
             }
             self.progress.add(1);
@@ -148,21 +149,21 @@ impl Restorer<'_> {
         self.open.as_ref().is_some_and(|(_, directories)| directories.contains(&listing.id))
     }
 
-    /// Restores an entry that is no directory. `is_open` says that its adoption was interrupted.
-    fn entry(&self, place: Place<'_>, record: &Record, is_open: bool) -> Result<(), Obstacle> {
+    /// Restores an entry that is no directory, of which the journal tells at `at`. `is_open` says that its adoption was interrupted.
+    fn entry(&self, place: Place<'_>, record: &Record, at: u64, is_open: bool) -> Result<(), Obstacle> {
         let hint = (record.entry.kind() == Some(Kind::File)).then_some(Kind::File);
         let (_turn, pin) = match self.pin(place, hint) {
             Ok(pin) => pin,
             Err(Errno::NOENT | Errno::LOOP | Errno::XDEV) => {
-                self.origins.note_absent(record);
+                self.note_absent(record, at);
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
         };
         if is_replaced(&record.entry) {
-            self.replaced(place, &pin, record)
+            self.replaced(place, &pin, record, at)
         } else {
-            self.kept(place, &pin, record, is_open)
+            self.kept(place, &pin, record, at, is_open)
         }
     }
 
@@ -182,8 +183,16 @@ impl Restorer<'_> {
     }
 
     /// Restores a regular file or a directory. `is_open` says that its adoption was interrupted.
-    fn kept(&self, place: Place<'_>, pin: &Pin, record: &Record, is_open: bool) -> Result<(), Obstacle> {
+    fn kept(
+        &self,
+        place: Place<'_>,
+        pin: &Pin,
+        record: &Record,
+        at: u64,
+        is_open: bool,
+    ) -> Result<(), Obstacle> {
         if !record.is(pin.inode()) {
+            self.note_absent(record, at);
             return Ok(());
         }
         let is_restored = self.is_restored(pin, record)?;
@@ -200,44 +209,78 @@ impl Restorer<'_> {
             self.counts.as_recorded.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
-        let shown = if self.complete { self.shown(place, pin)? } else { record.entry.clone() };
-        let Some(adopted) = self.goal.adopted(&record.entry).filter(|_| self.complete) else {
-            self.restore(place, pin, &shown, Some(record))?;
-            self.note_mapped_before(pin, record);
-            self.count(&shown, record);
-            return Ok(());
-        };
-        let of = |entry: &Entry| (entry.mode, entry.uid, entry.gid, entry.rdev);
-        let acls = |entry: &Entry| (entry.access_acl.clone(), entry.default_acl.clone());
-        if of(&shown) == of(&adopted) && acls(&shown) == acls(&adopted) {
-            // What the attributes said before, they say again.
+        if !self.complete {
             self.restore(place, pin, &record.entry, Some(record))?;
             self.note_mapped_before(pin, record);
             self.counts.as_recorded.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
+        if has_flags(pin.inode(), record) && self.is_bare(pin)? {
+            self.note_mapped_before(pin, record);
+            self.count(&Self::real(pin)?, record);
+            return Ok(());
+        }
+        self.as_seen(place, pin, record)
+    }
+
+    /// Makes a regular file or a directory of a complete conversion what the guest sees.
+    pub(super) fn as_seen(&self, place: Place<'_>, pin: &Pin, record: &Record) -> Result<(), Obstacle> {
+        let adopted = self.goal.adopted(&record.entry);
+        let Seen { entry: shown, is_lost } =
+            self.seen(place, pin, adopted.as_ref().unwrap_or(&record.entry))?;
+        if is_lost {
+            self.give_attributes_back(pin, &shown, record)?;
+        }
+        let is_as_recorded = self.restore_seen(place, pin, record, &shown, adopted.as_ref())?;
+        self.note_restored(pin.inode(), &shown, record);
+        if is_lost {
+            self.note_lost(place);
+        } else if is_as_recorded {
+            self.counts.as_recorded.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.counts.as_changed.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Makes a regular file or a directory what the guest sees: `shown`. `adopted` is what mapped attributes said of it before the
+    /// conversion. Returns whether it is as recorded.
+    fn restore_seen(
+        &self,
+        place: Place<'_>,
+        pin: &Pin,
+        record: &Record,
+        shown: &Entry,
+        adopted: Option<&Entry>,
+    ) -> Result<bool, Obstacle> {
+        let Some(adopted) = adopted else {
+            self.restore(place, pin, shown, Some(record))?;
+            self.note_mapped_before(pin, record);
+            return Ok(self.is_as_recorded(shown, record));
+        };
+        let of = |entry: &Entry| (entry.mode, entry.uid, entry.gid, entry.rdev);
+        let acls = |entry: &Entry| (entry.access_acl.clone(), entry.default_acl.clone());
+        if of(shown) == of(adopted) && acls(shown) == acls(adopted) {
+            // What the attributes said before, they say again.
+            self.restore(place, pin, &record.entry, Some(record))?;
+            self.note_mapped_before(pin, record);
+            return Ok(true);
+        }
         // The guest has changed it: it becomes really what the guest sees.
         let mut record = record.clone();
         record.entry.xattrs.retain(|(name, _)| !name.starts_with(b"user.virtfs."));
-        self.restore(place, pin, &shown, (!is_replaced(&shown)).then_some(&record))?;
-        self.counts.as_changed.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        self.restore(place, pin, shown, (!is_replaced(shown)).then_some(&record))?;
+        Ok(false)
     }
 
     /// Whether an inode is as it was recorded, and nothing is left to take away.
     fn is_restored(&self, pin: &Pin, record: &Record) -> rustix::io::Result<bool> {
         let (inode, entry) = (pin.inode(), &record.entry);
-        if inode.changed == record.changed
-            && (inode.immutable, inode.append_only) == (record.immutable, record.append_only)
-        {
+        if inode.changed == record.changed && has_flags(inode, record) {
             return Ok(true);
         }
-        if (inode.immutable, inode.append_only) != (record.immutable, record.append_only) {
+        if !has_flags(inode, record) {
             return Ok(false);
-        }
-        // An interrupted rollback, or another name's turn.
-        if self.complete && self.goal.model == Model::MappedXattr && !mapped_xattr::is_carried(pin)? {
-            return Ok(true);
         }
         // Mapped attributes from before the conversion must not be taken for what the guest sees.
         if self.mapped_before.is_none()
@@ -260,7 +303,7 @@ impl Restorer<'_> {
     }
 
     /// Restores a symbolic link or a special file.
-    fn replaced(&self, place: Place<'_>, pin: &Pin, record: &Record) -> Result<(), Obstacle> {
+    fn replaced(&self, place: Place<'_>, pin: &Pin, record: &Record, at: u64) -> Result<(), Obstacle> {
         if pin.inode().kind() == record.entry.kind() {
             // An interrupted rollback made it, or it was never converted.
             if record.entry.links > 1 {
@@ -273,19 +316,23 @@ impl Restorer<'_> {
             return Ok(());
         }
         if pin.inode().kind() != Some(Kind::File) {
-            self.origins.note_absent(record);
+            self.note_absent(record, at);
             return Ok(());
         }
-        let shown = self.shown(place, pin)?;
+        let Seen { entry: shown, is_lost: has_lost } = self.seen_special(place, pin, record)?;
         if self.complete {
             if shown.kind() != record.entry.kind() || !self.stands_for_it(pin, record) {
                 // The guest has put something else there, which the walk finds.
-                self.origins.note_absent(record);
+                self.note_absent(record, at);
             } else {
                 let is_lost = shown.target.as_ref().is_some_and(Vec::is_empty);
                 let entry = if is_lost { record.entry.clone() } else { shown };
                 self.restore(place, pin, &entry, Some(record))?;
-                self.count(&entry, record);
+                if has_lost {
+                    self.note_lost(place);
+                } else {
+                    self.count(&entry, record);
+                }
             }
             return Ok(());
         }
@@ -298,7 +345,7 @@ impl Restorer<'_> {
 
     /// Whether a regular file of the recorded kind is the one that the conversion put in the place of `record`, not one that the
     /// guest made there since.
-    fn stands_for_it(&self, pin: &Pin, record: &Record) -> bool {
+    pub(super) fn stands_for_it(&self, pin: &Pin, record: &Record) -> bool {
         let inode = pin.inode();
         let is_as_old = match inode.id.stamp {
             Stamp::Born(born) if !self.journal.is_by_path() => {
@@ -353,7 +400,7 @@ impl Restorer<'_> {
     }
 
     /// Whether a regular file is what a conversion that a power cut ended left in the place of `record`.
-    fn is_remnant(&self, pin: &Pin, record: &Record) -> rustix::io::Result<bool> {
+    pub(super) fn is_remnant(&self, pin: &Pin, record: &Record) -> rustix::io::Result<bool> {
         if !self.is_converted(pin, &record.entry) {
             return Ok(false);
         }
@@ -362,14 +409,23 @@ impl Restorer<'_> {
     }
 
     fn count(&self, entry: &Entry, record: &Record) {
-        let was = &record.entry;
-        let is_as_recorded = (entry.mode, entry.uid, entry.gid, entry.rdev, &entry.target)
-            == (was.mode, was.uid, was.gid, was.rdev, &was.target)
-            // Under mapped-file the conversion itself may have changed it.
-            && (self.goal.model == Model::MappedFile || entry.access_acl == was.access_acl);
+        let is_as_recorded = self.is_as_recorded(entry, record);
         let counter = if is_as_recorded { &self.counts.as_recorded } else { &self.counts.as_changed };
         counter.fetch_add(1, Ordering::Relaxed);
     }
+
+    fn is_as_recorded(&self, entry: &Entry, record: &Record) -> bool {
+        let was = &record.entry;
+        (entry.mode, entry.uid, entry.gid, entry.rdev, &entry.target)
+            == (was.mode, was.uid, was.gid, was.rdev, &was.target)
+            // Under mapped-file the conversion itself may have changed it.
+            && (self.goal.model == Model::MappedFile || entry.access_acl == was.access_acl)
+    }
+}
+
+/// Whether an inode has the flags that it had when it was recorded.
+fn has_flags(inode: &Inode, record: &Record) -> bool {
+    (inode.immutable, inode.append_only) == (record.immutable, record.append_only)
 }
 
 fn is_replaced(entry: &Entry) -> bool {

@@ -36,6 +36,9 @@ impl Restorer<'_> {
 
     /// Restores an entry that a guest made or moved, if it is one.
     fn unrecorded(&self, place: Place<'_>, pin: &Pin) -> Result<(), Obstacle> {
+        if let Some(record) = self.absent_lost(place, pin)? {
+            return self.as_seen(place, pin, &record);
+        }
         let (entry, record) = if let Some(origin) = self.origins.scattered(pin)? {
             (origin.entry.clone(), Some(origin))
         } else if self.carries(place, pin)? {
@@ -60,6 +63,13 @@ impl Restorer<'_> {
             self.counts.unrecorded.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// The record of a file or a directory that the guest moved here, where it has lost what says what the guest sees of it.
+    fn absent_lost(&self, place: Place<'_>, pin: &Pin) -> rustix::io::Result<Option<Record>> {
+        let Some(record) = self.absent(pin.inode()) else { return Ok(None) };
+        let is_lost = self.seen(place, pin, &record.entry)?.is_lost;
+        Ok(is_lost.then_some(record))
     }
 
     /// What was recorded of a link or a special file that a guest moved here.

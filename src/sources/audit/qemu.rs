@@ -160,7 +160,11 @@ mod tests {
         let installed = installed(&Host::new(None).unwrap(), false);
         let main = installed.iter().find(|one| one.path.ends_with("qemu-system-x86_64"));
         let main = main.expect("qemu-system-x86 must be installed for the tests");
-        assert_eq!(main.version.number, (7, 2));
-        assert!(main.has_backend);
+        let told = std::process::Command::new(&main.path).arg("--version").output().unwrap();
+        let told = String::from_utf8(told.stdout).unwrap();
+        let (major, minor) = main.version.number;
+        assert!(told.starts_with(&format!("QEMU emulator version {major}.{minor}.")), "{told}");
+        // The proxy backend was removed in QEMU 9.2.
+        assert_eq!(main.has_backend, main.version.number < (9, 2));
     }
 }

@@ -1,0 +1,224 @@
+//! Converted entries of which nothing says any more, or not wholly, what the guest sees: another program has taken their mapped
+//! attributes or their metadata files away. What they were is in the journal.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fd::AsFd as _;
+use rustix::io::Result;
+
+use super::Restorer;
+use crate::data::entry::{Entry, Inode, Kind};
+use crate::data::flags::Lifted;
+use crate::data::form::Model;
+use crate::data::identity::Key;
+use crate::data::journal::Record;
+use crate::data::mapped_xattr::{self, Attributes};
+use crate::data::pin::Pin;
+use crate::data::staging::Place;
+use crate::data::{mapped_file, passthrough};
+use crate::report::check::counted;
+use crate::text;
+
+/// How many of them are named.
+const NAMED: usize = 10;
+
+/// What is known of such entries.
+#[derive(Debug, Default)]
+pub(super) struct Lost {
+    count: AtomicU64,
+    /// The paths of the first.
+    named: Mutex<Vec<Vec<u8>>>,
+    /// Where the journal tells of the files and directories that are not at their places.
+    absent: Mutex<HashMap<Key, u64>>,
+    /// Inodes that this run has restored, that belong to QEMU's user for all that, and of which the journal may tell again.
+    restored: Mutex<HashSet<Key>>,
+}
+
+/// What the guest sees of an entry.
+pub(super) struct Seen {
+    pub(super) entry: Entry,
+    /// Whether some of it is not said any more, and comes from the journal.
+    pub(super) is_lost: bool,
+}
+
+impl Lost {
+    /// Says how many there are, and what is not known of them.
+    pub(super) fn complain(&self, model: Model) {
+        let count = self.count.load(Ordering::Relaxed);
+        if count == 0 {
+            return;
+        }
+        let what = match model {
+            Model::MappedXattr => "user.virtfs.* attributes",
+            Model::MappedFile => "metadata in .virtfs_metadata",
+        };
+        let named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let paths: Vec<_> = named.iter().map(|path| format!("'{}'", text::escape(path))).collect();
+        let more = if count > NAMED as u64 { ", and more" } else { "" };
+        complain!(
+            "virtfs-proxy-helper: {} had lost all or part of the {what}, which another program took away. What the journal recorded is \
+             restored; a change of owner or mode that the guest made there after the conversion is lost: {}{more}",
+            counted(count, "entry"),
+            paths.join(", ")
+        );
+    }
+
+    fn add(&self, path: Vec<u8>) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if named.len() < NAMED {
+            named.push(path);
+        }
+    }
+}
+
+impl Restorer<'_> {
+    /// Counts an entry that is restored.
+    pub(super) fn note_lost(&self, place: Place<'_>) {
+        self.lost.add(place.path());
+    }
+
+    /// Notes that what `record` tells of is not at its place; the journal tells of it at `at`.
+    pub(super) fn note_absent(&self, record: &Record, at: u64) {
+        self.origins.note_absent(record);
+        if self.complete && matches!(record.entry.kind(), Some(Kind::File | Kind::Directory)) {
+            let mut absent = self.lost.absent.lock().unwrap_or_else(PoisonError::into_inner);
+            absent.insert(record.id.recorded_key(), at);
+        }
+    }
+
+    /// The record of a file or a directory that is not at its place.
+    pub(super) fn absent(&self, inode: &Inode) -> Option<Record> {
+        let absent = self.lost.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = *absent.get(&inode.id.recorded_key())?;
+        drop(absent);
+        // A journal that can't be read is told by everybody else who reads it.
+        let listing = self.journal.listing_at(at).ok()?;
+        let records = listing.entries.into_iter().filter_map(|(_, record)| record);
+        std::iter::once(listing.own).chain(records).find(|record| record.is(inode))
+    }
+
+    /// What the guest sees of a file or a directory that was `was`. What nothing says any more is as it was.
+    pub(super) fn seen(&self, place: Place<'_>, pin: &Pin, was: &Entry) -> Result<Seen> {
+        let mut entry = self.shown(place, pin)?;
+        let inode = pin.inode();
+        if !self.is_unrestored(inode) || !shows_through(inode, &entry) {
+            return Ok(Seen { entry, is_lost: false });
+        }
+        let said = self.said(place, pin)?;
+        if said.uid.is_some() && said.gid.is_some() && said.mode.is_some() {
+            return Ok(Seen { entry, is_lost: false });
+        }
+        self.fill(&mut entry, &said, was);
+        if entry.kind() == Some(Kind::Symlink) && entry.target.is_none() {
+            entry.target = mapped_xattr::target(pin)?;
+        }
+        Ok(Seen { entry, is_lost: true })
+    }
+
+    /// What the guest sees of the regular file that stands for the link or the special file of `record`.
+    pub(super) fn seen_special(&self, place: Place<'_>, pin: &Pin, record: &Record) -> Result<Seen> {
+        let mut entry = self.shown(place, pin)?;
+        let was = &record.entry;
+        let has_device = was.kind().is_some_and(Kind::is_device);
+        let may_lack = shows_through(pin.inode(), &entry) || has_device && entry.rdev == 0;
+        if !self.complete || !may_lack || !self.stands_for_it(pin, record) || !self.is_remnant(pin, record)? {
+            return Ok(Seen { entry, is_lost: false });
+        }
+        let said = self.said(place, pin)?;
+        let is_all = said.uid.is_some()
+            && said.gid.is_some()
+            && said.mode.is_some()
+            && (said.rdev.is_some() || !has_device);
+        if !is_all {
+            self.fill(&mut entry, &said, was);
+            entry.target.clone_from(&was.target);
+        }
+        Ok(Seen { entry, is_lost: !is_all })
+    }
+
+    /// Whether nothing says what the guest sees of an inode, because it is restored: by a run before, or with another name.
+    pub(super) fn is_bare(&self, pin: &Pin) -> Result<bool> {
+        Ok(self.complete
+            && self.goal.model == Model::MappedXattr
+            && !self.is_unrestored(pin.inode())
+            && !mapped_xattr::is_carried(pin)?)
+    }
+
+    /// What an inode really is.
+    pub(super) fn real(pin: &Pin) -> Result<Entry> {
+        passthrough::read(pin)
+    }
+
+    /// Gives a file or a directory whose attributes are all gone those of `record` that the guest saw.
+    pub(super) fn give_attributes_back(&self, pin: &Pin, seen: &Entry, record: &Record) -> Result<()> {
+        let of_guest = |name: &[u8]| mapped_xattr::is_passed(name);
+        let is_bare = self.goal.model == Model::MappedXattr
+            && !mapped_xattr::is_carried(pin)?
+            && !seen.xattrs.iter().any(|(name, _)| of_guest(name));
+        if !is_bare {
+            return Ok(());
+        }
+        let inode = pin.inode();
+        let lifted = Lifted::of(pin.as_fd(), inode.immutable, inode.append_only)?;
+        for (name, value) in record.entry.xattrs.iter().filter(|(name, _)| of_guest(name)) {
+            pin.set_xattr(&mapped_xattr::name(name), value)?;
+        }
+        lifted.map_or(Ok(()), Lifted::restore)
+    }
+
+    /// Notes that the inode of `record` is restored to what looks converted: where the journal tells of it at another place, too, it is
+    /// known by this.
+    pub(super) fn note_restored(&self, inode: &Inode, entry: &Entry, record: &Record) {
+        let is_told_again = inode.is_linked() || record.entry.links > 1 || self.journal.has_adopted();
+        if is_told_again && (entry.uid, entry.gid) == (self.goal.uid, self.goal.gid) {
+            self.lost.restored.lock().unwrap_or_else(PoisonError::into_inner).insert(inode.id.key());
+        }
+    }
+
+    /// Whether an inode is converted, and no rollback has restored it.
+    fn is_unrestored(&self, inode: &Inode) -> bool {
+        let is_restored = || {
+            let by_this_run = || {
+                let restored = self.lost.restored.lock().unwrap_or_else(PoisonError::into_inner);
+                restored.contains(&inode.id.key())
+            };
+            let changed = u64::try_from(inode.changed.seconds).unwrap_or_default();
+            self.since.is_some_and(|since| changed >= since) || by_this_run()
+        };
+        self.complete && !self.journal.begin().unmaps && self.is_owned(inode) && !is_restored()
+    }
+
+    /// What says what the guest sees of an entry.
+    fn said(&self, place: Place<'_>, pin: &Pin) -> Result<Attributes> {
+        match self.goal.model {
+            Model::MappedXattr => Ok(mapped_xattr::read_attributes(pin)?.0),
+            Model::MappedFile => {
+                let name: &CStr = place.name;
+                Ok(mapped_file::read_attributes(place.directory, name)?.unwrap_or_default())
+            }
+        }
+    }
+
+    /// Takes from `was` what is not said.
+    fn fill(&self, entry: &mut Entry, said: &Attributes, was: &Entry) {
+        if said.is_empty() && self.goal.model == Model::MappedXattr {
+            // Under mapped-file they are the inode's own.
+            entry.access_acl = entry.access_acl.take().or_else(|| was.access_acl.clone());
+            entry.default_acl = entry.default_acl.take().or_else(|| was.default_acl.clone());
+        }
+        entry.uid = said.uid.unwrap_or(was.uid);
+        entry.gid = said.gid.unwrap_or(was.gid);
+        entry.mode = said.mode.unwrap_or(was.mode);
+        entry.rdev =
+            if entry.kind().is_some_and(Kind::is_device) { said.rdev.unwrap_or(was.rdev) } else { 0 };
+    }
+}
+
+/// Whether the guest may see something of the inode itself, because nothing else is said.
+fn shows_through(inode: &Inode, shown: &Entry) -> bool {
+    shown.uid == inode.uid || shown.gid == inode.gid || shown.mode == inode.mode
+}
