@@ -125,10 +125,11 @@ impl Journal {
     /// Refuses to change a copy of an export, block by block, while the export is still there: the two can't be told apart, and what is
     /// written to the journal is said of both.
     pub fn ensure_no_other(&self, root: BorrowedFd<'_>) -> Result<()> {
-        let Some(mark) = self.original(root)? else { return Ok(()) };
+        let Some(original) = self.original(root)? else { return Ok(()) };
         let begin = self.begin();
+        let is_converted = Mark::of_export(&original)?.map_or(!begin.marks, |mark| mark.id == begin.id);
         ensure!(
-            !mark.map_or(!begin.marks, |mark| mark.id == begin.id),
+            !is_converted,
             "{} is the journal of {}, which is still there and is another directory: one of the two is a copy of the other's file system, \
              and what the journal says of one is not true of the other. To change the one that was converted, unmount the copy and mount \
              the other there. For a rollback of the copy, copy the journal, too (cp), name the copy by --journal, and add --by-path. \
@@ -139,8 +140,8 @@ impl Journal {
         Ok(())
     }
 
-    /// The mark of the directory that was converted, where it is still at its place and is not the one with this open root.
-    fn original(&self, root: BorrowedFd<'_>) -> Result<Option<Option<Mark>>> {
+    /// The directory that was converted, where it is still at its place and is not the one with this open root.
+    fn original(&self, root: BorrowedFd<'_>) -> Result<Option<File>> {
         let Ok(original) =
             File::open(PathBuf::from(OsString::from_vec(text::unescape(&self.begin().export))))
         else {
@@ -148,7 +149,7 @@ impl Journal {
         };
         let Ok(inode) = pin::stat(original.as_fd()) else { return Ok(None) };
         let is_it = self.is_of(&inode).is_ok() && pin::stat(root)?.identity != inode.identity;
-        if is_it { Ok(Some(Mark::of_export(&original)?)) } else { Ok(None) }
+        Ok(is_it.then_some(original))
     }
 
     /// Whether the journal's file is the one that the conversion wrote, not a copy: one that lies where it would be looked for, or one
