@@ -16,7 +16,6 @@ fn migrate(verb: &str, tree: &std::path::Path, journal: &std::path::Path, option
 
 #[test]
 fn the_journal_of_an_export_that_is_there_rolls_no_copy_of_its_file_system_back() {
-    let _turn = crate::stage::turn();
     let format = || Disk::format("ext4", 12, "data=ordered");
     let stage = Stage::on(Disks { export: format(), journal: Some(format()) });
     crate::knot::tie(&stage.export());
@@ -46,7 +45,6 @@ fn the_journal_of_an_export_that_is_there_rolls_no_copy_of_its_file_system_back(
 
 #[test]
 fn a_journal_that_lies_elsewhere_rolls_no_copy_back_by_paths_while_the_export_is_there() {
-    let _turn = crate::stage::turn();
     for model in MODELS {
         let stage = Stage::knotted();
         let journal = stage.folder().join("elsewhere");

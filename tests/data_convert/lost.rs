@@ -53,7 +53,6 @@ fn strip_mode(path: &Path, model: &str) {
 
 #[test]
 fn entries_that_lost_what_the_guest_sees_of_them_are_restored_from_the_journal() {
-    let _turn = crate::stage::turn();
     for model in MODELS {
         for (what, strip) in [("all", strip as fn(&Path, &str)), ("mode", strip_mode)] {
             let stage = Stage::knotted();
@@ -83,7 +82,6 @@ fn entries_that_lost_what_the_guest_sees_of_them_are_restored_from_the_journal()
 
 #[test]
 fn an_entry_that_the_guest_moved_and_that_lost_its_attributes_is_restored_from_the_journal() {
-    let _turn = crate::stage::turn();
     for model in MODELS {
         let stage = Stage::knotted();
         let at = |name: &str| stage.export().join(name);
@@ -104,7 +102,6 @@ fn an_entry_that_the_guest_moved_and_that_lost_its_attributes_is_restored_from_t
 
 #[test]
 fn what_the_guest_gave_to_qemus_user_is_not_taken_for_lost_by_a_rollback_that_goes_on() {
-    let _turn = crate::stage::turn();
     let begin = || {
         let stage = Stage::knotted();
         success(&mut stage.convert("mapped-xattr"));
