@@ -8,6 +8,7 @@ mod multidevs;
 mod own_of_libvirt;
 mod printed;
 mod snippet;
+mod unified;
 mod user;
 mod virtiofs;
 
@@ -375,11 +376,7 @@ impl Input {
     }
 
     fn diff(&self, new: &[u8]) -> Vec<u8> {
-        let diff = similar::TextDiff::from_lines(self.bytes.as_slice(), new);
-        let mut out = Vec::new();
-        // Writing to a Vec does not fail.
-        let _ = diff.unified_diff().context_radius(3).header(&self.name, &self.name).to_writer(&mut out);
-        out
+        unified::diff(&self.name, self.bytes.as_slice(), new)
     }
 }
 

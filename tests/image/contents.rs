@@ -26,7 +26,7 @@ fn entries(archive: &Path) -> Vec<String> {
 }
 
 #[test]
-fn it_is_one_small_static_file_with_the_usual_labels() {
+fn it_is_one_small_static_file_and_licences_with_the_usual_labels() {
     let engine = Engine::new();
     let inspected = inspect(&engine);
     assert!(inspected["Size"].as_u64().unwrap() <= MOST, "{}", inspected["Size"]);
@@ -59,7 +59,11 @@ fn it_is_one_small_static_file_with_the_usual_labels() {
     let files: Vec<_> = files.iter().filter(|name| !name.ends_with('/')).collect();
     let own: Vec<_> =
         files.iter().filter(|name| !name.starts_with("etc/") && !name.starts_with("run/")).collect();
-    assert_eq!(own, [&"virtfs-proxy-helper"], "{files:?}");
+    let licences = ["LGPL-2.1.txt", "LICENSE-APACHE", "LICENSE-MIT", "crates.txt"]
+        .map(|name| format!("licences/{name}"));
+    let expected: BTreeSet<&str> =
+        licences.iter().map(String::as_str).chain(["virtfs-proxy-helper"]).collect();
+    assert_eq!(own.iter().map(|name| name.as_str()).collect::<BTreeSet<_>>(), expected, "{files:?}");
 
     // It needs no loader, and says which it is.
     let said = engine.run(["run", "--rm", "--network=none", IMAGE, "--version"]);
