@@ -69,6 +69,9 @@ pub struct StatusArgs {
     /// Look at a host whose file system is mounted at DIR: PATHs and everything printed are as on that host
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
+    /// Where the state of moves is [default: /var/lib/virtfs-proxy-helper/moves]
+    #[arg(long, env = "VIRTFS_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
     /// How the status is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub format: Format,

@@ -3,6 +3,7 @@
 //! It puts together what an audit finds, what the journals beside the exports say, and the state of moves. It changes nothing.
 
 mod judge;
+mod moves;
 mod rows;
 mod tree;
 
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::plan::path_of;
+use super::state::{self, MoveState};
 use crate::cli::StatusArgs;
 use crate::data::journal::Stage;
 use crate::report::audit::UnreadRow;
@@ -31,6 +33,7 @@ pub fn look(args: &StatusArgs) -> anyhow::Result<StatusDocument> {
             unread.push(UnreadRow { file: row.file, reason: row.message });
         }
     }
+    let known = moves_of(args, &survey, &mut unread);
     let mut trees = Trees { survey: &survey, known: BTreeMap::new() };
     let mut shares = Vec::new();
     for mut row in rows::of(&survey)? {
@@ -38,13 +41,32 @@ pub fn look(args: &StatusArgs) -> anyhow::Result<StatusDocument> {
         if let Some(Ok(tree)) = tree {
             row.export = Some(shown(&tree.path));
         }
-        shares.extend(judge::share(row, tree, &mut unread));
+        let told = tree.and_then(Result::ok).and_then(Tree::told);
+        if let Some(mut row) = judge::share(row, tree, &mut unread) {
+            moves::add(&mut row, told, &known);
+            shares.push(row);
+        }
     }
+    shares.extend(moves::missing(&shares, &known));
     let shares = rows::merged(shares);
     let exports = exports(&survey, &mut trees, &shares)?;
     unread.sort_by(|one, other| (&one.file, &one.reason).cmp(&(&other.file, &other.reason)));
     unread.dedup();
     Ok(StatusDocument::new(survey.audit.origin.clone(), shares, exports, unread))
+}
+
+/// What the state on the host knows of moves.
+fn moves_of(args: &StatusArgs, survey: &Survey, unread: &mut Vec<UnreadRow>) -> Vec<MoveState> {
+    let folder = args.state.clone().unwrap_or_else(|| PathBuf::from(state::DEFAULT));
+    let found = match survey.directory(&folder) {
+        Ok((_, here)) => state::all(&here).map_err(|error| survey.as_on_host(&format!("{error:#}"))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(survey.why(&error)),
+    };
+    found.unwrap_or_else(|reason| {
+        unread.push(UnreadRow { file: Some(shown(&folder)), reason });
+        Vec::new()
+    })
 }
 
 /// The exports that were looked at, each once.

@@ -223,6 +223,7 @@ mod tests {
             begun: 0,
             converted: (stage > Stage::Converting).then_some(60),
             is_adopting: false,
+            has_adopted: false,
             unmaps: false,
         }
     }

@@ -51,6 +51,8 @@ pub struct Told {
     pub converted: Option<u64>,
     /// Whether an adoption of entries that were added has begun and is not finished.
     pub is_adopting: bool,
+    /// Whether entries were adopted, or begun to be, at any time.
+    pub has_adopted: bool,
     /// Whether it is of an unmapping.
     pub unmaps: bool,
 }
@@ -62,6 +64,14 @@ impl Tree {
         let root = open(&here)?;
         let said = said(survey, &path, &root);
         Ok(Self { path, here, said })
+    }
+
+    /// What its journal tells, if it can be relied on.
+    pub fn told(&self) -> Option<&Told> {
+        match &self.said {
+            Said::Journal(told) => Some(told),
+            _ => None,
+        }
     }
 
     /// One of which that is said.
@@ -116,6 +126,7 @@ fn said(survey: &Survey, path: &Path, root: &File) -> Said {
                 begun: begin.at,
                 converted: journal.converted_at(),
                 is_adopting: journal.adopting().is_some(),
+                has_adopted: journal.has_adopted(),
                 unmaps: begin.unmaps,
             })
         }
