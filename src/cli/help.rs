@@ -254,3 +254,34 @@ Examples:
   virtfs-proxy-helper migrate status
   # The same from a container that has the host's file system at /host:
   virtfs-proxy-helper migrate status --root /host --format json";
+
+/// `migrate apply`.
+#[cfg(feature = "apply")]
+pub const APPLY: &str = "\
+Exit status:
+  0  Everything is done
+  1  A step failed. The message says whether all is taken back
+  2  The command line is wrong, or nobody agreed
+  3  Everything is done, and something is left for you to do by hand
+
+Examples:
+  # Plan, read the plan, and carry it out:
+  virtfs-proxy-helper migrate plan --output plan.yaml
+  virtfs-proxy-helper migrate apply plan.yaml
+  # Without a terminal; a guest that does not mount its share within 5 minutes is taken back:
+  virtfs-proxy-helper migrate apply plan.yaml --yes --probe 'ssh web mountpoint /srv'
+  # After an interruption the same command goes on.";
+
+/// `migrate undo`.
+#[cfg(feature = "apply")]
+pub const UNDO: &str = "\
+Exit status:
+  0  Everything is as before the move
+  1  Something could not be taken back; the message names it with its commands
+  2  The command line is wrong, or nobody agreed
+
+Examples:
+  # Take back what migrate apply did:
+  virtfs-proxy-helper migrate undo plan.yaml
+  # Only one guest, without a terminal:
+  virtfs-proxy-helper migrate undo plan.yaml --guest web --yes";

@@ -1,4 +1,4 @@
-//! `migrate plan`.
+//! `migrate plan`; with the feature `apply`, `migrate apply` and `migrate undo`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 
+#[cfg(feature = "apply")]
+use super::ProgressMode;
 use crate::report::Format;
 use crate::share::local::SecurityModel;
 
@@ -84,4 +86,70 @@ pub struct StatusArgs {
     /// Print the JSON Schema of the document, and do nothing else
     #[arg(long, exclusive = true)]
     pub schema: bool,
+}
+
+/// `migrate apply`.
+#[cfg(feature = "apply")]
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// The plan, as `migrate plan --output` wrote it; without it, --guest names what to plan for now
+    #[arg(value_name = "PLAN")]
+    pub plan: Option<PathBuf>,
+    /// Start guests that are shut down, too
+    #[arg(long)]
+    pub start: bool,
+    /// A shell command that succeeds when the guest sees its shares: it is run after the guest's start, again and again until it
+    /// succeeds or the time is up
+    #[arg(long, value_name = "COMMAND")]
+    pub probe: Option<String>,
+    /// How it is done.
+    #[command(flatten)]
+    pub way: WayArgs,
+}
+
+/// `migrate undo`.
+#[cfg(feature = "apply")]
+#[derive(Debug, Args)]
+pub struct UndoArgs {
+    /// The plan that was applied
+    #[arg(value_name = "PLAN")]
+    pub plan: PathBuf,
+    /// How it is done.
+    #[command(flatten)]
+    pub way: WayArgs,
+}
+
+/// How a move is carried out or taken back.
+#[cfg(feature = "apply")]
+#[derive(Debug, Args)]
+pub struct WayArgs {
+    /// Only this guest, and those that share an export with it. Repeatable
+    #[arg(long = "guest", value_name = "NAME")]
+    pub guests: Vec<OsString>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// End a guest that does not shut down in time as a power failure does
+    #[arg(long)]
+    pub force_stop: bool,
+    /// How long a guest may take to shut down
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub stop_timeout: u64,
+    /// How long a guest may take to be up, and then its probe to succeed
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub up_timeout: u64,
+    /// How long a guest has to stay up before its start counts
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    pub settle: u64,
+    /// Where it is kept how far each move is
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "VIRTFS_STATE",
+        default_value = "/var/lib/virtfs-proxy-helper/moves"
+    )]
+    pub state: PathBuf,
+    /// How progress is shown, on standard error
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    pub progress: ProgressMode,
 }

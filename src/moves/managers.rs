@@ -13,7 +13,6 @@ pub use systemd::{hold as hold_unit, is_active, release as release_unit};
 use super::document::{Command, Guest, Manager};
 
 /// What stops and starts guests.
-#[allow(dead_code, reason = "`apply` is what asks it")]
 pub trait Guests: Sync {
     /// Whether the guest runs.
     fn is_running(&self, guest: &Guest) -> anyhow::Result<bool>;

@@ -14,6 +14,7 @@ use super::document::{self, Export, Guest, Helper, Manager, Move, PlanDocument, 
 use super::exports;
 use super::manager::{self, Managed};
 use super::owner::{self, Owners};
+use super::qemu;
 use super::steps;
 use super::tool;
 use crate::cli::PlanArgs;
@@ -213,6 +214,11 @@ fn plan_move(
         guest.stop = answers::command(&args.stop, &by.name, names);
         guest.start = answers::command(&args.start, &by.name, names);
         guest.running = answers::command(&args.running, &by.name, names);
+        if guest.pid.is_none() {
+            // An audit of files does not look at processes.
+            let running = qemu::of(&guest)?.into_iter().find(|qemu| !qemu.proxy.is_empty());
+            guest.pid = running.map(|qemu| qemu.pid);
+        }
         one.guests.push(guest);
         managed.push((by, found));
     }

@@ -1,0 +1,595 @@
+//! What each kind of step does, and how it is taken back. Everything may be done a second time: it was interrupted the first time.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command as Process, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::configuration::digest;
+use super::document::{Command, Export, Guest, Helper, Kind, Manager, Move, Source, Step};
+use super::engine::Options;
+use super::plan::path_of;
+use super::state::{Event, State};
+use super::steps::PROGRAM;
+use super::{managers, qemu, tool};
+use crate::data::journal::{Journal, Stage, default_path};
+use crate::report::audit::Audited;
+use crate::text::escape_path;
+
+/// How often a condition is looked at.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long a process may take to end after it was told to, or a helper to listen.
+const SHORTLY: Duration = Duration::from_secs(60);
+
+/// Does a step. What has to be remembered for the way back is returned.
+pub fn carry_out(
+    step: &Step,
+    one: &Move,
+    state: &State,
+    options: &Options,
+) -> anyhow::Result<Option<String>> {
+    match step.kind {
+        Kind::StopGuest => stop_guest(guest(one, step)?, options)?,
+        Kind::StopHelper => stop_helper(helper(one, step)?, step)?,
+        Kind::Hold | Kind::Release | Kind::Before | Kind::DisableHelper => run_all(&step.run)?,
+        Kind::Convert | Kind::Adopt | Kind::Verify => {
+            let export = one.exports.get(step.index).context("the plan has no such export")?;
+            nobody_runs(one)?;
+            run_all(&step.run)?;
+            ensure!(
+                stage(export)? == Some(Stage::Converted),
+                "{} is not converted although the command succeeded",
+                export.path
+            );
+        }
+        Kind::Configure => return configure(step, one, state).map(Some),
+        Kind::StartGuest => {
+            let guest = guest(one, step)?;
+            fit(one, true)?;
+            start_guest(guest)?;
+            wait_until_up(guest, options)?;
+        }
+        Kind::Probe => probe(step, one, options)?,
+    }
+    Ok(None)
+}
+
+/// Takes a step back that began.
+pub fn take_back(
+    step: &Step,
+    index: usize,
+    one: &Move,
+    state: &State,
+    options: &Options,
+    wanted: &[usize],
+) -> anyhow::Result<()> {
+    match step.kind {
+        Kind::StartGuest => stop_guest(guest(one, step)?, options),
+        Kind::Configure => {
+            stop_all(one, options)?;
+            put_back(step, index, state)
+        }
+        Kind::Convert => {
+            stop_all(one, options)?;
+            let export = one.exports.get(step.index).context("the plan has no such export")?;
+            if matches!(stage(export)?, Some(Stage::Converting | Stage::Converted | Stage::RollingBack)) {
+                run_all(&step.undo)?;
+            }
+            ensure!(is_plain(export)?, "{} is still converted although the rollback succeeded", export.path);
+            Ok(())
+        }
+        Kind::StopHelper => start_helper(helper(one, step)?, step),
+        Kind::StopGuest => {
+            if wanted.contains(&step.index) {
+                start_old(one, step.index, options)
+            } else {
+                Ok(())
+            }
+        }
+        Kind::Hold | Kind::Release | Kind::DisableHelper => {
+            run_all(&step.undo.iter().filter(|command| !command.by_hand).cloned().collect::<Vec<_>>())
+        }
+        Kind::Before | Kind::Adopt | Kind::Verify | Kind::Probe => Ok(()),
+    }
+}
+
+/// The guests that run again after the way back.
+pub fn wanted(state: &State) -> Vec<usize> {
+    let note = state.lines().iter().rev().find(|line| line.event == Event::Undo);
+    note.and_then(|line| serde_json::from_str(line.note.as_deref()?).ok()).unwrap_or_default()
+}
+
+/// Starts the guests that ran before and have no step of their own for it.
+pub fn start_as_before(one: &Move, options: &Options, wanted: &[usize]) -> anyhow::Result<()> {
+    wanted.iter().try_for_each(|index| start_old(one, *index, options))
+}
+
+fn start_old(one: &Move, index: usize, options: &Options) -> anyhow::Result<()> {
+    let guest = one.guests.get(index).context("the plan has no such guest")?;
+    if is_running(guest)? {
+        return Ok(());
+    }
+    fit(one, false)?;
+    start_guest(guest)?;
+    let up = wait(Duration::from_secs(options.up_timeout), || is_running(guest))?;
+    ensure!(up, "{} was started, and does not run", guest.name);
+    Ok(())
+}
+
+fn guest<'a>(one: &'a Move, step: &Step) -> anyhow::Result<&'a Guest> {
+    one.guests.get(step.index).context("the plan has no such guest")
+}
+
+fn helper<'a>(one: &'a Move, step: &Step) -> anyhow::Result<&'a Helper> {
+    one.helpers.get(step.index).context("the plan has no such helper")
+}
+
+/// Whether a guest runs: its manager says so, or a QEMU has its shares.
+pub fn is_running(guest: &Guest) -> anyhow::Result<bool> {
+    Ok(managers::of(guest.manager).is_running(guest)? || !qemu::of(guest)?.is_empty())
+}
+
+/// Waits for a condition; whether it came true in time.
+fn wait(limit: Duration, mut condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<bool> {
+    let start = Instant::now();
+    loop {
+        if condition()? {
+            return Ok(true);
+        }
+        if start.elapsed() >= limit {
+            return Ok(false);
+        }
+        sleep(PAUSE);
+    }
+}
+
+fn stop_guest(guest: &Guest, options: &Options) -> anyhow::Result<()> {
+    if !is_running(guest)? {
+        return Ok(());
+    }
+    let manager = managers::of(guest.manager);
+    let commands = manager.stop(guest);
+    ensure!(
+        !commands.is_empty(),
+        "{} runs, and nothing says how it is shut down: shut it down, and run this again",
+        guest.name
+    );
+    run_all(&commands)?;
+    let limit = Duration::from_secs(options.stop_timeout);
+    if wait(limit, || Ok(!is_running(guest)?))? {
+        return Ok(());
+    }
+    let force = manager.force_stop(guest);
+    ensure!(
+        options.force_stop,
+        "{} does not shut down within {} seconds, and is left running: it was asked to, and may still do it. Shut it down from inside; \
+         or give it more time by --stop-timeout, or end it as a power failure does by --force-stop",
+        guest.name,
+        options.stop_timeout
+    );
+    ensure!(!force.is_empty(), "{} does not shut down, and nothing says how it is forced to", guest.name);
+    run_all(&force)?;
+    ensure!(wait(SHORTLY, || Ok(!is_running(guest)?))?, "{} runs although it was ended by force", guest.name);
+    Ok(())
+}
+
+fn stop_all(one: &Move, options: &Options) -> anyhow::Result<()> {
+    one.guests.iter().try_for_each(|guest| stop_guest(guest, options))
+}
+
+fn nobody_runs(one: &Move) -> anyhow::Result<()> {
+    for guest in &one.guests {
+        ensure!(!is_running(guest)?, "{} runs: somebody has started it meanwhile", guest.name);
+    }
+    Ok(())
+}
+
+fn start_guest(guest: &Guest) -> anyhow::Result<()> {
+    if is_running(guest)? {
+        return Ok(());
+    }
+    let commands = managers::of(guest.manager).start(guest);
+    ensure!(!commands.is_empty(), "nothing says how {} is started", guest.name);
+    run_all(&commands)
+}
+
+/// Waits until a guest runs and its QEMU has all shares over local, and stays so for the settling time.
+fn wait_until_up(guest: &Guest, options: &Options) -> anyhow::Result<()> {
+    let is_up = || -> anyhow::Result<bool> {
+        let running = qemu::of(guest)?;
+        let has = |index: usize| running.iter().any(|qemu| qemu.local.contains(&index));
+        let on_proxy = running.iter().any(|qemu| !qemu.proxy.is_empty());
+        Ok(is_running(guest)? && !on_proxy && (0..guest.shares.len()).all(has))
+    };
+    let limit = Duration::from_secs(options.up_timeout);
+    ensure!(
+        wait(limit, is_up)?,
+        "{} does not run with all its shares over local within {} seconds of its start",
+        guest.name,
+        options.up_timeout
+    );
+    let fell = wait(Duration::from_secs(options.settle), || Ok(!is_up()?))?;
+    ensure!(!fell, "{} ended shortly after its start", guest.name);
+    Ok(())
+}
+
+fn probe(step: &Step, one: &Move, options: &Options) -> anyhow::Result<()> {
+    let mut last = String::new();
+    let succeeded = wait(Duration::from_secs(options.up_timeout), || {
+        for command in &step.run {
+            let (program, words) = command.words.split_first().context("a command")?;
+            let said = tool::run(path_of(program), words.iter().map(|word| path_of(word)))?;
+            if said.status != Some(0) {
+                last = said
+                    .status
+                    .map_or_else(|| "a signal ended it".to_owned(), |code| format!("exit status {code}"));
+                last = format!("{last}: {}", said.reason());
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })?;
+    ensure!(succeeded, "the probe did not succeed within {} seconds: {last}", options.up_timeout);
+    for guest in &one.guests {
+        let is_started = one
+            .steps
+            .iter()
+            .any(|step| step.kind == Kind::StartGuest && one.guests.get(step.index) == Some(guest));
+        ensure!(!is_started || is_running(guest)?, "{} has ended meanwhile", guest.name);
+    }
+    Ok(())
+}
+
+/// Ends a helper: its unit, or its process, if that is still the one of the plan.
+fn stop_helper(helper: &Helper, step: &Step) -> anyhow::Result<()> {
+    if let Some(unit) = &helper.unit {
+        run_all(&step.run)?;
+        ensure!(
+            wait(SHORTLY, || Ok(!managers::is_active(unit)?))?,
+            "{unit} is active although it was stopped"
+        );
+        return Ok(());
+    }
+    let Some(pid) = helper.pid.filter(|pid| is_command(*pid, &helper.command)) else {
+        return Ok(());
+    };
+    match kill(Pid::from_raw(pid), Signal::SIGTERM) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(errno) => return Err(errno).with_context(|| format!("ending process {pid}")),
+    }
+    ensure!(
+        wait(SHORTLY, || Ok(!is_command(pid, &helper.command)))?,
+        "the helper (process {pid}) does not end"
+    );
+    Ok(())
+}
+
+/// Whether a process has these arguments. Its program is known by its path, not by the first argument.
+fn is_command(pid: i32, command: &[String]) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<_> = line.strip_suffix(b"\0").unwrap_or(&line).split(|byte| *byte == 0).skip(1).collect();
+    let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let Some((first, rest)) = command.split_first() else {
+        return false;
+    };
+    program == path_of(first)
+        && rest.len() == words.len()
+        && rest.iter().zip(words).all(|(own, word)| crate::text::unescape(own) == word)
+}
+
+/// Starts a helper again: by its unit, or by the arguments that it ran with.
+fn start_helper(helper: &Helper, step: &Step) -> anyhow::Result<()> {
+    if helper.unit.is_some() {
+        return run_all(&step.undo);
+    }
+    let Some(command) = step.undo.first() else {
+        return Ok(());
+    };
+    let Some((program, words)) = command.words.split_first().filter(|_| !command.by_hand) else {
+        bail!("nothing says how the helper is started: {}", command.line());
+    };
+    if is_listening(helper)? {
+        return Ok(());
+    }
+    if let Some(socket) = &helper.socket
+        && fs::symlink_metadata(path_of(socket)).is_ok()
+    {
+        // A helper that was ended may leave its socket, and does not start over it.
+        fs::remove_file(path_of(socket)).with_context(|| format!("removing {socket}"))?;
+    }
+    // Where it does not go to the background by itself it goes on after this program.
+    let mut child = Process::new(path_of(program))
+        .args(words.iter().map(|word| path_of(word)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir("/")
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("starting {}", command.line()))?;
+    let mut ended = None;
+    let up = wait(SHORTLY, || {
+        ended = ended.or(child.try_wait().context("waiting for the helper")?);
+        ensure!(
+            ended.is_none_or(|status| status.success()),
+            "the helper ended at its start: {}",
+            command.line()
+        );
+        is_listening(helper)
+    })?;
+    ensure!(up, "the helper does not listen: {}", command.line());
+    Ok(())
+}
+
+/// Whether somebody listens on a helper's socket. To connect would take its client's place.
+fn is_listening(helper: &Helper) -> anyhow::Result<bool> {
+    let Some(socket) = &helper.socket else {
+        return Ok(false);
+    };
+    let wanted = crate::text::unescape(socket);
+    let text = fs::read("/proc/net/unix").context("reading /proc/net/unix")?;
+    // Num RefCount Protocol Flags Type St Inode Path; the flag 10000 says that it listens.
+    let is_its = |line: &[u8]| {
+        let words: Vec<&[u8]> = line.splitn(8, |byte| *byte == b' ').collect();
+        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').filter(|field| !field.is_empty()).collect();
+        words.len() == 8 && line.ends_with(&wanted) && fields.get(3) == Some(&b"00010000".as_slice())
+    };
+    Ok(text.split(|byte| *byte == b'\n').any(is_its))
+}
+
+/// Runs commands one after the other; each must succeed. This program's own verbs are run by itself.
+fn run_all(commands: &[Command]) -> anyhow::Result<()> {
+    commands.iter().filter(|command| !command.by_hand).try_for_each(run)
+}
+
+fn run(command: &Command) -> anyhow::Result<()> {
+    let (program, words) = command.words.split_first().context("a command without words")?;
+    let program = if program == PROGRAM {
+        std::env::current_exe().context("cannot find this program's own file")?
+    } else {
+        path_of(program)
+    };
+    let said = tool::run(program, words.iter().map(|word| path_of(word)))?;
+    let how =
+        said.status.map_or_else(|| "a signal ended it".to_owned(), |code| format!("exit status {code}"));
+    if said.status != Some(0) {
+        let mut reason = said.reason();
+        if said.stderr.trim().is_empty()
+            && let Some(last) = said.text().lines().rev().find(|line| !line.trim().is_empty())
+        {
+            reason = crate::text::escape(last.as_bytes()).into_owned();
+        }
+        bail!("{}: {how}: {reason}", command.line());
+    }
+    if let Some(output) = &command.output {
+        replace(&path_of(output), &said.stdout, None)?;
+    }
+    Ok(())
+}
+
+/// Writes a file in one step, on stable storage; with the owner and the mode of another, or else for root alone.
+fn replace(path: &Path, bytes: &[u8], like: Option<&fs::Metadata>) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
+    let shown = escape_path(path);
+    let folder = path.parent().with_context(|| format!("{shown} has no folder"))?;
+    let write = || -> anyhow::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(bytes)?;
+        if let Some(like) = like {
+            fchown(file.as_file(), Some(like.uid()), Some(like.gid()))?;
+            file.as_file().set_permissions(fs::Permissions::from_mode(like.mode() & 0o7777))?;
+        }
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        // Proxmox's own file system can't.
+        let _ = File::open(folder).and_then(|folder| folder.sync_all());
+        Ok(())
+    };
+    write().with_context(|| format!("writing {shown}"))
+}
+
+/// How far the conversion of an export is; nothing where none has begun.
+fn stage(export: &Export) -> anyhow::Result<Option<Stage>> {
+    let path = path_of(&export.path);
+    let root = File::open(&path).with_context(|| format!("opening {}", export.path))?;
+    let journal = default_path(&path);
+    if fs::symlink_metadata(&journal).is_err() {
+        return Ok(None);
+    }
+    Ok(Journal::of_export(&journal, root.as_fd())?.map(|journal| journal.stage()))
+}
+
+/// Whether an export is as the proxy serves it.
+fn is_plain(export: &Export) -> anyhow::Result<bool> {
+    Ok(matches!(stage(export)?, None | Some(Stage::Recording | Stage::RolledBack)))
+}
+
+/// The configuration and the files of the guests fit together: all of it changed (`new`), or all of it as it was. Otherwise a
+/// guest would see a wrong tree, and nobody may start it.
+fn fit(one: &Move, new: bool) -> anyhow::Result<()> {
+    for export in &one.exports {
+        if new {
+            ensure!(
+                stage(export)? == Some(Stage::Converted),
+                "{} is not converted: a guest over local would see a wrong tree, and is not started",
+                export.path
+            );
+        } else {
+            ensure!(
+                is_plain(export)?,
+                "{} is converted: a guest over the proxy would see a wrong tree, and is not started",
+                export.path
+            );
+        }
+    }
+    for source in one.steps.iter().flat_map(|step| &step.documents) {
+        let has_proxy = has_proxy(source, &source.read()?)?;
+        let (is, files) = if new {
+            ("still has a share over the proxy", "converted")
+        } else {
+            ("has no share over the proxy", "as they were")
+        };
+        ensure!(
+            has_proxy != new,
+            "{} {is}, and the files are {files}: a guest would see a wrong tree, and is not started",
+            source.shown
+        );
+    }
+    Ok(())
+}
+
+/// Whether a document has a share over the proxy. As the plan saw it, it has one.
+fn has_proxy(source: &Source, text: &[u8]) -> anyhow::Result<bool> {
+    if digest(text) == source.sha256 {
+        return Ok(true);
+    }
+    let scratch = tempfile::tempdir().context("making a folder for a document")?;
+    let file = if source.dump.is_empty() {
+        path_of(&source.file)
+    } else {
+        let file = scratch.path().join("document.xml");
+        fs::write(&file, text).context("writing the XML to a file")?;
+        file
+    };
+    let audit: Audited =
+        tool::document("audit", ["--format=json".as_ref(), "--".as_ref(), file.as_os_str()])?;
+    if let Some(row) = audit.unread.first() {
+        bail!("{} cannot be read: {}", source.shown, row.reason);
+    }
+    let own = crate::report::rows::path(&file);
+    Ok(audit.shares.iter().any(|row| row.file.as_deref() == Some(own.as_str())))
+}
+
+fn old_name(step: usize, index: usize) -> String {
+    format!("before/{step}.{index}.old")
+}
+
+/// Changes each document of a guest. Returns their digests afterwards.
+fn configure(step: &Step, one: &Move, state: &State) -> anyhow::Result<String> {
+    nobody_runs(one)?;
+    let number = one.steps.iter().position(|other| other == step).context("the plan has no such step")?;
+    let guest = guest(one, step)?;
+    let mut digests = Vec::new();
+    for (index, source) in step.documents.iter().enumerate() {
+        let text = source.read()?;
+        if has_proxy(source, &text)? {
+            // Proxmox keeps the hold in the same file.
+            let is_held = one.steps.iter().any(|other| other.kind == Kind::Hold && other.index == step.index);
+            ensure!(
+                digest(&text) == source.sha256 || guest.manager == Manager::Proxmox && is_held,
+                "{} has changed since the plan: make a new plan",
+                source.shown
+            );
+            let old = state.keep(&old_name(number, index), &text)?;
+            change(source, &old)?;
+            ensure!(
+                !has_proxy(source, &source.read()?)?,
+                "{} still has a share over the proxy",
+                source.shown
+            );
+        } else {
+            ensure!(
+                state.folder().join(old_name(number, index)).exists(),
+                "{} has changed since the plan: it has no share over the proxy any more",
+                source.shown
+            );
+        }
+        digests.push(digest(&source.read()?));
+    }
+    reload(&step.run)?;
+    serde_json::to_string(&digests).context("writing the digests")
+}
+
+fn change(source: &Source, old: &Path) -> anyhow::Result<()> {
+    let mut words: Vec<_> = source.options.iter().map(|option| path_of(option).into_os_string()).collect();
+    if source.dump.is_empty() {
+        words.extend(["--in-place".into(), "--".into(), path_of(&source.file).into_os_string()]);
+        let said = tool::verb("config", words)?;
+        ensure!(said.status == Some(0), "{}: {}", source.shown, said.reason());
+        return Ok(());
+    }
+    // Under a name that is an XML document's.
+    let scratch = tempfile::tempdir().context("making a folder for a document")?;
+    let file = scratch.path().join("document.xml");
+    fs::copy(old, &file).context("copying the XML")?;
+    words.extend(["--".into(), file.clone().into_os_string()]);
+    let said = tool::verb("config", words)?;
+    ensure!(said.status == Some(0), "{}: {}", source.shown, said.reason());
+    fs::write(&file, &said.stdout).context("writing the XML to a file")?;
+    define(source, &file)
+}
+
+fn define(source: &Source, file: &Path) -> anyhow::Result<()> {
+    run(&source.definition(&crate::report::rows::path(file)))
+}
+
+fn reload(commands: &[Command]) -> anyhow::Result<()> {
+    let is_reload = |command: &&Command| command.words.first().is_some_and(|word| word == "systemctl");
+    commands.iter().filter(is_reload).try_for_each(run)
+}
+
+/// Puts each document of a guest back.
+fn put_back(step: &Step, number: usize, state: &State) -> anyhow::Result<()> {
+    let digests: Option<Vec<String>> =
+        state.note(number, Event::Done).and_then(|note| serde_json::from_str(note).ok());
+    for (index, source) in step.documents.iter().enumerate() {
+        let text = source.read()?;
+        if has_proxy(source, &text)? {
+            continue;
+        }
+        let old = state.folder().join(old_name(number, index));
+        let shown = escape_path(&old);
+        ensure!(old.exists(), "{} has no share over the proxy, and {shown} is missing", source.shown);
+        if let Some(applied) = digests.as_ref().and_then(|digests| digests.get(index)) {
+            ensure!(
+                *applied == digest(&text),
+                "{} has changed since the move, and to put it back would lose that: put the shares over the proxy into it by hand, as \
+                 {shown} has them, and run `migrate undo` again",
+                source.shown
+            );
+        }
+        if source.dump.is_empty() {
+            put_file_back(&path_of(&source.file), &old)?;
+        } else {
+            let scratch = tempfile::tempdir().context("making a folder for a document")?;
+            let file = scratch.path().join("document.xml");
+            fs::copy(&old, &file).context("copying the XML")?;
+            define(source, &file)?;
+        }
+        ensure!(
+            has_proxy(source, &source.read()?)?,
+            "{} was put back, and has no share over the proxy",
+            source.shown
+        );
+    }
+    reload(&step.undo)
+}
+
+/// The old file comes back under its name: the one that `migrate config` has kept, or a copy of it.
+fn put_file_back(path: &Path, old: &Path) -> anyhow::Result<()> {
+    let bytes = fs::read(old).with_context(|| format!("reading {}", escape_path(old)))?;
+    let ends = std::iter::once(".orig".to_owned()).chain((2..=9999).map(|number| format!(".orig.{number}")));
+    let named = |end: String| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        PathBuf::from(name)
+    };
+    let kept = ends.map(named).take_while(|kept| fs::symlink_metadata(kept).is_ok()).last();
+    let is_regular = |kept: &PathBuf| fs::symlink_metadata(kept).is_ok_and(|metadata| metadata.is_file());
+    if let Some(kept) = kept.filter(is_regular)
+        && fs::read(&kept).is_ok_and(|text| text == bytes)
+    {
+        return fs::rename(&kept, path).with_context(|| format!("putting {} back", escape_path(path)));
+    }
+    let like = fs::metadata(path).with_context(|| format!("looking at {}", escape_path(path)))?;
+    replace(path, &bytes, Some(&like))
+}
