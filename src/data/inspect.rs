@@ -71,7 +71,7 @@ fn fill(document: &mut JournalDocument, journal: &Journal) {
     (document.bytes, document.torn) = (journal.len(), journal.torn());
     if let Some(at) = journal.mended() {
         document.damage = Some(format!(
-            "the first copy of the note at byte {at}. Its second copy counts, and nothing is lost; keep a copy of the journal elsewhere"
+            "a copy of a note, at byte {at}. The other copy of that note counts, and nothing is lost; keep a copy of the journal elsewhere"
         ));
     }
     if let Err(error) = count(document, journal) {

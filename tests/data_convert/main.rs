@@ -17,6 +17,7 @@ mod crash;
 mod errors;
 mod identity;
 mod journal;
+mod late;
 mod lost;
 mod mutations;
 mod power;

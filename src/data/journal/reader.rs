@@ -46,8 +46,10 @@ pub struct Journal {
     noted: u64,
     /// [`chained`] over all frames that count.
     chain: u32,
-    /// Where a note is of which only the second copy is good.
+    /// Where a note is of which only one copy is good.
     mended: Option<u64>,
+    /// The last note, where its second copy is missing at the end.
+    unsealed: Option<(Kind, Vec<u8>)>,
     /// Bytes behind it, which a crash left.
     torn: u64,
     /// When it was converted, if it was at any time.
@@ -192,6 +194,11 @@ impl Journal {
             }
         }
         let good = frames.offset;
+        // Nothing is written behind a note before both of its copies are on stable storage.
+        ensure!(
+            frames.awaited.is_none() || length - good <= frames.awaits(),
+            "it is damaged at byte {good}, the second copy of a note, and what follows can't be relied on: restore it from a backup"
+        );
         // A crash leaves nothing whole behind what it tore: something damaged the file later.
         ensure!(
             !frames.has_more()? && !frames.is_flipped()?,
@@ -211,6 +218,7 @@ impl Journal {
             noted,
             chain,
             mended: frames.mended,
+            unsealed: last.filter(|_| format > Format::One && good == noted),
             torn: length - good,
             converted,
             adopting,
@@ -340,6 +348,11 @@ impl Journal {
         self.chain
     }
 
+    /// The last note, where its second copy is missing at the end.
+    pub(super) fn unsealed(&self) -> Option<&(Kind, Vec<u8>)> {
+        self.unsealed.as_ref()
+    }
+
     /// How many bytes of it count.
     pub fn len(&self) -> u64 {
         self.good
@@ -350,7 +363,7 @@ impl Journal {
         self.good == 0
     }
 
-    /// Where a note is of which only the second copy is good.
+    /// Where a note is of which only one copy is good.
     pub fn mended(&self) -> Option<u64> {
         self.mended
     }
@@ -467,26 +480,39 @@ struct Frames {
     offset: u64,
     /// Where the file ends.
     end: u64,
-    /// Where the last note is of which only the second copy is good.
+    /// Where the last note is of which only one copy is good, though more follows.
     mended: Option<u64>,
+    /// The note that was read last, and how long its second copy is, which should be here.
+    awaited: Option<(Kind, Vec<u8>)>,
 }
 
 impl Frames {
     fn new(mut file: File, end: u64, format: Format) -> Result<Self> {
         let offset = MAGIC_LENGTH as u64;
         file.seek(SeekFrom::Start(offset))?;
-        Ok(Self { file: BufReader::with_capacity(1 << 18, file), format, offset, end, mended: None })
+        Ok(Self {
+            file: BufReader::with_capacity(1 << 18, file),
+            format,
+            offset,
+            end,
+            mended: None,
+            awaited: None,
+        })
     }
 
     /// The next frame; `None` at the end, or where the rest was torn by a crash.
     fn next(&mut self) -> Result<Option<Frame>> {
         let offset = self.offset;
-        let Some((kind, payload)) = self.read()? else { return self.copy() };
+        let Some((kind, payload)) = self.read()? else {
+            return if self.skips_copy()? { self.next() } else { self.copy() };
+        };
         let copy = if self.format > Format::One { Kind::of_copy(kind) } else { None };
         let Some(kind) = Kind::of(kind).or(copy) else {
             bail!("the record at byte {offset} is of a kind that this version does not know")
         };
         self.offset += (HEAD + payload.len()) as u64;
+        let has_copy = self.format > Format::One && copy.is_none() && kind.is_note();
+        self.awaited = has_copy.then(|| (kind, payload.clone()));
         Ok(Some(Frame { offset, kind, is_copy: copy.is_some(), payload }))
     }
 
@@ -509,6 +535,34 @@ impl Frames {
         Ok(is_whole.then_some((kind, payload)))
     }
 
+    /// How long the second copy is that should be here.
+    fn awaits(&self) -> u64 {
+        self.awaited.as_ref().map_or(0, |(_, payload)| (HEAD + payload.len()) as u64)
+    }
+
+    /// Goes on behind the second copy of a note that alone is damaged: behind it stands a good frame.
+    fn skips_copy(&mut self) -> Result<bool> {
+        let (damaged, size) = (self.offset, self.awaits());
+        if size == 0 || size >= self.end.saturating_sub(damaged) {
+            return Ok(false);
+        }
+        let mut follows = |at: u64| -> Result<bool> {
+            self.offset = at;
+            self.file.seek(SeekFrom::Start(at))?;
+            let frame = self.read()?;
+            self.file.seek(SeekFrom::Start(at))?;
+            Ok(frame.is_some_and(|(kind, _)| Kind::of(kind).is_some()))
+        };
+        let is_damaged = follows(damaged + size)?;
+        if is_damaged {
+            self.awaited = None;
+            self.mended = Some(damaged);
+        } else {
+            self.offset = damaged;
+        }
+        Ok(is_damaged)
+    }
+
     /// The second copy of the note whose first one should be here, where that alone is damaged.
     fn copy(&mut self) -> Result<Option<Frame>> {
         if self.format == Format::One || self.offset >= self.end {
@@ -521,7 +575,7 @@ impl Frames {
                 self.offset += (at + size) as u64;
                 self.file.seek(SeekFrom::Start(self.offset))?;
                 let payload = rest.get(at + HEAD..at + size).unwrap_or_default().to_vec();
-                self.mended = Some(offset);
+                (self.mended, self.awaited) = (Some(offset), None);
                 return Ok(Some(Frame { offset, kind, is_copy: false, payload }));
             }
         }

@@ -82,7 +82,13 @@ impl Writer {
         }
         rustix::fs::fdatasync(file.as_fd())?;
         let (format, id, chain) = (journal.format(), journal.begin().id.clone(), journal.chain());
-        Ok(Self { file, gathered: Vec::new(), offset, noted, chain, format, id, root: None })
+        let mut writer = Self { file, gathered: Vec::new(), offset, noted, chain, format, id, root: None };
+        if let Some((kind, payload)) = journal.unsealed() {
+            // Nothing may follow before it is there twice.
+            writer.frame(kind.copy(), payload)?;
+            writer.sync()?;
+        }
+        Ok(writer)
     }
 
     /// Reserves room on the journal's file system for what is yet to be written to it, so that a disk that is full keeps neither a
