@@ -194,16 +194,7 @@ impl Journal {
             }
         }
         let good = frames.offset;
-        // Nothing is written behind a note before both of its copies are on stable storage.
-        ensure!(
-            frames.awaited.is_none() || length - good <= frames.awaits(),
-            "it is damaged at byte {good}, the second copy of a note, and what follows can't be relied on: restore it from a backup"
-        );
-        // A crash leaves nothing whole behind what it tore: something damaged the file later.
-        ensure!(
-            !frames.has_more()? && !frames.is_flipped()?,
-            "it is damaged at byte {good}, and what follows can't be relied on: restore it from a backup"
-        );
+        frames.ensure_end_is_torn()?;
         // What was recorded for an adoption that did not begin was not touched: it is recorded anew.
         let is_sealed = stage == Stage::Converted && adopting.is_none();
         let (good, chain) = if is_sealed { (sealed, sealed_chain) } else { (good, chain) };
@@ -589,6 +580,22 @@ impl Frames {
         let left = self.end.saturating_sub(self.offset).min(most as u64);
         (&mut self.file).take(left).read_to_end(&mut rest)?;
         Ok(rest)
+    }
+
+    /// Refuses a file whose end no crash has torn: something damaged it later.
+    fn ensure_end_is_torn(&mut self) -> Result<()> {
+        let good = self.offset;
+        // Nothing is written behind a note before both of its copies are on stable storage.
+        ensure!(
+            self.awaited.is_none() || self.end - good <= self.awaits(),
+            "it is damaged at byte {good}, the second copy of a note, and what follows can't be relied on: restore it from a backup"
+        );
+        // A crash leaves nothing whole behind what it tore.
+        ensure!(
+            !self.has_more()? && !self.is_flipped()?,
+            "it is damaged at byte {good}, and what follows can't be relied on: restore it from a backup"
+        );
+        Ok(())
     }
 
     /// Whether behind what is no frame a later one follows that says how far the conversion got.
