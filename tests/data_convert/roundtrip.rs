@@ -325,7 +325,8 @@ fn a_damaged_journal_is_said_to_be_so() {
     let stage = Stage::knotted();
     success(&mut stage.convert("mapped-xattr"));
     let (whole, converted) = (fs::read(stage.journal()).unwrap(), stage.snapshot());
-    for at in [40, whole.len() / 3, whole.len() / 2, whole.len() - 100] {
+    // Where one copy of a note is damaged, the other one counts.
+    for at in [40, whole.len() / 3, whole.len() / 2] {
         let mut damaged = whole.clone();
         damaged[at] ^= 1;
         fs::write(stage.journal(), damaged).unwrap();
