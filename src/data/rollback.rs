@@ -204,6 +204,9 @@ pub(super) fn apply(
     let mut writer = journal.append_marking(tree.root().open()?.as_fd())?;
     if stage != Stage::RollingBack {
         writer.rollback_begun().map_err(|error| journal::not_written(error, journal.path()))?;
+    } else {
+        // A run that was killed may not have got to this.
+        writer.mark(Stage::RollingBack).context("marking the export")?;
     }
     let goal = Goal::of_journal(journal)?;
     let had_mapped =
