@@ -72,7 +72,9 @@ fn entries_that_lost_what_the_guest_sees_of_them_are_restored_from_the_journal()
                     is_seen,
                     "{model}, {what}: {entry}: {differs}"
                 );
-                assert!(said.contains(&format!("'{entry}'")), "{model}, {what}: {entry}: {said}");
+                // Of several names, the one that is met first is told.
+                let is_told = [entry, "d/e/set-id"].map(|name| said.contains(&format!("'{name}'")));
+                assert!(is_told[0] || entry == "set-id" && is_told[1], "{model}, {what}: {entry}: {said}");
             }
             // Metadata files were taken away by this test, which the times of their directories show.
             assert_same(&timeless(&before), &timeless(&stage.snapshot()), &format!("{model}, {what}"));
