@@ -202,11 +202,11 @@ pub(super) fn apply(
     let begin = journal.begin();
     let tree = Tree::open(export)?;
     let mut writer = journal.append_marking(tree.root().open()?.as_fd())?;
-    if stage != Stage::RollingBack {
-        writer.rollback_begun().map_err(|error| journal::not_written(error, journal.path()))?;
-    } else {
+    if stage == Stage::RollingBack {
         // A run that was killed may not have got to this.
         writer.mark(Stage::RollingBack).context("marking the export")?;
+    } else {
+        writer.rollback_begun().map_err(|error| journal::not_written(error, journal.path()))?;
     }
     let goal = Goal::of_journal(journal)?;
     let had_mapped =
