@@ -9,7 +9,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fstatat, mkdirat, mk
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 
-use super::export::{At, Kind, Known, Opened, Reach};
+use super::export::{Kind, Known, Opened, Reach};
 use super::identity::{Identity, LEAVE};
 use super::path::{NameBuffer, PathBuffer, TargetBuffer};
 use super::protocol::{
@@ -325,7 +325,7 @@ impl Operations {
             for _ in 0..CREATE_TRIES {
                 if makes {
                     match openat(at.dir(), at.name, create, permissions(mode)) {
-                        Err(Errno::EEXIST) if !asked.contains(OFlag::O_EXCL) => may_create_over(&at, flags)?,
+                        Err(Errno::EEXIST) if !asked.contains(OFlag::O_EXCL) => {}
                         result => return result.map(|file| Answer::File(file, None)),
                     }
                 }
@@ -438,22 +438,6 @@ impl Looked {
     /// The file had to be pinned all the same.
     fn was_pinned(&mut self) {
         self.other = Some(self.device).filter(|_| self.root != Some(self.device));
-    }
-}
-
-/// Asks the kernel whether a create may open what is there already. With `fs.protected_regular` (proc_sys_fs(5)) it may not open
-/// another user's file in a directory that others may write to and that has the sticky bit: `EACCES`. The kernel looks at this
-/// only where `O_CREAT` is given, so that the open that follows is none of these.
-fn may_create_over(at: &At<'_>, flags: OFlag) -> Result<(), Errno> {
-    let stat = fstatat(at.dir(), at.name, AtFlags::AT_SYMLINK_NOFOLLOW);
-    if !stat.is_ok_and(|stat| Kind::of(&stat) == Kind::File) {
-        return Ok(());
-    }
-    let ours = OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
-    match openat(at.dir(), at.name, (flags - OFlag::O_TRUNC) | ours, Mode::empty()) {
-        Err(Errno::EACCES) => Err(Errno::EACCES),
-        // Whatever else stands in the way, the open that follows meets it too.
-        _ => Ok(()),
     }
 }
 
