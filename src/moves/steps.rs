@@ -179,17 +179,22 @@ fn name(helper: &Helper) -> String {
     helper.export.clone().unwrap_or_else(|| "an unknown directory".to_owned())
 }
 
+/// A step about a helper.
+fn of_helper(
+    kind: Kind,
+    index: usize,
+    helper: &Helper,
+    what: String,
+    run: Vec<Command>,
+    undo: Vec<Command>,
+) -> Step {
+    let about = helper.unit.clone().unwrap_or_else(|| name(helper));
+    Step { kind, about, index, what, run, undo, ..Step::default() }
+}
+
 fn stop_helper(index: usize, helper: &Helper, one: &Move) -> Option<Step> {
     let export = name(helper);
-    let step = |what: String, run, undo| Step {
-        kind: Kind::StopHelper,
-        about: helper.unit.clone().unwrap_or_else(|| export.clone()),
-        index,
-        what,
-        run,
-        undo,
-        ..Step::default()
-    };
+    let step = |what, run, undo| of_helper(Kind::StopHelper, index, helper, what, run, undo);
     if let Some(unit) = &helper.unit {
         let is_active = helper.pid.is_some() || managers::is_active(unit).unwrap_or(false);
         let mut run = managers::hold_unit(unit);
@@ -218,15 +223,7 @@ fn stop_helper(index: usize, helper: &Helper, one: &Move) -> Option<Step> {
 
 fn disable_helper(index: usize, helper: &Helper, one: &Move) -> Option<Step> {
     let export = name(helper);
-    let step = |what: String, run, undo| Step {
-        kind: Kind::DisableHelper,
-        about: helper.unit.clone().unwrap_or_else(|| export.clone()),
-        index,
-        what,
-        run,
-        undo,
-        ..Step::default()
-    };
+    let step = |what, run, undo| of_helper(Kind::DisableHelper, index, helper, what, run, undo);
     let Some(unit) = &helper.unit else {
         // `migrate config` takes the helper's line out of the guest's own files, or names it.
         let place = helper.place.as_ref().filter(|_| !is_of_guest(helper, &one.guests))?;
