@@ -46,9 +46,11 @@ fn every_helper_option_is_in_the_readme_and_no_other() {
     assert_eq!(documented, with_help);
 }
 
-/// The rows of README's table that begins with this line, as cells.
-fn table(head: &str) -> Vec<Vec<&'static str>> {
-    let rest = README.split(&format!("{head}\n")).nth(1).unwrap_or_else(|| panic!("no table {head}"));
+/// The rows of the first table in this section of README that begins with this line, as cells.
+fn table(section: &str, head: &str) -> Vec<Vec<&'static str>> {
+    let text =
+        README.split(&format!("\n## {section}\n")).nth(1).unwrap_or_else(|| panic!("no section {section}"));
+    let rest = text.split(&format!("{head}\n")).nth(1).unwrap_or_else(|| panic!("no table {head}"));
     let rows = rest.lines().skip(1).take_while(|line| line.starts_with('|'));
     rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
 }
@@ -83,8 +85,7 @@ fn the_options_of_the_readme_take_what_the_program_takes() {
 
 #[test]
 fn each_exit_status_of_the_readme_is_given() {
-    // The first table of this head is the helper's.
-    let rows = table("| exit status | meaning |");
+    let rows = table("Signals and exit status", "| exit status | meaning |");
     assert_eq!(rows.len(), 3);
     for row in rows {
         let place = Place::new();
@@ -106,7 +107,7 @@ fn each_exit_status_of_the_readme_is_given() {
 fn each_signal_of_the_readme_does_what_it_says() {
     use nix::sys::signal::Signal;
     let mut seen = BTreeSet::new();
-    for row in table("| signal | effect |") {
+    for row in table("Signals and exit status", "| signal | effect |") {
         for name in row[0].split(", ") {
             seen.insert(name);
             let signal: Signal = name.parse().unwrap();
