@@ -86,7 +86,7 @@ Examples:
 pub const CONFIG: &str = "\
 Exit status:
   0  The configuration was printed or written; with --check: nothing would change
-  1  The file could not be rewritten. It is unchanged
+  1  The file could not be read or rewritten. It is unchanged
   2  The command line is wrong
   3  With --check: the file would change
 

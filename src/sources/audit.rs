@@ -38,12 +38,14 @@ use crate::report::origin::Origin;
 use crate::report::rows::{bytes, path};
 use crate::report::{self, exit_zero, print_schema};
 use crate::share::Share;
-pub(super) use host::Host;
+pub(super) use host::{BEGINNING, Host, MAX_FILE};
 use judge::Judge;
+pub(super) use named::{can_hold_all, unknown_form};
 use processes::Processes;
 use progress::Progress;
 use scan::Scan;
 pub use survey::{Survey, directory_of, survey};
+pub(super) use unpack::{Packed, unpack};
 
 /// Why an audit ends that found more than it keeps in memory.
 const CANNOT_READ_BACK: &str = "cannot read back what was found from a temporary file";

@@ -7,6 +7,7 @@ mod in_place;
 mod multidevs;
 mod own_of_libvirt;
 mod printed;
+mod reading;
 mod snippet;
 mod unified;
 mod user;
@@ -14,24 +15,24 @@ mod virtiofs;
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 
-use super::audit::Host;
+use self::reading::Held;
+use super::audit::{Host, MAX_FILE, can_hold_all};
 use super::elsewhere::Recorder;
 use super::join::{self, Joined, Servers};
 use super::launcher::Launcher;
 use super::libvirt::{Libvirt, is_saved_image};
 use super::mention::first_unread;
 use super::proved::{self, Rewritten};
-use super::{Beside, Document, Format as _, Reading, recognise_named};
+use super::{Beside, Document, Format as _, Reading};
 use crate::cli::{ConfigArgs, Snippet};
 use crate::data::devices::multidevs_of;
 use crate::exit::Outcome;
-use crate::share::bounds::bounded;
 use crate::share::local::Options;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::share::target::Target;
@@ -39,9 +40,7 @@ use crate::share::virtiofs::Daemon;
 use crate::share::{ExportPath, Share, Transport};
 use crate::text::{escape, escape_path, shell_word};
 
-/// More than any configuration has, in bytes; and as much of a guest's memory as is copied with the configuration of
-/// a saved image.
-const LARGEST: u64 = 16 << 20;
+/// How much of a guest's memory is copied with the configuration of a saved image, in bytes.
 const LARGEST_IMAGE: u64 = 64 << 20;
 
 /// Runs `migrate config`.
@@ -50,7 +49,10 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
         complain!("virtfs-proxy-helper: {why}");
         return Ok(Outcome::Usage);
     }
-    let input = Input::open(&args.file)?;
+    let input = match Input::open(&args.file)? {
+        Opened::Whole(input) => input,
+        Opened::Long { name, file } => return unchanged_long(args, &name, file),
+    };
     if args.in_place && input.path.is_none() {
         complain!("virtfs-proxy-helper: --in-place wants a file, and standard input is none");
         return Ok(Outcome::Usage);
@@ -68,27 +70,19 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
         );
     }
     let document = Document { path: input.path.as_deref(), bytes: &input.bytes };
-    let Some(format) = recognise_named(&document) else {
-        return input.unrecognised(args);
-    };
     // What comes through a pipe may be another host's: the files around it are none of this machine's.
     let host = if document.path.is_some() { Some(Host::new(None)?) } else { None };
     let recorder = host.as_ref().map(|host| Recorder::new(host));
-    let beside = recorder.as_ref().map(|recorder| recorder as &dyn Beside);
-    let read = |document: &Document| format.read_beside(document, beside);
-    let (reading, cut) = bounded(|| read(&document));
-    let reading = reading.map_err(|error| input.error(error.line, &error.reason))?;
-    if let Some(why) = cut {
-        return Err(input.error(None, why));
-    }
-    if let Some(part) = reading.unread.first() {
-        return Err(input.error(part.line, &part.reason));
-    }
-    if reading.shares.is_empty() {
+    let recording = recorder.as_ref().map(|recorder| recorder as &dyn Beside);
+    let held = reading::read(&document, recording).map_err(|error| input.error(error.line, &error.reason))?;
+    // Only the files that the document's shares come from are recorded, not those that are looked at for advice.
+    let beside = host.as_ref().map(|host| host as &dyn Beside);
+    let (format, reading) = match held {
+        Held::Shares(format, reading) => (format, reading),
         // Whatever asks for last recognises much, and knows little of it.
-        let guessed = format.name() == Launcher.name();
-        return if guessed { input.unrecognised(args) } else { input.unchanged(args) };
-    }
+        Held::Nothing(Some(format)) if format.name() == Launcher.name() => return input.unrecognised(args),
+        Held::Nothing(_) => return input.unchanged(args),
+    };
     if let Some(refusal) = Refusal::too_many(reading.shares.len()) {
         return Err(input.refused(&refusal));
     }
@@ -279,6 +273,18 @@ fn shown(transport: &Transport) -> String {
     }
 }
 
+/// A file that was opened.
+enum Opened {
+    /// All of it is in memory.
+    Whole(Input),
+    /// It is longer than readers take, and can hold no share.
+    Long {
+        /// As the admin calls it.
+        name: String,
+        file: File,
+    },
+}
+
 /// The file to rewrite.
 struct Input {
     /// As the admin calls it.
@@ -290,17 +296,29 @@ struct Input {
 }
 
 impl Input {
-    fn open(file: &Path) -> anyhow::Result<Self> {
+    fn open(file: &Path) -> anyhow::Result<Opened> {
         if file.as_os_str() == "-" {
             let bytes = read(io::stdin().lock()).context("reading standard input")?;
-            return Ok(Self { name: "standard input".into(), path: None, bytes, before: None });
+            return Ok(Opened::Whole(Self {
+                name: "standard input".into(),
+                path: None,
+                bytes: bytes.whole()?,
+                before: None,
+            }));
         }
         let name = escape_path(file).into_owned();
         let path = file.canonicalize().with_context(|| format!("finding {name}"))?;
-        let opened = File::open(&path).with_context(|| format!("opening {name}"))?;
+        let mut opened = File::open(&path).with_context(|| format!("opening {name}"))?;
         let before = in_place::Stamp::of(&opened).with_context(|| format!("looking at {name}"))?;
-        let bytes = read(opened).with_context(|| format!("reading {name}"))?;
-        Ok(Self { name, path: Some(path), bytes, before: Some(before) })
+        let read = read(&opened).with_context(|| format!("reading {name}"))?;
+        if let Content::Beginning(start) = &read
+            && can_hold_all(&Host::new(None)?, &path, start) == Ok(false)
+        {
+            opened.rewind().with_context(|| format!("reading {name}"))?;
+            return Ok(Opened::Long { name, file: opened });
+        }
+        let bytes = read.whole().with_context(|| format!("reading {name}"))?;
+        Ok(Opened::Whole(Self { name, path: Some(path), bytes, before: Some(before) }))
     }
 
     fn error(&self, line: Option<u64>, message: &str) -> anyhow::Error {
@@ -330,7 +348,7 @@ impl Input {
 
     /// The file as it went in.
     fn unchanged(&self, args: &ConfigArgs) -> anyhow::Result<Outcome> {
-        if args.to.is_none() && !args.diff && !args.check && !args.in_place {
+        if prints_unchanged(args) {
             self.print(&self.bytes)?;
         }
         complain!("virtfs-proxy-helper: {}: no proxy share", self.name);
@@ -380,17 +398,34 @@ impl Input {
     }
 }
 
-/// All of a file of bearable size.
-fn read(mut from: impl Read) -> anyhow::Result<Vec<u8>> {
+/// What was read of a file.
+enum Content {
+    /// All of it.
+    Whole(Vec<u8>),
+    /// It is longer than [`MAX_FILE`], and no saved image: how it begins.
+    Beginning(Vec<u8>),
+}
+
+impl Content {
+    fn whole(self) -> anyhow::Result<Vec<u8>> {
+        match self {
+            Self::Whole(bytes) => Ok(bytes),
+            Self::Beginning(_) => bail!("it is larger than {} MiB", MAX_FILE >> 20),
+        }
+    }
+}
+
+/// A file of bearable size, or how a longer one begins.
+fn read(mut from: impl Read) -> anyhow::Result<Content> {
     let mut bytes = Vec::new();
-    from.by_ref().take(LARGEST + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 <= LARGEST {
-        return Ok(bytes);
+    from.by_ref().take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 <= MAX_FILE {
+        return Ok(Content::Whole(bytes));
     }
     if !is_saved_image(&bytes) {
-        bail!("it is larger than {} MiB", LARGEST >> 20);
+        return Ok(Content::Beginning(bytes));
     }
-    from.take(LARGEST_IMAGE - LARGEST).read_to_end(&mut bytes)?;
+    from.take(LARGEST_IMAGE - MAX_FILE).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LARGEST_IMAGE {
         bail!(
             "it is a saved image of more than {} MiB; take its XML out with `virsh save-image-dumpxml --security-info`, \
@@ -398,5 +433,20 @@ fn read(mut from: impl Read) -> anyhow::Result<Vec<u8>> {
             LARGEST_IMAGE >> 20
         );
     }
-    Ok(bytes)
+    Ok(Content::Whole(bytes))
+}
+
+/// A file that is longer than readers take, and can hold no share: printed as it went in.
+fn unchanged_long(args: &ConfigArgs, name: &str, mut file: File) -> anyhow::Result<Outcome> {
+    if prints_unchanged(args) {
+        crate::report::print_with(|out| io::copy(&mut file, out).map(drop))
+            .with_context(|| format!("printing {name}"))?;
+    }
+    complain!("virtfs-proxy-helper: {name}: no proxy share");
+    Ok(Outcome::Clean)
+}
+
+/// Whether a file without a share is printed.
+fn prints_unchanged(args: &ConfigArgs) -> bool {
+    args.to.is_none() && !args.diff && !args.check && !args.in_place
 }

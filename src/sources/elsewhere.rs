@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
+use super::mention::spells_word;
 use super::{Beside, Document, Unreadable, recognise_named};
 use crate::share::backend::Backend;
 use crate::share::bounds::bounded;
@@ -64,7 +65,7 @@ impl Beside for Recorder<'_> {
 fn is_own(document: &Document, share: &Share) -> bool {
     let span = share.place.span.clone();
     let text = span.and_then(|span| document.bytes.get(span));
-    text.is_none_or(|text| Backend::Proxy.is_in(text))
+    text.is_none_or(|text| Backend::Proxy.is_in(text) || spells_word(text))
 }
 
 /// Where a file has the text of a share.

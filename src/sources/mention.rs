@@ -38,6 +38,9 @@ const MARK_DISTANCE: usize = 16;
 /// How much of one piece is looked at again together with the next one, in bytes.
 pub const OVERLAP: usize = 64;
 
+/// Why a file is unread that names a share and is of no format.
+pub const NOT_KNOWN: &str = "it names a proxy share in a form that is not known: look at it yourself";
+
 /// What the pieces of a file said so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mentions {

@@ -16,6 +16,7 @@ mod in_place;
 mod multidevs;
 mod printed;
 mod qemu;
+mod unread;
 mod usage;
 mod virtiofs;
 mod yaml;

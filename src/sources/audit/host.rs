@@ -22,7 +22,7 @@ use nix::sys::statfs::{FsType, fstatfs};
 pub const MAX_FILE: u64 = 16 << 20;
 
 /// How much of a longer file is read, to tell what it is.
-const BEGINNING: u64 = 1 << 20;
+pub const BEGINNING: usize = 1 << 20;
 
 /// How many entries of a folder are kept in memory at once.
 pub const MOST_ENTRIES: usize = 4096;
@@ -175,7 +175,7 @@ impl Host {
         }
         let Some((file, expected)) = self.open_with_length(path)? else { return Ok(Content::Special) };
         if expected > MAX_FILE {
-            return Ok(Content::TooLong(read_up_to(&file, BEGINNING, BEGINNING)?));
+            return Ok(Content::TooLong(read_up_to(&file, BEGINNING as u64, BEGINNING as u64)?));
         }
         let bytes = read_up_to(&file, MAX_FILE + 1, expected)?;
         Ok(if bytes.len() as u64 > MAX_FILE { Content::TooLong(bytes) } else { Content::Whole(bytes) })

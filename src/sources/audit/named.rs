@@ -42,32 +42,39 @@ fn text(scan: &mut Scan, host: &Host, path: Option<&Path>, bytes: &[u8]) {
     let format = if path.is_some() { recognise_named(&document) } else { recognise(&document) };
     match format {
         Some(_) => scan.read(host, &document, format),
-        None if can_hold(bytes) => {
-            let reason = if bytes.contains(&0) {
-                "it is a binary file or an archive, and could hold a proxy share: take the configuration out of it"
-            } else {
-                "it could hold a proxy share in a form that is not known: look at it yourself"
-            };
-            scan.not_read(path, reason);
-        }
+        None if can_hold(bytes) => scan.not_read(path, unknown_form(bytes)),
         None => scan.looked_at += 1,
     }
 }
 
-/// A file that is longer than readers take is looked through.
-fn long(scan: &mut Scan, host: &Host, path: &Path, start: &[u8]) {
+/// Why a file of no known format is unread.
+pub fn unknown_form(bytes: &[u8]) -> &'static str {
+    if bytes.contains(&0) {
+        "it is a binary file or an archive, and could hold a proxy share: take the configuration out of it"
+    } else {
+        "it could hold a proxy share in a form that is not known: look at it yourself"
+    }
+}
+
+/// Whether a file that is longer than readers take can hold a share. The error says why the file itself does not tell.
+pub fn can_hold_all(host: &Host, path: &Path, start: &[u8]) -> Result<bool, String> {
     if let Packed::Unread(reason) = unpack::unpack(start) {
-        return scan.not_read(Some(path), reason);
+        return Err(reason);
     }
     if let Some(reason) = unpack::long_archive(start) {
-        return scan.not_read(Some(path), reason);
+        return Err(reason);
     }
-    match super::sift::Sieve::default().sift_all(host, path) {
+    super::sift::Sieve::default().sift_all(host, path).map_err(|error| why(&error))
+}
+
+/// A file that is longer than readers take is looked through.
+fn long(scan: &mut Scan, host: &Host, path: &Path, start: &[u8]) {
+    match can_hold_all(host, path, start) {
         Ok(true) => scan.not_read(
             Some(path),
             format!("it is longer than {} MiB, and could hold a proxy share", MAX_FILE >> 20),
         ),
         Ok(false) => scan.looked_at += 1,
-        Err(error) => scan.not_read(Some(path), why(&error)),
+        Err(reason) => scan.not_read(Some(path), reason),
     }
 }

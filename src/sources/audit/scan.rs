@@ -21,7 +21,7 @@ use crate::share::{Place, Share};
 use crate::sources::elsewhere::{self, Recorder};
 use crate::sources::launcher::is_prose;
 use crate::sources::libvirt::is_saved_image;
-use crate::sources::mention::{can_hold, first_unread, names_share};
+use crate::sources::mention::{NOT_KNOWN, can_hold, first_unread, names_share};
 use crate::sources::{Document, Format, Reading, recognise};
 use serde::{Deserialize, Serialize};
 
@@ -33,9 +33,6 @@ const BATCH: usize = 32;
 
 /// How many paths that files start each reader keeps.
 const MOST_STARTED: usize = 1000;
-
-/// Why a file is unread that names a share and is of no format.
-const NOT_KNOWN: &str = "it names a proxy share in a form that is not known: look at it yourself";
 
 /// Taken by whoever reads a long file: readers of several at once would need much memory.
 static LONG_FILES: Mutex<()> = Mutex::new(());
