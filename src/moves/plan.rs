@@ -322,7 +322,7 @@ fn helpers(rows: &[HelperRow], guests: &[Guest]) -> Vec<Helper> {
             place: file.map(|file| row.line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}"))),
             export: canonical(row),
             socket: row.socket.clone(),
-            command: row.pid.map(command_of).unwrap_or_default(),
+            command: row.pid.map(|pid| absolute(command_of(pid), row)).unwrap_or_default(),
         };
         let same = |old: &&mut Helper| {
             old.unit.is_some() && old.unit == new.unit || old.socket.is_some() && old.socket == new.socket
@@ -358,6 +358,23 @@ fn command_of(pid: i32) -> Vec<String> {
         *first = rows::path(&program);
     }
     words
+}
+
+/// The arguments of a helper with the paths that it has from its starter's directory as absolute ones.
+fn absolute(mut command: Vec<String>, row: &HelperRow) -> Vec<String> {
+    let mut before = String::new();
+    for word in &mut command {
+        let known = match before.as_str() {
+            "-s" | "--socket" => row.socket.as_ref(),
+            "-p" | "--path" => row.export.as_ref(),
+            _ => None,
+        };
+        before.clone_from(word);
+        if let Some(known) = known.filter(|_| !word.starts_with('/')) {
+            word.clone_from(known);
+        }
+    }
+    command
 }
 
 /// Whether a helper is started by a file of its guest's own.

@@ -5,6 +5,7 @@ mod exports;
 mod host;
 mod judge;
 mod kept;
+mod listening;
 mod local;
 mod managers;
 mod merge;

@@ -251,3 +251,58 @@ fn started(
     wait_until("the helper listens", || socket.exists());
     (name.to_owned(), export, helper, Running::spawn(qemu))
 }
+
+/// A helper that was started in `folder` with the socket's path `socket`; its export has a socket of the same path.
+fn with_own_socket(program: &Path, folder: &Path, socket: &Path) -> Running {
+    let inside = folder.join("export").join(folder.strip_prefix("/").unwrap());
+    fs::create_dir_all(&inside).unwrap();
+    std::os::unix::net::UnixListener::bind(inside.join("s.sock")).unwrap();
+    let mut command = Command::new(program);
+    command.arg("-p").arg(folder.join("export")).args(["-u", "0", "-g", "0", "-n", "-s"]).arg(socket);
+    let helper = Running::spawn(command.current_dir(folder).env("PWD", folder));
+    wait_until("the helper listens", || folder.join("s.sock").exists());
+    helper
+}
+
+/// A served export is its helper's root directory, and its socket's path is that of its starter all the same: with a client and without.
+#[test]
+fn a_running_helper_has_the_path_of_its_own_socket() {
+    need_root();
+    let dir = scratch();
+    let place = dir.path().canonicalize().unwrap();
+    let mut helpers = Vec::new();
+    for (program, name) in [(reference(), "reference"), (ours(), "ours")] {
+        for spelling in ["absolute", "relative"] {
+            let folder = place.join(format!("{name}-{spelling}"));
+            fs::create_dir(&folder).unwrap();
+            let socket = folder.join("s.sock");
+            let spelt = if spelling == "relative" { Path::new("s.sock") } else { &socket };
+            helpers.push((with_own_socket(&program, &folder, spelt), socket));
+        }
+    }
+    let expect = |when: &str| {
+        let found = audit(["--qemu", "8.0"]);
+        for (helper, socket) in &helpers {
+            let rows: Vec<_> =
+                found.list("helpers").iter().filter(|row| row["pid"] == helper.pid()).collect();
+            let [row] = rows.as_slice() else { panic!("{when}: {rows:#?}") };
+            assert_eq!(row["socket"], socket.to_str().unwrap(), "{when}");
+            let export = socket.with_file_name("export");
+            assert_eq!(row["export"], export.to_str().unwrap(), "{when}");
+        }
+    };
+    expect("without a client");
+    let start = |(_, socket): &(Running, std::path::PathBuf)| {
+        Running::spawn(&mut emulator("own", &format!("socket={}", socket.display())))
+    };
+    let _emulators: Vec<_> = helpers.iter().map(start).collect();
+    wait_until("each helper has its client", || helpers.iter().all(|(_, socket)| !socket.exists()));
+    wait_until("QEMU's helper is in its export", || {
+        let is_in = |(helper, socket): &(Running, std::path::PathBuf)| {
+            let root = fs::read_link(format!("/proc/{}/root", helper.pid())).unwrap();
+            !socket.to_str().unwrap().contains("reference") || root != Path::new("/")
+        };
+        helpers.iter().all(is_in)
+    });
+    expect("with a client");
+}

@@ -252,6 +252,13 @@ impl Host {
         Ok((metadata.dev(), metadata.ino()))
     }
 
+    /// The device and the inode of a unix socket; `None` where there is none.
+    pub fn identity_of_socket(&self, path: &Path) -> Option<(u64, u64)> {
+        use std::os::unix::fs::FileTypeExt as _;
+        let metadata = File::from(self.open_how(path, OFlag::O_PATH).ok()?).metadata().ok()?;
+        metadata.file_type().is_socket().then(|| (metadata.dev(), metadata.ino()))
+    }
+
     /// Whether the host's file system is mounted elsewhere than at `/`.
     pub fn is_elsewhere(&self) -> bool {
         self.prefix.is_some()

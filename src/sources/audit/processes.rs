@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::exports;
 use super::host::{Content, Host, why};
+use super::listening::{Bound, parent};
 use super::sockets::{self, Names, Peers};
 use super::started::Started;
 use crate::report::finding::{self, Finding};
@@ -128,13 +129,21 @@ pub struct Live<'a> {
     peers: HashMap<PathBuf, Result<(Peers, Names), String>>,
     /// Which process holds a socket, of all there are: asked only where a helper goes by another name.
     everybody: Option<HashMap<u64, i32>>,
+    /// Which file a socket is bound to.
+    bound: Bound,
 }
 
 /// Looks at every process of `host`.
 pub fn look(host: &Host) -> (Processes, Live<'_>) {
     let mut found = Processes::default();
-    let mut live =
-        Live { host, running: Vec::new(), holders: HashMap::new(), peers: HashMap::new(), everybody: None };
+    let mut live = Live {
+        host,
+        running: Vec::new(),
+        holders: HashMap::new(),
+        peers: HashMap::new(),
+        everybody: None,
+        bound: Bound::default(),
+    };
     let entries = match host.list_proc(Path::new("/proc")) {
         Ok(entries) => entries,
         Err(error) => {
@@ -235,32 +244,11 @@ impl Live<'_> {
         let invocation = invocation::of_process(arguments, &environment)?;
         let mut helper = invocation.helper(None);
         helper.export = helper.export.and_then(|export| exports::on_host(self.host, pid, &export));
-        helper.socket = helper.socket.map(|socket| self.socket_on_host(pid, &socket));
+        let export = helper.export.as_deref();
+        helper.socket = helper.socket.map(|socket| self.bound.on_host(self.host, pid, &socket, export));
         helper.pid = Some(pid);
         helper.place = Place { file: Some(proc(pid, "cmdline")), pid: Some(pid), ..Place::default() };
-        Some(Running { helper, pid, parent: self.parent(pid), command, mapped: self.is_mapped(pid) })
-    }
-
-    /// The name on the host of a socket that the process `pid` calls `spelt`; that one where none is known.
-    fn socket_on_host(&self, pid: i32, spelt: &Path) -> PathBuf {
-        let named = spelt.parent().zip(spelt.file_name());
-        let folder = |folder: &Path| {
-            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-            exports::on_host(self.host, pid, folder)
-        };
-        named.and_then(|(parent, name)| Some(folder(parent)?.join(name))).unwrap_or_else(|| spelt.to_owned())
-    }
-
-    /// The parent, from the text behind the program's name in /proc/PID/stat.
-    fn parent(&self, pid: i32) -> Option<i32> {
-        let (Content::Whole(stat) | Content::TooLong(stat)) =
-            self.host.read(&proc(pid, "stat"), true).ok()?
-        else {
-            return None;
-        };
-        let end = stat.iter().rposition(|byte| *byte == b')')?;
-        let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
-        rest.split_ascii_whitespace().nth(1)?.parse().ok()
+        Some(Running { helper, pid, parent: parent(self.host, pid), command, mapped: self.is_mapped(pid) })
     }
 
     /// Whether the process's ids are others than this machine's: a user namespace that maps them.
@@ -459,7 +447,7 @@ fn everybody(host: &Host) -> HashMap<u64, i32> {
 }
 
 /// The sockets that a process has open, by descriptor.
-fn sockets_of(host: &Host, pid: i32) -> io::Result<HashMap<i32, u64>> {
+pub fn sockets_of(host: &Host, pid: i32) -> io::Result<HashMap<i32, u64>> {
     let mut sockets = HashMap::new();
     for entry in host.list_proc(&proc(pid, "fd"))? {
         let Some(fd) = entry.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else {

@@ -6,7 +6,9 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::sources::path_of;
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    Emitable as _, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::unix::nlas::Nla;
 use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags, UnixRequest};
@@ -36,35 +38,65 @@ pub fn names(text: &[u8]) -> Names {
     text.split(|byte| *byte == b'\n').filter_map(of_line).collect()
 }
 
+/// The file that each bound unix socket has, by inodes: of the file's number, the low 32 bits. One that was accepted has its listener's.
+pub type Files = HashMap<u64, u32>;
+
 /// The peers in this process's own network namespace.
 pub fn peers() -> io::Result<Peers> {
+    let peer = |nla: &Nla| match nla {
+        Nla::Peer(peer) => Some(u64::from(*peer)),
+        _ => None,
+    };
+    ask(StateFlags::ESTABLISHED, ShowFlags::PEER, peer)
+}
+
+/// The sockets' files in this process's own network namespace.
+pub fn files() -> io::Result<Files> {
+    let file = |nla: &Nla| match nla {
+        Nla::Vfs(file) => {
+            // The number of the inode, then that of the device.
+            let mut bytes = [0; 8];
+            file.emit(&mut bytes);
+            let [a, b, c, d, ..] = bytes;
+            Some(u32::from_ne_bytes([a, b, c, d]))
+        }
+        _ => None,
+    };
+    ask(StateFlags::ESTABLISHED | StateFlags::LISTEN, ShowFlags::VFS, file)
+}
+
+/// Asks the kernel for something about every unix socket.
+fn ask<T>(
+    state_flags: StateFlags,
+    show_flags: ShowFlags,
+    of: impl Fn(&Nla) -> Option<T>,
+) -> io::Result<HashMap<u64, T>> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let request = UnixRequest {
-        state_flags: StateFlags::ESTABLISHED,
-        inode: 0,
-        show_flags: ShowFlags::PEER,
-        cookie: [0xff; 8],
-    };
+    let request = UnixRequest { state_flags, inode: 0, show_flags, cookie: [0xff; 8] };
     let mut message = NetlinkMessage::new(header, SockDiagMessage::UnixRequest(request).into());
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     socket.send(&bytes, 0)?;
-    let mut peers = Peers::new();
+    let mut found = HashMap::new();
     loop {
         let (datagram, _) = socket.recv_from_full()?;
-        if take(&datagram, &mut peers)? {
-            return Ok(peers);
+        if take(&datagram, &mut found, &of)? {
+            return Ok(found);
         }
     }
 }
 
 /// Takes the messages of one datagram. Says whether they were the last.
-fn take(datagram: &[u8], peers: &mut Peers) -> io::Result<bool> {
+fn take<T>(
+    datagram: &[u8],
+    found: &mut HashMap<u64, T>,
+    of: &impl Fn(&Nla) -> Option<T>,
+) -> io::Result<bool> {
     let mut rest = datagram;
     while !rest.is_empty() {
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(io::Error::other)?;
@@ -72,11 +104,8 @@ fn take(datagram: &[u8], peers: &mut Peers) -> io::Result<bool> {
             NetlinkPayload::Done(_) => return Ok(true),
             NetlinkPayload::Error(error) => return Err(error.to_io()),
             NetlinkPayload::InnerMessage(SockDiagMessage::UnixResponse(response)) => {
-                let peer = response.nlas.iter().find_map(|nla| match nla {
-                    Nla::Peer(peer) => Some(u64::from(*peer)),
-                    _ => None,
-                });
-                peers.extend(peer.map(|peer| (u64::from(response.header.inode), peer)));
+                let value = response.nlas.iter().find_map(of);
+                found.extend(value.map(|value| (u64::from(response.header.inode), value)));
             }
             _ => {}
         }
@@ -90,12 +119,22 @@ fn take(datagram: &[u8], peers: &mut Peers) -> io::Result<bool> {
     Ok(datagram.is_empty())
 }
 
-/// The peers in another network namespace, asked from a thread that enters it and ends.
+/// The peers in another network namespace.
 pub fn peers_in(namespace: &File) -> io::Result<Peers> {
+    inside(namespace, peers)
+}
+
+/// The sockets' files in another network namespace.
+pub fn files_in(namespace: &File) -> io::Result<Files> {
+    inside(namespace, files)
+}
+
+/// Asks from a thread that enters a network namespace and ends.
+fn inside<T: Send>(namespace: &File, ask: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let asked = scope.spawn(|| {
             setns(namespace, CloneFlags::CLONE_NEWNET)?;
-            peers()
+            ask()
         });
         asked.join().unwrap_or_else(|_| Err(io::Error::other("the kernel's answer was not understood")))
     })
