@@ -290,3 +290,46 @@ fn the_tests_that_need_the_proxy_backend_exist() {
         }
     }
 }
+
+/// The files that a script names below `$here`, which it sets from its own place, exist.
+#[test]
+fn what_the_scripts_name_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut named = 0;
+    for script in
+        ["build-image", "release", "lib/package", "lib/builder-image", "lib/tools", "lib/install", "demo"]
+    {
+        let path = root.join("scripts").join(script);
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{script}: {error}"));
+        let Some(definition) =
+            text.lines().find_map(|line| line.trim().strip_prefix("here=$(cd \"$(dirname "))
+        else {
+            continue;
+        };
+        let below = definition.split_once(")").map_or("", |(_, rest)| rest.split('"').next().unwrap_or(""));
+        let here = path.parent().unwrap().join(below.trim_start_matches('/'));
+        for after in text.split("$here").skip(1) {
+            let word: String = after
+                .trim_start_matches('"')
+                .chars()
+                .take_while(|&letter| letter.is_ascii_alphanumeric() || "/._-".contains(letter))
+                .collect();
+            let word = word.trim_start_matches('/').trim_end_matches('.');
+            // What a build makes.
+            if word.is_empty() || word.starts_with("target") || word.starts_with("..") {
+                continue;
+            }
+            let (folder, name) = word.rsplit_once('/').unwrap_or(("", word));
+            let entries =
+                fs::read_dir(here.join(folder)).unwrap_or_else(|error| panic!("{script}: {word}: {error}"));
+            let whole = after.trim_start_matches('"').as_bytes().get(word.len() + 1) != Some(&b'*');
+            let exists = entries.flatten().any(|entry| {
+                let entry = entry.file_name().into_string().unwrap_or_default();
+                if whole { entry == name || name.is_empty() } else { entry.starts_with(name) }
+            });
+            assert!(exists, "scripts/{script} names '{word}', which does not exist");
+            named += 1;
+        }
+    }
+    assert!(named > 10, "{named}");
+}
