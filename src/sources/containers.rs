@@ -450,7 +450,7 @@ mod tests {
 
     #[test]
     fn an_engines_command_line_tells_the_hosts_paths() {
-        let image = "localhost/virtfs-proxy-helper:0.1.0";
+        let image = "localhost/virtfs-proxy-helper:1.0.0-rc.1";
         for (line, export, socket) in [
             (
                 format!("podman run -d -v /srv/a:/export:rw --volume=/run/a:/run/virtfs -e VIRTFS_UID=1 -- {image}"),
@@ -486,9 +486,9 @@ mod tests {
     #[test]
     fn what_runs_no_helper_is_none() {
         for line in [
-            "podman run -v /:/host localhost/virtfs-proxy-helper:0.1.0 migrate audit --root /host",
+            "podman run -v /:/host localhost/virtfs-proxy-helper:1.0.0-rc.1 migrate audit --root /host",
             "podman exec helper /virtfs-proxy-helper healthcheck",
-            "podman run --entrypoint /bin/sh localhost/virtfs-proxy-helper:0.1.0",
+            "podman run --entrypoint /bin/sh localhost/virtfs-proxy-helper:1.0.0-rc.1",
             "podman run docker.io/library/debian",
             "podman stop virtfs-proxy-helper",
         ] {

@@ -306,7 +306,7 @@ fn what_the_scripts_name_is_there() {
         else {
             continue;
         };
-        let below = definition.split_once(")").map_or("", |(_, rest)| rest.split('"').next().unwrap_or(""));
+        let below = definition.split_once(')').map_or("", |(_, rest)| rest.split('"').next().unwrap_or(""));
         let here = path.parent().unwrap().join(below.trim_start_matches('/'));
         for after in text.split("$here").skip(1) {
             let word: String = after

@@ -139,7 +139,7 @@ fn the_quadlets_container_works() {
     let engine = Engine::new();
     let (export, sockets) = (engine.directory("export"), engine.directory("sockets"));
     let unit = shipped("virtfs-proxy-helper.container")
-        .replace("localhost/virtfs-proxy-helper:0.1.0", IMAGE)
+        .replace(concat!("localhost/virtfs-proxy-helper:", env!("CARGO_PKG_VERSION")), IMAGE)
         .replace("Volume=/srv/guest:", &format!("Volume={}:", export.display()))
         .replace("Volume=/run/virtfs:", &format!("Volume={}:", sockets.display()));
     let words = quadlet_to_words(&unit);

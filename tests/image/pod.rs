@@ -35,7 +35,7 @@ fn parse(text: &str) -> Value {
 /// container's tools are the host's.
 fn pod(engine: &Engine, guest: &Path) -> Value {
     let text = fs::read_to_string(script("sidecar/pod-podman.yaml")).unwrap();
-    let text = text.replace("localhost/virtfs-proxy-helper:0.1.0", IMAGE);
+    let text = text.replace(concat!("localhost/virtfs-proxy-helper:", env!("CARGO_PKG_VERSION")), IMAGE);
     let mut pod = parse(&text.replace("/srv/guest", engine.scratch().join("export").to_str().unwrap()));
     let here = env!("CARGO_MANIFEST_DIR");
     let mut mounts = String::new();
