@@ -14,7 +14,7 @@ use crate::data::entry::{Kind, Time};
 use crate::data::flags::Lifted;
 use crate::data::form::Model;
 use crate::data::goal::Obstacle;
-use crate::data::journal::{Journal, Listing, Record};
+use crate::data::journal::{Journal, Listing, Record, Stage, not_written};
 use crate::data::mapped_file;
 use crate::data::pin::Pin;
 use crate::data::staging::{self, Place};
@@ -75,7 +75,7 @@ impl Converter<'_> {
             if is_clean && from == 0 && !(in_use && self.has_changed(began)?) {
                 return Ok(Reached::All);
             }
-            self.writer.lock().unwrap_or_else(PoisonError::into_inner).sync()?;
+            self.sync_late(Stage::Converting)?;
             // What was met late first; a round that found nothing more is no proof before it went over all.
             from = if is_longer { end } else { 0 };
         }
@@ -92,7 +92,7 @@ impl Converter<'_> {
             if self.journal_len() == end {
                 return Ok(true);
             }
-            self.writer.lock().unwrap_or_else(PoisonError::into_inner).sync()?;
+            self.sync_late(Stage::Converted)?;
             from = end;
         }
         Ok(false)
@@ -144,6 +144,12 @@ impl Converter<'_> {
 
     fn unfinished(&self) -> MutexGuard<'_, HashSet<u64>> {
         self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts what was met late on stable storage, before it is touched.
+    fn sync_late(&self, stage: Stage) -> Result<()> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.sync_late(stage).map_err(|error| not_written(error, self.journal))
     }
 
     fn journal_len(&self) -> u64 {

@@ -42,8 +42,8 @@ pub struct Journal {
     stage: Stage,
     /// Where the last good frame ends.
     good: u64,
-    /// Where the first copy of the last note ends.
-    noted: u64,
+    /// Where the last frame that counts ends and that is no second copy of a note.
+    told: u64,
     /// [`chained`] over all frames that count.
     chain: u32,
     /// Where a note is of which only one copy is good.
@@ -137,6 +137,7 @@ impl Journal {
         let (mut converted, mut since, mut adopting) = (None, None, None);
         let (mut late, mut adopted) = (false, false);
         let (mut chain, mut last) = (first.chained(0), None);
+        let mut told = frames.offset;
         // Where the first copy of the last note ends; where its last copy does, and the chain up to there.
         let (mut noted, mut sealed, mut sealed_chain) = (frames.offset, frames.offset, chain);
         while let Some(frame) = frames.next()? {
@@ -149,10 +150,11 @@ impl Journal {
                 sealed = frames.offset;
                 continue;
             }
-            let (before, told) = (chain, frame.chain()?);
+            let (before, expected) = (chain, frame.chain()?);
+            told = frames.offset;
             chain = frame.chained(chain);
             ensure!(
-                told.is_none_or(|told| told == before),
+                expected.is_none_or(|expected| expected == before),
                 "it is damaged before byte {}: records are missing, or are not where they were written. Restore it from a backup",
                 frame.offset
             );
@@ -197,7 +199,7 @@ impl Journal {
         frames.ensure_end_is_torn()?;
         // What was recorded for an adoption that did not begin was not touched: it is recorded anew.
         let is_sealed = stage == Stage::Converted && adopting.is_none();
-        let (good, chain) = if is_sealed { (sealed, sealed_chain) } else { (good, chain) };
+        let (good, told, chain) = if is_sealed { (sealed, noted, sealed_chain) } else { (good, told, chain) };
         let journal = Self {
             path: path.into(),
             file,
@@ -206,7 +208,7 @@ impl Journal {
             totals,
             stage,
             good,
-            noted,
+            told,
             chain,
             mended: frames.mended,
             unsealed: last.filter(|_| format > Format::One && good == noted),
@@ -329,9 +331,9 @@ impl Journal {
         self.since
     }
 
-    /// Where the first copy of the last note ends: what is behind it may be lost.
-    pub(super) fn noted(&self) -> u64 {
-        self.noted
+    /// Where the last frame that counts ends and that is no second copy of a note: the copy may be lost.
+    pub(super) fn told(&self) -> u64 {
+        self.told
     }
 
     /// [`chained`] over all frames that count.

@@ -32,8 +32,8 @@ pub struct Writer {
     gathered: Vec<u8>,
     /// Where the next frame starts.
     offset: u64,
-    /// Where the first copy of the last note ends.
-    noted: u64,
+    /// Where the last frame ends that is no second copy of a note.
+    told: u64,
     /// [`chained`] over all frames but second copies.
     chain: u32,
     format: Format,
@@ -55,7 +55,7 @@ impl Writer {
         let file = File::options().read(true).append(true).create_new(true).mode(0o600).open(path)?;
         let (gathered, offset) = (format.magic().to_vec(), format.magic().len() as u64);
         let mut writer =
-            Self { file, gathered, offset, noted: offset, chain: 0, format, id: begin.id.clone(), root };
+            Self { file, gathered, offset, told: offset, chain: 0, format, id: begin.id.clone(), root };
         if let Err(error) = writer.begin(path, begin) {
             // A full disk, say: no part of a journal stays, which would be taken for one that was interrupted.
             let _ = std::fs::remove_file(path);
@@ -75,14 +75,14 @@ impl Writer {
     /// Goes on with a journal, by its file: what a crash left behind the bytes that count is cut off, and those are put on
     /// stable storage, for whoever wrote the last of them may have been killed before.
     pub(super) fn append(journal: &Journal, file: File) -> io::Result<Self> {
-        let (offset, noted) = (journal.len(), journal.noted());
+        let (offset, told) = (journal.len(), journal.told());
         // What is reserved behind the end would be given up.
         if file.metadata()?.len() != offset {
             file.set_len(offset)?;
         }
         rustix::fs::fdatasync(file.as_fd())?;
         let (format, id, chain) = (journal.format(), journal.begin().id.clone(), journal.chain());
-        let mut writer = Self { file, gathered: Vec::new(), offset, noted, chain, format, id, root: None };
+        let mut writer = Self { file, gathered: Vec::new(), offset, told, chain, format, id, root: None };
         if let Some((kind, payload)) = journal.unsealed() {
             // Nothing may follow before it is there twice.
             writer.frame(kind.copy(), payload)?;
@@ -126,6 +126,9 @@ impl Writer {
         self.gathered.push(kind);
         self.gathered.extend_from_slice(payload);
         self.offset += (HEAD + payload.len()) as u64;
+        if Kind::of(kind).is_some() {
+            self.told = self.offset;
+        }
         if self.gathered.len() >= GATHERED {
             self.flush()?;
         }
@@ -135,7 +138,6 @@ impl Writer {
     fn note(&mut self, kind: Kind, note: &impl Serialize) -> io::Result<()> {
         let payload = serde_json::to_vec(note)?;
         self.frame(kind.byte(), &payload)?;
-        self.noted = self.offset;
         if kind.is_note() && self.format > Format::One {
             self.frame(kind.copy(), &payload)?;
         }
@@ -146,6 +148,17 @@ impl Writer {
         self.file.write_all(&self.gathered)?;
         self.gathered.clear();
         Ok(())
+    }
+
+    /// Puts listings of what was met late on stable storage, before the entries in them are touched. The marks tell of them: no note
+    /// does.
+    pub fn sync_late(&mut self, stage: Stage) -> io::Result<()> {
+        self.sync()?;
+        match self.mark(stage) {
+            // The marks that are there are true as well.
+            Err(error) if super::is_full(&error) => Ok(()),
+            marked => marked,
+        }
     }
 
     /// Puts everything on stable storage.
@@ -189,7 +202,7 @@ impl Writer {
         if self.format == Format::One {
             return Ok(());
         }
-        let mark = Mark { id: self.id.clone(), stage, length: self.noted };
+        let mark = Mark { id: self.id.clone(), stage, length: self.told };
         mark.put_on_journal(&self.file)?;
         match &self.root {
             None => Ok(()),
