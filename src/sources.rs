@@ -29,6 +29,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -95,8 +96,8 @@ pub trait Beside {
     /// A small file's content; `Ok(None)` where there is none, `Err` where it can't be read.
     fn file(&self, path: &Path) -> Result<Option<Vec<u8>>, Unreadable>;
 
-    /// The files of a folder, by name; none where there is no such folder.
-    fn files(&self, folder: &Path) -> Vec<PathBuf>;
+    /// The entries of a folder, by name; none where there is no such folder. They may be those of a moment ago.
+    fn files(&self, folder: &Path) -> Arc<[PathBuf]>;
 }
 
 /// Why a document can't be read. Unread is not clean.

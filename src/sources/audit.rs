@@ -6,6 +6,7 @@ mod host;
 mod judge;
 mod kept;
 mod listening;
+mod listings;
 mod local;
 mod managers;
 mod merge;

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::mention::spells_word;
 use super::{Beside, Document, Unreadable, recognise_named};
@@ -56,7 +57,7 @@ impl Beside for Recorder<'_> {
         read
     }
 
-    fn files(&self, folder: &Path) -> Vec<PathBuf> {
+    fn files(&self, folder: &Path) -> Arc<[PathBuf]> {
         self.beside.files(folder)
     }
 }

@@ -8,7 +8,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::listings::Listings;
 use crate::share::bounds::cut;
 use crate::sources::{Beside, Unreadable};
 use anyhow::Context;
@@ -62,6 +64,8 @@ pub struct Host {
     root: OwnedFd,
     /// The folder that the host's `/` is here; `None` on this machine itself.
     prefix: Option<PathBuf>,
+    /// What was listed for the documents that are read.
+    listings: Listings,
 }
 
 /// What a path is.
@@ -99,7 +103,7 @@ impl Host {
         let fd = open(folder, flags, Mode::empty())
             .with_context(|| format!("cannot open --root {}", crate::text::escape_path(folder)))?;
         let prefix = root.map(std::fs::canonicalize).transpose()?;
-        Ok(Self { root: fd, prefix })
+        Ok(Self { root: fd, prefix, listings: Listings::default() })
     }
 
     /// A path of the command line as it is on the host.
@@ -348,12 +352,13 @@ impl Beside for Host {
         }
     }
 
-    fn files(&self, folder: &Path) -> Vec<PathBuf> {
-        let entries = self.list(folder).ok().flatten().unwrap_or_default();
-        if entries.len() >= MOST_LISTED {
+    fn files(&self, folder: &Path) -> Arc<[PathBuf]> {
+        let list = || self.list(folder).ok().flatten().unwrap_or_default();
+        let paths = self.listings.get(folder, || list().into_iter().map(|(path, _)| path).collect());
+        if paths.len() >= MOST_LISTED {
             cut("a folder that belongs to it has too many entries, and was not read to its end");
         }
-        entries.into_iter().map(|(path, _)| path).collect()
+        paths
     }
 }
 

@@ -114,13 +114,13 @@ pub fn view_of_starter(file: &Path, beside: &dyn Beside) -> Option<View> {
     let name = file.as_os_str().as_bytes();
     let mut folders: Vec<PathBuf> = surroundings::FOLDERS.iter().map(PathBuf::from).collect();
     folders.extend(file.parent().map(Path::to_owned));
-    let units = folders.iter().flat_map(|folder| beside.files(folder));
+    let units = folders.iter().flat_map(|folder| beside.files(folder).to_vec());
     let mut units: Vec<_> = units.filter(|path| path.extension().is_some_and(|it| it == "service")).collect();
     let drop_ins = folders.iter().flat_map(|folder| {
         units.iter().filter_map(|unit| unit.file_name()).flat_map(|unit| {
             let mut name = unit.to_owned();
             name.push(".d");
-            beside.files(&folder.join(name))
+            surroundings::below(folder, name, beside).to_vec()
         })
     });
     let drop_ins: Vec<_> = drop_ins.filter(|path| path.extension().is_some_and(|it| it == "conf")).collect();

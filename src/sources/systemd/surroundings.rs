@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::lines::{Entry, entries};
 use super::words::Unit;
@@ -78,7 +79,7 @@ pub fn instances(path: Option<&Path>, own: &[Entry], beside: &dyn Beside) -> Vec
         let (before, after) = (file.get(..at).unwrap_or_default(), file.get(at + 2..).unwrap_or_default());
         let Some(slash) = before.iter().rposition(|byte| *byte == b'/') else { continue };
         let folder = path_of(before.get(..=slash).unwrap_or_default());
-        for other in beside.files(&folder).into_iter().take(MAX_INSTANCES) {
+        for other in beside.files(&folder).iter().take(MAX_INSTANCES) {
             let whole = other.as_os_str().as_bytes();
             let instance = whole.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
             if let Some(instance) = instance.filter(|instance| !instance.is_empty()) {
@@ -105,17 +106,17 @@ pub fn ordered(path: &Path, beside: &dyn Beside) -> Vec<PathBuf> {
     let of_unit = names.iter().find_map(|name| {
         files.iter().rev().find_map(|(folder, files)| {
             let unit = folder.join(name);
-            (unit == path || files.contains(&unit)).then_some(unit)
+            (unit == path || files.binary_search(&unit).is_ok()).then_some(unit)
         })
     });
     parts.extend(of_unit.filter(|_| names.iter().any(|name| name.contains('.'))));
     let mut drop_ins: Vec<PathBuf> = Vec::new();
     for name in names.iter().rev() {
         for folder in &folders {
-            for file in beside.files(&folder.join(format!("{name}.d"))) {
+            for file in below(folder, format!("{name}.d"), beside).iter() {
                 if file.extension().is_some_and(|extension| extension == "conf") {
                     drop_ins.retain(|other| other.file_name() != file.file_name());
-                    drop_ins.push(file);
+                    drop_ins.push(file.clone());
                 }
             }
         }
@@ -134,7 +135,18 @@ pub fn required_links(path: &Path, beside: &dyn Beside) -> Vec<PathBuf> {
     let around = if drop_in_of.is_some() { parent.parent().unwrap_or(parent) } else { parent };
     let mut folders: Vec<&Path> = FOLDERS.iter().map(Path::new).filter(|folder| *folder != around).collect();
     folders.push(around);
-    folders.iter().flat_map(|folder| beside.files(&folder.join(format!("{name}.requires")))).collect()
+    let links = |folder: &&Path| below(folder, format!("{name}.requires"), beside).to_vec();
+    folders.iter().flat_map(links).collect()
+}
+
+/// The entries of the folder `name` in `folder`. It is not looked for where the listing of `folder` does not have it: most units have
+/// no drop-ins.
+pub fn below(folder: &Path, name: impl AsRef<OsStr>, beside: &dyn Beside) -> Arc<[PathBuf]> {
+    let inner = folder.join(name.as_ref());
+    match beside.files(folder).binary_search(&inner) {
+        Ok(_) => beside.files(&inner),
+        Err(_) => Arc::default(),
+    }
 }
 
 /// The names under which a unit's files and drop-ins are looked for, its own first: `a-b@c.service`, `a-b@.service`,
@@ -169,10 +181,10 @@ fn parts(path: &Path, beside: &dyn Beside) -> Vec<PathBuf> {
     let mut folders: Vec<&Path> = FOLDERS.iter().map(Path::new).filter(|folder| *folder != around).collect();
     folders.push(around);
     let mut parts: Vec<_> = folders.iter().map(|folder| folder.join(&name)).collect();
+    let mut drop_ins = name.into_os_string();
+    drop_ins.push(".d");
     for folder in folders {
-        let mut drop_ins = folder.join(&name).into_os_string();
-        drop_ins.push(".d");
-        parts.extend(beside.files(Path::new(&drop_ins)));
+        parts.extend(below(folder, &drop_ins, beside).iter().cloned());
     }
     parts.retain(|part| part != path);
     parts

@@ -1,4 +1,6 @@
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::*;
 use crate::share::view::Trouble;
@@ -124,8 +126,10 @@ impl Beside for Files {
         Ok(self.0.iter().find(|(own, _)| own == path).map(|(_, text)| text.clone()))
     }
 
-    fn files(&self, folder: &Path) -> Vec<PathBuf> {
-        self.0.iter().filter(|(own, _)| own.parent() == Some(folder)).map(|(own, _)| own.clone()).collect()
+    fn files(&self, folder: &Path) -> Arc<[PathBuf]> {
+        let entry = |path: &PathBuf| Some(folder.join(path.strip_prefix(folder).ok()?.components().next()?));
+        let entries: BTreeSet<_> = self.0.iter().filter_map(|(own, _)| entry(own)).collect();
+        entries.into_iter().collect()
     }
 }
 
