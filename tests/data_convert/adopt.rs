@@ -20,7 +20,7 @@ const QEMU: (u32, u32) = (64055, 64056);
 /// How many calls of a run are tried.
 const POINTS: usize = 5;
 
-fn adopt(stage: &Stage) -> Command {
+pub fn adopt(stage: &Stage) -> Command {
     let mut command = stage.command("convert");
     command
         .args(["--adopt", "--apply", "--progress=never"])
@@ -135,7 +135,7 @@ fn with_times_of(line: &str, other: &str) -> String {
 }
 
 /// A converted export in which the guest and the host have added something, and what a rollback must make of it.
-fn with_additions(model: &str) -> (Stage, String) {
+pub fn with_additions(model: &str) -> (Stage, String) {
     let stage = Stage::knotted();
     let before = stage.snapshot();
     success(&mut stage.convert(model));
@@ -148,7 +148,7 @@ fn with_additions(model: &str) -> (Stage, String) {
 
 /// Panics unless an export is as expected, the numbers of directories' links left out: one is added for each directory in it.
 #[track_caller]
-fn must_be(expected: &str, stage: &Stage, what: &str) {
+pub fn must_be(expected: &str, stage: &Stage, what: &str) {
     let without_links = |snapshot: &str| -> String {
         let line = |line: &str| {
             let is_directory = line.contains(" mode=4");

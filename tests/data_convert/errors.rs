@@ -15,10 +15,10 @@ use crate::unmap::{kept, unmap};
 const POINTS: usize = 3;
 
 /// A cause, and what it lets fail from a call on.
-type Cause = (&'static str, fn(usize) -> Meddling);
+pub type Cause = (&'static str, fn(usize) -> Meddling);
 
 /// What takes room fails, or everything.
-const CAUSES: [Cause; 3] = [
+pub const CAUSES: [Cause; 3] = [
     ("ENOSPC", |point| Meddling::FailFrom(point, libc::ENOSPC)),
     ("EDQUOT", |point| Meddling::FailFrom(point, libc::EDQUOT)),
     ("EIO", |point| Meddling::FailAllFrom(point, libc::EIO)),
@@ -193,7 +193,7 @@ fn restored(model: &str) -> Stage {
     stage
 }
 
-fn by_path(stage: &Stage) -> Command {
+pub fn by_path(stage: &Stage) -> Command {
     let mut command = stage.rollback();
     command.arg("--by-path");
     command

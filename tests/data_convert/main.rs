@@ -12,6 +12,7 @@ mod knot;
 mod snapshot;
 
 mod adopt;
+mod adopt_errors;
 mod copies;
 mod crash;
 mod errors;
