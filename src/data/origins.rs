@@ -107,6 +107,22 @@ impl Origins {
         }
     }
 
+    /// The links and special files that are not at their places and that a regular file with this content and time of modification
+    /// may stand for.
+    pub fn absent(&self, content: &[u8], modified: Time) -> Vec<Record> {
+        let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |record: &&Record| {
+            let was = &record.entry;
+            was.modified == modified && was.target.as_deref().unwrap_or_default() == content
+        };
+        absent.get(&hash(&(content, modified))).into_iter().flatten().filter(same).cloned().collect()
+    }
+
+    /// Whether any link or special file is not at its place.
+    pub fn has_absent(&self) -> bool {
+        !self.absent.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     fn index(&self) -> Option<&Index> {
         // A journal that can't be read is told by everybody else who reads it.
         self.index.get_or_init(|| Index::of(&self.journal, self.all, self.by_path).ok()).as_ref()

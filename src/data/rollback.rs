@@ -280,7 +280,7 @@ pub(super) fn apply(
             count(&counts.untold)
         );
     }
-    lost.complain(goal.model);
+    let is_all = lost.complain(goal.model);
     if !words.is_rollback {
         let all = [&counts.as_recorded, &counts.as_changed, &counts.unrecorded].map(count);
         say!(
@@ -300,5 +300,5 @@ pub(super) fn apply(
         count(&counts.as_changed),
         count(&counts.unrecorded)
     )?;
-    Ok(Outcome::Clean)
+    Ok(if is_all { Outcome::Clean } else { Outcome::Findings })
 }

@@ -93,11 +93,6 @@ fn an_entry_that_the_guest_moved_and_that_lost_its_attributes_is_restored_from_t
         strip(&at("empty/moved"), model);
         let said = success(&mut stage.rollback());
         assert!(said.contains("1 entry had lost") && said.contains("'empty/moved'"), "{model}: {said}");
-        let line = |manifest: &str, name: &str| {
-            let start = format!("./{name} ");
-            let line = manifest.lines().find_map(|line| line.strip_prefix(&*start).map(str::to_owned));
-            line.unwrap_or_else(|| panic!("{name} is not in {manifest}"))
-        };
         assert_eq!(line(&was, "files/a"), line(&stage.manifest("passthrough"), "empty/moved"), "{model}");
     }
 }
@@ -129,5 +124,65 @@ fn what_the_guest_gave_to_qemus_user_is_not_taken_for_lost_by_a_rollback_that_go
         let said = success(&mut stage.rollback());
         assert!(!said.contains("had lost"), "killed at {point} of {calls}: {said}");
         assert_same(&timeless(&expected), &timeless(&stage.snapshot()), &format!("killed at {point}"));
+    }
+}
+
+/// What follows a name in a manifest.
+fn line(manifest: &str, name: &str) -> String {
+    let start = format!("./{name} ");
+    let line = manifest.lines().find_map(|line| line.strip_prefix(&*start).map(str::to_owned));
+    line.unwrap_or_else(|| panic!("{name} is not in {manifest}"))
+}
+
+#[test]
+fn links_and_special_files_that_the_guest_moved_and_that_lost_their_attributes_are_restored_from_the_journal()
+{
+    const MOVED: [(&str, &str); 3] =
+        [("closed/link", "empty/link"), ("d/e/fifo", "files/fifo"), ("socket", "empty/socket")];
+    for model in MODELS {
+        for (what, strip) in [("all", strip as fn(&Path, &str)), ("mode", strip_mode)] {
+            let stage = Stage::knotted();
+            let was = stage.manifest("passthrough");
+            success(&mut stage.convert(model));
+            for (from, to) in MOVED {
+                as_a_guest(&stage.export(), model, from, to, true);
+                strip(&stage.export().join(to), model);
+            }
+            let said = success(&mut stage.rollback());
+            assert!(said.contains("3 entries had lost"), "{model}, {what}: {said}");
+            let now = stage.manifest("passthrough");
+            for (from, to) in MOVED {
+                assert!(said.contains(&format!("'{to}'")), "{model}, {what}: {said}");
+                assert_eq!(line(&was, from), line(&now, to), "{model}, {what}: {from}");
+            }
+        }
+    }
+}
+
+#[test]
+fn of_links_that_look_the_same_none_is_guessed() {
+    for model in MODELS {
+        let stage = Stage::in_memory();
+        fs::create_dir_all(stage.export().join("d")).unwrap();
+        let at = |name: &str| stage.export().join(name);
+        let time = rustix::fs::Timespec { tv_sec: 5, tv_nsec: 0 };
+        let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+        for (name, owner) in [("one", 1000), ("other", 2000)] {
+            std::os::unix::fs::symlink("target", at(name)).unwrap();
+            std::os::unix::fs::lchown(at(name), Some(owner), None).unwrap();
+            rustix::fs::utimensat(rustix::fs::CWD, at(name), &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+                .unwrap();
+        }
+        success(&mut stage.convert(model));
+        for name in ["one", "other"] {
+            as_a_guest(&stage.export(), model, name, &format!("d/{name}"), true);
+            strip(&at("d").join(name), model);
+        }
+        let said = ended(&mut stage.rollback(), 3);
+        assert!(
+            said.contains("2 entries without") && said.contains("'d/one'") && said.contains("by hand"),
+            "{model}: {said}"
+        );
+        assert_eq!(fs::read(at("d/one")).unwrap(), b"target", "{model}");
     }
 }

@@ -13,9 +13,9 @@ use super::Restorer;
 use crate::data::entry::{Entry, Inode, Kind};
 use crate::data::flags::Lifted;
 use crate::data::form::Model;
-use crate::data::identity::Key;
+use crate::data::identity::{Key, Stamp};
 use crate::data::journal::Record;
-use crate::data::mapped_xattr::{self, Attributes};
+use crate::data::mapped_xattr::{self, Attributes, LONGEST_TARGET};
 use crate::data::pin::Pin;
 use crate::data::staging::Place;
 use crate::data::{mapped_file, passthrough};
@@ -28,13 +28,41 @@ const NAMED: usize = 10;
 /// What is known of such entries.
 #[derive(Debug, Default)]
 pub(super) struct Lost {
-    count: AtomicU64,
-    /// The paths of the first.
-    named: Mutex<Vec<Vec<u8>>>,
+    restored_to_record: Paths,
+    /// Those that stay regular files, because several records may be theirs.
+    ambiguous: Paths,
     /// Where the journal tells of the files and directories that are not at their places.
     absent: Mutex<HashMap<Key, u64>>,
     /// Inodes that this run has restored, that belong to QEMU's user for all that, and of which the journal may tell again.
     restored: Mutex<HashSet<Key>>,
+}
+
+/// Entries, of which the first are named.
+#[derive(Debug, Default)]
+struct Paths {
+    count: AtomicU64,
+    first: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Paths {
+    fn add(&self, path: Vec<u8>) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.len() < NAMED {
+            first.push(path);
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    fn shown(&self) -> String {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        let paths: Vec<_> = first.iter().map(|path| format!("'{}'", text::escape(path))).collect();
+        let more = if self.count() > NAMED as u64 { ", and more" } else { "" };
+        paths.join(", ") + more
+    }
 }
 
 /// What the guest sees of an entry.
@@ -45,40 +73,38 @@ pub(super) struct Seen {
 }
 
 impl Lost {
-    /// Says how many there are, and what is not known of them.
-    pub(super) fn complain(&self, model: Model) {
-        let count = self.count.load(Ordering::Relaxed);
-        if count == 0 {
-            return;
-        }
+    /// Says how many there are, and what is not known of them. Whether all of them are restored.
+    pub(super) fn complain(&self, model: Model) -> bool {
         let what = match model {
             Model::MappedXattr => "user.virtfs.* attributes",
             Model::MappedFile => "metadata in .virtfs_metadata",
         };
-        let named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-        let paths: Vec<_> = named.iter().map(|path| format!("'{}'", text::escape(path))).collect();
-        let more = if count > NAMED as u64 { ", and more" } else { "" };
-        complain!(
-            "virtfs-proxy-helper: {} had lost all or part of the {what}, which another program took away. What the journal recorded is \
-             restored; a change of owner or mode that the guest made there after the conversion is lost: {}{more}",
-            counted(count, "entry"),
-            paths.join(", ")
-        );
-    }
-
-    fn add(&self, path: Vec<u8>) {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-        if named.len() < NAMED {
-            named.push(path);
+        let count = self.restored_to_record.count();
+        if count > 0 {
+            complain!(
+                "virtfs-proxy-helper: {} had lost all or part of the {what}, which another program took away. What the journal recorded \
+                 is restored; a change of owner or mode that the guest made there after the conversion is lost: {}",
+                counted(count, "entry"),
+                self.restored_to_record.shown()
+            );
         }
+        let count = self.ambiguous.count();
+        if count > 0 {
+            complain!(
+                "virtfs-proxy-helper: {} without {what} stay regular files of QEMU's user: each stands for a symbolic link, a device, a \
+                 FIFO or a socket that the guest moved, and several that the journal recorded look the same. Make them by hand: {}",
+                counted(count, "entry"),
+                self.ambiguous.shown()
+            );
+        }
+        count == 0
     }
 }
 
 impl Restorer<'_> {
     /// Counts an entry that is restored.
     pub(super) fn note_lost(&self, place: Place<'_>) {
-        self.lost.add(place.path());
+        self.lost.restored_to_record.add(place.path());
     }
 
     /// Notes that what `record` tells of is not at its place; the journal tells of it at `at`.
@@ -138,6 +164,52 @@ impl Restorer<'_> {
             entry.target.clone_from(&was.target);
         }
         Ok(Seen { entry, is_lost: !is_all })
+    }
+
+    /// What the guest saw of the link or the special file that a regular file without some of its attributes stands for: the guest has
+    /// moved it, and the journal tells of one like it that is not at its place.
+    pub(super) fn absent_special(&self, place: Place<'_>, pin: &Pin) -> Result<Option<(Entry, Record)>> {
+        let inode = pin.inode();
+        let may_be = inode.kind() == Some(Kind::File)
+            && inode.size <= LONGEST_TARGET as u64
+            && self.origins.has_absent();
+        if !may_be || !self.is_unrestored(inode) {
+            return Ok(None);
+        }
+        let said = self.said(place, pin)?;
+        let content = pin.content(LONGEST_TARGET + 1)?;
+        let mut candidates = Vec::new();
+        for record in self.origins.absent(&content, inode.modified) {
+            if lacks_some(&said, &record.entry) && self.is_remnant(pin, &record)? && self.was_made_for(inode)
+            {
+                candidates.push(record);
+            }
+        }
+        let Some((record, others)) = candidates.split_first() else { return Ok(None) };
+        let known = |record: &Record| {
+            let was = &record.entry;
+            let of = (was.mode, was.uid, was.gid, was.rdev);
+            (of, was.xattrs.clone(), was.access_acl.clone())
+        };
+        if others.iter().any(|other| known(other) != known(record)) {
+            self.lost.ambiguous.add(place.path());
+            return Ok(None);
+        }
+        let mut entry = self.shown(place, pin)?;
+        self.fill(&mut entry, &said, &record.entry);
+        entry.target.clone_from(&record.entry.target);
+        Ok(Some((entry, record.clone())))
+    }
+
+    /// Whether an inode may have been made by the conversion: no guest has made it since.
+    fn was_made_for(&self, inode: &Inode) -> bool {
+        let done = self.journal.converted_at().and_then(|at| i64::try_from(at).ok());
+        match (inode.id.stamp, done) {
+            // What was adopted was made later, and a copy of the export later still.
+            _ if self.journal.is_by_path() || self.journal.has_adopted() => true,
+            (Stamp::Born(born), Some(done)) => born.seconds <= done,
+            _ => true,
+        }
     }
 
     /// Whether nothing says what the guest sees of an inode, because it is restored: by a run before, or with another name.
@@ -221,4 +293,14 @@ impl Restorer<'_> {
 /// Whether the guest may see something of the inode itself, because nothing else is said.
 fn shows_through(inode: &Inode, shown: &Entry) -> bool {
     shown.uid == inode.uid || shown.gid == inode.gid || shown.mode == inode.mode
+}
+
+/// Whether some of what the guest sees of `was` is not said, and nothing else that contradicts it.
+fn lacks_some(said: &Attributes, was: &Entry) -> bool {
+    let has_device = was.kind().is_some_and(Kind::is_device);
+    let is_all = said.uid.is_some()
+        && said.gid.is_some()
+        && said.mode.is_some()
+        && (said.rdev.is_some() || !has_device);
+    !is_all && said.mode.is_none_or(|mode| Kind::of(mode) == was.kind())
 }

@@ -39,6 +39,11 @@ impl Restorer<'_> {
         if let Some(record) = self.absent_lost(place, pin)? {
             return self.as_seen(place, pin, &record);
         }
+        if let Some((entry, record)) = self.absent_special(place, pin)? {
+            changing(place.fd, || self.restore(place, pin, &entry, Some(&record)).map(|()| true))?;
+            self.note_lost(place);
+            return Ok(());
+        }
         let (entry, record) = if let Some(origin) = self.origins.scattered(pin)? {
             (origin.entry.clone(), Some(origin))
         } else if self.carries(place, pin)? {
