@@ -49,15 +49,21 @@ impl Cli {
     /// Reads a command line, the program's name included, and the environment. An empty variable counts as unset: an image's
     /// setting can be undone where a variable cannot be removed.
     pub fn read<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Self, clap::Error> {
-        let mut command = Self::command().mut_args(|arg| {
-            let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
-            if empty { arg.env(Resettable::Reset) } else { arg }
-        });
+        let mut command = without_empty_variables(Self::command());
         let matches = command.try_get_matches_from_mut(words)?;
         let mut cli = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         cli.helper.prefer_command_line(&matches);
         Ok(cli)
     }
+}
+
+/// The command with those variables unset that are empty, in its subcommands too.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let unset = |arg: clap::Arg| {
+        let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        if empty { arg.env(Resettable::Reset) } else { arg }
+    };
+    command.mut_args(unset).mut_subcommands(without_empty_variables)
 }
 
 /// What the program does besides serving an export.

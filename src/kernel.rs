@@ -36,6 +36,14 @@ pub fn change_mounts(tree: BorrowedFd<'_>, set: u64, clear: u64, propagation: u6
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Lets the program that `command` starts be ended with the thread that starts it (`PR_SET_PDEATHSIG`).
+pub fn end_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt as _;
+    let set = || Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?);
+    // SAFETY: between fork and exec there is one system call, which neither allocates nor takes a lock.
+    unsafe { command.pre_exec(set) };
+}
+
 /// Another descriptor of the open file that `fd` is, by its number: with the same offset and flags.
 pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the call takes numbers alone; a number that is no descriptor is EBADF.

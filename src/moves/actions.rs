@@ -2,16 +2,11 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command as Process, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use super::configuration::digest;
 use super::document::{Command, Export, Guest, Helper, Kind, Manager, Move, Source, Step};
@@ -25,7 +20,7 @@ use crate::report::audit::Audited;
 use crate::text::escape_path;
 
 /// How often a condition is looked at.
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long a process may take to end after it was told to, or a helper to listen.
 const SHORTLY: Duration = Duration::from_secs(60);
 
@@ -54,7 +49,7 @@ pub fn carry_out(
         Kind::StartGuest => {
             let guest = guest(one, step)?;
             fit(one, true)?;
-            start_guest(guest)?;
+            start_guest(guest, options)?;
             wait_until_up(guest, options)?;
         }
         Kind::Probe => probe(step, one, options)?,
@@ -118,7 +113,7 @@ fn start_old(one: &Move, index: usize, options: &Options) -> anyhow::Result<()> 
         return Ok(());
     }
     fit(one, false)?;
-    start_guest(guest)?;
+    start_guest(guest, options)?;
     let up = wait(Duration::from_secs(options.up_timeout), || is_running(guest))?;
     ensure!(up, "{} was started, and does not run", guest.name);
     Ok(())
@@ -192,13 +187,31 @@ fn nobody_runs(one: &Move) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start_guest(guest: &Guest) -> anyhow::Result<()> {
+fn start_guest(guest: &Guest, options: &Options) -> anyhow::Result<()> {
+    let limit = Duration::from_secs(options.up_timeout);
     if is_running(guest)? {
         return Ok(());
     }
     let commands = managers::of(guest.manager).start(guest);
     ensure!(!commands.is_empty(), "nothing says how {} is started", guest.name);
+    if guest.manager == Manager::Commands {
+        return commands.iter().try_for_each(|command| start_by_command(command, guest, limit));
+    }
     run_all(&commands)
+}
+
+/// Runs the command that starts a guest until it ends or the guest runs: the command may become QEMU itself.
+fn start_by_command(command: &Command, guest: &Guest, limit: Duration) -> anyhow::Result<()> {
+    let (program, words) = command.words.split_first().context("a command without words")?;
+    let mut started = tool::Started::of(path_of(program), words.iter().map(|word| path_of(word)), true)?;
+    let ended = |started: &mut tool::Started| -> anyhow::Result<bool> {
+        let Some(said) = started.ended()? else { return Ok(false) };
+        ensure!(said.status == Some(0), "{}: {}: {}", command.line(), said.how(), said.reason());
+        Ok(true)
+    };
+    let up = wait(limit, || Ok(ended(&mut started)? || is_running(guest)?))?;
+    ensure!(up, "{} neither ended nor started the guest in time", command.line());
+    Ok(())
 }
 
 /// Waits until a guest runs and its QEMU has all shares over local, and stays so for the settling time.
@@ -228,10 +241,7 @@ fn probe(step: &Step, one: &Move, options: &Options) -> anyhow::Result<()> {
             let (program, words) = command.words.split_first().context("a command")?;
             let said = tool::run(path_of(program), words.iter().map(|word| path_of(word)))?;
             if said.status != Some(0) {
-                last = said
-                    .status
-                    .map_or_else(|| "a signal ended it".to_owned(), |code| format!("exit status {code}"));
-                last = format!("{last}: {}", said.reason());
+                last = format!("{}: {}", said.how(), said.reason());
                 return Ok(false);
             }
         }
@@ -258,11 +268,21 @@ fn stop_helper(helper: &Helper, step: &Step) -> anyhow::Result<()> {
         );
         return Ok(());
     }
-    let Some(pid) = helper.pid.filter(|pid| is_command(*pid, &helper.command)) else {
+    let Some(pid) = helper.pid else {
         return Ok(());
     };
-    match kill(Pid::from_raw(pid), Signal::SIGTERM) {
-        Ok(()) | Err(Errno::ESRCH) => {}
+    // The descriptor stays with this process; if it has ended since, no other one gets the signal.
+    let id = rustix::process::Pid::from_raw(pid).context("a process's number")?;
+    let process = match rustix::process::pidfd_open(id, rustix::process::PidfdFlags::empty()) {
+        Ok(process) => process,
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        Err(errno) => return Err(errno).with_context(|| format!("taking hold of process {pid}")),
+    };
+    if !is_command(pid, &helper.command) {
+        return Ok(());
+    }
+    match rustix::process::pidfd_send_signal(&process, rustix::process::Signal::TERM) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
         Err(errno) => return Err(errno).with_context(|| format!("ending process {pid}")),
     }
     ensure!(
@@ -306,23 +326,16 @@ fn start_helper(helper: &Helper, step: &Step) -> anyhow::Result<()> {
         fs::remove_file(path_of(socket)).with_context(|| format!("removing {socket}"))?;
     }
     // Where it does not go to the background by itself it goes on after this program.
-    let mut child = Process::new(path_of(program))
-        .args(words.iter().map(|word| path_of(word)))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .current_dir("/")
-        .process_group(0)
-        .spawn()
-        .with_context(|| format!("starting {}", command.line()))?;
-    let mut ended = None;
+    let mut started = tool::Started::of(path_of(program), words.iter().map(|word| path_of(word)), true)?;
     let up = wait(SHORTLY, || {
-        ended = ended.or(child.try_wait().context("waiting for the helper")?);
-        ensure!(
-            ended.is_none_or(|status| status.success()),
-            "the helper ended at its start: {}",
-            command.line()
-        );
+        if let Some(said) = started.ended()? {
+            ensure!(
+                said.status == Some(0),
+                "the helper ended at its start: {}: {}",
+                command.line(),
+                said.reason()
+            );
+        }
         is_listening(helper)
     })?;
     ensure!(up, "the helper does not listen: {}", command.line());
@@ -358,8 +371,6 @@ fn run(command: &Command) -> anyhow::Result<()> {
         path_of(program)
     };
     let said = tool::run(program, words.iter().map(|word| path_of(word)))?;
-    let how =
-        said.status.map_or_else(|| "a signal ended it".to_owned(), |code| format!("exit status {code}"));
     if said.status != Some(0) {
         let mut reason = said.reason();
         if said.stderr.trim().is_empty()
@@ -367,7 +378,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         {
             reason = crate::text::escape(last.as_bytes()).into_owned();
         }
-        bail!("{}: {how}: {reason}", command.line());
+        bail!("{}: {}: {reason}", command.line(), said.how());
     }
     if let Some(output) = &command.output {
         replace(&path_of(output), &said.stdout, None)?;

@@ -30,6 +30,9 @@ pub fn apply(args: &ApplyArgs) -> anyhow::Result<Outcome> {
         Some(file) => read(file)?,
         None => made(&args.way.guests)?,
     };
+    if document.moves.is_empty() {
+        say!("the plan has no guest with a share over the proxy: there is nothing to do")?;
+    }
     let mut all = Outcome::Clean;
     let mut work = Vec::new();
     for one in chosen(&document, &args.way.guests)? {
@@ -91,7 +94,11 @@ fn carry_out(mut state: State, one: Move, goes_on: bool, way: &WayArgs) -> anyho
     let (names, id) = (names(&one), state.id.clone());
     let kept = escape_path(&state.folder().join("before")).into_owned();
     let options = options(way);
-    match Engine::new(state, one, &options).apply()? {
+    let ended = Engine::new(state, one, &options).apply();
+    let ended = ended.with_context(|| {
+        format!("{names}: the move stopped where it was: mend the cause, then `migrate apply` goes on and `migrate undo` takes it back")
+    })?;
+    match ended {
         Ended::Applied(left) if left.is_empty() => {
             say!(
                 "{names}: moved. `migrate undo` takes it back; what it needs for that is in {kept} and in the conversion's journal"
@@ -126,6 +133,9 @@ fn carry_out(mut state: State, one: Move, goes_on: bool, way: &WayArgs) -> anyho
 pub fn undo(args: &UndoArgs) -> anyhow::Result<Outcome> {
     ensure_root("undo")?;
     let document = read(&args.plan)?;
+    if document.moves.is_empty() {
+        say!("the plan has no guest with a share over the proxy: there is nothing to undo")?;
+    }
     let mut work = Vec::new();
     for one in chosen(&document, &args.way.guests)? {
         let id = id_of(one)?;

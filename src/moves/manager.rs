@@ -72,8 +72,13 @@ impl Managed {
         if last.ends_with(".service") && path.starts_with("/system.slice/") {
             return Self::new(Manager::Systemd, last);
         }
-        Self::new(Manager::Commands, guest.map_or_else(|| format!("process {pid}"), str::to_owned))
+        Self::new(Manager::Commands, guest.map_or_else(|| process_name(pid), str::to_owned))
     }
+}
+
+/// What a running QEMU without a name is called.
+pub fn process_name(pid: i32) -> String {
+    format!("process {pid}")
 }
 
 /// The unit that a file, or a drop-in's file, belongs to.

@@ -127,7 +127,22 @@ fn guests(rows: &[ShareRow]) -> BTreeMap<Managed, Found> {
         }
         guests.entry(managed).or_default().rows.push(row.clone());
     }
-    guests
+    guests.into_iter().fold(BTreeMap::new(), |mut named: BTreeMap<Managed, Found>, (managed, found)| {
+        let into = named.entry(lasting(managed, &found)).or_default();
+        into.pid = into.pid.or(found.pid);
+        into.rows.extend(found.rows);
+        named
+    })
+}
+
+/// A running guest without a name goes by the file that starts it: its process will be another one.
+fn lasting(managed: Managed, found: &Found) -> Managed {
+    let is_nameless = found.pid.is_some_and(|pid| managed.name == manager::process_name(pid));
+    let mut files = found.rows.iter().filter(|row| row.pid.is_none()).filter_map(|row| row.file.as_deref());
+    match files.next().filter(|_| is_nameless && managed.manager == Manager::Commands) {
+        Some(file) => Managed { name: path_of(file).to_string_lossy().into_owned(), ..managed },
+        None => managed,
+    }
 }
 
 /// Whether two rows are one share, seen in two places.

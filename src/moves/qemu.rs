@@ -1,8 +1,10 @@
 //! The running QEMUs that have a guest's shares, as their command lines say.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
@@ -29,7 +31,8 @@ pub fn of(guest: &Guest) -> anyhow::Result<Vec<Running>> {
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
         // A process that has ended meanwhile has no share.
         let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
-        let running = look(pid, &line, &guest.shares);
+        let cwd = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+        let running = look(pid, &line, &cwd, &guest.shares);
         if !running.proxy.is_empty() || !running.local.is_empty() {
             found.push(running);
         }
@@ -37,7 +40,7 @@ pub fn of(guest: &Guest) -> anyhow::Result<Vec<Running>> {
     Ok(found)
 }
 
-fn look(pid: i32, line: &[u8], shares: &[Share]) -> Running {
+fn look(pid: i32, line: &[u8], cwd: &Path, shares: &[Share]) -> Running {
     let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
     let mut running = Running { pid, proxy: BTreeSet::new(), local: BTreeSet::new() };
     let is_option = |word: &[u8]| matches!(word, b"-fsdev" | b"--fsdev" | b"-virtfs" | b"--virtfs");
@@ -49,14 +52,15 @@ fn look(pid: i32, line: &[u8], shares: &[Share]) -> Running {
         let opts = qemu_opts::parse(value, &[], Some(b"fsdriver"));
         let get = |key: &[u8]| qemu_opts::last(&opts, key).map(|opt| opt.value.as_slice());
         for (index, share) in shares.iter().enumerate() {
+            let at = |key: &[u8]| get(key).map(|path| cwd.join(OsStr::from_bytes(path)));
             let is_its = |own: Option<&String>, key: &[u8]| {
-                own.is_some_and(|own| get(key) == Some(path_of(own).as_os_str().as_bytes()))
+                own.is_some_and(|own| at(key) == Some(cwd.join(path_of(own))))
             };
             match get(b"fsdriver") {
                 Some(b"proxy") if is_its(share.socket.as_ref(), b"socket") => {
                     running.proxy.insert(index);
                 }
-                Some(b"local") if has_export(get(b"path"), share) => {
+                Some(b"local") if has_export(at(b"path"), share) => {
                     running.local.insert(index);
                 }
                 _ => {}
@@ -66,9 +70,9 @@ fn look(pid: i32, line: &[u8], shares: &[Share]) -> Running {
     running
 }
 
-fn has_export(path: Option<&[u8]>, share: &Share) -> bool {
+fn has_export(path: Option<PathBuf>, share: &Share) -> bool {
     let (Some(path), Some(export)) = (path, &share.export) else { return false };
-    canonical(std::ffi::OsStr::from_bytes(path).as_ref()) == path_of(export)
+    canonical(&path) == path_of(export)
 }
 
 #[cfg(test)]
@@ -89,8 +93,10 @@ mod tests {
             ("qemu\0-virtfs\0local,path=/nonexistent/a,mount_tag=t\0", vec![], vec![0]),
             ("vi\0-fsdev\0/run/a\0", vec![], vec![]),
             ("", vec![], vec![]),
+            ("qemu\0-fsdev\0proxy,id=x,socket=a\0", vec![0], vec![]),
+            ("qemu\0-fsdev\0proxy,id=x,socket=b/a\0", vec![], vec![]),
         ] {
-            let running = look(1, line.as_bytes(), &shares);
+            let running = look(1, line.as_bytes(), Path::new("/run"), &shares);
             assert_eq!(running.proxy, proxy.into_iter().collect(), "{line}");
             assert_eq!(running.local, local.into_iter().collect(), "{line}");
         }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Deserialize, Serialize};
 
 use super::document::Move;
@@ -26,6 +26,11 @@ use crate::text::escape_path;
 pub const DEFAULT: &str = "/var/lib/virtfs-proxy-helper/moves";
 /// More than any journal or plan has, in bytes.
 const LARGEST: u64 = 64 << 20;
+
+// The C library's own types for these differ.
+const EXCLUSIVE: libc::c_short = libc::F_WRLCK as libc::c_short;
+const UNLOCKED: libc::c_short = libc::F_UNLCK as libc::c_short;
+const WHENCE: libc::c_short = libc::SEEK_SET as libc::c_short;
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,7 +139,8 @@ pub struct State {
     pub id: String,
     lines: Vec<Line>,
     journal: File,
-    _lock: Flock<File>,
+    /// Closing it unlocks it.
+    _lock: File,
 }
 
 impl State {
@@ -146,8 +152,8 @@ impl State {
         make_folder(&folder.join("before"))?;
         let shown = escape_path(&folder).into_owned();
         let lock = private(&folder.join("lock"), OpenOptions::new().write(true).create(true))?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-            nix::errno::Errno::EWOULDBLOCK => {
+        fcntl(&lock, FcntlArg::F_OFD_SETLK(&exclusive())).map_err(|errno| match errno {
+            nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES => {
                 anyhow!("another `migrate apply` or `migrate undo` works on this move ({shown}): wait until it has ended")
             }
             errno => anyhow::Error::new(errno).context(format!("locking {shown}/lock")),
@@ -285,10 +291,17 @@ fn one(folder: &Path, id: String) -> anyhow::Result<Option<MoveState>> {
     Ok(Some(MoveState { id, plan, phase, step, since, next, is_running }))
 }
 
+/// Whether somebody has the lock. Takes none, not for an instant: who starts to work on the move would be refused.
 fn is_locked(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
-    // A shared lock for an instant; whoever works on the move holds the exclusive one.
-    matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, nix::errno::Errno::EWOULDBLOCK)))
+    let mut lock = exclusive();
+    let asked = fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock));
+    asked.is_ok() && lock.l_type != UNLOCKED
+}
+
+/// A lock of a whole file, for one alone, by an open file description: it ends with the last descriptor.
+fn exclusive() -> libc::flock {
+    libc::flock { l_type: EXCLUSIVE, l_whence: WHENCE, l_start: 0, l_len: 0, l_pid: 0 }
 }
 
 /// The lines since the move began last.

@@ -1,7 +1,9 @@
 //! Programs that a plan asks: this program's other verbs, and the managers' own commands. Never a shell.
 
 use std::ffi::OsStr;
-use std::process::{Command, Stdio};
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, bail};
 use serde::de::DeserializeOwned;
@@ -25,6 +27,11 @@ impl Output {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
+    /// How it ended.
+    pub fn how(&self) -> String {
+        self.status.map_or_else(|| "a signal ended it".to_owned(), |code| format!("exit status {code}"))
+    }
+
     /// The last line of its standard error without this program's own name: the reason of a failure.
     pub fn reason(&self) -> String {
         let last =
@@ -33,21 +40,70 @@ impl Output {
     }
 }
 
-/// Runs a program with its messages in English.
+/// Runs a program with its messages in English, and waits for its end; not for those that it has started in the background, which may
+/// have its standard output for as long as they run.
 pub fn run<S: AsRef<OsStr>>(
     program: impl AsRef<OsStr>,
     words: impl IntoIterator<Item = S>,
 ) -> anyhow::Result<Output> {
-    let program = program.as_ref();
-    let output = Command::new(program)
-        .args(words)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {}", escape(program.as_encoded_bytes())))?;
-    let lines: Vec<_> =
-        output.stderr.split(|byte| *byte == b'\n').map(|line| escape(line).into_owned()).collect();
-    Ok(Output { status: output.status.code(), stdout: output.stdout, stderr: lines.join("\n") })
+    let mut started = Started::of(program, words, false)?;
+    let status = started.child.wait().context("waiting for a program")?;
+    started.output(status)
+}
+
+/// A program that has been started.
+#[derive(Debug)]
+pub struct Started {
+    child: Child,
+    stdout: File,
+    stderr: File,
+}
+
+impl Started {
+    /// Starts a program. One that is `apart` is in a session of its own, and goes on after this program's end; another is ended with it.
+    pub fn of<S: AsRef<OsStr>>(
+        program: impl AsRef<OsStr>,
+        words: impl IntoIterator<Item = S>,
+        apart: bool,
+    ) -> anyhow::Result<Self> {
+        let program = program.as_ref();
+        let (stdout, stderr) = (unnamed()?, unnamed()?);
+        let mut command = Command::new(if apart { OsStr::new("setsid") } else { program });
+        command.args(apart.then_some(program)).args(words).env("LC_ALL", "C").stdin(Stdio::null());
+        command.stdout(stdout.try_clone().context("a file for output")?);
+        command.stderr(stderr.try_clone().context("a file for messages")?);
+        if !apart && std::env::current_exe().is_ok_and(|own| own.as_os_str() == program) {
+            // Who goes on after an interruption must not meet the conversion that was going on.
+            crate::kernel::end_with_parent(&mut command);
+        }
+        let child =
+            command.spawn().with_context(|| format!("cannot run {}", escape(program.as_encoded_bytes())))?;
+        Ok(Self { child, stdout, stderr })
+    }
+
+    /// What it has printed, if it has ended.
+    pub fn ended(&mut self) -> anyhow::Result<Option<Output>> {
+        let status = self.child.try_wait().context("waiting for a program")?;
+        status.map(|status| self.output(status)).transpose()
+    }
+
+    fn output(&mut self, status: ExitStatus) -> anyhow::Result<Output> {
+        let read = |file: &mut File| -> io::Result<Vec<u8>> {
+            let mut bytes = Vec::new();
+            file.rewind()?;
+            file.read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        let stdout = read(&mut self.stdout).context("reading what a program printed")?;
+        let stderr = read(&mut self.stderr).context("reading a program's messages")?;
+        let lines: Vec<_> =
+            stderr.split(|byte| *byte == b'\n').map(|line| escape(line).into_owned()).collect();
+        Ok(Output { status: status.code(), stdout, stderr: lines.join("\n") })
+    }
+}
+
+fn unnamed() -> anyhow::Result<File> {
+    tempfile::tempfile().context("making a file for a program's output")
 }
 
 /// Runs one of this program's own verbs.

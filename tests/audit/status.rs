@@ -91,7 +91,7 @@ fn each_share_is_compared_with_its_export() {
     assert_eq!(code, 3);
     for (guest, phase, problem) in [
         ("good", "converted", None),
-        ("too-soon", "local", Some("2 of 2 entries that were looked at have no mapped attributes")),
+        ("too-soon", "local", Some("entries without mapped attributes are in it (2 of 2 entries looked at)")),
         ("half-undone", "local", Some("was rolled back")),
         ("no-journal", "local", Some("which is not at /srv/lost.virtfs-journal")),
         ("restored", "local", Some("is the journal of another directory")),

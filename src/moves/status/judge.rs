@@ -183,7 +183,7 @@ fn untold(row: &mut StatusRow, tree: &Tree, model: Option<Model>, unread: &mut V
         plan_next(row);
         if mapped > 0 {
             row.problem = Some(format!(
-                "no journal of a conversion is beside its export, and {mapped} of {looked} that were looked at have mapped attributes: it \
+                "no journal of a conversion is beside its export, and entries with mapped attributes are in it ({mapped} of {looked} looked at): it \
                  is, at least in part, a converted tree, or a copy of one"
             ));
             row.next =
@@ -191,8 +191,8 @@ fn untold(row: &mut StatusRow, tree: &Tree, model: Option<Model>, unread: &mut V
         }
     } else if plain > 0 {
         row.problem = Some(format!(
-            "no journal of a conversion is beside its export, and {plain} of {looked} that were looked at have no mapped attributes: the \
-             guest sees their real owners and modes, which are to be QEMU's"
+            "no journal of a conversion is beside its export, and entries without mapped attributes are in it ({plain} of {looked} looked \
+             at): the guest sees their real owners and modes, which are to be QEMU's"
         ));
         row.next = Some("`migrate check` says what is in the export".to_owned());
     }

@@ -1,0 +1,95 @@
+//! Guests that a script or an admin starts.
+
+use std::fs;
+use std::process::Command;
+
+use crate::host::Host;
+
+#[test]
+fn a_move_and_its_way_back() {
+    let host = Host::new();
+    host.start();
+    host.plan(&[]);
+    let said = host.apply(None);
+    assert_eq!(said.status, Some(0), "{}", said.text);
+    host.expect_moved();
+    let again = host.apply(None);
+    assert_eq!(again.status, Some(0));
+    assert!(again.text.contains("is applied already"), "{}", again.text);
+    let said = host.undo(None);
+    assert_eq!(said.status, Some(0), "{}", said.text);
+    host.expect_as_before();
+    assert!(host.undo(None).text.contains("is undone already"));
+    // The same plan a second time.
+    assert_eq!(host.apply(None).status, Some(0));
+    host.expect_moved();
+    assert_eq!(host.undo(None).status, Some(0));
+    host.expect_as_before();
+}
+
+/// The command that starts it becomes QEMU, and ends with the guest.
+#[test]
+fn a_start_command_may_stay_in_the_foreground_and_a_guest_may_have_no_name() {
+    let host = Host::with(|script| script.replace("NAME", "").replace("DAEMONIZE", ""));
+    let mut first = Command::new(host.path("start")).spawn().unwrap();
+    host.expect_up("proxy");
+    let plan = host.plan(&[]);
+    assert_eq!(plan["moves"][0]["guests"][0]["name"], host.path("vm.sh").to_str().unwrap());
+    let waiter = std::thread::spawn(move || first.wait());
+    let said = host.apply(None);
+    assert_eq!(said.status, Some(0), "{}", said.text);
+    waiter.join().unwrap().unwrap();
+    host.expect_moved();
+    assert_eq!(host.undo(None).status, Some(0));
+    host.expect_as_before();
+}
+
+#[test]
+fn a_step_that_fails_is_taken_back_and_the_old_guest_runs() {
+    for (what, options, spoil, reason) in [
+        ("a probe", vec!["--probe", "echo no mount >&2; false"], None, "the probe did not succeed"),
+        ("a start", vec![], Some("s/-S /-no-such-option /"), "does not run with all its shares over local"),
+    ] {
+        let host = Host::new();
+        host.start();
+        host.plan(&[]);
+        if let Some(change) = spoil {
+            // The guest does not come up over local, and does over the proxy.
+            let start = fs::read_to_string(host.path("start")).unwrap();
+            let line =
+                format!("grep -q proxy,id vm.sh || {{ sed '{change}' vm.sh >broken; exec sh broken; }}\n");
+            fs::write(host.path("start"), start.replace("exec ./vm.sh", &format!("{line}exec ./vm.sh")))
+                .unwrap();
+        }
+        let mut words = vec!["apply", "plan.yaml", "--yes", "--settle", "0", "--up-timeout", "3"];
+        words.extend(options);
+        let said = host.migrate(&words, None);
+        assert_eq!(said.status, Some(1), "{what}: {}", said.text);
+        assert!(spoil.is_some() || said.text.contains(reason), "{what}: {}", said.text);
+        assert!(said.text.contains("Nothing is lost."), "{what}: {}", said.text);
+        host.expect_as_before();
+    }
+}
+
+#[test]
+fn nothing_is_done_where_something_has_changed_since_the_plan() {
+    let host = Host::new();
+    host.start();
+    host.plan(&[]);
+    let script = fs::read_to_string(host.path("vm.sh")).unwrap();
+    fs::write(host.path("vm.sh"), format!("{script}# a later edit\n")).unwrap();
+    let said = host.apply(None);
+    assert_eq!(said.status, Some(1), "{}", said.text);
+    assert!(
+        said.text.contains("the configuration has changed since the plan; nothing was changed"),
+        "{}",
+        said.text
+    );
+    host.expect_up("proxy");
+    // Without a terminal and --yes it is shown, and nothing is done.
+    fs::write(host.path("vm.sh"), script).unwrap();
+    let said = host.migrate(&["apply", "plan.yaml"], None);
+    assert_eq!(said.status, Some(2), "{}", said.text);
+    assert!(said.text.contains("To apply it, add --yes"), "{}", said.text);
+    host.expect_up("proxy");
+}

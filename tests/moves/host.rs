@@ -1,0 +1,252 @@
+//! A guest of a script: a real QEMU without a kernel, with two shares and their helpers. Whoever starts it while its files and its
+//! configuration do not fit is told, and the guest is not started.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::program::{ours, ours_for_all, reference, scratch, wait_until};
+use crate::snapshot::{assert_same, snapshot};
+
+/// The exports.
+const EXPORTS: [&str; 2] = ["a", "b"];
+
+/// Starts the guest, after a look at whether its files and its configuration fit.
+const START: &str = r#"#!/bin/sh
+cd HERE
+for export in a b; do
+    if grep -q "proxy,id=$export" vm.sh; then [ -L $export/link ]; else [ ! -L $export/link ]; fi || {
+        echo "MISMATCH $export" >>log
+        exit 9
+    }
+done
+echo start >>log
+exec ./vm.sh
+"#;
+
+/// The guest's script.
+const SCRIPT: &str = r#"#!/bin/sh
+# Starts the guest and its helpers.
+REFERENCE -p HERE/a -s HERE/a.sock -u nobody -g nogroup
+OURS -p HERE/b -s HERE/b.sock -u nobody -g nogroup
+exec qemu-system-x86_64 NAME -accel tcg -S -display none -m 16 -nodefaults -runas nobody DAEMONIZE -pidfile HERE/pid \
+    -fsdev proxy,id=a,socket=HERE/a.sock -device virtio-9p-pci,fsdev=a,mount_tag=a \
+    -fsdev proxy,id=b,socket=HERE/b.sock -device virtio-9p-pci,fsdev=b,mount_tag=b
+"#;
+
+/// The guest, its exports and all that belongs to them.
+pub struct Host {
+    folder: tempfile::TempDir,
+    /// The trees before anything was done.
+    before: Vec<String>,
+    script: String,
+}
+
+/// What a command said.
+#[derive(Debug)]
+pub struct Said {
+    pub status: Option<i32>,
+    pub is_killed: bool,
+    pub text: String,
+}
+
+impl Host {
+    /// A host with its guest, which runs.
+    pub fn new() -> Self {
+        Self::with(|script| script.replace("NAME", "-name toy").replace("DAEMONIZE", "-daemonize"))
+    }
+
+    /// The same with another script.
+    pub fn with(change: impl Fn(&str) -> String) -> Self {
+        let folder = scratch();
+        let here = folder.path();
+        for export in EXPORTS {
+            let export = here.join(export);
+            fs::create_dir_all(export.join("d/e")).unwrap();
+            for (number, name) in ["file", "d/one", "d/e/two"].into_iter().enumerate() {
+                fs::write(export.join(name), name).unwrap();
+                let id = 1000 + u32::try_from(number).unwrap();
+                chown(export.join(name), Some(id), Some(id)).unwrap();
+            }
+            fs::set_permissions(export.join("d/one"), fs::Permissions::from_mode(0o4755)).unwrap();
+            symlink("file", export.join("link")).unwrap();
+        }
+        let helper = ours_for_all(here);
+        let fill = |text: &str| {
+            text.replace("HERE", here.to_str().unwrap())
+                .replace("REFERENCE", reference().to_str().unwrap())
+                .replace("OURS", helper.to_str().unwrap())
+        };
+        let script = fill(&change(SCRIPT));
+        for (name, text) in [("vm.sh", script.as_str()), ("start", &fill(START))] {
+            fs::write(here.join(name), text).unwrap();
+            fs::set_permissions(here.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let before = EXPORTS.map(|export| without_access(&here.join(export))).to_vec();
+        Self { folder, before, script }
+    }
+
+    /// Starts the guest, as the admin does.
+    pub fn start(&self) {
+        let started = Command::new(self.path("start")).status().expect("the start script");
+        assert!(started.success(), "{}", self.log());
+        self.expect_up("proxy");
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// What the start script has noted.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Runs a verb of `migrate`.
+    pub fn migrate(&self, words: &[&str], crash: Option<&str>) -> Said {
+        let mut command = Command::new(ours());
+        command.arg("migrate").args(words).current_dir(self.folder.path());
+        command.env("VIRTFS_STATE", self.path("state"));
+        if let Some(crash) = crash {
+            command.env("VIRTFS_TEST_CRASH", crash);
+        }
+        let Output { status, stdout, stderr } = command.output().expect("migrate");
+        let text = [stdout, stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        Said {
+            status: status.code(),
+            is_killed: std::os::unix::process::ExitStatusExt::signal(&status) == Some(9),
+            text,
+        }
+    }
+
+    /// Makes the plan of the script; nothing is open.
+    pub fn plan(&self, words: &[&str]) -> Value {
+        let stop = format!("kill $(cat {})", self.path("pid").display());
+        let start = self.path("start").to_str().unwrap().to_owned();
+        let file = self.path("vm.sh").to_str().unwrap().to_owned();
+        let mut all = vec!["plan", "--stop", &stop, "--start", &start, "--output", "plan.yaml"];
+        all.extend(words);
+        all.push(&file);
+        let said = self.migrate(&all, None);
+        let text = fs::read(self.path("plan.yaml")).unwrap();
+        let plan: Value = serde_yaml::from_slice(&text).unwrap();
+        // Processes of other tests, which end meanwhile, can't be seen.
+        let is_unread = said.status == Some(4) && plan["unread"] != serde_json::json!([]);
+        assert!(said.status == Some(0) || is_unread, "{}{plan:#}", said.text);
+        plan
+    }
+
+    /// Carries the plan out.
+    pub fn apply(&self, crash: Option<&str>) -> Said {
+        self.migrate(&["apply", "plan.yaml", "--yes", "--settle", "0"], crash)
+    }
+
+    /// Takes it back.
+    pub fn undo(&self, crash: Option<&str>) -> Said {
+        self.migrate(&["undo", "plan.yaml", "--yes", "--settle", "0"], crash)
+    }
+
+    /// The phases of the shares, and the exit status.
+    pub fn phases(&self) -> (Vec<String>, Option<i32>) {
+        let file = self.path("vm.sh");
+        let said = self.migrate(&["status", "--format", "json", file.to_str().unwrap()], None);
+        let document: Value =
+            serde_json::from_str(&said.text).unwrap_or_else(|error| panic!("{error}: {}", said.text));
+        let rows = document["shares"].as_array().unwrap();
+        (rows.iter().map(|row| row["phase"].as_str().unwrap().to_owned()).collect(), said.status)
+    }
+
+    /// The command lines of the guest's QEMUs that run.
+    fn emulators(&self) -> Vec<String> {
+        let lines = processes(self.folder.path()).into_iter().map(|(_, line)| line);
+        lines.filter(|line| line.starts_with("qemu-system")).collect()
+    }
+
+    /// Waits until one QEMU has both shares over a backend, and panics where the files do not fit it.
+    #[track_caller]
+    pub fn expect_up(&self, backend: &str) {
+        let has = |line: &String| line.matches(&format!("{backend},id=")).count() == EXPORTS.len();
+        wait_until(&format!("the guest is up over {backend}"), || {
+            let running = self.emulators();
+            running.len() == 1 && running.iter().all(has)
+        });
+        self.assert_fits();
+    }
+
+    /// Whatever runs has files that fit, and nobody has started anything else.
+    #[track_caller]
+    pub fn assert_fits(&self) {
+        assert!(
+            !self.log().contains("MISMATCH"),
+            "a guest was started over files that do not fit: {}",
+            self.log()
+        );
+        for line in self.emulators() {
+            for export in EXPORTS {
+                let is_link = self.path(export).join("link").is_symlink();
+                assert_eq!(line.contains(&format!("proxy,id={export}")), is_link, "{export}: {line}");
+            }
+        }
+    }
+
+    /// Everything is over local.
+    #[track_caller]
+    pub fn expect_moved(&self) {
+        self.expect_up("local");
+        assert_eq!(self.phases(), (vec!["verified".to_owned(); 2], Some(0)));
+    }
+
+    /// Everything is as it was, and the guest runs.
+    #[track_caller]
+    pub fn expect_as_before(&self) {
+        self.expect_up("proxy");
+        for (export, before) in EXPORTS.iter().zip(&self.before) {
+            assert_same(before, &without_access(&self.path(export)), export);
+        }
+        assert_eq!(fs::read_to_string(self.path("vm.sh")).unwrap(), self.script);
+        assert_eq!(self.phases(), (vec!["undone".to_owned(); 2], Some(3)));
+    }
+
+    /// The move's journal.
+    pub fn journal(&self) -> PathBuf {
+        let mut folders = fs::read_dir(self.path("state")).unwrap();
+        folders.next().unwrap().unwrap().path().join("journal")
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for (pid, _) in processes(self.folder.path()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// The processes with a folder in their arguments.
+fn processes(folder: &Path) -> Vec<(i32, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let is_own = u32::try_from(pid).is_ok_and(|pid: u32| pid == std::process::id());
+        if line.contains(folder.to_str().unwrap()) && !is_own {
+            found.push((pid, line));
+        }
+    }
+    found
+}
+
+/// A tree without the times of access: `status` reads directories.
+fn without_access(tree: &Path) -> String {
+    let line = |line: &str| {
+        let words = line.split(' ').filter(|word| !word.starts_with("atime="));
+        words.collect::<Vec<_>>().join(" ") + "\n"
+    };
+    snapshot(tree).lines().map(line).collect()
+}
