@@ -28,6 +28,7 @@ mod status;
 mod steps;
 #[cfg(feature = "apply")]
 mod telling;
+#[cfg_attr(not(feature = "apply"), allow(dead_code, reason = "`apply` starts guests by it"))]
 mod tool;
 
 #[cfg(feature = "apply")]

@@ -349,11 +349,14 @@ fn is_listening(helper: &Helper) -> anyhow::Result<bool> {
     };
     let wanted = crate::text::unescape(socket);
     let text = fs::read("/proc/net/unix").context("reading /proc/net/unix")?;
-    // Num RefCount Protocol Flags Type St Inode Path; the flag 10000 says that it listens.
+    // Num RefCount Protocol Flags Type St Inode Path; the flag 10000 says that it listens. A path may have blanks in it.
     let is_its = |line: &[u8]| {
-        let words: Vec<&[u8]> = line.splitn(8, |byte| *byte == b' ').collect();
-        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').filter(|field| !field.is_empty()).collect();
-        words.len() == 8 && line.ends_with(&wanted) && fields.get(3) == Some(&b"00010000".as_slice())
+        let before = line.len().checked_sub(wanted.len()).and_then(|length| line.split_at_checked(length));
+        before.is_some_and(|(before, path)| {
+            let fields: Vec<&[u8]> =
+                before.split(|byte| *byte == b' ').filter(|field| !field.is_empty()).collect();
+            path == wanted && fields.len() == 7 && fields.get(3) == Some(&b"00010000".as_slice())
+        })
     };
     Ok(text.split(|byte| *byte == b'\n').any(is_its))
 }

@@ -28,9 +28,9 @@ pub const DEFAULT: &str = "/var/lib/virtfs-proxy-helper/moves";
 const LARGEST: u64 = 64 << 20;
 
 // The C library's own types for these differ.
-const EXCLUSIVE: libc::c_short = libc::F_WRLCK as libc::c_short;
-const UNLOCKED: libc::c_short = libc::F_UNLCK as libc::c_short;
-const WHENCE: libc::c_short = libc::SEEK_SET as libc::c_short;
+#[allow(clippy::cast_possible_truncation, reason = "they are 1, 2 and 0")]
+const LOCK: [libc::c_short; 3] =
+    [libc::F_WRLCK as libc::c_short, libc::F_UNLCK as libc::c_short, libc::SEEK_SET as libc::c_short];
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -296,12 +296,16 @@ fn is_locked(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
     let mut lock = exclusive();
     let asked = fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock));
-    asked.is_ok() && lock.l_type != UNLOCKED
+    asked.is_ok() && {
+        let [_, unlocked, _] = LOCK;
+        lock.l_type != unlocked
+    }
 }
 
 /// A lock of a whole file, for one alone, by an open file description: it ends with the last descriptor.
 fn exclusive() -> libc::flock {
-    libc::flock { l_type: EXCLUSIVE, l_whence: WHENCE, l_start: 0, l_len: 0, l_pid: 0 }
+    let [l_type, _, l_whence] = LOCK;
+    libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 }
 }
 
 /// The lines since the move began last.
