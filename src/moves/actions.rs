@@ -348,7 +348,14 @@ fn is_listening(helper: &Helper) -> anyhow::Result<bool> {
         return Ok(false);
     };
     let wanted = crate::text::unescape(socket);
-    let text = fs::read("/proc/net/unix").context("reading /proc/net/unix")?;
+    let mut tables = vec![PathBuf::from("/proc/net/unix")];
+    // This program's own helper listens in a network namespace of its own.
+    for entry in fs::read_dir("/proc").context("reading /proc")?.flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if pid.is_some_and(|pid| is_command(pid, &helper.command)) {
+            tables.push(entry.path().join("net/unix"));
+        }
+    }
     // Num RefCount Protocol Flags Type St Inode Path; the flag 10000 says that it listens. A path may have blanks in it.
     let is_its = |line: &[u8]| {
         let before = line.len().checked_sub(wanted.len()).and_then(|length| line.split_at_checked(length));
@@ -358,7 +365,11 @@ fn is_listening(helper: &Helper) -> anyhow::Result<bool> {
             path == wanted && fields.len() == 7 && fields.get(3) == Some(&b"00010000".as_slice())
         })
     };
-    Ok(text.split(|byte| *byte == b'\n').any(is_its))
+    let is_in = |table: &PathBuf| {
+        // A process that has ended meanwhile has none.
+        fs::read(table).is_ok_and(|text| text.split(|byte| *byte == b'\n').any(is_its))
+    };
+    Ok(tables.iter().any(is_in))
 }
 
 /// Runs commands one after the other; each must succeed. This program's own verbs are run by itself.
