@@ -136,8 +136,13 @@ impl Staging {
         put
     }
 
-    /// Makes `place` another name of the inode that `pin` holds, at once.
+    /// Makes `place` another name of the inode that `pin` holds, at once; it may be one already.
     pub fn link(&self, place: Place<'_>, number: u64, pin: &Pin) -> Result<()> {
+        // A rename of one name of an inode over another does nothing, and leaves both.
+        let now = place.directory.entry_at(place.fd, place.name, None);
+        if now.is_ok_and(|now| now.inode().identity == pin.inode().identity) {
+            return Ok(());
+        }
         self.replace(place, number, |staged| link(pin, place.fd, staged))
     }
 }
@@ -264,6 +269,15 @@ mod tests {
     fn what_is_swapped_in_is_all_that_is_left() {
         let left = at(|staging, place, number, _| staging.swap(place, number, number, make(place)).unwrap());
         assert_eq!(left, ["name=new"]);
+    }
+
+    #[test]
+    fn a_name_that_an_inode_has_already_stays_its_only_one() {
+        let left = at(|staging, place, number, _| {
+            let pin = place.directory.entry(place.name, None).unwrap();
+            staging.link(place, number, &pin).unwrap();
+        });
+        assert_eq!(left, ["name=old"]);
     }
 
     #[test]

@@ -91,7 +91,52 @@ fn converted(model: &str) -> (Stage, String) {
     (stage, before)
 }
 
-/// Each call that changes an inode lacks room once, and is tried again over what the first try did.
+/// Lets each call that changes an inode of a command lack room once: it is tried again over what the first try did. Of every further
+/// call of a kind one in `step` is tried.
+fn each_lacks_room_once(
+    what: &str,
+    step: usize,
+    begin: &dyn Fn() -> (Stage, String),
+    command: &dyn Fn(&Stage) -> Command,
+    look: &dyn Fn(&Stage) -> String,
+) {
+    const CHANGING: [i64; 11] = [
+        libc::SYS_fchown,
+        libc::SYS_fchownat,
+        libc::SYS_fchmod,
+        libc::SYS_chmod,
+        libc::SYS_fsetxattr,
+        libc::SYS_fremovexattr,
+        libc::SYS_unlinkat,
+        libc::SYS_symlinkat,
+        libc::SYS_mknodat,
+        libc::SYS_renameat2,
+        libc::SYS_linkat,
+    ];
+    let (mut calls, mut points) = (0, Vec::new());
+    run_watched(alone(command(&begin().0)), Meddling::Count, &mut |call| {
+        calls += 1;
+        points.extend(CHANGING.contains(&call).then_some(calls));
+    });
+    assert!(points.len() > 5, "{what}: {points:?} of {calls}");
+    let all = std::env::var_os("CRASH_POINTS").is_some_and(|value| value == "all");
+    for (number, point) in points.into_iter().enumerate().step_by(if all { 1 } else { step }) {
+        let error = if number % 2 == 0 { libc::ENOSPC } else { libc::EDQUOT };
+        let what = format!("{what}, error {error} at {point} of {calls}");
+        let (stage, expected) = begin();
+        let Run { status, .. } = run(alone(command(&stage)), Meddling::Fail(point, error));
+        match status {
+            Some(0) => assert_same(&expected, &look(&stage), &format!("{what}, which is said to be done")),
+            Some(1) => {}
+            other => panic!("{what}: ended with {other:?}"),
+        }
+        let output = command(&stage).output().expect("the program");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() || said.contains("is unmapped"), "{what}: {said}");
+        assert_same(&expected, &look(&stage), &what);
+    }
+}
+
 #[test]
 fn a_rollback_that_lacks_room_for_a_moment_is_exact() {
     if crate::stage::elsewhere() {
@@ -105,23 +150,64 @@ fn a_rollback_that_lacks_room_for_a_moment_is_exact() {
             success(&mut stage.convert(model));
             (stage, before)
         };
-        let (mut calls, mut points) = (0, Vec::new());
-        run_watched(alone(begin().0.rollback()), Meddling::Count, &mut |call| {
-            calls += 1;
-            let changing = [libc::SYS_fchown, libc::SYS_fchmod, libc::SYS_fremovexattr, libc::SYS_unlinkat];
-            points.extend(changing.contains(&call).then_some(calls));
-        });
-        assert!(points.len() > 5, "{model}: {points:?} of {calls}");
-        for point in points {
-            let what = format!("{model}, no room at {point} of {calls}");
-            let (stage, before) = begin();
-            let Run { status, .. } = run(alone(stage.rollback()), Meddling::Fail(point, libc::ENOSPC));
-            assert!(matches!(status, Some(0 | 1)), "{what}: ended with {status:?}");
-            success(&mut stage.rollback());
-            assert_same(&before, &stage.snapshot(), &what);
-        }
+        each_lacks_room_once(model, 1, &begin, &Stage::rollback, &Stage::snapshot);
     }
 }
+
+/// What the guest made, moved and linked is restored by the walk over all that is left.
+#[test]
+fn a_rollback_of_a_guests_work_that_lacks_room_for_a_moment_is_exact() {
+    if crate::stage::elsewhere() {
+        return;
+    }
+    for model in MODELS {
+        let work = || {
+            let (stage, _) = converted(model);
+            for (from, to, moves) in GUESTS_WORK {
+                as_a_guest(&stage.export(), model, from, to, moves);
+            }
+            stage
+        };
+        let look = |stage: &Stage| timeless(&stage.snapshot());
+        let expected = {
+            let stage = work();
+            success(&mut stage.rollback());
+            look(&stage)
+        };
+        each_lacks_room_once(model, 29, &|| (work(), expected.clone()), &Stage::rollback, &look);
+    }
+}
+
+#[test]
+fn an_unmapping_that_lacks_room_for_a_moment_is_exact() {
+    if crate::stage::elsewhere() {
+        return;
+    }
+    for model in MODELS {
+        let begin = || {
+            let stage = Stage::knotted();
+            let original = kept(&stage.manifest("passthrough"));
+            success(&mut stage.convert(model));
+            std::fs::remove_file(stage.journal()).unwrap();
+            (stage, original)
+        };
+        let command = |stage: &Stage| {
+            let mut command = unmap(stage, model);
+            command.arg("--apply");
+            command
+        };
+        let look = |stage: &Stage| kept(&stage.manifest("passthrough"));
+        each_lacks_room_once(&format!("{model}, unmapped"), 29, &begin, &command, &look);
+    }
+}
+
+/// What a guest links, and moves.
+const GUESTS_WORK: [(&str, &str, bool); 4] = [
+    ("d/e/fifo", "empty/fifo", false),
+    ("link", "empty/third", false),
+    ("d/null", "empty/moved", true),
+    ("acl", "d/acl", true),
+];
 
 #[test]
 fn a_rollback_that_errors_end_goes_on() {
@@ -145,12 +231,7 @@ fn a_rollback_of_a_guests_work_that_errors_end_goes_on() {
     for model in MODELS {
         let begin = || {
             let (stage, _) = converted(model);
-            for (from, to, moves) in [
-                ("d/e/fifo", "empty/fifo", false),
-                ("link", "empty/third", false),
-                ("d/null", "empty/moved", true),
-                ("acl", "d/acl", true),
-            ] {
+            for (from, to, moves) in GUESTS_WORK {
                 as_a_guest(&stage.export(), model, from, to, moves);
             }
             (stage, None)
