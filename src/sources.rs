@@ -8,6 +8,7 @@ mod config;
 mod containers;
 mod documents;
 mod elsewhere;
+mod expansions;
 mod join;
 mod launcher;
 pub mod libvirt;

@@ -13,14 +13,21 @@ const MOST: usize = 32 << 20;
 thread_local! {
     static LEFT: Cell<usize> = const { Cell::new(MOST) };
     static CUT: Cell<Option<&'static str>> = const { Cell::new(None) };
+    static DOCUMENT: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Does the work of one document, and says why it was not done to its end, if it was not.
 pub fn bounded<T>(work: impl FnOnce() -> T) -> (T, Option<&'static str>) {
     LEFT.set(MOST);
     CUT.set(None);
+    DOCUMENT.set(DOCUMENT.get() + 1);
     let done = work();
     (done, CUT.take())
+}
+
+/// The number of the document that this thread works on: of no other before it.
+pub fn document() -> u64 {
+    DOCUMENT.get()
 }
 
 /// Pays for looking at `bytes` bytes once more. `false`: there is nothing left, and the work must stop.

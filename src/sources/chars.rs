@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use super::containers::Container;
+use super::expansions::Expansions;
 use super::spelling::Spelt;
 use crate::share::argv::Arg;
 use crate::share::rewrite::Edit;
@@ -26,17 +27,16 @@ pub struct Char {
     pub start: u32,
     /// …to.
     pub end: u32,
-    /// The expansion that it came through. Its own place is then the variable's assignment.
-    pub via: Option<Via>,
-    /// The expansions inside that one, outer ones first: the variable was made of others.
-    pub inner: [Option<Via>; 3],
+    /// The expansions that it came through, outer ones first: a variable may be made of others. Its own place is then the
+    /// assignment of the innermost one.
+    pub expansions: Expansions,
 }
 
 /// How many levels of expansions a [`Char`] knows, its own place included.
 pub const LEVELS: usize = 5;
 
 /// An expansion: where the variable is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Via {
     /// The bytes of the file that spell the expansion, from…
     pub start: u32,
@@ -60,13 +60,30 @@ impl Char {
     /// A known byte that the file spells at `range`.
     pub fn new(byte: u8, range: Range<usize>, spelt: Spelt) -> Self {
         let (start, end) = (offset(range.start), offset(range.end));
-        Self { byte, known: true, splits: false, spelt, start, end, via: None, inner: [None; 3] }
+        Self { byte, known: true, splits: false, spelt, start, end, expansions: Expansions::default() }
     }
 
     /// The same byte, come through one more expansion.
     pub fn through(self, via: Via) -> Self {
-        let [first, second, _] = self.inner;
-        Self { via: Some(via), inner: [self.via, first, second], ..self }
+        Self { expansions: self.expansions.behind(via), ..self }
+    }
+
+    /// The outermost expansion that it came through.
+    pub fn via(&self) -> Option<Via> {
+        self.expansions.first().map(|(via, _)| via)
+    }
+
+    /// Whether it came through an expansion inside another one.
+    pub fn is_nested(&self) -> bool {
+        self.expansions.first().is_some_and(|(_, inner)| inner != Expansions::default())
+    }
+
+    /// The same byte with another outermost expansion, if it has any.
+    pub fn with_via(self, change: impl FnOnce(Via) -> Via) -> Self {
+        match self.expansions.first() {
+            Some((via, inner)) => Self { expansions: inner.behind(change(via)), ..self },
+            None => self,
+        }
     }
 
     /// Where it stands and how it is spelt there: at level 0 at its outermost expansion, at each further level one
@@ -80,10 +97,14 @@ impl Char {
 
     /// Its expansion at a level.
     pub fn expansion(&self, level: usize) -> Option<Via> {
-        match level.checked_sub(1) {
-            None => self.via,
-            Some(index) => self.inner.get(index).copied().flatten(),
+        if level + 1 >= LEVELS {
+            return None;
         }
+        let mut way = self.expansions;
+        for _ in 0..level {
+            (_, way) = way.first()?;
+        }
+        way.first().map(|(via, _)| via)
     }
 
     /// The bytes of the file that spell it.
@@ -127,7 +148,7 @@ pub fn unknown_parts(chars: &[Char]) -> Vec<Range<usize>> {
 /// The bytes of the file that spell `chars`, from the first to the last; where they are used, for those that came
 /// through a variable together with others that did not.
 pub fn span(chars: &[Char]) -> Range<usize> {
-    let direct = chars.iter().any(|c| c.via.is_none());
+    let direct = chars.iter().any(|c| c.via().is_none());
     let place = |c: &Char| if direct { c.place(0).0 } else { c.range() };
     let start = chars.iter().map(|c| place(c).start).min().unwrap_or(0);
     let end = chars.iter().map(|c| place(c).end).max().unwrap_or(0);

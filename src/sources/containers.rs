@@ -344,7 +344,7 @@ pub fn of_command(words: &[Word]) -> Option<Container> {
 
 /// The place in front of a word that the file spells as it is, where one more option can stand.
 pub fn gap_before(word: &Word) -> Option<Gap> {
-    let direct = word.chars.first()?.via.is_none();
+    let direct = word.chars.first()?.via().is_none();
     let bare = word.chars.iter().all(|c| c.known && matches!(c.spelt, Spelt::ShellBare | Spelt::UnitBare));
     (direct && bare).then(|| Gap { at: word.span.start, before: Vec::new(), after: b" ".to_vec() })
 }

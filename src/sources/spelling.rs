@@ -8,7 +8,7 @@ use crate::share::argv::Splice;
 use crate::share::rewrite::Edit;
 
 /// How a file spells the text around a byte: what a new byte there must look like.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Spelt {
     /// As it is, the text itself.
     #[default]
@@ -240,14 +240,14 @@ fn insert(file: &[u8], word: &Word, at: usize, with: &[u8]) -> Result<Edit, Stri
     let before = at.checked_sub(1).and_then(|at| word.chars.get(at));
     let after = word.chars.get(at);
     // The end of an expansion is no place of its own: the text after it is.
-    let ends = |c: &Char, d: &Char| c.via != d.via && d.via.is_none();
+    let ends = |c: &Char, d: &Char| c.via() != d.via() && d.via().is_none();
     let (at, spelt) = match (before, after) {
         // Inside a variable that is made of others, the text would go into one of those.
-        (Some(c), _) if c.inner.iter().any(Option::is_some) => {
+        (Some(c), _) if c.is_nested() => {
             return Err("a variable holds only a part of it".to_owned());
         }
-        (Some(c), Some(d)) if c.via.is_some() && ends(c, d) => (d.start as usize, d.spelt),
-        (Some(c), None) if c.via.is_some_and(|via| !via.several) => {
+        (Some(c), Some(d)) if c.via().is_some() && ends(c, d) => (d.start as usize, d.spelt),
+        (Some(c), None) if c.via().is_some_and(|via| !via.several) => {
             let (range, spelt) = c.place(0);
             (range.end, spelt)
         }
@@ -315,7 +315,7 @@ mod tests {
         let via = Via { start: 12, end: 14, spelt: Spelt::ShellBare, several: false };
         let mut chars = verbatim(file, 5..12, Spelt::ShellBare);
         chars.extend(
-            verbatim(file, 2..4, Spelt::ShellBare).into_iter().map(|c| splits(Char { via: Some(via), ..c })),
+            verbatim(file, 2..4, Spelt::ShellBare).into_iter().map(|c| splits(c.through(via))),
         );
         let word = Word { chars, span: 5..14 };
         let edit = respell_one(file, &word, &Splice { range: 0..9, with: b"path=/b c".to_vec() }).unwrap();

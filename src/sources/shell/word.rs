@@ -119,9 +119,7 @@ impl Builder {
         while let Some(mut field) = fields.next() {
             for c in &mut field.chars {
                 c.splits = true;
-                if let Some(via) = &mut c.via {
-                    via.several |= several;
-                }
+                *c = c.with_via(|via| Via { several: via.several || several, ..via });
             }
             self.push_all(field.chars);
             if fields.peek().is_some() || ends_blank {
@@ -138,7 +136,7 @@ impl Builder {
 
     fn finish(mut self, end: usize) -> Fields {
         // A field that the file spells in one piece has the quotes in its span.
-        let whole = self.words.is_empty() && self.chars.iter().all(|c| c.via.is_none_or(|via| !via.several));
+        let whole = self.words.is_empty() && self.chars.iter().all(|c| c.via().is_none_or(|via| !via.several));
         if self.some && whole {
             self.words.push(Word { chars: self.chars, span: self.start..end });
         } else {

@@ -1,0 +1,81 @@
+//! The expansions that bytes of a document came through. A byte holds a number of them, which takes less room than they do.
+//!
+//! The numbers are those of one thread's document: [`bounded`](crate::share::bounds::bounded) begins a new one, and what
+//! comes out of a document's reader holds none.
+
+#![forbid(unsafe_code)]
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use super::chars::Via;
+use crate::share::bounds::document;
+
+/// A way through expansions, the outermost first; none by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Expansions(u32);
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Of which document.
+    document: u64,
+    ways: Vec<(Via, Expansions)>,
+    numbers: HashMap<(Via, Expansions), Expansions>,
+}
+
+thread_local! {
+    static TABLE: RefCell<Table> = RefCell::default();
+}
+
+impl Expansions {
+    /// The way through `via` and then through these.
+    pub fn behind(self, via: Via) -> Self {
+        TABLE.with_borrow_mut(|table| table.number(via, self))
+    }
+
+    /// The outermost one, and the way behind it.
+    pub fn first(self) -> Option<(Via, Self)> {
+        let index = usize::try_from(self.0).ok()?.checked_sub(1)?;
+        TABLE.with_borrow(|table| table.ways.get(index).copied())
+    }
+}
+
+impl Table {
+    fn number(&mut self, via: Via, rest: Expansions) -> Expansions {
+        if self.document != document() {
+            *self = Self { document: document(), ..Self::default() };
+        }
+        if let Some(known) = self.numbers.get(&(via, rest)) {
+            return *known;
+        }
+        self.ways.push((via, rest));
+        let number = Expansions(u32::try_from(self.ways.len()).unwrap_or(0));
+        self.numbers.insert((via, rest), number);
+        number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::share::bounds::bounded;
+    use crate::sources::spelling::Spelt;
+
+    #[test]
+    fn a_way_is_told_as_it_was_made_and_forgotten_with_its_document() {
+        let via = |start| Via { start, end: start + 2, spelt: Spelt::ShellBare, several: false };
+        let none = Expansions::default();
+        assert_eq!(none.first(), None);
+        let two = || none.behind(via(1)).behind(via(5));
+        let first = bounded(|| {
+            assert_eq!(two(), two());
+            assert_ne!(two(), none.behind(via(5)));
+            let (outer, rest) = two().first().unwrap();
+            assert_eq!((outer, rest), (via(5), none.behind(via(1))));
+            two()
+        });
+        // The next document's numbers begin anew.
+        let next = bounded(|| none.behind(via(7)).behind(via(9)));
+        assert_eq!(first.0, next.0);
+    }
+}
