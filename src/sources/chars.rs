@@ -158,20 +158,20 @@ pub fn span(chars: &[Char]) -> Range<usize> {
 /// Where each line of a file starts, for offsets → line numbers.
 #[derive(Debug, Clone)]
 pub struct Lines {
-    starts: Vec<usize>,
+    starts: Vec<u32>,
 }
 
 impl Lines {
     /// The lines of `bytes`.
     pub fn new(bytes: &[u8]) -> Self {
         let mut starts = vec![0];
-        starts.extend(memchr::memchr_iter(b'\n', bytes).map(|at| at + 1));
+        starts.extend(memchr::memchr_iter(b'\n', bytes).map(|at| self::offset(at + 1)));
         Self { starts }
     }
 
     /// The line, from 1, that the byte at `offset` is on.
     pub fn line(&self, offset: usize) -> u64 {
-        self.starts.partition_point(|start| *start <= offset) as u64
+        self.starts.partition_point(|start| *start as usize <= offset) as u64
     }
 }
 

@@ -29,7 +29,7 @@ const KEYS: &[&[u8]] =
     &[b"apiVersion:", b"services:", b"kind:", b"version:", b"hosts:", b"- hosts:", b"- name:"];
 
 /// More than any configuration has, in bytes: a tree takes many times as much.
-const MAX_DOCUMENT: usize = 4 << 20;
+const MAX_DOCUMENT: usize = 1 << 20;
 
 /// More open brackets than any configuration has, those in its texts counted in.
 const MAX_BRACKETS: usize = 1000;
@@ -100,7 +100,10 @@ fn lex(document: &Document) -> Result<Lexed, Unreadable> {
     let bytes = document.bytes;
     let folder = document.path.and_then(|path| path.parent());
     if bytes.len() > MAX_DOCUMENT {
-        return Err(Unreadable { line: None, reason: "it is a document of more than 4 MiB".to_owned() });
+        return Err(Unreadable {
+            line: None,
+            reason: "it is a document of more than 1 MiB: split it".to_owned(),
+        });
     }
     let text = std::str::from_utf8(bytes).map_err(|error| Unreadable {
         line: Some(super::chars::Lines::new(bytes).line(error.valid_up_to())),

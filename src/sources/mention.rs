@@ -6,8 +6,6 @@ use std::collections::BTreeMap;
 
 use memchr::memmem;
 
-use super::chars::Lines;
-
 /// The word that every proxy share and every helper says.
 const WORD: &[u8] = b"proxy";
 
@@ -209,12 +207,15 @@ fn shares_named(text: &[u8]) -> Vec<u64> {
         let rest = text.get(at + 6..).unwrap_or_default();
         starts_option(rest) && starts_word(text, *at) && !is_synopsis(rest) && !is_comment(text, *at)
     };
-    let mut places = memmem::find_iter(text, b"proxy,").filter(named).peekable();
-    if places.peek().is_none() {
-        return Vec::new();
-    }
-    let lines = Lines::new(text);
-    places.map(|at| lines.line(at)).collect()
+    let places = memmem::find_iter(text, b"proxy,").filter(named);
+    let (mut line, mut counted) = (1, 0);
+    places
+        .map(|at| {
+            line += memchr::memchr_iter(b'\n', text.get(counted..at).unwrap_or_default()).count() as u64;
+            counted = at;
+            line
+        })
+        .collect()
 }
 
 /// Whether `text` names a proxy share in one byte a character or in UTF-16.

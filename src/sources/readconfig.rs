@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::managed::Managed;
 use super::templates::all_expressions;
-use super::{Beside, Document, Format, Reading, Unreadable};
+use super::{Beside, Document, Format, Reading, Unreadable, commands};
 use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, Arg, ArgvShare};
 use crate::share::local::{self, Options, Unsayable, quotable};
@@ -41,6 +41,7 @@ impl Format for Readconfig {
     }
 
     fn read_beside(&self, document: &Document, _beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {
+        commands::refuse_long(document.bytes)?;
         let file = Configuration::of(document);
         let mut reading = Reading::default();
         for (found, _) in file.shares() {
@@ -64,6 +65,7 @@ impl Format for Readconfig {
         how: &Rewrite,
         _beside: Option<&dyn Beside>,
     ) -> Result<Edits, Refusal> {
+        commands::refuse_long(document.bytes).map_err(Unreadable::refusal)?;
         let file = Configuration::of(document);
         let mut edits = Edits::default();
         let mut done: Vec<usize> = Vec::new();

@@ -314,9 +314,7 @@ mod tests {
         let splits = |c: Char| Char { splits: true, ..c };
         let via = Via { start: 12, end: 14, spelt: Spelt::ShellBare, several: false };
         let mut chars = verbatim(file, 5..12, Spelt::ShellBare);
-        chars.extend(
-            verbatim(file, 2..4, Spelt::ShellBare).into_iter().map(|c| splits(c.through(via))),
-        );
+        chars.extend(verbatim(file, 2..4, Spelt::ShellBare).into_iter().map(|c| splits(c.through(via))));
         let word = Word { chars, span: 5..14 };
         let edit = respell_one(file, &word, &Splice { range: 0..9, with: b"path=/b c".to_vec() }).unwrap();
         assert_eq!((edit.span, edit.with), (5..14, br"path=/b\ c".to_vec()));

@@ -7,6 +7,7 @@ use roxmltree::{Document as Xml, ParsingOptions};
 use super::super::{Document, Unreadable};
 use super::glance;
 use crate::share::rewrite::{Edit, Refusal};
+use crate::sources::chars::offset;
 use crate::text::escape;
 
 /// What a saved image begins with; another word stands there while it is being written.
@@ -20,7 +21,13 @@ const LENGTH_AT: usize = 16 + 4;
 const COOKIE_AT: usize = 16 + 4 * 4;
 
 /// More than any domain has, and a bound to the memory that a hostile file takes.
-const MOST_NODES: u32 = 400_000;
+const MOST_NODES: u32 = 100_000;
+
+/// More than any document has, in bytes: a tree takes many times as much.
+const MAX_DOCUMENT: usize = 4 << 20;
+
+/// How long the parts of a text are whose lines are counted beforehand, in bytes.
+const PART: usize = 4096;
 
 /// More attributes than any element has, and more namespaces than any file. The XML library takes time by the square
 /// of the first, and memory by the square of the second.
@@ -66,8 +73,8 @@ pub(super) struct File<'a> {
     base: usize,
     /// The room that a saved image has for its XML.
     saved: Option<Saved>,
-    /// Where in the text its lines end.
-    line_ends: Vec<usize>,
+    /// How many lines end before each part of the text of [`PART`] bytes.
+    line_ends: Vec<u32>,
     /// The line of the file on which the text begins, from 1.
     first_line: u64,
 }
@@ -107,8 +114,7 @@ impl<'a> File<'a> {
         let base = range.start;
         let text = utf8(bytes.get(range).unwrap_or_default())?;
         refuse_excess(text)?;
-        let line_ends = memchr::memchr_iter(b'\n', text.as_bytes()).collect();
-        Ok(Self { bytes, text, base, saved, line_ends, first_line: 1 })
+        Ok(Self { bytes, text, base, saved, line_ends: line_ends(text), first_line: 1 })
     }
 
     /// The file as one for each of its documents: `virsh dumpxml` in a loop prints several.
@@ -124,7 +130,7 @@ impl<'a> File<'a> {
                 text,
                 base: self.base + part.start,
                 saved: None,
-                line_ends: memchr::memchr_iter(b'\n', text.as_bytes()).collect(),
+                line_ends: line_ends(text),
                 first_line: self.line(part.start),
             })
         });
@@ -133,6 +139,10 @@ impl<'a> File<'a> {
 
     /// The XML's nodes, with document types and entities refused.
     pub(super) fn parse(&self) -> Result<Xml<'a>, Unreadable> {
+        if self.text.len() > MAX_DOCUMENT {
+            let reason = "it is a document of more than 4 MiB".to_owned();
+            return Err(Unreadable { line: None, reason });
+        }
         let options = ParsingOptions { nodes_limit: MOST_NODES, ..ParsingOptions::default() };
         Xml::parse_with_options(self.text, options).map_err(|error| {
             let line = Some(u64::from(error.pos().row) + self.first_line - 1);
@@ -140,7 +150,7 @@ impl<'a> File<'a> {
                 roxmltree::Error::DtdDetected => {
                     "it has a document type, which libvirt's own files never have".to_owned()
                 }
-                roxmltree::Error::NodesLimitReached => "it has more than 400,000 nodes".to_owned(),
+                roxmltree::Error::NodesLimitReached => "it has more than 100,000 nodes".to_owned(),
                 other => format!("it is no well-formed XML: {}", escape(other.to_string().as_bytes())),
             };
             Unreadable { line, reason }
@@ -163,8 +173,10 @@ impl<'a> File<'a> {
 
     /// The line of a place in the text, from 1.
     pub(super) fn line(&self, at: usize) -> u64 {
-        // A number of lines fits.
-        self.first_line + self.line_ends.partition_point(|&end| end < at) as u64
+        let part = at / PART;
+        let before = self.line_ends.get(part).copied().unwrap_or_default();
+        let rest = self.text.as_bytes().get(part * PART..at).unwrap_or_default();
+        self.first_line + u64::from(before) + memchr::memchr_iter(b'\n', rest).count() as u64
     }
 
     /// Makes the edits, which are the file's, fit what is around the XML.
@@ -201,6 +213,19 @@ impl<'a> File<'a> {
 }
 
 /// Stops at what no configuration has, and what would take long to parse.
+/// How many lines end before each part of a text.
+fn line_ends(text: &str) -> Vec<u32> {
+    let mut ends = 0;
+    let parts = text.as_bytes().chunks(PART);
+    parts
+        .map(|part| {
+            let before = ends;
+            ends += offset(memchr::memchr_iter(b'\n', part).count());
+            before
+        })
+        .collect()
+}
+
 fn refuse_excess(text: &str) -> Result<(), Unreadable> {
     let excess =
         |what| Err(Unreadable { line: None, reason: format!("it has too many {what} to be libvirt's") });

@@ -136,7 +136,8 @@ impl Builder {
 
     fn finish(mut self, end: usize) -> Fields {
         // A field that the file spells in one piece has the quotes in its span.
-        let whole = self.words.is_empty() && self.chars.iter().all(|c| c.via().is_none_or(|via| !via.several));
+        let whole =
+            self.words.is_empty() && self.chars.iter().all(|c| c.via().is_none_or(|via| !via.several));
         if self.some && whole {
             self.words.push(Word { chars: self.chars, span: self.start..end });
         } else {
