@@ -31,6 +31,9 @@ const KEYS: &[&[u8]] =
 /// More than any configuration has, in bytes: a tree takes many times as much.
 const MAX_DOCUMENT: usize = 1 << 20;
 
+/// More lines and commas than any configuration has: each value takes hundreds of bytes.
+const MAX_VALUES: usize = 40_000;
+
 /// More open brackets than any configuration has, those in its texts counted in.
 const MAX_BRACKETS: usize = 1000;
 
@@ -104,6 +107,9 @@ fn lex(document: &Document) -> Result<Lexed, Unreadable> {
             line: None,
             reason: "it is a document of more than 1 MiB: split it".to_owned(),
         });
+    }
+    if memchr::memchr2_iter(b'\n', b',', bytes).count() > MAX_VALUES {
+        return Err(Unreadable { line: None, reason: "it has too many values: split it".to_owned() });
     }
     let text = std::str::from_utf8(bytes).map_err(|error| Unreadable {
         line: Some(super::chars::Lines::new(bytes).line(error.valid_up_to())),

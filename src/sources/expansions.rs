@@ -21,6 +21,8 @@ struct Table {
     document: u64,
     ways: Vec<(Via, Expansions)>,
     numbers: HashMap<(Via, Expansions), Expansions>,
+    /// What was asked for last: mostly, the next byte came the same way.
+    last: Option<((Via, Expansions), Expansions)>,
 }
 
 thread_local! {
@@ -45,12 +47,17 @@ impl Table {
         if self.document != document() {
             *self = Self { document: document(), ..Self::default() };
         }
-        if let Some(known) = self.numbers.get(&(via, rest)) {
-            return *known;
+        let way = (via, rest);
+        if let Some((last, number)) = self.last
+            && last == way
+        {
+            return number;
         }
-        self.ways.push((via, rest));
-        let number = Expansions(u32::try_from(self.ways.len()).unwrap_or(0));
-        self.numbers.insert((via, rest), number);
+        let number = *self.numbers.entry(way).or_insert_with(|| {
+            self.ways.push(way);
+            Expansions(u32::try_from(self.ways.len()).unwrap_or(0))
+        });
+        self.last = Some((way, number));
         number
     }
 }

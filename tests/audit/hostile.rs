@@ -18,6 +18,9 @@ const MOST_MEMORY: u64 = 512 << 10;
 /// What an audit may take for whatever it finds in short files, in KiB, beside what it takes for an empty folder.
 const MOST_FOR_SHARES: u64 = 12 << 10;
 
+/// What an audit may take for one large file, in KiB, beside what it takes for an empty folder.
+const MOST_FOR_ONE_FILE: u64 = 48 << 10;
+
 /// What the audit of a folder says, within [`MOST_MEMORY`].
 #[track_caller]
 fn audited_in_bounds(folder: &Path) -> serde_json::Value {
@@ -46,6 +49,57 @@ fn measured(format: &str, folder: &Path) -> (Vec<u8>, u64) {
     let errors = String::from_utf8_lossy(&output.stderr);
     let peak = errors.lines().last().and_then(|line| line.trim().parse().ok()).expect(&errors);
     (output.stdout, peak)
+}
+
+/// A text of about `length` bytes, whose middle is repeated.
+fn large(length: usize, start: &str, repeated: &str, end: &str) -> String {
+    format!("{start}{}{end}", repeated.repeat((length - start.len() - end.len()) / repeated.len()))
+}
+
+#[test]
+fn one_large_file_takes_little_memory_in_each_format() {
+    const KIB: usize = 1 << 10;
+    let q = "qemu -virtfs proxy,id=f,socket=/run/a,mount_tag=t";
+    let one = domain("vm", "t", "/run/a");
+    let open = one.strip_suffix("</domain>\n").unwrap();
+    let section = "[device \"d\"]\n  driver = \"e1000\"\n";
+    let values = "{\"name\": \"item\", \"value\": \"some text here\", \"more\": \"other text\"},\n";
+    let items = "  - name: item\n    value: some text that is here\n";
+    // Longer ones are not read, and say so.
+    let files = [
+        ("words.sh", large(511 * KIB, &format!("#!/bin/sh\n{q}"), " -drive file=/a", "\n"), true),
+        (
+            "a.service",
+            large(511 * KIB, "[Service]\n", "Environment=A=value\n", &format!("ExecStart={q}\n")),
+            true,
+        ),
+        ("a.toml", large(511 * KIB, &format!("[vm]\ncommand=\"{q}\"\n"), "[a]\nkey=\"text\"\n", ""), true),
+        ("a.cfg", large(4096 * KIB, "[fsdev \"f\"]\n  fsdriver = \"proxy\"\n", section, ""), false),
+        ("a.json", large(600 * KIB, &format!("{{\"vm\": \"{q}\", \"l\": [\n"), values, "1]}\n"), true),
+        ("b.json", large(4000 * KIB, &format!("{{\"vm\": \"{q}\", \"l\": [\n"), values, "1]}\n"), false),
+        ("flow.yaml", large(1000 * KIB, &format!("vm: \"{q}\"\nl: ["), "a,", "]\n"), false),
+        ("a.yaml", large(600 * KIB, &format!("vm: \"{q}\"\nl:\n"), items, ""), true),
+        ("domains.xml", large(200 * KIB, "", &one, ""), true),
+        ("one.xml", large(1500 * KIB, open, "<a b='c'>text, which is long enough</a>", "</domain>\n"), true),
+        ("nodes.xml", large(15 << 20, open, "<a/>", "</domain>\n"), false),
+        ("text.xml", large(15 << 20, open, "text\n\n", "</domain>\n"), false),
+    ];
+    let empty = tempfile::tempdir().unwrap();
+    let (_, base) = measured("json", empty.path());
+    let look = |(name, text, whole): &(&str, String, bool)| {
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir.path().join(name), text);
+        let (printed, peak) = measured("json", dir.path());
+        let document: serde_json::Value = serde_json::from_slice(&printed).unwrap();
+        let is_empty = |list: &str| document[list].as_array().unwrap().is_empty();
+        assert_eq!((is_empty("shares"), is_empty("unread")), (!whole, *whole), "{name}: {document:#}");
+        assert!(peak < base + MOST_FOR_ONE_FILE, "{name}: {peak} KiB, and {base} for an empty folder");
+    };
+    std::thread::scope(|scope| {
+        let (some, others) = files.split_at(files.len() / 2);
+        scope.spawn(|| some.iter().for_each(look));
+        others.iter().for_each(look);
+    });
 }
 
 #[test]
