@@ -269,7 +269,7 @@ Examples:
   virtfs-proxy-helper migrate plan --output plan.yaml
   virtfs-proxy-helper migrate apply plan.yaml
   # Without a terminal; a guest that does not mount its share within 5 minutes is taken back:
-  virtfs-proxy-helper migrate apply plan.yaml --yes --probe 'ssh web mountpoint /srv'
+  virtfs-proxy-helper migrate apply plan.yaml --yes --probe /usr/local/bin/guest-has-its-share
   # After an interruption the same command goes on.";
 
 /// `migrate undo`.

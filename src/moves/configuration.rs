@@ -87,7 +87,7 @@ pub fn change(
 
 fn sources(by: &Managed, rows: &[ShareRow]) -> Vec<Found> {
     let files: BTreeSet<_> = rows.iter().filter_map(|row| row.file.as_deref()).collect();
-    let mut sources = Vec::new();
+    let mut sources: Vec<Found> = Vec::new();
     for file in files.into_iter().filter(|file| !file.starts_with("/proc/")) {
         let own: Vec<_> = rows.iter().filter(|row| row.file.as_deref() == Some(file)).cloned().collect();
         let mut source = match by.manager {
@@ -95,7 +95,13 @@ fn sources(by: &Managed, rows: &[ShareRow]) -> Vec<Found> {
             _ => Found::of_file(file),
         };
         source.rows = own;
-        sources.push(source);
+        // libvirt keeps the state of a running domain in a file of its own.
+        let is_same =
+            |other: &&mut Found| !other.source.dump.is_empty() && other.source.dump == source.source.dump;
+        match sources.iter_mut().find(is_same) {
+            Some(other) => other.rows.append(&mut source.rows),
+            None => sources.push(source),
+        }
     }
     if by.manager == Manager::Libvirt && sources.is_empty() {
         // A domain that is not stored runs.

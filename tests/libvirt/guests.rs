@@ -22,12 +22,13 @@ if touch /mnt/readonly/x 2>/dev/null; then echo writable; else echo read-only; f
 "#;
 
 /// What a guest's machine needs besides its shares, in a folder.
-struct Machine {
-    folder: PathBuf,
+pub struct Machine {
+    pub folder: PathBuf,
 }
 
 impl Machine {
-    fn new(folder: &Path, script: &str) -> Self {
+    /// One whose guest runs a script.
+    pub fn new(folder: &Path, script: &str) -> Self {
         let image =
             Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guest/image")).output().expect("bash");
         assert!(image.status.success(), "{}", String::from_utf8_lossy(&image.stderr));

@@ -23,10 +23,16 @@ pub struct Instance {
 impl Instance {
     /// Starts one; panics with what to install where libvirt is missing.
     pub fn start() -> Self {
+        Self::start_as("root")
+    }
+
+    /// Starts one whose QEMUs run as a user.
+    pub fn start_as(user: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("vph-libvirt-").tempdir().expect("a scratch folder");
         let log = std::fs::File::create(folder.path().join("log.txt")).expect("a log");
         let child = Command::new(INSTANCE)
             .arg(folder.path())
+            .arg(user)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)
@@ -53,6 +59,21 @@ impl Instance {
 
     fn socket(&self) -> PathBuf {
         self.folder.path().join("run/libvirt-sock")
+    }
+
+    /// libvirtd's process.
+    #[cfg(feature = "apply")]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A command that sees the machine as libvirtd does: with its folders in their usual places.
+    #[cfg(feature = "apply")]
+    pub fn inside(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--mount=/proc/{}/ns/mnt", self.child.id())).arg(program.as_ref());
+        command.current_dir("/").stdin(Stdio::null());
+        command
     }
 
     /// How others reach it.

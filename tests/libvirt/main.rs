@@ -7,6 +7,8 @@
 mod guests;
 mod instance;
 mod journey;
+#[cfg(feature = "apply")]
+mod moves;
 mod plan;
 mod schema;
 

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use crate::host::Host;
 
 /// How many points are tried.
-const POINTS: usize = 4;
+const POINTS: usize = 3;
 /// How many at a time: most of the time they wait.
 const THREADS: usize = 4;
 
