@@ -63,11 +63,6 @@ impl Char {
         Self { byte, known: true, splits: false, spelt, start, end, expansions: Expansions::default() }
     }
 
-    /// The same byte, come through one more expansion.
-    pub fn through(self, via: Via) -> Self {
-        Self { expansions: self.expansions.behind(via), ..self }
-    }
-
     /// The outermost expansion that it came through.
     pub fn via(&self) -> Option<Via> {
         self.expansions.first().map(|(via, _)| via)
@@ -97,9 +92,6 @@ impl Char {
 
     /// Its expansion at a level.
     pub fn expansion(&self, level: usize) -> Option<Via> {
-        if level + 1 >= LEVELS {
-            return None;
-        }
         let mut way = self.expansions;
         for _ in 0..level {
             (_, way) = way.first()?;
@@ -128,6 +120,21 @@ pub fn unknown(file: &[u8], range: Range<usize>, spelt: Spelt) -> Chars {
     chars
 }
 
+/// Text that came through one more expansion.
+pub fn through(chars: impl IntoIterator<Item = Char>, via: Via) -> Chars {
+    // Bytes beside each other mostly came the same way: it is looked up once.
+    let mut last: Option<(Expansions, Expansions)> = None;
+    let way = |char: Char| {
+        let behind = match last {
+            Some((before, behind)) if before == char.expansions => behind,
+            _ => char.expansions.behind(via),
+        };
+        last = Some((char.expansions, behind));
+        Char { expansions: behind, ..char }
+    };
+    chars.into_iter().map(way).collect()
+}
+
 /// The bytes alone.
 pub fn bytes(chars: &[Char]) -> Vec<u8> {
     chars.iter().map(|c| c.byte).collect()
@@ -148,7 +155,7 @@ pub fn unknown_parts(chars: &[Char]) -> Vec<Range<usize>> {
 /// The bytes of the file that spell `chars`, from the first to the last; where they are used, for those that came
 /// through a variable together with others that did not.
 pub fn span(chars: &[Char]) -> Range<usize> {
-    let direct = chars.iter().any(|c| c.via().is_none());
+    let direct = chars.iter().any(|c| c.expansions == Expansions::default());
     let place = |c: &Char| if direct { c.place(0).0 } else { c.range() };
     let start = chars.iter().map(|c| place(c).start).min().unwrap_or(0);
     let end = chars.iter().map(|c| place(c).end).max().unwrap_or(0);

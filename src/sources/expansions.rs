@@ -11,6 +11,9 @@ use std::collections::HashMap;
 use super::chars::Via;
 use crate::share::bounds::document;
 
+/// How many expansions of a way are kept, the outermost ones: a variable that is made of itself again and again has ways without end.
+const MOST: usize = 4;
+
 /// A way through expansions, the outermost first; none by default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Expansions(u32);
@@ -32,7 +35,7 @@ thread_local! {
 impl Expansions {
     /// The way through `via` and then through these.
     pub fn behind(self, via: Via) -> Self {
-        TABLE.with_borrow_mut(|table| table.number(via, self))
+        TABLE.with_borrow_mut(|table| table.behind(via, self))
     }
 
     /// The outermost one, and the way behind it.
@@ -43,7 +46,7 @@ impl Expansions {
 }
 
 impl Table {
-    fn number(&mut self, via: Via, rest: Expansions) -> Expansions {
+    fn behind(&mut self, via: Via, rest: Expansions) -> Expansions {
         if self.document != document() {
             *self = Self { document: document(), ..Self::default() };
         }
@@ -53,12 +56,29 @@ impl Table {
         {
             return number;
         }
-        let number = *self.numbers.entry(way).or_insert_with(|| {
-            self.ways.push(way);
-            Expansions(u32::try_from(self.ways.len()).unwrap_or(0))
-        });
+        let rest = self.outermost(rest, MOST - 1);
+        let number = self.number(via, rest);
         self.last = Some((way, number));
         number
+    }
+
+    /// The outermost expansions of a way, at most so many.
+    fn outermost(&mut self, way: Expansions, most: usize) -> Expansions {
+        let inner = (way.0 as usize).checked_sub(1).and_then(|index| self.ways.get(index).copied());
+        match (inner, most.checked_sub(1)) {
+            (Some((via, rest)), Some(most)) => {
+                let rest = self.outermost(rest, most);
+                self.number(via, rest)
+            }
+            _ => Expansions::default(),
+        }
+    }
+
+    fn number(&mut self, via: Via, rest: Expansions) -> Expansions {
+        *self.numbers.entry((via, rest)).or_insert_with(|| {
+            self.ways.push((via, rest));
+            Expansions(u32::try_from(self.ways.len()).unwrap_or(0))
+        })
     }
 }
 
@@ -81,6 +101,15 @@ mod tests {
             assert_eq!((outer, rest), (via(5), none.behind(via(1))));
             two()
         });
+        // Of a long way, the outermost ones are kept.
+        let long = (0..9).fold(none, |way, start| way.behind(via(start)));
+        let mut kept = Vec::new();
+        let mut way = long;
+        while let Some((via, rest)) = way.first() {
+            kept.push(via.start);
+            way = rest;
+        }
+        assert_eq!(kept, [8, 7, 6, 5]);
         // The next document's numbers begin anew.
         let next = bounded(|| none.behind(via(7)).behind(via(9)));
         assert_eq!(first.0, next.0);

@@ -277,7 +277,7 @@ fn newline_as_file(file: &[u8], text: &[Char], with: Vec<u8>, spelt: Spelt) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sources::chars::{Via, verbatim};
+    use crate::sources::chars::{Via, through, verbatim};
 
     #[test]
     fn each_place_has_its_escapes() {
@@ -314,7 +314,7 @@ mod tests {
         let splits = |c: Char| Char { splits: true, ..c };
         let via = Via { start: 12, end: 14, spelt: Spelt::ShellBare, several: false };
         let mut chars = verbatim(file, 5..12, Spelt::ShellBare);
-        chars.extend(verbatim(file, 2..4, Spelt::ShellBare).into_iter().map(|c| splits(c.through(via))));
+        chars.extend(through(verbatim(file, 2..4, Spelt::ShellBare), via).into_iter().map(splits));
         let word = Word { chars, span: 5..14 };
         let edit = respell_one(file, &word, &Splice { range: 0..9, with: b"path=/b c".to_vec() }).unwrap();
         assert_eq!((edit.span, edit.with), (5..14, br"path=/b\ c".to_vec()));

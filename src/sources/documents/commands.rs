@@ -9,7 +9,7 @@ use super::tree::{Node, Value};
 use crate::share::backend::Backend;
 use crate::share::bounds::spend;
 use crate::share::invocation::is_helper;
-use crate::sources::chars::{Char, Chars, Command, Embedded, Lexed, Via, Word, offset};
+use crate::sources::chars::{Char, Chars, Command, Embedded, Lexed, Via, Word, offset, through};
 use crate::sources::path_of;
 use crate::sources::spelling::Spelt;
 use crate::sources::templates;
@@ -174,7 +174,7 @@ pub fn known(chars: &[Char], file: &str, around: Option<&Node>) -> Chars {
                 spelt: first.spelt,
                 several: false,
             };
-            out.extend(value.into_iter().map(|c| c.through(via)));
+            out.extend(through(value, via));
         } else {
             out.extend(spelling.iter().map(|c| Char { known: false, ..*c }));
         }

@@ -6,7 +6,7 @@ use super::env::{Value, Variable, split};
 use super::lexer::{Lexer, unreadable};
 use crate::share::backend::Backend;
 use crate::sources::Unreadable;
-use crate::sources::chars::{Char, Chars, Embedded, Via, Word, offset, unknown, verbatim};
+use crate::sources::chars::{Char, Chars, Embedded, Via, Word, offset, through, unknown, verbatim};
 use crate::sources::spelling::Spelt;
 
 /// More than any word of a script has, in bytes.
@@ -119,7 +119,9 @@ impl Builder {
         while let Some(mut field) = fields.next() {
             for c in &mut field.chars {
                 c.splits = true;
-                *c = c.with_via(|via| Via { several: via.several || several, ..via });
+                if several {
+                    *c = c.with_via(|via| Via { several: true, ..via });
+                }
             }
             self.push_all(field.chars);
             if fields.peek().is_some() || ends_blank {
@@ -136,8 +138,9 @@ impl Builder {
 
     fn finish(mut self, end: usize) -> Fields {
         // A field that the file spells in one piece has the quotes in its span.
-        let whole =
-            self.words.is_empty() && self.chars.iter().all(|c| c.via().is_none_or(|via| !via.several));
+        let mut ways = self.chars.chunk_by(|one, next| one.expansions == next.expansions);
+        let is_one = |way: &[Char]| way.first().and_then(Char::via).is_none_or(|via| !via.several);
+        let whole = self.words.is_empty() && ways.all(is_one);
         if self.some && whole {
             self.words.push(Word { chars: self.chars, span: self.start..end });
         } else {
@@ -427,7 +430,7 @@ fn expand(lexer: &mut Lexer, builder: &mut Builder, name: &[u8], at: usize, quot
             builder.some = false;
         }
         Some(Variable { value: Value::Scalar(chars), maybe }) if !maybe || (alone && is_list(&chars)) => {
-            let chars: Chars = chars.into_iter().map(|c| c.through(via)).collect();
+            let chars = through(chars, via);
             if quoted { builder.push_all(chars) } else { builder.push_split(chars) }
         }
         _ => builder.push_all(unknown(lexer.file, at..lexer.at, spelt)),
@@ -473,7 +476,7 @@ pub fn expand_heredoc(lexer: &mut Lexer, range: Range<usize>) -> Chars {
                 let variable = lexer.env.get(&name).filter(|variable| lexer.afford(variable));
                 match variable {
                     Some(Variable { value: Value::Scalar(value), maybe: false }) => {
-                        chars.extend(value.into_iter().map(|c| c.through(via)));
+                        chars.extend(through(value, via));
                     }
                     _ if end - at == 1 => chars.extend(verbatim(lexer.file, at..end, Spelt::Heredoc)),
                     _ => chars.extend(unknown(lexer.file, at..end, Spelt::Heredoc)),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::share::bounds::spend;
 use crate::sources::Unreadable;
-use crate::sources::chars::{Char, Chars, Lines, Via, Word, offset, span};
+use crate::sources::chars::{Char, Chars, Lines, Via, Word, offset, span, through};
 use crate::sources::spelling::Spelt;
 
 /// What stands in front of a program's path and says how it is run.
@@ -149,7 +149,7 @@ impl Unit {
                 return None;
             }
             let via = via_of(spelling, several);
-            return Some(value.iter().map(|c| c.through(via)).collect());
+            return Some(through(value.iter().copied(), via));
         }
         let place = span(spelling);
         let spelt = spelling.first().map_or(Spelt::Fixed, |c| c.spelt);
