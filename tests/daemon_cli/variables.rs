@@ -89,3 +89,15 @@ fn every_option_has_the_variable_of_its_name() {
         assert_eq!(variable.to_str(), Some(format!("VIRTFS_{name}").as_str()));
     }
 }
+
+/// Those of `migrate` too: an empty one is unset, and not a wrong value.
+#[test]
+fn an_empty_variable_of_migrate_counts_as_unset() {
+    let folder = program::scratch();
+    let file = folder.path().join("vm.sh");
+    std::fs::write(&file, "#!/bin/sh\n").unwrap();
+    let mut command = Command::new(program::ours());
+    command.args(["migrate", "status"]).arg(&file).env("VIRTFS_STATE", "").stdin(Stdio::null());
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
