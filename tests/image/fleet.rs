@@ -160,3 +160,79 @@ fn the_playbook_fails_where_there_is_no_audit_of_any_host() {
         assert!(report.contains(reason), "{report}");
     }
 }
+
+/// Three hosts, each with a guest of its own that a script starts and that is shut down.
+const HOSTS_WITH_GUESTS: &str = "[all]
+one
+three
+two
+[all:vars]
+ansible_connection=local
+ansible_python_interpreter=/usr/bin/python3
+";
+
+/// One of the playbooks that plan, apply and undo: its status, and what it printed.
+fn moves(place: &Path, name: &str) -> (Option<i32>, String) {
+    let own = |below: &str| format!("{}/{{{{ inventory_hostname }}}}/{below}", place.display());
+    let variables = serde_json::json!({
+        "virtfs_binary": ours(), "virtfs_plans": place.join("plans"), "virtfs_become": false,
+        "virtfs_paths": [own("vm.sh")], "virtfs_options": ["--owner", "nobody"], "virtfs_state": own("state"),
+        "virtfs_program": own("program"), "virtfs_folder": own("folder"),
+    });
+    let mut command = Command::new(tools().join("ansible-playbook"));
+    command.arg("-i").arg(place.join("hosts.ini")).arg(script(&format!("fleet/ansible/{name}.yml")));
+    command.args(["-e", &variables.to_string()]).env("HOME", place).env("ANSIBLE_NOCOLOR", "1");
+    let output = command.stdin(Stdio::null()).output().expect("ansible-playbook");
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn the_playbooks_move_one_host_after_the_other_and_stop_at_the_first_that_fails() {
+    let scratch = scratch();
+    let place = scratch.path();
+    fs::write(place.join("hosts.ini"), HOSTS_WITH_GUESTS).unwrap();
+    let text = |host: &str| fs::read_to_string(place.join(host).join("vm.sh")).unwrap();
+    let owner = |host: &str| {
+        let file = fs::metadata(place.join(host).join("export/file")).unwrap();
+        std::os::unix::fs::MetadataExt::uid(&file)
+    };
+    fs::set_permissions(place, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for host in ["one", "two", "three"] {
+        fs::create_dir_all(place.join(host).join("export")).unwrap();
+        fs::write(place.join(host).join("export/file"), host).unwrap();
+        let here = place.join(host);
+        let start = format!(
+            "#!/bin/sh\nvirtfs-proxy-helper --path {0}/export --socket {0}/s --uid nobody --gid nogroup\n\
+             exec qemu-system-x86_64 -name {host} -fsdev proxy,id=fs0,socket={0}/s -device virtio-9p-pci,fsdev=fs0,mount_tag=data\n",
+            here.display()
+        );
+        fs::write(here.join("vm.sh"), start).unwrap();
+    }
+    let before = text("one");
+
+    let (status, said) = moves(place, "plan");
+    assert_eq!(status, Some(0), "{said}");
+    let page = fs::read_to_string(place.join("plans/plans.txt")).unwrap();
+    for host in ["one", "two", "three"] {
+        assert!(page.contains(&format!("==== {host}\nguest {host} ")), "{page}");
+        assert!(place.join(format!("plans/{host}.plan.yaml")).exists(), "{page}");
+    }
+
+    // The second host, in the order of the inventory, is not as it was planned for.
+    fs::write(place.join("three/vm.sh"), text("three").replace("-name", "-m 512 -name")).unwrap();
+    let (status, said) = moves(place, "apply");
+    assert_eq!(status, Some(2), "{said}");
+    assert!(text("one").contains("-fsdev local,"), "{}\n{said}", text("one"));
+    assert_eq!(owner("one"), 65534, "{said}");
+    for host in ["three", "two"] {
+        assert!(text(host).contains("-fsdev proxy,") && owner(host) == 0, "{host}: {said}");
+    }
+    assert!(!place.join("two/program").exists(), "the play went on: {said}");
+    let page = fs::read_to_string(place.join("plans/status/one.status.json")).unwrap();
+    assert!(page.contains("\"phase\": \"applied\"") || page.contains("verified"), "{page}");
+
+    fs::write(place.join("hosts.ini"), HOSTS_WITH_GUESTS.replace("three\ntwo\n", "")).unwrap();
+    let (status, said) = moves(place, "undo");
+    assert_eq!(status, Some(0), "{said}");
+    assert_eq!((text("one"), owner("one")), (before, 0), "{said}");
+}
