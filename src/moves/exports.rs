@@ -28,13 +28,6 @@ pub fn of(questions: &mut Vec<Question>, guests: &[Guest], args: &PlanArgs) -> V
                 None => questions.push(unknown_export(guest, share)),
             }
         }
-        if guest.owner.is_none() {
-            questions.push(Question {
-                about: guest.name.clone(),
-                text: "nothing says which user its QEMU runs as".to_owned(),
-                option: Some(format!("--owner {}=USER[:GROUP]", guest.name)),
-            });
-        }
     }
     let pids: Vec<_> = guests.iter().filter_map(|guest| guest.pid).collect();
     let mut exports = Vec::new();

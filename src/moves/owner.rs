@@ -5,6 +5,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
 
+use anyhow::Context as _;
+
 use super::configuration;
 use super::document::Manager;
 use super::manager::{self, Managed};
@@ -12,6 +14,7 @@ use super::plan::{Found, path_of};
 use super::tool;
 use crate::data::owner::Owner;
 use crate::report::audit::{Audited, HelperRow};
+use crate::text;
 
 /// The owners that the admin names.
 #[derive(Debug, Default)]
@@ -58,32 +61,40 @@ pub fn of(
         Manager::Libvirt => {
             let xml = tool::run("virsh", ["dumpxml", "--inactive", "--", &by.name])?;
             if let Some(label) = configuration::dac_label(&xml.text()) {
-                return Ok(Some((Owner::parse(OsStr::new(&label))?, "the domain's seclabel".to_owned())));
+                return said(&label, "the domain's seclabel");
             }
             let owner = Owner::of_libvirt()?;
             return Ok(owner.map(|owner| (owner, "libvirt's configuration".to_owned())));
         }
-        Manager::Proxmox => return Ok(Some((Owner::parse(OsStr::new("root"))?, "Proxmox VE".to_owned()))),
+        Manager::Proxmox => return said("root", "Proxmox VE"),
         Manager::Systemd => {
             if let Some(user) = crate::sources::user_of(&files_of(found)) {
-                return Ok(Some((Owner::parse(OsStr::new(&user))?, "the unit's files".to_owned())));
+                return said(&user, "the unit's files");
             }
-            if let Some(said) = manager::properties(&by.name, &["LoadState", "User", "Group"])
-                && let [state, user, group] = said.as_slice()
+            if let Some(values) = manager::properties(&by.name, &["LoadState", "User", "Group"])
+                && let [state, user, group] = values.as_slice()
                 && state == "loaded"
                 && !user.is_empty()
             {
                 let word = if group.is_empty() { user.clone() } else { format!("{user}:{group}") };
-                return Ok(Some((Owner::parse(OsStr::new(&word))?, "the unit".to_owned())));
+                return said(&word, "the unit");
             }
         }
         Manager::Incus | Manager::Commands => {
             if let Some(user) = crate::sources::user_of(&files_of(found)) {
-                return Ok(Some((Owner::parse(OsStr::new(&user))?, "its configuration".to_owned())));
+                return said(&user, "its configuration");
             }
         }
     }
     Ok(owner_of_helper(found, audit))
+}
+
+/// A user that this source names.
+fn said(user: &str, source: &str) -> anyhow::Result<Option<(Owner, String)>> {
+    let owner = Owner::parse(OsStr::new(user)).with_context(|| {
+        format!("its QEMU runs as '{}' by {source}, which is not known here", text::escape(user.as_bytes()))
+    })?;
+    Ok(Some((owner, source.to_owned())))
 }
 
 fn files_of(found: &Found) -> Vec<PathBuf> {

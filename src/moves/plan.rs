@@ -225,7 +225,7 @@ fn plan_move(
     let mut one = Move::default();
     let mut managed = Vec::new();
     for (by, found) in group {
-        let mut guest = guest(&by, &found, audit, owners)?;
+        let mut guest = guest(&by, &found, audit, owners, &mut one.questions);
         guest.stop = answers::command(&args.stop, &by.name, names);
         guest.start = answers::command(&args.start, &by.name, names);
         guest.running = answers::command(&args.running, &by.name, names);
@@ -254,7 +254,15 @@ fn plan_move(
     Ok(one)
 }
 
-fn guest(by: &Managed, found: &Found, audit: &Audited, owners: &Owners) -> anyhow::Result<Guest> {
+/// The guest, and a question where it is not known who its QEMU runs as: one guest's unknown user does not keep the others from
+/// being planned for.
+fn guest(
+    by: &Managed,
+    found: &Found,
+    audit: &Audited,
+    owners: &Owners,
+    questions: &mut Vec<Question>,
+) -> Guest {
     let mut shares: Vec<_> = found.rows.iter().map(share).collect();
     shares.sort();
     shares.dedup();
@@ -271,11 +279,20 @@ fn guest(by: &Managed, found: &Found, audit: &Audited, owners: &Owners) -> anyho
         .filter_map(|row| row.file.clone())
         .filter(|file| !file.starts_with("/proc/"))
         .collect();
-    let (owner, owner_from) = match owner::of(by, found, audit, owners)? {
-        Some((owner, from)) => (Some(owner.argument()), Some(from)),
-        None => (None, None),
+    let mut ask = |text: String| {
+        questions.push(Question {
+            about: by.name.clone(),
+            text,
+            option: Some(format!("--owner {}=USER[:GROUP]", by.name)),
+        });
+        (None, None)
     };
-    Ok(Guest {
+    let (owner, owner_from) = match owner::of(by, found, audit, owners) {
+        Ok(Some((owner, from))) => (Some(owner.argument()), Some(from)),
+        Ok(None) => ask("nothing says which user its QEMU runs as".to_owned()),
+        Err(error) => ask(format!("{error:#}: make that user on this host, or name another one")),
+    };
+    Guest {
         name: by.name.clone(),
         manager: by.manager,
         pid: found.pid,
@@ -284,7 +301,7 @@ fn guest(by: &Managed, found: &Found, audit: &Audited, owners: &Owners) -> anyho
         owner_from,
         shares,
         ..Guest::default()
-    })
+    }
 }
 
 fn share(row: &ShareRow) -> Share {

@@ -127,6 +127,15 @@ fn what_is_not_known_is_asked_with_the_option_that_answers() {
     let questions = open["moves"][0]["questions"].as_array().unwrap();
     let options: Vec<_> = questions.iter().map(|one| one["option"].as_str().unwrap()).collect();
     assert_eq!(options, ["--export data=PATH", "--owner /usr/local/bin/other.sh=USER[:GROUP]"]);
+    // A user that this host does not have is asked for, too.
+    fs::write(machine.path("bin/other.sh"), script.replace(" -fsdev", " -runas nosuch -fsdev")).unwrap();
+    let (open, status) = plan(&machine, &libvirt, "--export data=/srv/share /usr/local/bin/other.sh");
+    let question = &open["moves"][0]["questions"][0];
+    assert_eq!((status, &question["option"]), (3, &"--owner /usr/local/bin/other.sh=USER[:GROUP]".into()));
+    assert!(
+        question["text"].as_str().unwrap().contains("its QEMU runs as 'nosuch' by its configuration"),
+        "{question}"
+    );
     let answers = "--owner /usr/local/bin/other.sh=vm --export data=/srv/share /usr/local/bin/other.sh";
     let (plan, status) = plan(&machine, &libvirt, answers);
     assert_ready(&plan, status);
