@@ -20,7 +20,6 @@ pub use data::{
     VerifyArgs, WorkArgs,
 };
 pub use helper::{HealthcheckArgs, HelperArgs};
-#[cfg(feature = "apply")]
 pub use moves::{ApplyArgs, UndoArgs, WayArgs};
 pub use moves::{PlanArgs, StatusArgs};
 pub use report::{By, FleetFormat, ReportArgs};
@@ -122,11 +121,9 @@ pub enum MigrateVerb {
     #[command(after_long_help = help::STATUS)]
     Status(StatusArgs),
     /// Carry a plan out, guest by guest. When a step fails, take back what was done.
-    #[cfg(feature = "apply")]
     #[command(after_long_help = help::APPLY)]
     Apply(Box<ApplyArgs>),
     /// Take an applied plan back: the files, the configuration and the helpers are as before.
-    #[cfg(feature = "apply")]
     #[command(after_long_help = help::UNDO)]
     Undo(Box<UndoArgs>),
     /// Merge the audits of many hosts into one report.

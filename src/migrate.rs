@@ -17,9 +17,7 @@ pub fn run(verb: MigrateVerb) -> Outcome {
         MigrateVerb::Manifest(args) => crate::data::manifest(&args),
         MigrateVerb::Plan(args) => crate::moves::plan(&args),
         MigrateVerb::Status(args) => crate::moves::status(&args),
-        #[cfg(feature = "apply")]
         MigrateVerb::Apply(args) => crate::moves::apply(&args),
-        #[cfg(feature = "apply")]
         MigrateVerb::Undo(args) => crate::moves::undo(&args),
         MigrateVerb::Report(args) => crate::report::fleet::run(&args),
     };

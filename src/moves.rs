@@ -1,37 +1,27 @@
 //! How the guests of this host leave the proxy backend, from the first step to the last: `migrate plan` says how and changes nothing.
-//! With the feature `apply`, `migrate apply` does it and `migrate undo` takes it back.
+//! `migrate apply` does it, and `migrate undo` takes it back.
 //!
 //! They ask this program's other verbs, as their own processes, and the managers of guests (virsh, qm, systemctl).
 
-#[cfg(feature = "apply")]
 mod actions;
-#[cfg_attr(not(feature = "apply"), allow(dead_code, reason = "`apply` makes a plan again"))]
 mod answers;
-#[cfg(feature = "apply")]
 mod apply;
 mod configuration;
 mod document;
-#[cfg(feature = "apply")]
 mod engine;
 mod exports;
 mod manager;
-#[cfg_attr(not(feature = "apply"), allow(dead_code, reason = "`apply` asks and tells them"))]
 mod managers;
 mod owner;
 mod page;
 mod plan;
-#[cfg_attr(not(feature = "apply"), allow(dead_code, reason = "`apply` waits for shares over local"))]
 mod qemu;
-#[cfg_attr(not(feature = "apply"), allow(dead_code, reason = "`apply` writes it"))]
 mod state;
 mod status;
 mod steps;
-#[cfg(feature = "apply")]
 mod telling;
-#[cfg_attr(not(feature = "apply"), allow(dead_code, reason = "`apply` starts guests by it"))]
 mod tool;
 
-#[cfg(feature = "apply")]
 pub use apply::{apply, undo};
 
 use crate::cli::{PlanArgs, StatusArgs};

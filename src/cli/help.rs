@@ -256,7 +256,6 @@ Examples:
   virtfs-proxy-helper migrate status --root /host --format json";
 
 /// `migrate apply`.
-#[cfg(feature = "apply")]
 pub const APPLY: &str = "\
 Exit status:
   0  Everything is done
@@ -273,7 +272,6 @@ Examples:
   # After an interruption the same command goes on.";
 
 /// `migrate undo`.
-#[cfg(feature = "apply")]
 pub const UNDO: &str = "\
 Exit status:
   0  Everything is as before the move

@@ -1,4 +1,4 @@
-//! `migrate plan`; with the feature `apply`, `migrate apply` and `migrate undo`.
+//! `migrate plan`, `migrate apply`, `migrate undo` and `migrate status`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 
-#[cfg(feature = "apply")]
 use super::ProgressMode;
 use crate::report::Format;
 use crate::share::local::SecurityModel;
@@ -89,7 +88,6 @@ pub struct StatusArgs {
 }
 
 /// `migrate apply`.
-#[cfg(feature = "apply")]
 #[derive(Debug, Args)]
 pub struct ApplyArgs {
     /// The plan, as `migrate plan --output` wrote it; without it, --guest names what to plan for now
@@ -108,7 +106,6 @@ pub struct ApplyArgs {
 }
 
 /// `migrate undo`.
-#[cfg(feature = "apply")]
 #[derive(Debug, Args)]
 pub struct UndoArgs {
     /// The plan that was applied
@@ -120,7 +117,6 @@ pub struct UndoArgs {
 }
 
 /// How a move is carried out or taken back.
-#[cfg(feature = "apply")]
 #[derive(Debug, Args)]
 pub struct WayArgs {
     /// Only this guest, and those that share an export with it. Repeatable

@@ -88,3 +88,31 @@ fn a_name_alone_hides_nothing() {
         assert!(!said.contains("kept-original"), "{said}");
     }
 }
+
+/// A plan holds the shares that it is about. It is no place where they are configured, unless who names it says so.
+#[test]
+fn a_plan_is_no_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("vm.sh");
+    write(&script, format!("#!/bin/sh\nvirtfs-proxy-helper -p /srv/x -s /run/n.sock\n{QEMU}"));
+    let plans = folder.path().join("plans");
+    fs::create_dir(&plans).unwrap();
+    for (name, format) in [("plan.yaml", "yaml"), ("plan.json", "json")] {
+        let made = Command::new(env!("CARGO_BIN_EXE_virtfs-proxy-helper"))
+            .args(["migrate", "plan", "--owner", "nobody", "--format", format, "--output"])
+            .args([&plans.join(name), &script])
+            .output()
+            .unwrap();
+        let text = fs::read_to_string(plans.join(name)).unwrap();
+        assert!(text.contains("fsdev proxy") || text.contains("-virtfs proxy"), "{made:?}\n{text}");
+        let (code, said) = status(&plans);
+        assert_eq!(code, Some(0), "{name}: {said}");
+        assert_eq!(status(&plans.join(name)).0, Some(3), "{name}");
+        // Notes in front of it change nothing; a part of it is no plan.
+        fs::write(plans.join(name), format!("# for web\n---\n{text}")).unwrap();
+        assert_eq!(status(&plans).0, Some(0), "{name}");
+        fs::write(plans.join(name), text.replace("moves", "guests")).unwrap();
+        assert_eq!(status(&plans).0, Some(3), "{name}");
+        fs::remove_file(plans.join(name)).unwrap();
+    }
+}

@@ -62,13 +62,11 @@ impl Instance {
     }
 
     /// libvirtd's process.
-    #[cfg(feature = "apply")]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// A command that sees the machine as libvirtd does: with its folders in their usual places.
-    #[cfg(feature = "apply")]
     pub fn inside(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--mount=/proc/{}/ns/mnt", self.child.id())).arg(program.as_ref());

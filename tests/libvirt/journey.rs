@@ -187,6 +187,7 @@ impl Machine {
             .arg(self.folder.path())
             .env("PATH", "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("VIRSH_DEFAULT_CONNECT_URI", uri)
+            .env("VIRTFS_STATE", self.folder.path().join("state"))
             .stdin(Stdio::null())
             .output()
             .expect("unshare");
@@ -252,6 +253,13 @@ fn follow(section: &str, block: &Block, machine: &Machine, libvirt: &Instance) {
     let share = machine.folder.path().join("srv/share");
     let is_link = || fs::symlink_metadata(share.join("link")).expect("the link").is_symlink();
     let says = |text: &str| block.text.contains(text);
+    if says("migrate apply") {
+        assert!(!is_link(), "{section}: the link is a file");
+        assert!(machine.read("bin/start-vm").contains("local,id=share"), "{section}: the script is changed");
+    } else if says("migrate undo") {
+        assert!(is_link(), "{section}: the link is back");
+        assert_eq!(machine.read("bin/start-vm"), START_VM, "{section}: the script is back");
+    }
     if says("rollback") && says("--apply") {
         assert!(is_link(), "{section}: the link is back");
     } else if says("convert") && says("--apply") {

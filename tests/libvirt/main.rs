@@ -7,7 +7,6 @@
 mod guests;
 mod instance;
 mod journey;
-#[cfg(feature = "apply")]
 mod moves;
 mod plan;
 mod schema;

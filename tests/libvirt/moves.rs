@@ -221,6 +221,7 @@ fn processes(folder: &Path) -> Vec<(i32, String)> {
 }
 
 #[test]
+#[ignore = "minutes: scripts/test slow"]
 fn a_running_guest_is_moved_and_moved_back() {
     let host = Host::new("moved", true);
     host.start();
@@ -247,6 +248,7 @@ fn a_running_guest_is_moved_and_moved_back() {
 
 /// Each of these is taken back, and the old guest runs.
 #[test]
+#[ignore = "minutes: scripts/test slow"]
 fn what_fails_is_taken_back_and_the_old_guest_runs() {
     let host = Host::new("failing", false);
     let scratch = host.libvirt.scratch().to_owned();
@@ -280,6 +282,7 @@ fn what_fails_is_taken_back_and_the_old_guest_runs() {
 
 /// A helper that somebody starts again and again, as a unit with `Restart=always` that is not known as one.
 #[test]
+#[ignore = "minutes: scripts/test slow"]
 fn a_helper_that_comes_back_stops_the_move() {
     let host = Host::new("comes-back", false);
     let scratch = host.libvirt.scratch().to_owned();
@@ -289,6 +292,7 @@ fn a_helper_that_comes_back_stops_the_move() {
     wait_until("the helpers end with their guest", || {
         !processes(&scratch).iter().any(|(_, line)| line.contains("virtfs-proxy-helper"))
     });
+    let mut keepers = Vec::new();
     for name in ["a", "b"] {
         let keep = format!(
             "while :; do rm -f {socket}; {} -n -p {} -s {socket} -u 64055 -g 64055; sleep 0.05; done >/dev/null 2>&1 # keep-helper",
@@ -297,7 +301,8 @@ fn a_helper_that_comes_back_stops_the_move() {
             socket = at(&format!("{name}.sock")),
         );
         let mut command: Command = host.libvirt.inside("sh");
-        command.args(["-c", &keep]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        keepers
+            .push(command.args(["-c", &keep]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         wait_until("the helper listens", || scratch.join(format!("{name}.sock")).exists());
     }
     host.libvirt.virsh(["start", host.name]);
@@ -307,4 +312,8 @@ fn a_helper_that_comes_back_stops_the_move() {
     assert_eq!(status, Some(1), "{text}");
     assert!(text.contains("Nothing is lost."), "{text}");
     host.expect_up("proxy");
+    for mut keeper in keepers {
+        let _ = keeper.kill();
+        keeper.wait().unwrap();
+    }
 }

@@ -30,14 +30,14 @@ exec ./vm.sh
 "#;
 
 /// The guest's script.
-const SCRIPT: &str = r#"#!/bin/sh
+const SCRIPT: &str = r"#!/bin/sh
 # Starts the guest and its helpers.
 REFERENCE -p HERE/a -s HERE/a.sock -u nobody -g nogroup
 OURS -p HERE/b -s HERE/b.sock -u nobody -g nogroup
 exec qemu-system-x86_64 NAME -accel tcg -S -display none -m 16 -nodefaults -runas nobody DAEMONIZE -pidfile HERE/pid \
     -fsdev proxy,id=a,socket=HERE/a.sock -device virtio-9p-pci,fsdev=a,mount_tag=a \
     -fsdev proxy,id=b,socket=HERE/b.sock -device virtio-9p-pci,fsdev=b,mount_tag=b
-"#;
+";
 
 /// The guest, its exports and all that belongs to them.
 pub struct Host {

@@ -1,7 +1,6 @@
 //! `migrate plan`, `apply`, `undo` and `status` on real QEMUs and helpers: from start to end, killed before and after every step, and
 //! taken back by themselves.
 
-#![cfg(feature = "apply")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed expectation is the report")]
 
 #[path = "../support/program.rs"]

@@ -1,4 +1,5 @@
-//! The files that `migrate config --in-place` keeps: `NAME.orig` beside `NAME`.
+//! What this program leaves on a host: the documents of `migrate plan`, and the files that `migrate config --in-place` keeps,
+//! `NAME.orig` beside `NAME`.
 //!
 //! A name proves nothing. Such a file is left out of the shares only where the file beside it has each of its shares over
 //! `local`, and none over the proxy; and it is told of.
@@ -12,6 +13,26 @@ use crate::share::bounds::bounded;
 use crate::share::{Place, Share};
 use crate::sources::{Document, Reading, recognise_named};
 use crate::text::escape_path;
+
+/// Whether a text is a document of `migrate plan`, YAML or JSON: it starts nothing, and tells of the shares of other files. All of its
+/// keys must be there, in its first line or at the depth at which they are written.
+pub fn is_plan(text: &[u8]) -> bool {
+    let has = |key: &[u8]| memchr::memmem::find(text, key).is_some();
+    let after_comments = text
+        .split_inclusive(|byte| *byte == b'\n')
+        .find(|line| !line.starts_with(b"#") && line.trim_ascii() != b"---" && !line.trim_ascii().is_empty());
+    match after_comments.map(<[u8]>::trim_ascii) {
+        Some(line) if line.starts_with(b"schema: ") => {
+            [&b"\ntool: "[..], b"\nanswers:\n", b"\nmoves:"].into_iter().all(has)
+        }
+        Some(b"{") => {
+            [&b"\n  \"schema\": "[..], b"\n  \"tool\": ", b"\n  \"answers\": {", b"\n  \"moves\": ["]
+                .into_iter()
+                .all(has)
+        }
+        _ => false,
+    }
+}
 
 /// What to say of the file at `path`, in which the shares of `reading` are, where it is such a file.
 pub fn told(host: &Host, path: &Path, reading: &Reading) -> Option<Finding> {

@@ -50,6 +50,8 @@ const PLACES: &[&str] = &[
 
 /// Container images, caches and object stores, by their paths.
 const LEFT_OUT: &[&str] = &[
+    // The state of moves holds configurations as they were before.
+    "/var/lib/virtfs-proxy-helper/moves",
     "/var/lib/docker/overlay2",
     "/var/lib/docker/image",
     "/var/lib/docker/aufs",
@@ -163,6 +165,8 @@ mod tests {
     fn images_caches_and_object_stores_are_left_out() {
         for (folder, expected) in [
             ("/var/lib/docker/overlay2", true),
+            ("/var/lib/virtfs-proxy-helper/moves", true),
+            ("/var/lib/virtfs-proxy-helper", false),
             ("/var/lib/docker/volumes", false),
             ("/home/joe/vm/.git/objects", true),
             ("/home/joe/vm/.git/hooks", false),

@@ -190,8 +190,13 @@ fn command_line(host: &Host, pid: i32) -> io::Result<Option<Vec<Vec<u8>>>> {
     Ok(Some(bytes.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()))
 }
 
-/// Notes the files among a process's first arguments: a script's is behind its interpreter.
+/// Notes the files among a process's first arguments: a script's is behind its interpreter. What is given to `migrate`, by sudo or a
+/// shell, too, is looked at and not started.
 fn note_started(host: &Host, pid: i32, command: &[Vec<u8>], started: &mut Started) {
+    let migrate = command.windows(2).position(|pair| {
+        pair[1] == b"migrate" && memchr::memmem::find(&pair[0], b"virtfs-proxy-helper").is_some()
+    });
+    let command = &command[..migrate.unwrap_or(command.len())];
     let words: Vec<_> = command.iter().take(MOST_WORDS).filter(|word| word.contains(&b'/')).collect();
     if words.is_empty() || !exports::sees_the_host(host, pid) {
         return;

@@ -295,6 +295,10 @@ impl Scan {
 
     /// What a document holds; `None` where that is nothing.
     pub fn reading_of(&mut self, host: &Host, document: &Document) -> Option<FileReading> {
+        if kept::is_plan(document.bytes) {
+            self.skipped += 1;
+            return None;
+        }
         let mut file = self.reading(host, document, recognise(document))?;
         if let Some(told) = document.path.and_then(|path| kept::told(host, path, &file.reading)) {
             file.reading = Reading { findings: vec![told], ..Reading::default() };
