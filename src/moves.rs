@@ -43,6 +43,17 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<Outcome> {
     let to_file = args.output.as_deref().is_some_and(|path| path != std::path::Path::new("-"));
     let format = if to_file && args.format == Format::Text { Format::Yaml } else { args.format };
     report::put(args.output.as_deref(), |out| report::write(&document, format, out))?;
+    if let Some(file) = args.output.as_deref().filter(|_| to_file) {
+        let file = crate::text::escape_path(file);
+        let next = match document.outcome() {
+            _ if document.moves.is_empty() => String::new(),
+            Outcome::Findings => {
+                ". Answer the questions by the options that the plan names, and plan again".to_owned()
+            }
+            _ => format!(". Read '{file}'; `migrate apply '{file}'` carries it out"),
+        };
+        complain!("virtfs-proxy-helper: {}{next}", document.conclusion());
+    }
     Ok(document.outcome())
 }
 

@@ -14,24 +14,25 @@ impl Text for PlanDocument {
         for file in &self.unread {
             writeln!(out, "not read: {file}")?;
         }
+        writeln!(out, "{}", self.conclusion())?;
+        writeln!(out, "nothing was changed")
+    }
+}
+
+impl PlanDocument {
+    /// One line on the whole: how much there is to move, and whether it can be done.
+    pub fn conclusion(&self) -> String {
         let open = self.moves.iter().map(|one| one.questions.len()).sum::<usize>() as u64;
         let guests = self.moves.iter().map(|one| one.guests.len()).sum::<usize>() as u64;
         if guests == 0 {
-            writeln!(out, "no proxy share was found: there is nothing to move")?;
-        } else {
-            let state = if open == 0 {
-                "the steps can be carried out as they are".to_owned()
-            } else {
-                format!("{} to deal with first", counted(open, "question"))
-            };
-            writeln!(
-                out,
-                "{}, {}: {state}",
-                counted(guests, "guest"),
-                counted(self.moves.len() as u64, "move")
-            )?;
+            return "no proxy share was found: there is nothing to move".to_owned();
         }
-        writeln!(out, "nothing was changed")
+        let state = if open == 0 {
+            "the steps can be carried out as they are".to_owned()
+        } else {
+            format!("{} to deal with first", counted(open, "question"))
+        };
+        format!("{}, {}: {state}", counted(guests, "guest"), counted(self.moves.len() as u64, "move"))
     }
 }
 

@@ -46,15 +46,16 @@ check_export() {
     shown virtfs-proxy-helper migrate check export --owner nobody:nogroup
 }
 
-convert_export() {
-    shown virtfs-proxy-helper migrate convert export --owner nobody:nogroup
-    shown virtfs-proxy-helper migrate convert export --owner nobody:nogroup --apply
-    shown virtfs-proxy-helper migrate verify export
+apply_plan() {
+    export VIRTFS_STATE=$PWD/state
+    shown virtfs-proxy-helper migrate plan --output plan.yaml vm.sh
+    # The change was shown with --diff.
+    shown virtfs-proxy-helper migrate plan vm.sh | sed -u '/configured in/,/^    export/{ /^    export/!d }'
+    shown virtfs-proxy-helper migrate apply plan.yaml --yes
+    shown virtfs-proxy-helper migrate status vm.sh
     echo "  On the host all of it is QEMU's user's now; what the guest sees is in attributes:"
     shown ls -lnR export/srv
     shown getfattr -d -e hex export/srv/null
-    # What it means, and what is left to do, was shown with --diff.
-    shown virtfs-proxy-helper migrate config --in-place vm.sh | sed -u '/^ *$/,$d'
 }
 
 work_without_helper() {
@@ -80,8 +81,9 @@ GUEST
     echo "  Not one of its $(wc -l <local.entries) lines has changed."
 }
 
-roll_back() {
-    shown virtfs-proxy-helper migrate rollback export --apply
+undo_plan() {
+    shown virtfs-proxy-helper migrate undo plan.yaml --yes
+    grep -q -- '-fsdev proxy' vm.sh || die "the script is not as it was"
     shown ls -lnR export/srv
     shown cat export/home/ada/notes
     local found
