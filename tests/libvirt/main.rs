@@ -9,6 +9,7 @@ mod instance;
 mod journey;
 mod moves;
 mod plan;
+mod proxmox;
 mod schema;
 
 #[path = "../support/program.rs"]
