@@ -77,10 +77,16 @@ su user -c 'echo mine >mine/file'
 const GIVEN: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 18 | 1 << 27;
 
 #[test]
+#[ignore = "a minute, and tests/daemon_guest does it without the container: scripts/test slow"]
 fn a_guest_does_a_days_work_through_it() {
     let sidecar = Sidecar::start(&[]);
     check_work(&sidecar.export.join("day"), &worker(&sidecar.share(), WORK, "day").user("nobody").run());
+}
 
+#[test]
+fn a_guest_works_through_it_and_it_has_no_more_privileges_than_said() {
+    let sidecar = Sidecar::start(&[]);
+    sidecar.works("day");
     let meta = sidecar.socket.symlink_metadata().unwrap();
     assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o777), (QEMU.0, QEMU.1, 0o660));
     let pid = sidecar.engine.pid(NAME);
