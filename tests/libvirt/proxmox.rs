@@ -24,7 +24,7 @@ shutdown | stop)
     ;;
 start)
     # As a hookscript does.
-    [ -S /run/vm.sock ] || ! grep -q proxy "$file" || virtfs-proxy-helper -p /srv/share -s /run/vm.sock -u 0 -g 0
+    [ -S /run/pve.sock ] || ! grep -q proxy "$file" || virtfs-proxy-helper -p /srv/share -s /run/pve.sock -u 0 -g 0
     # shellcheck disable=SC2046 # the line holds words
     exec qemu-system-x86_64 -name web -accel tcg -S -display none -m 16 -nodefaults -daemonize \
         -pidfile "/run/qemu-$2.pid" $(sed -n 's/^args: //p' "$file")
@@ -54,19 +54,19 @@ fn apply_and_undo_tell_qm_what_to_do() {
     fs::write(machine.path("bin/qm"), QM).unwrap();
     fs::set_permissions(machine.path("bin/qm"), fs::Permissions::from_mode(0o755)).unwrap();
     let conf = machine.path("etc/pve/qemu-server/100.conf");
-    let before = fs::read_to_string(&conf).unwrap().replace("name: web", "name: web\nonboot: 1");
+    // Names of its own: other tests, which run beside it, look at the whole machine.
+    let before = fs::read_to_string(&conf).unwrap();
+    let before = before.replace("/run/vm.sock", "/run/pve.sock").replace("=share", "=pve");
+    let before = before.replace("name: web", "name: web\nonboot: 1");
     fs::write(&conf, &before).unwrap();
     let run = |text: &str| {
         machine.run(&Block::of(text), &libvirt.uri()).unwrap_or_else(|error| panic!("{error}"));
     };
     run("qm start 100\n\
-         virtfs-proxy-helper migrate plan --export share=/srv/share --output plan.yaml /etc/pve/qemu-server/100.conf || [ $? = 4 ]\n\
+         virtfs-proxy-helper migrate plan --export pve=/srv/share --output plan.yaml /etc/pve/qemu-server/100.conf || [ $? = 4 ]\n\
          virtfs-proxy-helper migrate apply plan.yaml --yes --settle 0\n");
     let after = fs::read_to_string(&conf).unwrap();
-    assert!(
-        after.contains("-fsdev local,id=share,path=/srv/share,") && after.contains("onboot: 1"),
-        "{after}"
-    );
+    assert!(after.contains("-fsdev local,id=pve,path=/srv/share,") && after.contains("onboot: 1"), "{after}");
     assert!(!machine.is_link("srv/share/link"));
     run("virtfs-proxy-helper migrate undo plan.yaml --yes --settle 0\n");
     assert_eq!(fs::read_to_string(&conf).unwrap(), before);
