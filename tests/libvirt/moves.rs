@@ -261,7 +261,12 @@ fn what_fails_is_taken_back_and_the_old_guest_runs() {
     for (what, plan, apply, reason) in [
         ("QEMU's user can't enter the directory", vec!["--before", close.as_str()], vec![], "step"),
         ("the disk fills up", vec!["--before", fill.as_str()], vec![], "Convert"),
-        ("a probe fails", vec![], vec!["--probe", "false", "--up-timeout", "5"], "the probe did not succeed"),
+        (
+            "a probe fails",
+            vec![],
+            vec!["--probe", "false", "--up-timeout", "60"],
+            "the probe did not succeed",
+        ),
     ] {
         host.plan(&plan);
         let (status, text) = host.verb("apply", &apply);

@@ -47,7 +47,13 @@ fn a_start_command_may_stay_in_the_foreground_and_a_guest_may_have_no_name() {
 #[test]
 fn a_step_that_fails_is_taken_back_and_the_old_guest_runs() {
     for (what, options, spoil, reason) in [
-        ("a probe", vec!["--probe", "echo no mount >&2; false"], None, "the probe did not succeed"),
+        // The limit holds for the old guest's start, too.
+        (
+            "a probe",
+            vec!["--probe", "echo no mount >&2; false", "--up-timeout", "20"],
+            None,
+            "the probe did not succeed",
+        ),
         ("a start", vec![], Some("s/-S /-no-such-option /"), "does not run with all its shares over local"),
     ] {
         let host = Host::new();
@@ -61,7 +67,7 @@ fn a_step_that_fails_is_taken_back_and_the_old_guest_runs() {
             fs::write(host.path("start"), start.replace("exec ./vm.sh", &format!("{line}exec ./vm.sh")))
                 .unwrap();
         }
-        let mut words = vec!["apply", "plan.yaml", "--yes", "--settle", "0", "--up-timeout", "3"];
+        let mut words = vec!["apply", "plan.yaml", "--yes", "--settle", "0"];
         words.extend(options);
         let said = host.migrate(&words, None);
         assert_eq!(said.status, Some(1), "{what}: {}", said.text);
