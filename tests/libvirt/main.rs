@@ -12,6 +12,8 @@ mod plan;
 mod proxmox;
 mod schema;
 
+#[path = "../support/process.rs"]
+mod process;
 #[path = "../support/program.rs"]
 mod program;
 #[path = "../support/wire.rs"]

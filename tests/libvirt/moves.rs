@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::guests::Machine;
 use crate::instance::Instance;
+use crate::process::naming;
 use crate::program::{ours_for_all, reference, wait_until};
 
 /// Tells what the guest sees, and then answers libvirt as a guest agent that can shut the guest down.
@@ -174,7 +175,7 @@ impl Host {
     #[track_caller]
     fn expect_up(&self, backend: &str) {
         self.libvirt.wait_for(self.name, "running");
-        let line = processes(self.libvirt.scratch()).into_iter().map(|(_, line)| line);
+        let line = naming(self.libvirt.scratch()).into_iter().map(|(_, line)| line);
         let emulators: Vec<_> = line.filter(|line| line.contains("qemu-system")).collect();
         let [line] = emulators.as_slice() else { panic!("{emulators:#?}") };
         let shares = line.matches("-fsdev proxy,").count();
@@ -198,26 +199,12 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         let _ = self.libvirt.try_virsh(["destroy", self.name]);
-        for (pid, line) in processes(self.libvirt.scratch()) {
+        for (pid, line) in naming(self.libvirt.scratch()) {
             if line.contains("virtfs-proxy-helper") || line.contains("keep-helper") {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
     }
-}
-
-/// The processes with a folder in their arguments.
-fn processes(folder: &Path) -> Vec<(i32, String)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        if line.contains(folder.to_str().unwrap()) {
-            found.push((pid, line));
-        }
-    }
-    found
 }
 
 #[test]
@@ -295,7 +282,7 @@ fn a_helper_that_comes_back_stops_the_move() {
     host.start();
     host.libvirt.virsh(["destroy", host.name]);
     wait_until("the helpers end with their guest", || {
-        !processes(&scratch).iter().any(|(_, line)| line.contains("virtfs-proxy-helper"))
+        !naming(&scratch).iter().any(|(_, line)| line.contains("virtfs-proxy-helper"))
     });
     let mut keepers = Vec::new();
     for name in ["a", "b"] {

@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::process::naming;
 use crate::program::{ours, ours_for_all, reference, scratch, wait_until};
 use crate::snapshot::{assert_same, snapshot};
 
@@ -163,7 +164,7 @@ impl Host {
 
     /// The command lines of the guest's QEMUs that run.
     fn emulators(&self) -> Vec<String> {
-        let lines = processes(self.folder.path()).into_iter().map(|(_, line)| line);
+        let lines = naming(self.folder.path()).into_iter().map(|(_, line)| line);
         lines.filter(|line| line.starts_with("qemu-system")).collect()
     }
 
@@ -221,25 +222,10 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        for (pid, _) in processes(self.folder.path()) {
+        for (pid, _) in naming(self.folder.path()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
-}
-
-/// The processes with a folder in their arguments.
-fn processes(folder: &Path) -> Vec<(i32, String)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let is_own = u32::try_from(pid).is_ok_and(|pid: u32| pid == std::process::id());
-        if line.contains(folder.to_str().unwrap()) && !is_own {
-            found.push((pid, line));
-        }
-    }
-    found
 }
 
 /// A tree without the times of access: `status` reads directories.

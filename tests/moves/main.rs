@@ -3,6 +3,8 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed expectation is the report")]
 
+#[path = "../support/process.rs"]
+mod process;
 #[path = "../support/program.rs"]
 mod program;
 #[path = "../support/snapshot.rs"]

@@ -74,3 +74,18 @@ pub fn mounts(pid: u32) -> Vec<Mount> {
     };
     text.lines().filter_map(mount).collect()
 }
+
+/// The processes with a folder in their arguments, and these as one line; not this process.
+pub fn naming(folder: &Path) -> Vec<(i32, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let is_own = u32::try_from(pid).is_ok_and(|pid: u32| pid == std::process::id());
+        if line.contains(folder.to_str().unwrap()) && !is_own {
+            found.push((pid, line));
+        }
+    }
+    found
+}
