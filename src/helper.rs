@@ -16,7 +16,7 @@
 //! | [`pid_namespace`], [`lifeline`] | what a worker has besides, because it was forked |
 //! | [`connection`], [`busy_poll`] | bytes ↔ requests and replies on a socket |
 //! | [`protocol`] | the wire format: table and codec |
-//! | [`operations`], [`export`], [`path`], [`identity`], [`version`] | what requests do, to which files, as whom |
+//! | [`operations`], [`export`], [`path`], [`identity`], [`sticky`], [`version`] | what requests do, to which files, as whom |
 //! | [`health`] | asking a running helper how it is |
 //! | [`health_socket`], [`self_check`] | a running helper's answer |
 //! | [`counters`] | what was served, for who asks with SIGUSR1 |
@@ -53,6 +53,7 @@ pub mod settings;
 pub mod signals;
 pub mod socket;
 pub mod stderr;
+pub mod sticky;
 pub mod supervisor;
 pub mod sys;
 pub mod version;

@@ -25,14 +25,14 @@ use crate::report::{self, Counts, FindingRow, SCHEMA, rows};
 use crate::text;
 
 mod configuration;
+mod cost;
 mod earlier;
 mod judgement;
-mod price;
 mod system;
 mod trial;
 
+pub use cost::{of as cost, rollback_room};
 pub use judgement::{entry_findings, findings, live as live_findings, system as system_finding};
-pub use price::{of as price, rollback_room};
 pub(super) use system::reasons as system_reasons;
 
 /// Everything that was found out about an export.
@@ -144,8 +144,8 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Outcome> {
 
 fn document(facts: &Facts, asked: Option<Model>, tried: Vec<finding::Finding>, jobs: usize) -> CheckDocument {
     let model = asked.unwrap_or_else(|| facts.fitting_model());
-    let price = price::of(facts, model);
-    let mut findings = findings(facts, model, asked.is_some(), &price);
+    let cost = cost::of(facts, model);
+    let mut findings = findings(facts, model, asked.is_some(), &cost);
     if let Some(earlier) = earlier::conversion(&facts.export, &facts.tree) {
         // It says where the attributes come from.
         findings.retain(|finding| *finding.kind != finding::ALREADY_MAPPED);
@@ -163,7 +163,7 @@ fn document(facts: &Facts, asked: Option<Model>, tried: Vec<finding::Finding>, j
         entries: entries_row(&facts.survey),
         owners: owner_rows(&facts.survey),
         in_use: user_rows(&facts.live),
-        price,
+        cost,
         configuration: configuration::of(facts, model),
         summary: Counts::of(&findings),
         findings,

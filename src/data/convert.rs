@@ -174,8 +174,8 @@ impl Order<'_> {
             Earlier::Nothing | Earlier::Stillborn => {}
         }
         let facts = Facts::gather(&self.export, Some(self.wanted.owner.clone()), self.args.work.jobs())?;
-        let price = check::price(&facts, self.wanted.model);
-        let findings = check::findings(&facts, self.wanted.model, true, &price);
+        let cost = check::cost(&facts, self.wanted.model);
+        let findings = check::findings(&facts, self.wanted.model, true, &cost);
         let blockers = self.consent.blockers(&findings);
         let survey = &facts.survey;
         print_with(|out| {
@@ -199,7 +199,7 @@ impl Order<'_> {
                 out,
                 "Their original state would be kept in {} (about {}), for migrate verify and migrate rollback.",
                 text::escape_path(&self.journal),
-                crate::report::check::bytes(price.journal_bytes)
+                crate::report::check::bytes(cost.journal_bytes)
             )?;
             if blockers.is_empty() {
                 writeln!(out, "Dry run: nothing was changed. Run the same command with --apply to convert.")
@@ -372,7 +372,7 @@ impl Order<'_> {
         })?;
         drop(progress);
         let findings =
-            check::findings(&facts, self.wanted.model, true, &check::price(&facts, self.wanted.model));
+            check::findings(&facts, self.wanted.model, true, &check::cost(&facts, self.wanted.model));
         if self.consent.refuses(&findings)? {
             return Ok(None);
         }

@@ -116,10 +116,8 @@ impl Reach {
     /// Opens the regular file or directory that the absolute `path` leads to; through a final symbolic link too, unless
     /// `flags` say `O_NOFOLLOW`. `ENXIO` for a special file. `known` is what is known of it.
     pub fn open(&self, path: &CStr, flags: OFlag, known: Known) -> Result<Opened, Errno> {
-        if flags.contains(OFlag::O_DIRECTORY) {
-            return self.open_directory(path, flags);
-        }
-        if let (Self::Rooted { nodev: true }, Known::Regular) = (self, known) {
+        let is_directory = flags.contains(OFlag::O_DIRECTORY);
+        if let (Self::Rooted { nodev: true }, Known::Regular, false) = (self, known, is_directory) {
             match open_without_waiting(path, flags) {
                 // On another mount, on a kernel or in a container without openat2(2), a device, a file under a lease, or what
                 // it says: the pin finds out.
@@ -127,8 +125,28 @@ impl Reach {
                 result => return result,
             }
         }
+        self.open_judged(path, flags, |_| Ok(()))
+    }
+
+    /// Opens the regular file or directory that the absolute `path` leads to as [`Self::open`] does, if `judge` has nothing against
+    /// its status. `judge` is asked before a regular file is opened, about the very inode that is opened then.
+    pub fn open_judged(
+        &self,
+        path: &CStr,
+        flags: OFlag,
+        judge: impl FnOnce(&FileStat) -> Result<(), Errno>,
+    ) -> Result<Opened, Errno> {
+        if flags.contains(OFlag::O_DIRECTORY) {
+            return self.open_directory(path, flags);
+        }
         let pin = if flags.contains(OFlag::O_NOFOLLOW) { self.pin(path)? } else { self.pin_target(path)? };
-        open_pinned(pin, flags)
+        open_pinned(pin, flags, judge)
+    }
+
+    /// The status of the directory in which a file is made at the absolute `path`.
+    pub fn directory_of(&self, path: &CStr) -> Result<FileStat, Errno> {
+        let parent = Split::slot(path)?.parent;
+        fstat(self.pin_target(parent.as_c_str())?)
     }
 
     /// Opens a directory: `O_DIRECTORY` makes the kernel refuse everything else before it is opened.
@@ -230,8 +248,14 @@ fn open_without_waiting(path: &CStr, flags: OFlag) -> Result<Opened, Errno> {
 }
 
 /// Opens a pinned regular file or directory. `ELOOP` for a symbolic link, `ENXIO` for a special file.
-fn open_pinned(pin: OwnedFd, flags: OFlag) -> Result<Opened, Errno> {
-    let kind = openable(&fstat(&pin)?)?;
+fn open_pinned(
+    pin: OwnedFd,
+    flags: OFlag,
+    judge: impl FnOnce(&FileStat) -> Result<(), Errno>,
+) -> Result<Opened, Errno> {
+    let stat = fstat(&pin)?;
+    let kind = openable(&stat)?;
+    judge(&stat)?;
     let link = MagicLink::of(&pin);
     // O_NOFOLLOW would refuse the magic link itself.
     let how = (flags - OFlag::O_NOFOLLOW) | OURS | OFlag::O_NONBLOCK;

@@ -121,6 +121,11 @@ impl Identity {
         Ok(Self { uid, gid, capabilities })
     }
 
+    /// The file system uid that `operation` of [`Self::lend`] has for this `uid`.
+    pub fn fsuid(&self, uid: u32) -> u32 {
+        if uid == LEAVE { self.uid.base } else { uid }
+    }
+
     /// Runs `operation` as `uid:gid`, and is itself again when it returns. `EPERM` where this process may not
     /// switch, `EINVAL` where its user namespace has no such id.
     pub fn lend<T>(

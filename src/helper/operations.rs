@@ -16,6 +16,7 @@ use super::protocol::{
     DONE, Effect, HEADER, MAX_PAYLOAD, MAX_VALUE, Request, StatfsReply, VALUE_AT, encode_length, encode_stat,
     encode_statfs, encode_version, finish_value,
 };
+use super::sticky::ProtectedRegular;
 use super::sys::{self, Final, MagicLink};
 use super::version::Versions;
 
@@ -35,6 +36,7 @@ pub struct Operations {
     reach: Reach,
     identity: Identity,
     readonly: bool,
+    protected: ProtectedRegular,
     versions: Versions,
     /// The regular file that the last request was told of.
     looked: Looked,
@@ -122,13 +124,14 @@ fn id<T>(raw: u32, new: impl FnOnce(u32) -> T) -> Option<T> {
 }
 
 impl Operations {
-    /// Serves what `reach` reaches, as `identity` where nothing else is asked for.
-    pub fn new(reach: Reach, identity: Identity, readonly: bool) -> Self {
+    /// Serves what `reach` reaches, as `identity` where nothing else is asked for. `protected` is the host's setting.
+    pub fn new(reach: Reach, identity: Identity, readonly: bool, protected: ProtectedRegular) -> Self {
         let looked = Looked::new(&reach);
         Self {
             reach,
             identity,
             readonly,
+            protected,
             versions: Versions::default(),
             looked,
             first: PathBuffer::default(),
@@ -319,7 +322,15 @@ impl Operations {
         let at = self.reach.slot(path)?;
         let create =
             flags | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
-        let reach = &self.reach;
+        let (reach, protected) = (&self.reach, self.protected);
+        let fsuid = self.identity.fsuid(uid);
+        // The kernel judges a symbolic link's target by the directory of the target, which is not known here.
+        let judge = |stat: &FileStat| {
+            let is_judged =
+                makes && protected.is_set() && Kind::of(stat) == Kind::File && !reach.is_symlink(path);
+            let refuses = is_judged && protected.refuses(&reach.directory_of(path)?, stat, fsuid);
+            if refuses { Err(Errno::EACCES) } else { Ok(()) }
+        };
         self.identity.lend(uid, gid, || {
             // A file that comes and goes meanwhile sends us from one call to the other and back.
             for _ in 0..CREATE_TRIES {
@@ -329,7 +340,7 @@ impl Operations {
                         result => return result.map(|file| Answer::File(file, None)),
                     }
                 }
-                return match reach.open(path, flags, Known::Nothing) {
+                return match reach.open_judged(path, flags, judge) {
                     Err(Errno::ENOENT) if makes && reach.is_symlink(path) => Err(Errno::ELOOP),
                     Err(Errno::ENOENT) if makes => continue,
                     Ok(opened) if makes && opened.kind == Kind::Directory => {

@@ -20,6 +20,7 @@ use super::sandbox::{self, Directory, Entered, Export, Sandbox};
 use super::seccomp::Filter;
 use super::settings::Settings;
 use super::socket::describe_peer;
+use super::sticky::ProtectedRegular;
 use super::{landlock, layers, logging, privileges, signals, sys};
 use crate::exit::Outcome;
 
@@ -56,7 +57,7 @@ pub struct Confined {
 
 /// Confines this process to `directory` for good, and returns what serves it.
 ///
-/// The order matters. The id maps are read and the processors counted while `/proc` is in reach. The walls come first, because building them
+/// The order matters. The id maps and `fs.protected_regular` are read, and the processors counted, while `/proc` is in reach. The walls come first, because building them
 /// takes capabilities that nothing after them does; then everything but the seven capabilities goes. The
 /// identity is read last, as the capabilities that are left decide what it can do. The system call filter is prepared here
 /// and falls into place when there is a client to serve: waiting for one takes calls that serving it does not.
@@ -69,6 +70,7 @@ pub fn confine(
     health: Option<RawFd>,
 ) -> Result<Confined> {
     let maps = IdMaps::read()?;
+    let protected = ProtectedRegular::read();
     let busy_poll = BusyPoll::new(settings.busy_poll);
     let Entered { reach, sandbox, mut layers, watched } =
         sandbox::enter(sandbox, directory, settings.access(), settings.seccomp)?;
@@ -88,7 +90,7 @@ pub fn confine(
     let is_first = settings.has_supervisor() && std::process::id() == 1;
     layers = layers.with(Layer::SystemCalls, filter.exists()).with(Layer::Pid, is_first);
     layers::require_confined(settings, layers)?;
-    let operations = Operations::new(reach, identity, settings.readonly);
+    let operations = Operations::new(reach, identity, settings.readonly, protected);
     Ok(Confined { operations, sandbox, layers, filter, busy_poll, limits: Limits::of(settings), watched })
 }
 

@@ -31,7 +31,7 @@ pub struct CheckDocument {
     /// Who has it open now.
     pub in_use: Vec<UserRow>,
     /// What a conversion takes, as far as can be told beforehand.
-    pub price: PriceRow,
+    pub cost: CostRow,
     /// The share's configuration after a conversion; names and tags are examples.
     pub configuration: ConfigurationRow,
     /// What people should know.
@@ -120,7 +120,7 @@ pub struct UserRow {
 
 /// What a conversion takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct PriceRow {
+pub struct CostRow {
     /// Seconds.
     pub seconds: u64,
     /// Bytes on the export's filesystem, for good.
@@ -232,7 +232,7 @@ impl CheckDocument {
     }
 
     fn verdict(&self, out: &mut dyn Write) -> io::Result<()> {
-        let PriceRow { seconds, bytes: space, inodes, journal_bytes, .. } = self.price;
+        let CostRow { seconds, bytes: space, inodes, journal_bytes, .. } = self.cost;
         let owner = self.owner.as_deref().unwrap_or("a user still to be named (--owner)");
         let is_converted = self.findings.iter().any(|row| row.id == finding::ALREADY_CONVERTED.id);
         let verdict = match (self.summary.errors, self.summary.warnings) {
@@ -251,7 +251,7 @@ impl CheckDocument {
         let time = if seconds <= 1 { "about a second".into() } else { format!("about {seconds} seconds") };
         writeln!(
             out,
-            "  price: {time}; {} and {} here, {} for the journal",
+            "  cost: {time}; {} and {} here, {} for the journal",
             bytes(space),
             counted(inodes, "inode"),
             bytes(journal_bytes)
@@ -259,8 +259,8 @@ impl CheckDocument {
         writeln!(
             out,
             "  a rollback needs about {} and {} free here, also where a quota is set",
-            bytes(self.price.rollback_bytes),
-            counted(self.price.rollback_inodes, "inode")
+            bytes(self.cost.rollback_bytes),
+            counted(self.cost.rollback_inodes, "inode")
         )?;
         let Counts { errors, warnings, infos } = self.summary;
         let [errors, warnings, infos] = [(errors, "error"), (warnings, "warning"), (infos, "info")]

@@ -475,7 +475,7 @@ fn the_text_is_as_agreed() {
         }
         let line = if line.contains(" on ") && line.contains(" entries, ")
             || line.starts_with("  user xattrs: ")
-            || line.starts_with("  price: ")
+            || line.starts_with("  cost: ")
             || line.starts_with("  a rollback needs ")
         {
             line.split_inclusive(' ')

@@ -162,7 +162,7 @@ fn said(output: &Output, status: i32) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(status), "{said}\n{errors}");
     let Ok(Value::Object(mut document)) = serde_json::from_str(&said) else { return String::new() };
-    for measured in ["export", "journal", "price"] {
+    for measured in ["export", "journal", "cost"] {
         document.remove(measured);
     }
     if let Some(Value::Object(filesystem)) = document.get_mut("filesystem") {

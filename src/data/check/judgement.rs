@@ -11,18 +11,18 @@ use crate::data::filesystem::Attributes;
 use crate::data::form::Model;
 use crate::data::live::Live;
 use crate::data::survey::{Group, RECENT_DAYS, Survey};
-use crate::report::check::{OwnerRow, PriceRow, bytes, counted};
+use crate::report::check::{CostRow, OwnerRow, bytes, counted};
 use crate::report::finding::{self, Finding, Kind};
 use crate::share::Place;
 use crate::text;
 
 /// Everything that stands against a conversion to `model` or should be known before it, by kind. `asked` says whether
 /// the admin asked for this model.
-pub fn findings(facts: &Facts, model: Model, asked: bool, price: &PriceRow) -> Vec<Finding> {
+pub fn findings(facts: &Facts, model: Model, asked: bool, cost: &CostRow) -> Vec<Finding> {
     let mut judge = Judge { facts, found: Vec::new() };
     judge.system();
     judge.users();
-    judge.filesystem(model, asked, price);
+    judge.filesystem(model, asked, cost);
     judge.owners();
     judge.found.extend(entry_findings(&facts.export, &facts.survey, !facts.filesystem.read_only, model));
     judge.found.extend(earlier::around(&facts.export));
@@ -115,7 +115,7 @@ impl Judge<'_> {
         }
     }
 
-    fn filesystem(&mut self, model: Model, asked: bool, price: &PriceRow) {
+    fn filesystem(&mut self, model: Model, asked: bool, cost: &CostRow) {
         let filesystem = &self.facts.filesystem;
         let kind = text::escape(&filesystem.kind);
         if filesystem.read_only {
@@ -127,15 +127,15 @@ impl Judge<'_> {
         if model == Model::MappedXattr || !asked {
             self.attributes(&kind);
         }
-        if let Some(free) = filesystem.free_bytes.filter(|free| price.bytes > *free) {
-            let (needs, free) = (bytes(price.bytes), bytes(free));
+        if let Some(free) = filesystem.free_bytes.filter(|free| cost.bytes > *free) {
+            let (needs, free) = (bytes(cost.bytes), bytes(free));
             self.whole(
                 &finding::NOT_ENOUGH_SPACE,
                 format!("a conversion takes about {needs}, {free} are free"),
             );
         }
-        if let Some(free) = filesystem.free_inodes.filter(|free| price.inodes > *free) {
-            let message = format!("a conversion takes {} inodes, {free} are free", price.inodes);
+        if let Some(free) = filesystem.free_inodes.filter(|free| cost.inodes > *free) {
+            let message = format!("a conversion takes {} inodes, {free} are free", cost.inodes);
             self.whole(&finding::NOT_ENOUGH_SPACE, message);
         }
         if filesystem.quota {

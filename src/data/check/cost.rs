@@ -6,7 +6,7 @@ use super::Facts;
 use crate::data::entry::Kind;
 use crate::data::filesystem::Attributes;
 use crate::data::form::Model;
-use crate::report::check::PriceRow;
+use crate::report::check::CostRow;
 
 /// Bytes that the journal takes for an entry; what it says of itself, rounded up for names and attributes.
 const JOURNAL_BYTES: u64 = 50;
@@ -18,8 +18,8 @@ const WORK: u32 = 2;
 /// How many inodes of ext4 share a block of equal attributes.
 const SHARING: u64 = 1024;
 
-/// The price of converting to `model`.
-pub fn of(facts: &Facts, model: Model) -> PriceRow {
+/// The cost of converting to `model`.
+pub fn of(facts: &Facts, model: Model) -> CostRow {
     let survey = &facts.survey;
     let entries = survey.entries();
     let block = facts.filesystem.block;
@@ -38,7 +38,7 @@ pub fn of(facts: &Facts, model: Model) -> PriceRow {
     let seconds = facts.walk.saturating_add(work).as_secs() + 1;
     let (bytes, inodes) = (bytes.saturating_add(copied_bytes), inodes.saturating_add(copied));
     let (rollback_bytes, rollback_inodes) = of_rollback(facts);
-    PriceRow {
+    CostRow {
         seconds,
         bytes,
         inodes,
