@@ -301,8 +301,12 @@ fn difference(old: &Move, new: &Move) -> Option<String> {
         let configured = one.steps.iter().filter(|step| step.kind == Kind::Configure);
         configured.flat_map(|step| step.documents.clone()).collect()
     };
-    if documents(old) != documents(new) {
-        return Some("the configuration has changed".to_owned());
+    let (before, now) = (documents(old), documents(new));
+    let lacks = |list: &[document::Source], one: &document::Source| !list.contains(one);
+    let changed =
+        before.iter().find(|one| lacks(&now, one)).or_else(|| now.iter().find(|one| lacks(&before, one)));
+    if let Some(changed) = changed {
+        return Some(format!("{} has changed", changed.shown));
     }
     for (one, other) in old.guests.iter().zip(&new.guests) {
         if one.manager != other.manager || one.owner != other.owner || one.shares.len() != other.shares.len()

@@ -202,17 +202,12 @@ impl Found {
             change.questions.push(Question { about: by.name.clone(), text, option: None });
             return Ok(());
         }
-        // Each change beside the shares deals with one of the findings.
-        let around: Vec<_> = output.stderr.lines().filter(|line| is_around(line)).collect();
-        let changes = output.stderr.lines().filter(|line| line.starts_with("  This change ")).count();
-        if around.len() > changes {
-            for line in around {
-                let text = format!(
-                    "{} (if the change above does not do it)",
-                    renamed(line.trim(), &file, &source.shown)
-                );
-                change.questions.push(Question { about: by.name.clone(), text, option: None });
+        for line in open_findings(&output.stderr, &file.to_string_lossy()) {
+            let mut text = renamed(line, &file, &source.shown);
+            if by.manager == Manager::Systemd {
+                text += ". Do that first, run `systemctl daemon-reload`, and make the plan again";
             }
+            change.questions.push(Question { about: by.name.clone(), text, option: None });
         }
         if output.stdout.is_empty() {
             return Ok(());
@@ -317,6 +312,34 @@ fn is_around(line: &str) -> bool {
     AROUND.iter().any(|kind| line.ends_with(&format!("[{}]", kind.id)))
 }
 
+/// The findings of `migrate config` about other lines than the shares' own that no change of the document deals with. `file` is the
+/// document: a change removes a setting there, and not in a drop-in.
+fn open_findings<'a>(said: &'a str, file: &str) -> Vec<&'a str> {
+    let mut open: Vec<_> = said.lines().filter(|line| is_around(line)).map(str::trim).collect();
+    let changes =
+        said.lines().filter_map(|line| line.strip_prefix("  This change ")?.strip_suffix(" as well"));
+    let own = format!("{file}:");
+    for change in changes {
+        if let Some(added) = change.strip_prefix("adds ") {
+            let remedy = format!("add {added} ");
+            open.retain(|line| !line.contains(&remedy));
+            continue;
+        }
+        let removed = change.strip_prefix("removes ").map(|setting| format!(": {setting}: "));
+        let is_its = |line: &&str| {
+            line.starts_with(&own)
+                && match &removed {
+                    Some(setting) => line.contains(setting),
+                    None => line.contains(": comment the line out ["),
+                }
+        };
+        if let Some(at) = open.iter().position(is_its) {
+            open.remove(at);
+        }
+    }
+    open
+}
+
 /// A message or diff about a file of this program's own, with the name that people know.
 fn renamed(text: &str, file: &Path, shown: &str) -> String {
     text.replace(&*file.to_string_lossy(), shown)
@@ -330,4 +353,31 @@ pub fn dac_label(xml: &str) -> Option<String> {
     let label =
         document.descendants().find(is_dac)?.children().find(|node| node.has_tag_name("label"))?.text()?;
     Some(label.trim().split(':').map(|part| part.trim_start_matches('+')).collect::<Vec<_>>().join(":"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_stays_open_until_a_change_of_the_document_deals_with_it() {
+        let locked = "/etc/vm.service.d/p.conf:2: ProtectSystem=strict makes /a read-only: add ReadWritePaths=/a [export-locked]";
+        let longer = "/etc/vm.service.d/p.conf:2: ProtectSystem=strict makes /a/b read-only: add ReadWritePaths=/a/b [export-locked]";
+        let own = "/etc/vm.service:3: Requires=h.service: the unit is not started: remove h.service from Requires= [helper-required]";
+        let drop_in = "/etc/vm.service.d/o.conf:3: Requires=h.service: the unit is not started: remove h.service from Requires= [helper-required]";
+        let started = "/etc/vm.service:9: this line starts the helper: comment the line out [helper-started]";
+        let other = "/etc/vm.service:4: multidevs is not set [multidevs]";
+        let all = [locked, longer, own, drop_in, started, other];
+        for (changes, expected) in [
+            (&[][..], &[locked, longer, own, drop_in, started][..]),
+            (&["adds ReadWritePaths=/a"], &[longer, own, drop_in, started]),
+            (&["removes Requires=h.service"], &[locked, longer, drop_in, started]),
+            (&["comments the helper's line out"], &[locked, longer, own, drop_in]),
+            (&["adds ReadWritePaths=/a", "adds ReadWritePaths=/a/b"], &[own, drop_in, started]),
+        ] {
+            let changes = changes.iter().map(|change| format!("  This change {change} as well\n"));
+            let said: String = all.iter().map(|line| format!("  {line}\n")).chain(changes).collect();
+            assert_eq!(open_findings(&said, "/etc/vm.service"), expected, "{said}");
+        }
+    }
 }

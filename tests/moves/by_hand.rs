@@ -86,11 +86,7 @@ fn nothing_is_done_where_something_has_changed_since_the_plan() {
     fs::write(host.path("vm.sh"), format!("{script}# a later edit\n")).unwrap();
     let said = host.apply(None);
     assert_eq!(said.status, Some(1), "{}", said.text);
-    assert!(
-        said.text.contains("the configuration has changed since the plan; nothing was changed"),
-        "{}",
-        said.text
-    );
+    assert!(said.text.contains("vm.sh has changed since the plan; nothing was changed"), "{}", said.text);
     host.expect_up("proxy");
     // Without a terminal and --yes it is shown, and nothing is done.
     fs::write(host.path("vm.sh"), script).unwrap();

@@ -6,6 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
 use super::host::{Content, Host};
 use crate::report::finding::{self, Finding};
 use crate::share::backend::Backend;
@@ -14,24 +17,57 @@ use crate::share::{Place, Share};
 use crate::sources::{Document, Reading, recognise_named};
 use crate::text::escape_path;
 
-/// Whether a text is a document of `migrate plan`, YAML or JSON: it starts nothing, and tells of the shares of other files. All of its
-/// keys must be there, in its first line or at the depth at which they are written.
+/// The keys of a document of `migrate plan`. What is in a move is not looked at: no program starts a guest by it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "a text that has these keys and no others is a plan")]
+struct Plan {
+    schema: u32,
+    host: String,
+    tool: String,
+    answers: Answers,
+    moves: Vec<Move>,
+    unread: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "see Plan")]
+struct Answers {
+    paths: Vec<String>,
+    options: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "see Plan")]
+struct Move {
+    guests: Vec<IgnoredAny>,
+    exports: Vec<IgnoredAny>,
+    helpers: Vec<IgnoredAny>,
+    questions: Vec<IgnoredAny>,
+    steps: Vec<IgnoredAny>,
+}
+
+/// Whether a text is a document of `migrate plan`, YAML or JSON: it starts nothing, and tells of the shares of other files. It must
+/// be one as a whole: a script that is appended to a plan is a script. Comments may stand before it, but none that names a program.
 pub fn is_plan(text: &[u8]) -> bool {
-    let has = |key: &[u8]| memchr::memmem::find(text, key).is_some();
-    let after_comments = text
-        .split_inclusive(|byte| *byte == b'\n')
-        .find(|line| !line.starts_with(b"#") && line.trim_ascii() != b"---" && !line.trim_ascii().is_empty());
-    match after_comments.map(<[u8]>::trim_ascii) {
-        Some(line) if line.starts_with(b"schema: ") => {
-            [&b"\ntool: "[..], b"\nanswers:\n", b"\nmoves:"].into_iter().all(has)
+    let mut rest = text;
+    while let Some(end) = memchr::memchr(b'\n', rest) {
+        let (line, after) = rest.split_at(end + 1);
+        if line.starts_with(b"#!") {
+            return false;
         }
-        Some(b"{") => {
-            [&b"\n  \"schema\": "[..], b"\n  \"tool\": ", b"\n  \"answers\": {", b"\n  \"moves\": ["]
-                .into_iter()
-                .all(has)
+        if !line.starts_with(b"#") && line.trim_ascii() != b"---" && !line.trim_ascii().is_empty() {
+            break;
         }
-        _ => false,
+        rest = after;
     }
+    let has = |key: &[u8]| memchr::memmem::find(rest, key).is_some();
+    if rest.starts_with(b"{") {
+        return has(b"\n  \"answers\": {") && serde_json::from_slice::<Plan>(rest).is_ok();
+    }
+    rest.starts_with(b"schema: ") && has(b"\nanswers:\n") && crate::yaml::from_slice::<Plan>(rest).is_ok()
 }
 
 /// What to say of the file at `path`, in which the shares of `reading` are, where it is such a file.
@@ -89,4 +125,35 @@ fn is_native(share: &Share, text: &[u8]) -> bool {
         let target = [b"<target dir=", &[*quote][..], tag, &[*quote]].concat();
         memchr::memmem::find(text, &target).is_some()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const YAML: &str = "schema: 2\nhost: h\ntool: 1.0.0\nanswers:\n  paths: []\n  options:\n  - --guest=vm\nmoves:\n\
+                        - guests: []\n  exports: []\n  helpers: []\n  questions: []\n  steps:\n  - kind: convert\nunread: []\n";
+
+    #[test]
+    fn a_plan_is_one_as_a_whole() {
+        let json = "{\n  \"schema\": 2,\n  \"host\": \"h\",\n  \"tool\": \"1\",\n  \"answers\": {\"paths\": [], \"options\": []},\n  \
+                    \"moves\": [],\n  \"unread\": []\n}\n";
+        let script = "qemu-system-x86_64 -fsdev proxy,id=a,socket=/run/a\n";
+        for (what, text, expected) in [
+            ("YAML", YAML.to_owned(), true),
+            ("JSON", json.to_owned(), true),
+            ("YAML and a script", format!("{YAML}{script}"), false),
+            ("JSON and a script", format!("{json}{script}"), false),
+            ("a note and YAML", format!("# for web\n---\n{YAML}"), true),
+            ("a note and JSON", format!("# for web\n{json}"), true),
+            ("two documents", format!("{YAML}---\n{YAML}"), false),
+            ("a further key", format!("{YAML}run: |\n  {script}"), false),
+            ("a further key of a move", YAML.replace("  helpers: []", "  helpers: []\n  run: x"), false),
+            ("a key is missing", YAML.replace("unread: []\n", ""), false),
+            ("a script and YAML", format!("# for web\n#!/bin/sh\n{YAML}"), false),
+            ("cut", YAML.get(..YAML.len() - 12).unwrap().to_owned(), false),
+        ] {
+            assert_eq!(is_plan(text.as_bytes()), expected, "{what}");
+        }
+    }
 }

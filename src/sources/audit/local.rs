@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use super::host::{Host, MAX_FILE};
+use super::kept;
 use super::scan::is_no_configuration;
 use super::sift::{PROGRAM, is_binary};
 use super::walk::{Met, walk};
@@ -97,6 +98,9 @@ fn names_share(text: &[u8]) -> bool {
 
 impl Local {
     fn document(&mut self, host: &Host, path: &Path, bytes: &[u8]) {
+        if kept::is_plan(bytes) {
+            return;
+        }
         let document = Document { path: Some(path), bytes };
         let Some(format) = Backend::Local.seek(|| recognise(&document)) else { return };
         let (read, _) = bounded(|| Backend::Local.seek(|| format.read_beside(&document, Some(host))));
