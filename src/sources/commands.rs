@@ -67,7 +67,9 @@ pub fn read(document: &Document, lexed: &Lexed) -> Reading {
     let lines = Lines::new(document.bytes);
     let mut reading = Reading::default();
     let invocations = helpers(document, lexed, &lines, &mut reading);
-    for found in shares(lexed, &lines) {
+    let shares = shares(lexed, &lines);
+    let own = own_words(&shares);
+    for found in shares {
         let guest = found.command.guest.clone().or_else(|| argv::guest_name(&found.args));
         for share in found.shares {
             let mut share = share.share;
@@ -78,7 +80,7 @@ pub fn read(document: &Document, lexed: &Lexed) -> Reading {
             reading.shares.push(share);
         }
     }
-    for embedded in candidates(lexed) {
+    for embedded in candidates(lexed, &own) {
         let (format, bytes) = inside(embedded);
         let inner = Document { path: embedded.name.as_deref(), bytes: &bytes };
         // A text that only looks like a document of that format is no reason to give up the file.
@@ -96,7 +98,9 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
     let lines = Lines::new(document.bytes);
     let invocations = helpers(document, lexed, &lines, &mut Reading::default());
     let mut all = Edits::default();
-    for found in shares(lexed, &lines) {
+    let shares = shares(lexed, &lines);
+    let own_words = own_words(&shares);
+    for found in shares {
         let mut pairs = Vec::new();
         let own = view_of(document, lexed, &lines, &found.command.words, None);
         let inner = how.inside_of(own.clone());
@@ -134,7 +138,7 @@ pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edit
             all.edits.extend(edits);
         }
     }
-    for embedded in candidates(lexed) {
+    for embedded in candidates(lexed, &own_words) {
         let own = view_around(document, lexed, &lines, embedded);
         let inner = own.is_some().then(|| how.inside_of(own));
         let how = inner.as_ref().unwrap_or(around);
@@ -349,10 +353,11 @@ fn is_synopsis(command: &Command, share: &ArgvShare) -> bool {
             && !known(at + 2, b',')
             && (at + 2..word.chars.len()).any(|end| known(end, b']'))
     });
+    // `<path>`, `<export directory>`; not `<%= @tag %>`.
     let placeholder = |at: usize| {
-        known(at, b'=')
-            && known(at + 1, b'<')
-            && word.chars.iter().skip(at + 2).take_while(|c| c.byte != b',').any(|c| c.byte == b'>')
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./: ".contains(&byte);
+        let mut rest = word.chars.iter().skip(at + 2).skip_while(|c| is_name(c.byte));
+        known(at, b'=') && known(at + 1, b'<') && rest.next().is_some_and(|c| c.byte == b'>')
     };
     optional || (0..word.chars.len()).any(placeholder)
 }
@@ -440,8 +445,22 @@ fn bare(text: &[u8]) -> Vec<u8> {
     text.iter().copied().filter(|byte| !matches!(byte, b'{' | b'}' | b'"')).collect()
 }
 
-fn candidates(lexed: &Lexed) -> impl Iterator<Item = &Embedded> {
+/// Where the option strings of shares are. With a blank in a path, such a word looks like a text of its own.
+fn own_words(shares: &[Found]) -> Vec<Range<usize>> {
+    let words = shares.iter().flat_map(|found| {
+        let words = found.shares.iter().filter_map(|share| found.command.words.get(share.fsdev));
+        words.map(|word| span(&word.chars))
+    });
+    words.collect()
+}
+
+/// The texts in a document that can hold a share or a helper, but for the option strings of shares.
+fn candidates<'a>(lexed: &'a Lexed, own: &'a [Range<usize>]) -> impl Iterator<Item = &'a Embedded> {
     lexed.embedded.iter().filter(|embedded| {
+        let at = span(&embedded.chars);
+        if own.iter().any(|own| own.start <= at.start && at.end <= own.end) {
+            return false;
+        }
         let bytes: Vec<u8> = embedded.chars.iter().map(|c| c.byte).collect();
         is_candidate(&bytes)
     })

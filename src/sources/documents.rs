@@ -13,6 +13,7 @@ mod tree;
 
 use serde::Deserialize;
 
+use self::tree::{Node, Value};
 use super::launcher::is_prose;
 use super::naming::tells_format;
 use super::{Beside, Document, Format, Reading, Unreadable};
@@ -31,6 +32,9 @@ const KEYS: &[&[u8]] =
 /// More than any configuration has, in bytes: a tree takes many times as much.
 const MAX_DOCUMENT: usize = 1 << 20;
 
+/// The longest text without a telling name that is tried as YAML, in bytes.
+const MAX_UNNAMED: usize = 64 << 10;
+
 /// More lines and commas than any configuration has: each value takes hundreds of bytes.
 const MAX_VALUES: usize = 40_000;
 
@@ -46,9 +50,10 @@ impl Format for Documents {
         let path = document.telling_path().unwrap_or_default();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         match name.rsplit_once('.') {
-            Some((_, "yaml" | "yml" | "json" | "jsonc" | "pid")) => true,
+            Some((_, "yaml" | "yml" | "sls" | "eyaml" | "json" | "jsonc" | "pid")) => true,
             _ if tells_format(&name) => false,
-            _ => looks_like_one(document.bytes) && !is_prose(document),
+            _ if is_prose(document) => false,
+            _ => looks_like_one(document.bytes) || is_nested(document.bytes),
         }
     }
 
@@ -90,6 +95,24 @@ fn looks_like_one(text: &[u8]) -> bool {
     let mut lines = start.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
     let first = lines.clone().find(|line| !line.is_empty() && !line.starts_with(b"#"));
     first == Some(b"---") || lines.any(|line| KEYS.iter().any(|key| line.starts_with(key)))
+}
+
+/// Whether a text without a telling name is YAML with keys and, below them, lists or keys again: a shell would take its quotes
+/// for other ones.
+fn is_nested(text: &[u8]) -> bool {
+    if text.len() > MAX_UNNAMED || text.starts_with(b"#!") || !is_candidate(text) {
+        return false;
+    }
+    let Ok(text) = std::str::from_utf8(text) else { return false };
+    let nests = |node: &Node| match &node.value {
+        Value::Mapping(pairs) => {
+            pairs.iter().any(|(key, value)| key.text().is_some() && value.text().is_none())
+        }
+        Value::Sequence(items) => items.iter().any(|item| matches!(item.value, Value::Mapping(_))),
+        _ => false,
+    };
+    refuse_deep(text.as_bytes()).is_ok()
+        && tree::nodes(text).is_ok_and(|nodes| nodes.iter().any(|node| nests(node)))
 }
 
 /// The commands of a document that a template may be.

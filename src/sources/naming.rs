@@ -36,6 +36,8 @@ const EXTENSIONS: &[&str] = &[
     "desktop",
     "yaml",
     "yml",
+    "sls",
+    "eyaml",
     "json",
     "jsonc",
     "xml",

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 mod mutations;
 mod streams;
 mod templates;
+mod variations;
 
 use super::{Document, Format, Reading, recognise};
 use crate::share::Transport;

@@ -183,12 +183,14 @@ pub fn known(chars: &[Char], file: &str, around: Option<&Node>) -> Chars {
     out
 }
 
-/// How long the placeholder is that `text` starts with: `${…}`, `$(…)`, `$NAME`, `{{ … }}`.
+/// How long the placeholder is that `text` starts with: `${…}`, `$(…)`, `$NAME`, `{{ … }}`. Compose takes one of two dollars
+/// away, and so does Kubernetes in front of a parenthesis; other programs don't.
 fn placeholder(text: &[u8]) -> usize {
     let start = text.get(..text.len().min(LONGEST)).unwrap_or_default();
     let until = |end: &[u8]| memchr::memmem::find(start, end).map_or(0, |at| at + end.len());
     match text {
         [b'{', b'{', ..] => until(b"}}"),
+        [b'$', b'$', ..] => 2,
         _ => templates::dollar(text),
     }
 }
@@ -213,5 +215,15 @@ fn script(file: &str, node: &Node, name: Option<String>, lexed: &mut Lexed) {
         return;
     }
     let name = name.map(|name| path_of(name.as_bytes()));
-    lexed.embedded.push(Embedded { name, ..Embedded::script(&chars(file, node, false)) });
+    let mut chars = chars(file, node, false);
+    // Compose takes one of two dollars away.
+    for pair in 1..chars.len() {
+        if let Some([first, second]) = chars.get_mut(pair - 1..=pair)
+            && first.byte == b'$'
+            && second.byte == b'$'
+        {
+            (first.known, second.known) = (false, false);
+        }
+    }
+    lexed.embedded.push(Embedded { name, ..Embedded::script(&chars) });
 }

@@ -89,7 +89,9 @@ fn align(file: &str, value: &str, range: Range<usize>, style: Style) -> Option<C
     for (index, character) in value.char_indices() {
         let mut buffer = [0; 4];
         let text = character.encode_utf8(&mut buffer).as_bytes();
-        let mut end = step(bytes, at, text, style, indent)?;
+        // The parser ends the last line of a block, where the file does not.
+        let is_added = block && character == '\n' && at == bytes.len();
+        let mut end = if is_added { at } else { step(bytes, at, text, style, indent)? };
         if style == Style::Folded && character == '\n' && !in_break {
             // Folding takes one of several line breaks away, unless a line around them is indented further.
             let kept = value.get(index..).unwrap_or_default().bytes().take_while(|b| *b == b'\n').count();

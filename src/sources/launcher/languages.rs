@@ -9,6 +9,8 @@ pub enum Escapes {
     Raw,
     /// A backslash changes what comes next.
     Backslash,
+    /// A backslash stands in front of itself and of the closing quote; elsewhere it is a backslash.
+    Itself,
     /// Nix's `''`: before `$`, `'` and `\`.
     Nix,
     /// The closing quote twice.
@@ -59,6 +61,9 @@ const DOUBLE_LINES: Quote = quote("\"", "\"", true, Escapes::Backslash);
 const SINGLE_LINES: Quote = quote("'", "'", true, Escapes::Backslash);
 const TRIPLE: Quote = quote("\"\"\"", "\"\"\"", true, Escapes::Backslash);
 const TRIPLE_SINGLE: Quote = quote("'''", "'''", true, Escapes::Backslash);
+const SINGLE_ITSELF: Quote = quote("'", "'", true, Escapes::Itself);
+const SINGLE_RAW: Quote = quote("'", "'", false, Escapes::Raw);
+const TRIPLE_SINGLE_RAW: Quote = quote("'''", "'''", true, Escapes::Raw);
 const BACKTICK: Quote = quote("`", "`", true, Escapes::Backslash);
 const RAW_BACKTICK: Quote = quote("`", "`", true, Escapes::Raw);
 const CHARACTER: Quote = quote("'", "'", false, Escapes::Character);
@@ -96,12 +101,12 @@ static LANGUAGES: &[&Language] = &[
             quote("%w(", ")", true, Escapes::Words),
             quote("%w[", "]", true, Escapes::Words),
             quote("%w{", "}", true, Escapes::Words),
-            quote("%q(", ")", true, Escapes::Backslash),
+            quote("%q(", ")", true, Escapes::Itself),
             quote("%Q(", ")", true, Escapes::Backslash),
-            quote("%q{", "}", true, Escapes::Backslash),
+            quote("%q{", "}", true, Escapes::Itself),
             quote("%Q{", "}", true, Escapes::Backslash),
             DOUBLE_LINES,
-            SINGLE_LINES,
+            SINGLE_ITSELF,
             BACKTICK,
         ],
         adjacent: true,
@@ -118,10 +123,10 @@ static LANGUAGES: &[&Language] = &[
             quote("qw/", "/", true, Escapes::Words),
             quote("qq(", ")", true, Escapes::Backslash),
             quote("qq{", "}", true, Escapes::Backslash),
-            quote("q(", ")", true, Escapes::Backslash),
-            quote("q{", "}", true, Escapes::Backslash),
+            quote("q(", ")", true, Escapes::Itself),
+            quote("q{", "}", true, Escapes::Itself),
             DOUBLE_LINES,
-            SINGLE_LINES,
+            SINGLE_ITSELF,
             BACKTICK,
         ],
         adjacent: false,
@@ -131,7 +136,7 @@ static LANGUAGES: &[&Language] = &[
         interpreters: &["php"],
         line: &[b"//", b"#"],
         block: STARS,
-        quotes: &[DOUBLE_LINES, SINGLE_LINES, BACKTICK],
+        quotes: &[DOUBLE_LINES, SINGLE_ITSELF, BACKTICK],
         adjacent: false,
     },
     &Language {
@@ -213,11 +218,19 @@ static LANGUAGES: &[&Language] = &[
         adjacent: false,
     },
     &Language {
-        names: &["hcl", "tf", "tfvars", "nomad", "toml", "dhall"],
+        names: &["hcl", "tf", "tfvars", "nomad", "dhall"],
         interpreters: &[],
         line: &[b"#", b"//"],
         block: STARS,
         quotes: &[TRIPLE, TRIPLE_SINGLE, DOUBLE, SINGLE],
+        adjacent: false,
+    },
+    &Language {
+        names: &["toml"],
+        interpreters: &[],
+        line: HASH,
+        block: &[],
+        quotes: &[TRIPLE, TRIPLE_SINGLE_RAW, DOUBLE, SINGLE_RAW],
         adjacent: false,
     },
     &Language {

@@ -350,7 +350,12 @@ const CHARACTER: usize = 12;
 /// nothing is no literal.
 fn literal(file: &[u8], open: usize, quote: Quote) -> (Option<Chars>, Range<usize>, usize) {
     let none = (None, open..open, open + quote.open.len());
-    let formatted = open.checked_sub(1).and_then(|at| file.get(at)).is_some_and(|byte| b"fF".contains(byte));
+    let prefix = prefix(file, open);
+    let formatted = prefix.iter().any(|byte| b"fF".contains(byte));
+    let quote = match prefix.iter().any(|byte| b"rR".contains(byte)) {
+        true if quote.escapes == Escapes::Backslash => Quote { escapes: Escapes::Raw, ..quote },
+        _ => quote,
+    };
     let is_character = quote.escapes == Escapes::Character;
     let mut chars = Vec::new();
     let mut at = open + quote.open.len();
@@ -360,8 +365,13 @@ fn literal(file: &[u8], open: usize, quote: Quote) -> (Option<Chars>, Range<usiz
         {
             return none;
         }
-        if let Some((byte, length)) = escape(rest, quote) {
-            chars.extend(byte.map(|byte| Char::new(byte, at..at + length, Spelt::Literal)));
+        if let Some((bytes, length)) = escape(rest, quote) {
+            match bytes {
+                Meaning::Bytes(bytes) => {
+                    chars.extend(bytes.iter().map(|byte| Char::new(*byte, at..at + length, Spelt::Literal)));
+                }
+                Meaning::Unknown => chars.extend(unknown(file, at..at + length, Spelt::Literal)),
+            }
             at += length;
             continue;
         }
@@ -379,25 +389,73 @@ fn literal(file: &[u8], open: usize, quote: Quote) -> (Option<Chars>, Range<usiz
     }
 }
 
-/// The byte that the escape at the start of `rest` means, if it means any, and how long the escape is.
-fn escape(rest: &[u8], quote: Quote) -> Option<(Option<u8>, usize)> {
+/// The letters in front of the quote at `open`, as in Python's `rb"…"`.
+fn prefix(file: &[u8], open: usize) -> &[u8] {
+    let before = file.get(open.saturating_sub(3)..open).unwrap_or_default();
+    let is_name = |byte: &&u8| byte.is_ascii_alphanumeric() || **byte == b'_';
+    let letters = before.iter().rev().take_while(is_name).count();
+    let prefix = before.get(before.len() - letters..).unwrap_or_default();
+    let is_prefix = letters < 3 && prefix.iter().all(|byte| b"rRbBfFuU".contains(byte));
+    if is_prefix { prefix } else { &[] }
+}
+
+/// What an escape means.
+enum Meaning {
+    /// These bytes; none for a line that goes on.
+    Bytes(Vec<u8>),
+    /// One thing in one language, and another in the next.
+    Unknown,
+}
+
+/// What the escape at the start of `rest` means, and how long it is.
+fn escape(rest: &[u8], quote: Quote) -> Option<(Meaning, usize)> {
+    let byte = |byte: u8, length| Some((Meaning::Bytes(vec![byte]), length));
     match (quote.escapes, rest) {
-        (Escapes::Nix, [b'\'', b'\'', b'$', ..]) => Some((Some(b'$'), 3)),
-        (Escapes::Nix, [b'\'', b'\'', b'\'', ..]) => Some((Some(b'\''), 3)),
-        (Escapes::Nix, [b'\'', b'\'', b'\\', byte, ..]) => Some((Some(meaning(*byte)), 4)),
+        (Escapes::Nix, [b'\'', b'\'', b'$', ..]) => byte(b'$', 3),
+        (Escapes::Nix, [b'\'', b'\'', b'\'', ..]) => byte(b'\'', 3),
+        (Escapes::Nix, [b'\'', b'\'', b'\\', escaped, ..]) => byte(meaning(*escaped), 4),
         (Escapes::Raw | Escapes::Words | Escapes::Nix, _) => None,
         (Escapes::Doubled, _) => {
             let twice = rest.strip_prefix(quote.close)?.starts_with(quote.close);
-            twice.then(|| (quote.close.first().copied(), 2 * quote.close.len()))
+            twice.then(|| (Meaning::Bytes(quote.close.to_vec()), 2 * quote.close.len()))
         }
-        (_, [b'\\', b'\n', ..]) => Some((None, 2)),
-        (_, [b'\\', b'x' | b'u' | b'U' | b'0' | b'1', ..]) => {
-            let (byte, length) = mention::escape(rest).unwrap_or((*rest.get(1)?, 2));
-            Some((Some(byte), length))
+        (Escapes::Itself, [b'\\', escaped, ..]) => {
+            let means = *escaped == b'\\' || quote.close.first() == Some(escaped);
+            means.then(|| (Meaning::Bytes(vec![*escaped]), 2))
         }
-        (_, [b'\\', byte, ..]) => Some((Some(meaning(*byte)), 2)),
+        (Escapes::Itself, _) => None,
+        (_, [b'\\', b'\n', ..]) => Some((Meaning::Bytes(Vec::new()), 2)),
+        (_, [b'\\', b'x' | b'u' | b'U' | b'0' | b'1', ..]) => Some(number(rest)),
+        (_, [b'\\', escaped, ..]) => byte(meaning(*escaped), 2),
         _ => None,
     }
+}
+
+/// What the escape with a number at the start of `rest` means. Above ASCII, `\x` is a byte in one language and a character in
+/// another.
+fn number(rest: &[u8]) -> (Meaning, usize) {
+    match mention::escape(rest) {
+        Some((byte, length)) if byte.is_ascii() => (Meaning::Bytes(vec![byte]), length),
+        _ => match character(rest) {
+            Some((character, length)) => (Meaning::Bytes(character.to_string().into_bytes()), length),
+            None => (Meaning::Unknown, 2),
+        },
+    }
+}
+
+/// The character of `\u00e9`, `\u{e9}` or `\U000000e9` at the start of `rest`, and how long its spelling is.
+fn character(rest: &[u8]) -> Option<(char, usize)> {
+    let (start, most, closing) = match rest {
+        [b'\\', b'u', b'{', ..] => (3, 8, 1),
+        [b'\\', b'u', ..] => (2, 4, 0),
+        [b'\\', b'U', ..] => (2, 8, 0),
+        _ => return None,
+    };
+    let digits = rest.iter().skip(start).take(most).take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let is_whole = if closing == 1 { rest.get(start + digits) == Some(&b'}') } else { digits == most };
+    let text = std::str::from_utf8(rest.get(start..start + digits)?).ok()?;
+    let number = u32::from_str_radix(text, 16).ok().filter(|_| is_whole)?;
+    Some((char::from_u32(number)?, start + digits + closing))
 }
 
 /// What a letter behind a backslash means.
