@@ -352,10 +352,8 @@ fn literal(file: &[u8], open: usize, quote: Quote) -> (Option<Chars>, Range<usiz
     let none = (None, open..open, open + quote.open.len());
     let prefix = prefix(file, open);
     let formatted = prefix.iter().any(|byte| b"fF".contains(byte));
-    let quote = match prefix.iter().any(|byte| b"rR".contains(byte)) {
-        true if quote.escapes == Escapes::Backslash => Quote { escapes: Escapes::Raw, ..quote },
-        _ => quote,
-    };
+    let is_raw = quote.escapes == Escapes::Backslash && prefix.iter().any(|byte| b"rR".contains(byte));
+    let quote = if is_raw { Quote { escapes: Escapes::Raw, ..quote } } else { quote };
     let is_character = quote.escapes == Escapes::Character;
     let mut chars = Vec::new();
     let mut at = open + quote.open.len();
@@ -379,7 +377,8 @@ fn literal(file: &[u8], open: usize, quote: Quote) -> (Option<Chars>, Range<usiz
             let end = at + quote.close.len();
             return if is_character { (None, open..end, end) } else { (Some(chars), open..end, end) };
         }
-        let length = if quote.escapes == Escapes::Raw { 0 } else { interpolation(rest, formatted) };
+        let length =
+            if quote.escapes == Escapes::Raw && !formatted { 0 } else { interpolation(rest, formatted) };
         if length > 0 {
             chars.extend(unknown(file, at..at + length, Spelt::Literal));
         } else {
@@ -414,7 +413,6 @@ fn escape(rest: &[u8], quote: Quote) -> Option<(Meaning, usize)> {
         (Escapes::Nix, [b'\'', b'\'', b'$', ..]) => byte(b'$', 3),
         (Escapes::Nix, [b'\'', b'\'', b'\'', ..]) => byte(b'\'', 3),
         (Escapes::Nix, [b'\'', b'\'', b'\\', escaped, ..]) => byte(meaning(*escaped), 4),
-        (Escapes::Raw | Escapes::Words | Escapes::Nix, _) => None,
         (Escapes::Doubled, _) => {
             let twice = rest.strip_prefix(quote.close)?.starts_with(quote.close);
             twice.then(|| (Meaning::Bytes(quote.close.to_vec()), 2 * quote.close.len()))
@@ -423,7 +421,7 @@ fn escape(rest: &[u8], quote: Quote) -> Option<(Meaning, usize)> {
             let means = *escaped == b'\\' || quote.close.first() == Some(escaped);
             means.then(|| (Meaning::Bytes(vec![*escaped]), 2))
         }
-        (Escapes::Itself, _) => None,
+        (Escapes::Raw | Escapes::Words | Escapes::Nix | Escapes::Itself, _) => None,
         (_, [b'\\', b'\n', ..]) => Some((Meaning::Bytes(Vec::new()), 2)),
         (_, [b'\\', b'x' | b'u' | b'U' | b'0' | b'1', ..]) => Some(number(rest)),
         (_, [b'\\', escaped, ..]) => byte(meaning(*escaped), 2),

@@ -1,5 +1,7 @@
 //! Places for a list of arguments, and the ways in which each of them spells an argument.
 
+#![allow(clippy::unnecessary_wraps, reason = "a table holds them all as one type")]
+
 use std::fmt::Write as _;
 
 /// Spells an argument; `None` where this way can't spell it.
