@@ -26,6 +26,7 @@ pub mod filesystem;
 mod flags;
 pub mod form;
 pub mod goal;
+mod hidden;
 pub mod identity;
 pub mod idmap;
 mod inspect;

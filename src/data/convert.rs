@@ -28,7 +28,7 @@ use super::check::{self, Facts};
 use super::entry::Time;
 use super::form::Model;
 use super::goal::Goal;
-use super::idmap;
+
 use super::journal::{self, Begin, Journal, Stage, Totals, Writer};
 use super::origins::Origins;
 use super::owner::Owner;
@@ -38,6 +38,7 @@ use super::survey;
 use super::tree::Tree;
 use super::troubles::Troubles;
 use super::walk;
+use super::{hidden, idmap};
 use crate::cli::ConvertArgs;
 use crate::exit::Outcome;
 use crate::report::{FindingRow, print_with, write_findings};
@@ -397,6 +398,7 @@ impl Order<'_> {
             return Ok(Outcome::Findings);
         }
         idmap::refuse(&self.export, journal)?;
+        hidden::refuse(&self.export, Some(journal))?;
         let tree = Tree::open(&self.export)?;
         let totals = journal.totals().unwrap_or_default();
         let writer = journal.append_marking(lock.as_fd())?;

@@ -260,6 +260,14 @@ impl Inode {
         Kind::of(self.mode)
     }
 
+    /// Whether it is the empty directory that a Btrfs snapshot has in the place of a subvolume that it does not contain. Such
+    /// directories are not on the disk: they have no attributes, and their owner is that of the directory around them.
+    pub fn is_absent_subvolume(&self) -> bool {
+        /// `BTRFS_EMPTY_SUBVOL_DIR_OBJECTID`; the first inode of a subvolume has number 256.
+        const EMPTY: u64 = 2;
+        self.id.volume != 0 && self.id.number == EMPTY && self.kind() == Some(Kind::Directory)
+    }
+
     /// Its set-id bits, sticky bit and permissions.
     pub fn permissions(&self) -> u32 {
         self.mode & !TYPE

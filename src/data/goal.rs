@@ -99,6 +99,8 @@ pub enum Obstacle {
     Changed,
     /// It was not there when the export was recorded.
     Appeared,
+    /// Something is mounted over it.
+    Mounted,
     /// The kernel says no.
     Failed(Errno),
 }
@@ -107,7 +109,8 @@ impl From<Errno> for Obstacle {
     fn from(error: Errno) -> Self {
         match error {
             Errno::NOENT => Self::Vanished,
-            Errno::STALE | Errno::LOOP | Errno::NOTDIR | Errno::XDEV => Self::Changed,
+            Errno::STALE | Errno::LOOP | Errno::NOTDIR => Self::Changed,
+            Errno::XDEV => Self::Mounted,
             error => Self::Failed(error),
         }
     }

@@ -119,8 +119,12 @@ impl Visitor for Writer<'_> {
         self.line(&directory.path_of(name), pin.inode(), self.form.read(directory, name, &pin))
     }
 
-    fn trouble(&mut self, directory: &Arc<Directory>, name: &CStr, trouble: Trouble) -> io::Result<()> {
-        self.failed(&directory.path_of(name), trouble)
+    fn trouble(&mut self, directory: &Arc<Directory>, entry: &CStr, trouble: Trouble) -> io::Result<()> {
+        let path = directory.path_of(entry);
+        if trouble == Trouble::Mount && directory.is_absent_subvolume(entry) {
+            return writeln!(self.out, "{} type=absent-subvolume", name(&path));
+        }
+        self.failed(&path, trouble)
     }
 
     fn hides(&self, directory: &Arc<Directory>, name: &CStr) -> bool {

@@ -39,24 +39,26 @@ pub struct Pin {
 
 impl Pin {
     /// Pins the entry `name` of the directory `dir`, which `kind` says what it is, as far as that is known. With
-    /// `devices` false, opening a device by mistake does no harm here, for its mount says `nodev`.
+    /// `devices` false, opening a device by mistake does no harm here, for its mount says `nodev`. `XDEV` for what is no part of the
+    /// tree: a mount, and the place of a subvolume that a snapshot does not contain.
     pub(super) fn entry(dir: BorrowedFd<'_>, name: &CStr, kind: Option<Kind>, devices: bool) -> Result<Self> {
-        match kind {
+        let pin = match kind {
             Some(Kind::File) if !devices => {
                 let fd = rustix::fs::openat2(dir, name, REGULAR, Mode::empty(), BENEATH)?;
-                Self::of(fd, true)
+                Self::of(fd, true)?
             }
             Some(Kind::Directory) => {
                 let flags = ALWAYS | OFlags::DIRECTORY;
                 let fd = rustix::fs::openat2(dir, name, flags, Mode::empty(), BENEATH)?;
-                Self::of(fd, true)
+                Self::of(fd, true)?
             }
             _ => {
                 let fd = rustix::fs::openat2(dir, name, ALWAYS | OFlags::PATH, Mode::empty(), BENEATH)?;
                 let pin = Self::of(fd, false)?;
-                if pin.inode.kind() == Some(Kind::File) { pin.opened() } else { Ok(pin) }
+                if pin.inode.kind() == Some(Kind::File) { pin.opened()? } else { pin }
             }
-        }
+        };
+        if pin.inode.is_absent_subvolume() { Err(Errno::XDEV) } else { Ok(pin) }
     }
 
     /// Takes an open descriptor; `open` says whether it is open for reading.

@@ -32,12 +32,14 @@ use super::entry::Time;
 use super::form::Form;
 use super::goal::Goal;
 use super::identity::Key;
+
 use super::journal::{self, Journal, Stage};
 use super::origins::Origins;
 use super::progress::Progress;
 use super::staging::{Links, Staging};
 use super::tree::Tree;
 use super::troubles::Troubles;
+use super::{hidden, idmap};
 use crate::cli::{RollbackArgs, WorkArgs};
 use crate::exit::Outcome;
 use crate::report::finding;
@@ -142,6 +144,7 @@ pub fn run(args: &RollbackArgs) -> Result<Outcome> {
         }
         _ if refuses_live(&export, args.in_use)? => Ok(Outcome::Findings),
         _ if guard.is_none() => {
+            refuse_views(&export, &journal)?;
             show(&export, &journal)?;
             Ok(Outcome::Clean)
         }
@@ -163,6 +166,12 @@ fn show(export: &Path, journal: &Journal) -> Result<()> {
         text::escape_path(export)
     )?;
     say!("Dry run: nothing was changed. Run the same command with --apply to roll back.")
+}
+
+/// Refuses an export that is seen through mounts by which not all of it can be restored.
+fn refuse_views(export: &Path, journal: &Journal) -> Result<()> {
+    idmap::refuse(export, journal)?;
+    hidden::refuse(export, Some(journal).filter(|journal| !journal.begin().unmaps))
 }
 
 /// From where on a journal tells of an adoption that was interrupted, and the ids of the directories that it tells of.
@@ -198,7 +207,7 @@ pub(super) fn apply(
     stage: Stage,
     words: &Words,
 ) -> Result<Outcome> {
-    super::idmap::refuse(export, journal)?;
+    refuse_views(export, journal)?;
     let begin = journal.begin();
     let tree = Tree::open(export)?;
     let mut writer = journal.append_marking(tree.root().open()?.as_fd())?;

@@ -105,6 +105,8 @@ pub struct Survey {
     pub subvolumes: Group,
     /// Those that can't be written, the export itself included.
     pub read_only: Group,
+    /// Directories in the place of subvolumes that a snapshot does not contain.
+    pub absent: Group,
     /// Entries that went away or were replaced while they were looked at.
     pub changed: Group,
     /// Entries that could not be looked at, by the reason.
@@ -180,6 +182,7 @@ impl Survey {
             (&mut self.mounts, other.mounts),
             (&mut self.subvolumes, other.subvolumes),
             (&mut self.read_only, other.read_only),
+            (&mut self.absent, other.absent),
             (&mut self.changed, other.changed),
             (&mut self.unmapped, other.unmapped),
             (&mut self.breaking, other.breaking),
@@ -280,6 +283,7 @@ impl Visitor for Surveyor<'_> {
         trouble: Trouble,
     ) -> Result<(), Infallible> {
         let group = match trouble {
+            Trouble::Mount if directory.is_absent_subvolume(name) => &mut self.survey.absent,
             Trouble::Mount => &mut self.survey.mounts,
             Trouble::Changed => &mut self.survey.changed,
             Trouble::Failed(error) => self.survey.unread.entry(error.raw_os_error()).or_default(),

@@ -187,6 +187,10 @@ impl Directory {
             // Another directory has taken its name: it is not there any more.
             return Err(Errno::STALE);
         }
+        if inode.is_absent_subvolume() {
+            // No part of the tree, as a mount is none.
+            return Err(Errno::XDEV);
+        }
         self.keep(&fd);
         Ok(fd)
     }
@@ -204,6 +208,18 @@ impl Directory {
     /// [`Directory::entry`] by the directory's open descriptor.
     pub(super) fn entry_at(&self, fd: BorrowedFd<'_>, name: &CStr, kind: Option<Kind>) -> Result<Pin> {
         Pin::entry(fd, name, kind, self.shared.devices)
+    }
+
+    /// Whether its entry `name`, or itself if that is empty, is [`Inode::is_absent_subvolume`], and not something that is mounted
+    /// there.
+    pub fn is_absent_subvolume(&self, name: &CStr) -> bool {
+        let (directory, name) = match &self.parent {
+            Some(parent) if name.is_empty() => (&**parent, &*self.name),
+            _ => (self, name),
+        };
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let place = directory.open().and_then(|fd| rustix::fs::openat(fd, name, flags, Mode::empty()));
+        place.and_then(|fd| stat(fd.as_fd())).is_ok_and(|inode| inode.is_absent_subvolume())
     }
 
     fn kept(&self) -> Option<Arc<OwnedFd>> {

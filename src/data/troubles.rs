@@ -24,7 +24,15 @@ struct Sorts {
     vanished: Sort,
     changed: Sort,
     appeared: Sort,
+    mounted: Sort,
     failed: BTreeMap<i32, Sort>,
+}
+
+impl Sorts {
+    /// How many entries were not what was recorded, or not there.
+    fn noticed(&self) -> u64 {
+        [&self.vanished, &self.changed, &self.appeared, &self.mounted].iter().map(|sort| sort.count).sum()
+    }
 }
 
 /// Entries of one sort.
@@ -42,6 +50,7 @@ impl Troubles {
             Obstacle::Vanished => &mut sorts.vanished,
             Obstacle::Changed => &mut sorts.changed,
             Obstacle::Appeared => &mut sorts.appeared,
+            Obstacle::Mounted => &mut sorts.mounted,
             Obstacle::Failed(error) => sorts.failed.entry(error.raw_os_error()).or_default(),
         };
         sort.count += 1;
@@ -74,13 +83,13 @@ impl Troubles {
     /// How many entries were not what was recorded, or not there.
     pub fn noticed(&self) -> u64 {
         let sorts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sorts.vanished.count + sorts.changed.count + sorts.appeared.count
+        sorts.noticed()
     }
 
     /// Whether nothing went wrong.
     pub fn is_empty(&self) -> bool {
         let sorts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sorts.vanished.count + sorts.changed.count + sorts.appeared.count == 0 && sorts.failed.is_empty()
+        sorts.noticed() == 0 && sorts.failed.is_empty()
     }
 
     /// Says all of it.
@@ -90,6 +99,7 @@ impl Troubles {
             (&sorts.vanished, "went away meanwhile"),
             (&sorts.changed, "changed meanwhile"),
             (&sorts.appeared, "appeared meanwhile"),
+            (&sorts.mounted, "something was mounted over it meanwhile: unmount it"),
         ] {
             sort.write(what, out)?;
         }

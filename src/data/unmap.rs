@@ -20,7 +20,7 @@ use super::pin::Pin;
 use super::rollback::{self, Words};
 use super::tree::{Directory, Tree};
 use super::walk::{self, Trouble, Visitor};
-use super::{mapped_file, mapped_xattr};
+use super::{hidden, mapped_file, mapped_xattr};
 use crate::cli::UnmapArgs;
 use crate::exit::Outcome;
 use crate::text;
@@ -49,6 +49,7 @@ pub fn run(args: &UnmapArgs) -> Result<Outcome> {
     if refuses_live(&tree, args.in_use)? {
         return Ok(Outcome::Findings);
     }
+    hidden::refuse(&tree, None)?;
     let Some(guard) = guard else { return show(args, &tree, &journal) };
     let journal = match begun {
         Some(journal) => journal,

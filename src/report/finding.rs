@@ -197,6 +197,9 @@ kinds! {
     /// A part of the export's Btrfs with inode numbers of its own.
     SUBVOLUME_INSIDE: "subvolume-inside", Info,
         "it is converted with the export: run QEMU with multidevs=remap, for its inode numbers repeat";
+    /// A directory in the place of a subvolume that a snapshot does not contain.
+    ABSENT_SUBVOLUME: "absent-subvolume", Warning,
+        "remove it (rmdir); or agree with --accept=absent-subvolume: it is not converted, the guest sees it with the owner of the directory that it is in, and nothing can be put into it, as before";
     /// An entry that can't be changed.
     IMMUTABLE_FILE: "immutable-file", Warning,
         "chattr -i it; or agree with --accept=immutable-file: the flag is lifted while it is converted and set again, and neither QEMU nor the guest can change it, as before";

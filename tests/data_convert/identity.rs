@@ -268,6 +268,45 @@ fn subvolumes_are_converted_with_their_export() {
 }
 
 #[test]
+fn the_place_of_a_subvolume_that_a_snapshot_lacks_is_left_alone() {
+    if crate::stage::elsewhere() {
+        return;
+    }
+    for model in MODELS {
+        let stage = stage(("btrfs", &[], 128, "noatime"));
+        let export = stage.export();
+        for path in ["", "outer", "outer/inner"] {
+            disk::run("btrfs", &[&"subvolume", &"create", &export.join(path)]);
+            fs::write(export.join(path).join("file"), path).unwrap();
+        }
+        let snapshot = |name: &str| {
+            disk::run("btrfs", &[&"subvolume", &"snapshot", &export.join("outer"), &export.join(name)]);
+            assert_eq!(fs::metadata(export.join(name).join("inner")).unwrap().ino(), 2, "no empty place");
+        };
+        snapshot("before");
+        let before = stage.snapshot();
+        let shown = success(stage.command("check").args([OWNER, "--exit-zero"]));
+        assert!(shown.contains("before/inner: warning") && shown.contains("absent-subvolume"), "{shown}");
+        let said = ended(&mut stage.convert(model), 3);
+        assert!(said.contains("--accept=absent-subvolume"), "{said}");
+        success(stage.convert(model).arg("--accept=absent-subvolume"));
+        stage.verify(model);
+        // A snapshot that the host takes afterwards, as backup programs do.
+        snapshot("after");
+        success(&mut stage.rollback());
+        disk::run("btrfs", &[&"subvolume", &"delete", &export.join("after")]);
+        // The kernel makes up the place's times anew; the snapshot that came and went changed the root's.
+        let lasting = |snapshot: &str| {
+            let lines = snapshot
+                .lines()
+                .filter(|line| !line.starts_with("./before/inner ") && !line.starts_with(". "));
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        assert_same(&lasting(&before), &lasting(&stage.snapshot()), model);
+    }
+}
+
+#[test]
 fn a_read_only_subvolume_stops_a_conversion_before_the_first_change() {
     if crate::stage::elsewhere() {
         return;

@@ -16,6 +16,7 @@ mod adopt_errors;
 mod copies;
 mod crash;
 mod errors;
+mod hidden;
 mod identity;
 mod journal;
 mod late;

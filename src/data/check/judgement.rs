@@ -263,6 +263,9 @@ impl Entries<'_> {
         self.some(&finding::MOUNT_INSIDE, &survey.mounts, "something else is mounted here");
         let subvolume = "it is a Btrfs subvolume or snapshot of its own";
         self.some(&finding::SUBVOLUME_INSIDE, &survey.subvolumes, subvolume);
+        let absent =
+            "a Btrfs snapshot has this empty directory in the place of a subvolume that it does not contain";
+        self.some(&finding::ABSENT_SUBVOLUME, &survey.absent, absent);
         // Where the whole file system is read-only, that is a finding of its own.
         if writable {
             let read_only = "this part of the Btrfs is read-only: a conversion can't change its files";

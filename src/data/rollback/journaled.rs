@@ -71,6 +71,8 @@ impl Restorer<'_> {
                 records.chain([own]).for_each(|record| self.note_absent(record, at));
                 return Ok(());
             }
+            // An earlier version recorded it.
+            Err(Errno::XDEV) if directory.is_absent_subvolume(c"") => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         let is_open = self.open.as_ref().is_some_and(|(from, _)| at >= *from);
@@ -154,7 +156,7 @@ impl Restorer<'_> {
         let hint = (record.entry.kind() == Some(Kind::File)).then_some(Kind::File);
         let (_turn, pin) = match self.pin(place, hint) {
             Ok(pin) => pin,
-            Err(Errno::NOENT | Errno::LOOP | Errno::XDEV) => {
+            Err(Errno::NOENT | Errno::LOOP) => {
                 self.note_absent(record, at);
                 return Ok(());
             }
