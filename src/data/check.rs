@@ -80,8 +80,7 @@ impl Facts {
     ) -> anyhow::Result<Self> {
         let shown = text::escape_path(export);
         let path = export.canonicalize().with_context(|| format!("cannot find the export '{shown}'"))?;
-        let directory =
-            std::fs::File::open(&path).with_context(|| format!("cannot open the export '{shown}'"))?;
+        let directory = idmap::open_export(&path)?;
         let filesystem = Filesystem::of(&directory, &path)?;
         let per_inode = filesystem::time_per_inode(&directory);
         let lacking = idmap::lacking(&directory, owner.iter().map(|owner| (owner.uid, owner.gid)));

@@ -112,7 +112,7 @@ pub fn run(args: &ConvertArgs) -> Result<Outcome> {
             text::escape_path(&journal)
         )));
     }
-    let begun = match Earlier::of(&journal, &File::open(&export)?)? {
+    let begun = match Earlier::of(&journal, &idmap::open_export(&export)?)? {
         Earlier::Begun(journal) => journal.is_going_on().then(|| journal.begin().clone()),
         Earlier::Nothing | Earlier::Stillborn => None,
     };
@@ -154,7 +154,7 @@ pub(super) fn is_inside(export: &Path, journal: &Path) -> Result<bool> {
 /// Keeps a second conversion, rollback or verification of the same export out, for as long as the file is open.
 pub(super) fn lock(export: &Path) -> Result<File> {
     let shown = text::escape_path(export);
-    let directory = File::open(export).with_context(|| format!("cannot open the export '{shown}'"))?;
+    let directory = idmap::open_export(export)?;
     match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(directory),
         Err(rustix::io::Errno::WOULDBLOCK) => {

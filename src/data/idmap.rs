@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, Result, bail};
 use rustix::fs::{Gid, Uid, fchown};
 use rustix::io::Errno;
 
@@ -16,6 +16,20 @@ use super::filesystem::temporary;
 use super::journal::Journal;
 use super::mounts::{self, Mounts};
 use crate::text;
+
+/// Opens an export's directory.
+pub fn open_export(export: &Path) -> Result<File> {
+    const KEPT_OUT: &str =
+        "not even root may: the id map of the mount lacks the directory's owner, or a server (NFS) decides";
+    File::open(export)
+        .map_err(|error| {
+            let is_kept_out =
+                error.kind() == std::io::ErrorKind::PermissionDenied && nix::unistd::geteuid().is_root();
+            let error = anyhow::Error::new(error);
+            if is_kept_out { error.context(KEPT_OUT) } else { error }
+        })
+        .with_context(|| format!("cannot open the export '{}'", text::escape_path(export)))
+}
 
 /// The first of these owners (user and group) that a map lacks; root, who makes files, before all others. `None` where nothing is
 /// lacking, and where nothing can be tried: without a temporary inode, or as an ordinary user.
@@ -33,23 +47,33 @@ pub fn lacking(export: impl AsFd, owners: impl IntoIterator<Item = (u32, u32)>) 
 
 /// Refuses to go on with a conversion, or to roll it back, through an id-mapped mount that can't have the owners that the journal
 /// tells of.
-pub fn refuse(export: &Path, journal: &Journal) -> anyhow::Result<()> {
+pub fn refuse(export: &Path, journal: &Journal) -> Result<()> {
+    refuse_unless_it_has(export, || {
+        let mut owners = BTreeSet::from([(journal.begin().uid, journal.begin().gid)]);
+        for listing in journal.listings()? {
+            let (_, listing) = listing?;
+            let entries = listing.entries.iter().filter_map(|(_, record)| record.as_ref());
+            owners.extend(entries.chain([&listing.own]).map(|record| (record.entry.uid, record.entry.gid)));
+        }
+        Ok(owners)
+    })
+}
+
+/// Refuses to work through an id-mapped mount that can't have these owners.
+pub fn refuse_unless_it_has(
+    export: &Path,
+    owners: impl FnOnce() -> Result<BTreeSet<(u32, u32)>>,
+) -> Result<()> {
     let shown = text::escape_path(export);
-    let directory = File::open(export).with_context(|| format!("cannot open the export '{shown}'"))?;
+    let directory = open_export(export)?;
     let id = mounts::mount_id(&directory).with_context(|| format!("asking for the mount of '{shown}'"))?;
     if !Mounts::own()?.by_id(id).is_some_and(|mount| mount.has_option("idmapped")) {
         return Ok(());
     }
-    let mut owners = BTreeSet::from([(journal.begin().uid, journal.begin().gid)]);
-    for listing in journal.listings()? {
-        let (_, listing) = listing?;
-        let entries = listing.entries.iter().filter_map(|(_, record)| record.as_ref());
-        owners.extend(entries.chain([&listing.own]).map(|record| (record.entry.uid, record.entry.gid)));
-    }
-    if let Some((uid, gid)) = lacking(&directory, owners) {
+    if let Some((uid, gid)) = lacking(&directory, owners()?) {
         bail!(
-            "nothing was changed: '{shown}' is reached through an id-mapped mount that can't have files of {uid}:{gid}, of which \
-             the journal tells. Reach it through the mount by which it was converted, or through one without an id map."
+            "nothing was changed: '{shown}' is reached through an id-mapped mount that can't have files of {uid}:{gid}, which are to be \
+             or to become theirs. Reach it through the mount by which it was converted, or through one without an id map."
         );
     }
     Ok(())

@@ -134,6 +134,9 @@ fn advice(error: i32) -> &'static str {
         Errno::IO => "; the disk or the file system is damaged: see the kernel's log",
         Errno::ROFS => "; mount the file system read-write",
         Errno::PERM | Errno::ACCESS => "; is it immutable (lsattr), or are you not root?",
+        Errno::OVERFLOW => {
+            "; the id map of the mount lacks its owner or group: run the same command through a mount without an id map"
+        }
         Errno::AGAIN => "; a process holds a lease on it: end what uses the export",
         _ => "",
     }

@@ -3,6 +3,7 @@
 //! It is a rollback by a journal that tells of the root alone: whatever a journal does not know becomes what the guest sees of
 //! it. Killed at any point, the same command goes on.
 
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -20,7 +21,7 @@ use super::pin::Pin;
 use super::rollback::{self, Words};
 use super::tree::{Directory, Tree};
 use super::walk::{self, Trouble, Visitor};
-use super::{hidden, mapped_file, mapped_xattr};
+use super::{hidden, idmap, mapped_file, mapped_xattr};
 use crate::cli::UnmapArgs;
 use crate::exit::Outcome;
 use crate::text;
@@ -50,6 +51,7 @@ pub fn run(args: &UnmapArgs) -> Result<Outcome> {
         return Ok(Outcome::Findings);
     }
     hidden::refuse(&tree, None)?;
+    idmap::refuse_unless_it_has(&tree, || Ok(count(&tree, args.from, args.work.jobs())?.owners))?;
     let Some(guard) = guard else { return show(args, &tree, &journal) };
     let journal = match begun {
         Some(journal) => journal,
@@ -120,6 +122,7 @@ pub(super) fn count(tree: &Path, model: Model, jobs: usize) -> Result<Counts> {
         counts.mapped += more.mapped;
         counts.replaced += more.replaced;
         counts.acls += more.acls;
+        counts.owners.extend(&more.owners);
     }
     Ok(counts)
 }
@@ -170,6 +173,8 @@ pub(super) struct Counts {
     pub(super) replaced: u64,
     /// Mapped entries with ACLs.
     pub(super) acls: u64,
+    /// The owners and groups that the guest sees.
+    owners: BTreeSet<(u32, u32)>,
 }
 
 /// Counts what would be done.
@@ -189,6 +194,7 @@ impl Counter {
         let entry = Form::Mapped(self.model).read(directory, name, pin);
         let entry = entry.with_context(|| format!("reading '{}'", shown()))?;
         self.counts.entries += 1;
+        self.counts.owners.insert((entry.uid, entry.gid));
         self.counts.mapped += u64::from(is_mapped);
         self.counts.acls +=
             u64::from(is_mapped && (entry.access_acl.is_some() || entry.default_acl.is_some()));

@@ -142,6 +142,33 @@ fn a_rollback_through_a_map_that_lacks_an_owner_changes_nothing() {
     assert_eq!(said.matches("status").count(), 1, "{said}");
 }
 
+#[test]
+fn an_unmapping_through_a_map_that_lacks_an_owner_changes_nothing() {
+    let script = format!(
+        r"{DISK}
+        migrate convert disk/export --owner=12345:12345 --apply --progress=never --accept=owner-kept-out
+        rm disk/export.virtfs-journal
+        setfattr -x trusted.virtfs-migrate.journal disk/export
+        idmap '0 0 1
+        12345 12345 1'
+        state >converted
+        for apply in '' --apply; do migrate unmap mapped --from=mapped-xattr --progress=never $apply; done
+        state >after
+        cmp converted after
+        ls
+        idmap '0 0 1'
+        chown 12345 disk/export
+        migrate check mapped --owner=12345:12345"
+    );
+    let said = run(&script);
+    assert_eq!(said.matches("can't have files of 1000:1000").count(), 2, "{said}");
+    assert!(!said.contains("unmap-journal"), "{said}");
+    assert!(
+        said.contains("cannot open the export") && said.contains("the id map of the mount lacks"),
+        "{said}"
+    );
+}
+
 /// An overlay with hard links in both layers at `export`; `$1` are further options.
 const OVERLAY: &str = r#"
 migrate() { "$program" migrate "$@" 2>&1 || echo "status $?"; }
