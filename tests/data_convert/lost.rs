@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::XattrFlags;
+use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 
 use crate::crash::{as_a_guest, timeless};
 use crate::injector::{Meddling, run};
@@ -137,11 +137,28 @@ fn line(manifest: &str, name: &str) -> String {
 #[test]
 fn links_and_special_files_that_the_guest_moved_and_that_lost_their_attributes_are_restored_from_the_journal()
 {
-    const MOVED: [(&str, &str); 3] =
-        [("closed/link", "empty/link"), ("d/e/fifo", "files/fifo"), ("socket", "empty/socket")];
+    const MOVED: [(&str, &str); 5] = [
+        ("closed/link", "empty/link"),
+        ("d/e/fifo", "files/fifo"),
+        ("socket", "empty/socket"),
+        ("d/disk", "empty/disk"),
+        ("files/terminal", "d/e/terminal"),
+    ];
     for model in MODELS {
         for (what, strip) in [("all", strip as fn(&Path, &str)), ("mode", strip_mode)] {
             let stage = Stage::knotted();
+            for (name, kind, number, owner) in [
+                ("d/disk", FileType::BlockDevice, rustix::fs::makedev(259, 70_000), 6),
+                ("files/terminal", FileType::CharacterDevice, rustix::fs::makedev(5, 1), 5),
+            ] {
+                let path = stage.export().join(name);
+                rustix::fs::mknodat(CWD, &path, kind, Mode::RUSR | Mode::WGRP, number).unwrap();
+                std::os::unix::fs::chown(&path, Some(0), Some(owner)).unwrap();
+                // Of two that look the same none is guessed.
+                let time = rustix::fs::Timespec { tv_sec: 1000 + i64::from(owner), tv_nsec: 0 };
+                let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+                rustix::fs::utimensat(CWD, &path, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
+            }
             let was = stage.manifest("passthrough");
             success(&mut stage.convert(model));
             for (from, to) in MOVED {
@@ -149,7 +166,7 @@ fn links_and_special_files_that_the_guest_moved_and_that_lost_their_attributes_a
                 strip(&stage.export().join(to), model);
             }
             let said = success(&mut stage.rollback());
-            assert!(said.contains("3 entries had lost"), "{model}, {what}: {said}");
+            assert!(said.contains("5 entries had lost"), "{model}, {what}: {said}");
             let now = stage.manifest("passthrough");
             for (from, to) in MOVED {
                 assert!(said.contains(&format!("'{to}'")), "{model}, {what}: {said}");
