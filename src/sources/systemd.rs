@@ -13,6 +13,7 @@ use super::containers::{Container, Volume, variable};
 use super::templates::Masked;
 use super::{Beside, Document, Format, Listener, Reading, Unreadable, commands, path_of};
 use crate::share::bounds::spend;
+use crate::share::helper::Helper;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::share::view::By;
 use lines::Entry;
@@ -85,7 +86,11 @@ impl Format for Systemd {
                 reading.map(|reading| reading.helpers).unwrap_or_default()
             });
             let helpers: Vec<_> = helpers.filter(|helper| helper.export.is_some()).collect();
-            if !helpers.is_empty() {
+            // What the template says of every instance counts for those that no file names, too.
+            let tells_all = |helper: &Helper| {
+                helper.template.as_ref().is_some_and(|(_, directory)| !directory.contains(&b'$'))
+            };
+            if !helpers.is_empty() && !reading.helpers.iter().any(tells_all) {
                 reading.helpers = helpers;
             }
         }
@@ -141,16 +146,18 @@ fn has_sections(text: &[u8]) -> bool {
 fn lex(document: &Document, entries: &[Entry], beside: Option<&dyn Beside>) -> Result<Lexed, Unreadable> {
     let path = document.telling_path();
     let mut unit = Unit::new(path.as_deref());
-    for entry in entries {
-        unit.directory(&entry.key, bytes(&entry.value).trim_ascii());
-    }
-    for entry in entries.iter().filter(|entry| entry.key == b"Environment") {
-        unit.environment(document.bytes, &entry.value)?;
-    }
-    match beside.zip(path.as_deref()) {
-        Some((beside, path)) => surroundings::look(&mut unit, path, entries, beside),
-        None if entries.iter().any(|entry| entry.key == b"EnvironmentFile") => unit.doubt_environment(),
-        None => {}
+    if let Some((beside, path)) = beside.zip(path.as_deref()) {
+        surroundings::look(&mut unit, path, document.bytes, entries, beside)?;
+    } else {
+        for entry in entries {
+            unit.directory(&entry.key, bytes(&entry.value).trim_ascii());
+        }
+        for entry in entries.iter().filter(|entry| entry.key == b"Environment") {
+            unit.environment(document.bytes, &entry.value)?;
+        }
+        if entries.iter().any(|entry| entry.key == b"EnvironmentFile") {
+            unit.doubt_environment();
+        }
     }
     let mut all: Vec<(&[u8], Vec<Word>)> = Vec::new();
     for entry in entries.iter().filter(|entry| COMMANDS.iter().any(|name| name.as_bytes() == entry.key)) {

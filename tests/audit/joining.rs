@@ -108,6 +108,116 @@ fn drop_ins_say_the_last_word() {
     assert_eq!(audit.share("t")["export"], "/srv/new", "{:#}", audit.document);
 }
 
+/// What systemd makes of a unit's files, in its order, and what is not certain for all instances of a template.
+#[test]
+fn a_units_files_are_read_in_systemds_order() {
+    let share = |tag: &str| {
+        format!("ExecStart=/usr/bin/qemu-system-x86_64 -virtfs proxy,id=f,socket=${{S}},mount_tag={tag}\n")
+    };
+    let (one, two) = ("Environment=S=/run/one\n", "Environment=S=/run/two\n");
+    let read_only = "Environment=S=/run/two,readonly=on\n";
+    let cases: &[(&str, &[(&str, String)], Option<&str>)] = &[
+        ("own", &[("a.service", one.to_owned() + &share("own"))], Some("/run/one")),
+        (
+            "in",
+            &[("a.service", one.into()), ("a.service.d/1.conf", two.to_owned() + &share("in"))],
+            Some("/run/two"),
+        ),
+        (
+            "by",
+            &[
+                ("a.service", one.to_owned() + &share("by")),
+                ("a.service.d/2.conf", one.into()),
+                ("a.service.d/3.conf", two.into()),
+            ],
+            Some("/run/two"),
+        ),
+        ("all", &[("a.service", share("all")), ("service.d/1.conf", two.into())], Some("/run/two")),
+        (
+            "dash",
+            &[("a-b.service", one.to_owned() + &share("dash")), ("a-.service.d/1.conf", two.into())],
+            Some("/run/two"),
+        ),
+        (
+            "reset",
+            &[
+                ("a.service", one.to_owned() + &share("reset")),
+                ("a.service.d/1.conf", "Environment=\n".into()),
+            ],
+            None,
+        ),
+        ("unset", &[("a.service", one.to_owned() + "UnsetEnvironment=S\n" + &share("unset"))], None),
+        // Of an instance's drop-in, the template's own variables hold.
+        (
+            "inst",
+            &[("a@.service", "Environment=S=/run/%i\n".into()), ("a@web.service.d/1.conf", share("inst"))],
+            Some("/run/web"),
+        ),
+        ("tmpl", &[("a@.service", one.to_owned() + &share("tmpl"))], Some("/run/one")),
+        // One instance has another socket than the others, and is read-only.
+        (
+            "some",
+            &[("a@.service", one.to_owned() + &share("some")), ("a@web.service.d/1.conf", read_only.into())],
+            None,
+        ),
+        (
+            "file",
+            &[
+                ("a@.service", one.to_owned() + &share("file")),
+                ("a@web.service.d/1.conf", "EnvironmentFile=/etc/x\n".into()),
+            ],
+            None,
+        ),
+        (
+            "other",
+            &[
+                ("a@.service", one.to_owned() + &share("other")),
+                ("a@web.service.d/1.conf", "Environment=T=1\n".into()),
+            ],
+            Some("/run/one"),
+        ),
+    ];
+    for (tag, files, socket) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        for (name, text) in *files {
+            write(&root.join("etc/systemd/system").join(name), format!("[Service]\n{text}"));
+        }
+        let audit = audit(["--root", root.to_str().unwrap(), "/etc"]);
+        let share = audit.share(tag);
+        assert_eq!(share["socket"].as_str(), *socket, "{tag}: {share:#}");
+    }
+}
+
+/// A helper's template is read for the instances that files name.
+#[test]
+fn instances_are_found_by_links_and_drop_ins() {
+    let unit = "[Service]\nEnvironmentFile=/etc/v/%i\nExecStart=/usr/bin/virtfs-proxy-helper -n -p ${E} -s /run/%i.sock\n";
+    let folder = "etc/systemd/system";
+    for by in [
+        "v@.service.wants/x",
+        "multi-user.target.wants/v@web.service",
+        "vm.service.requires/v@web.service",
+        "v@web.service.d/1.conf",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let unit = if by.starts_with("v@.") { unit.to_owned() } else { unit.replace("/v/%i", "/v/%i/env") };
+        write(&root.join(folder).join("v@.service"), unit);
+        write(&root.join(if by.starts_with("v@.") { "etc/v/web" } else { "etc/v/web/env" }), "E=/srv/web\n");
+        let file = root.join(folder).join(by);
+        if by.ends_with(".conf") {
+            write(&file, "[Service]\nNice=1\n");
+        } else {
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink("../v@.service", &file).unwrap();
+        }
+        write(&root.join("etc/vm.xml"), domain("web", "t", "/run/web.sock"));
+        let audit = audit(["--root", root.to_str().unwrap(), "/"]);
+        assert_eq!(audit.share("t")["export"], "/srv/web", "{by}: {:#}", audit.document);
+    }
+}
+
 #[test]
 fn a_generated_file_leads_to_the_managers_own_source() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! A setting's value → words, the way systemd takes it apart: quotes, C escapes, specifiers, variables.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use crate::share::bounds::spend;
@@ -35,6 +35,8 @@ pub struct Unit {
     foreign: HashMap<Vec<u8>, Vec<u8>>,
     /// Whether another file may set variables, too.
     doubtful: bool,
+    /// Variables that another file sets in some cases.
+    unsure: HashSet<Vec<u8>>,
 }
 
 impl Unit {
@@ -57,17 +59,19 @@ impl Unit {
             variables: HashMap::new(),
             foreign: HashMap::new(),
             doubtful: false,
+            unsure: HashSet::new(),
         }
     }
 
     /// Takes an `Environment=`.
     pub fn environment(&mut self, file: &[u8], value: &[Char]) -> Result<(), Unreadable> {
         if value.iter().all(|c| c.byte.is_ascii_whitespace()) {
-            self.variables.clear();
+            self.clear_environment();
         }
         for word in self.words(file, value)? {
             let Some(equals) = word.chars.iter().position(|c| c.byte == b'=') else { continue };
-            let name = word.chars.iter().take(equals).map(|c| c.byte).collect();
+            let name: Vec<u8> = word.chars.iter().take(equals).map(|c| c.byte).collect();
+            self.foreign.remove(&name);
             self.variables.insert(name, word.chars.into_iter().skip(equals + 1).collect());
         }
         Ok(())
@@ -75,6 +79,9 @@ impl Unit {
 
     /// Takes an `Environment=` of another file of the unit's.
     pub fn foreign_environment(&mut self, file: &[u8], value: &[Char]) {
+        if value.iter().all(|c| c.byte.is_ascii_whitespace()) {
+            self.clear_environment();
+        }
         for word in self.words(file, value).unwrap_or_default() {
             let text = word.bytes();
             if let Some(equals) = text.iter().position(|byte| *byte == b'=') {
@@ -82,6 +89,17 @@ impl Unit {
                 self.foreign(name, value.get(1..).unwrap_or_default());
             }
         }
+    }
+
+    /// An empty `Environment=` takes back what was said before. What systemd itself sets stays.
+    fn clear_environment(&mut self) {
+        self.variables.clear();
+        self.foreign.retain(|name, _| DIRECTORIES.iter().any(|(_, own, _)| own.as_bytes() == name));
+    }
+
+    /// Takes a variable of which nobody knows what it is in the end.
+    pub fn doubt(&mut self, name: Vec<u8>) {
+        self.unsure.insert(name);
     }
 
     /// Takes a variable that another file sets.
@@ -141,7 +159,7 @@ impl Unit {
 
     /// The value of a variable, for an expansion that the file spells `spelling`.
     fn value(&self, name: &[u8], spelling: &[Char], several: bool) -> Option<Chars> {
-        if self.doubtful {
+        if self.doubtful || self.unsure.contains(name) {
             return None;
         }
         if let Some(value) = self.variables.get(name) {
