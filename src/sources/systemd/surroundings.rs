@@ -66,7 +66,9 @@ pub fn look(
     for file in files {
         environment_file(unit, &file, beside);
     }
-    unset.into_iter().for_each(|name| unit.doubt(name));
+    for name in unset {
+        unit.doubt(name);
+    }
     for drop_in in drop_ins_of_instances(path, beside) {
         doubt(unit, &drop_in, beside);
     }
@@ -112,7 +114,9 @@ fn doubt(unit: &mut Unit, drop_in: &Path, beside: &dyn Beside) {
         match entry.key.as_slice() {
             b"Environment" if value.trim_ascii().is_empty() => unit.doubt_environment(),
             b"Environment" | b"UnsetEnvironment" => {
-                names(value.trim_ascii()).into_iter().for_each(|name| unit.doubt(name));
+                for name in names(value.trim_ascii()) {
+                    unit.doubt(name);
+                }
             }
             b"EnvironmentFile" => unit.doubt_environment(),
             _ => {}
