@@ -108,6 +108,9 @@ fn drop_ins_say_the_last_word() {
     assert_eq!(audit.share("t")["export"], "/srv/new", "{:#}", audit.document);
 }
 
+/// The tag of a unit's share, the unit's files, and the socket that is known.
+type UnitFiles<'a> = (&'a str, &'a [(&'a str, String)], Option<&'a str>);
+
 /// What systemd makes of a unit's files, in its order, and what is not certain for all instances of a template.
 #[test]
 fn a_units_files_are_read_in_systemds_order() {
@@ -116,7 +119,7 @@ fn a_units_files_are_read_in_systemds_order() {
     };
     let (one, two) = ("Environment=S=/run/one\n", "Environment=S=/run/two\n");
     let read_only = "Environment=S=/run/two,readonly=on\n";
-    let cases: &[(&str, &[(&str, String)], Option<&str>)] = &[
+    let cases: &[UnitFiles] = &[
         ("own", &[("a.service", one.to_owned() + &share("own"))], Some("/run/one")),
         (
             "in",
@@ -206,7 +209,7 @@ fn instances_are_found_by_links_and_drop_ins() {
         write(&root.join(folder).join("v@.service"), unit);
         write(&root.join(if by.starts_with("v@.") { "etc/v/web" } else { "etc/v/web/env" }), "E=/srv/web\n");
         let file = root.join(folder).join(by);
-        if by.ends_with(".conf") {
+        if file.extension().is_some_and(|extension| extension == "conf") {
             write(&file, "[Service]\nNice=1\n");
         } else {
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
