@@ -134,6 +134,9 @@ fn advice(error: i32) -> &'static str {
         Errno::IO => "; the disk or the file system is damaged: see the kernel's log",
         Errno::ROFS => "; mount the file system read-write",
         Errno::PERM | Errno::ACCESS => "; is it immutable (lsattr), or are you not root?",
+        Errno::INVAL | Errno::NAMETOOLONG => {
+            "; this file system can't hold what it is to become (XFS: a link's target of more than 1,023 bytes, a device's minor number of 2^18 or more): remove it, or copy the export to another file system"
+        }
         Errno::OVERFLOW => {
             "; the id map of the mount lacks its owner or group: run the same command through a mount without an id map"
         }

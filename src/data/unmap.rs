@@ -88,7 +88,12 @@ fn begun(path: &Path, tree: &Path) -> Result<Option<Journal>> {
             Stage::RollingBack => {}
         }
     }
-    Journal::of_export(path, File::open(tree)?.as_fd())
+    let root = File::open(tree)?;
+    if Journal::is_unbegun_unmapping(path, root.as_fd())? {
+        Ok(None)
+    } else {
+        Journal::of_export(path, root.as_fd())
+    }
 }
 
 /// Tells what would be done.

@@ -73,7 +73,8 @@ fn an_unmapping_that_was_killed_goes_on() {
             command
         };
         let calls = count(apply(&begin().0));
-        for point in points(calls, 16) {
+        // At the second call the journal's file is there, and empty.
+        for point in points(calls, 16).into_iter().chain([2]) {
             let what = format!("{model}, killed at {point} of {calls}");
             let (stage, original) = begin();
             run(alone(apply(&stage)), Meddling::Kill(point));

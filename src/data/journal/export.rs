@@ -87,6 +87,17 @@ impl Journal {
         Ok(Some(journal))
     }
 
+    /// Whether the journal of an unmapping was just being made when that was interrupted, and nothing was done to the tree with this
+    /// open root. What an earlier conversion has left there, its mark and its attributes, says nothing of it: of all entries the root
+    /// is the first that an unmapping changes, and it is marked before.
+    pub fn is_unbegun_unmapping(path: &Path, root: BorrowedFd<'_>) -> Result<bool> {
+        let has_begun = Mark::of_export(root)?.is_some_and(|mark| mark.stage >= Stage::RollingBack);
+        Ok(!has_begun
+            && looks_mapped(root)
+            && Self::is_stillborn(path)?
+            && Mark::of_journal(File::open(path)?)?.is_none())
+    }
+
     /// Opens the journal of a converted export of which the directory with this open root is a copy: its entries are known by
     /// their paths.
     pub fn of_copy(path: &Path, root: BorrowedFd<'_>) -> Result<Self> {
