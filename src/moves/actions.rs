@@ -21,6 +21,8 @@ use crate::text::escape_path;
 
 /// How often a condition is looked at.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Where managers keep configurations.
+const MANAGERS: [&str; 3] = ["/etc/systemd/system", "/etc/libvirt", "/var/lib/libvirt"];
 /// How long a process may take to end after it was told to, or a helper to listen.
 const SHORTLY: Duration = Duration::from_secs(60);
 
@@ -31,6 +33,12 @@ pub fn carry_out(
     state: &State,
     options: &Options,
 ) -> anyhow::Result<Option<String>> {
+    let note = do_step(step, one, state, options)?;
+    sync(step)?;
+    Ok(note)
+}
+
+fn do_step(step: &Step, one: &Move, state: &State, options: &Options) -> anyhow::Result<Option<String>> {
     match step.kind {
         Kind::StopGuest => stop_guest(guest(one, step)?, options)?,
         Kind::StopHelper => stop_helper(helper(one, step)?, step)?,
@@ -66,6 +74,18 @@ pub fn take_back(
     options: &Options,
     wanted: &[usize],
 ) -> anyhow::Result<()> {
+    undo_step(step, index, one, state, options, wanted)?;
+    sync(step)
+}
+
+fn undo_step(
+    step: &Step,
+    index: usize,
+    one: &Move,
+    state: &State,
+    options: &Options,
+    wanted: &[usize],
+) -> anyhow::Result<()> {
     match step.kind {
         Kind::StartGuest => stop_guest(guest(one, step)?, options),
         Kind::Configure => {
@@ -94,6 +114,34 @@ pub fn take_back(
         }
         Kind::Before | Kind::Adopt | Kind::Verify | Kind::Probe => Ok(()),
     }
+}
+
+/// Puts what a step has changed in configurations on stable storage, before the journal says so: managers and their programs leave it in
+/// memory. The conversions see to their files themselves.
+fn sync(step: &Step) -> anyhow::Result<()> {
+    let changes = matches!(
+        step.kind,
+        Kind::Hold | Kind::StopHelper | Kind::Configure | Kind::Release | Kind::DisableHelper
+    );
+    if !changes {
+        return Ok(());
+    }
+    let files = step.documents.iter().filter(|source| source.dump.is_empty());
+    let mut folders: Vec<_> =
+        files.filter_map(|source| Some(path_of(&source.file).parent()?.to_owned())).collect();
+    folders.extend(MANAGERS.iter().map(PathBuf::from));
+    folders.sort();
+    folders.dedup();
+    for folder in folders {
+        match File::open(&folder) {
+            Ok(folder_of) => rustix::fs::syncfs(&folder_of).with_context(|| {
+                format!("putting what has changed in {} on stable storage", escape_path(&folder))
+            })?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("opening {}", escape_path(&folder))),
+        }
+    }
+    Ok(())
 }
 
 /// The guests that run again after the way back.
@@ -457,6 +505,9 @@ fn fit(one: &Move, new: bool) -> anyhow::Result<()> {
         }
     }
     for source in one.steps.iter().flat_map(|step| &step.documents) {
+        if source.is_gone()? {
+            continue;
+        }
         let has_proxy = has_proxy(source, &source.read()?)?;
         let (is, files) = if new {
             ("still has a share over the proxy", "converted")
@@ -467,6 +518,40 @@ fn fit(one: &Move, new: bool) -> anyhow::Result<()> {
             has_proxy != new,
             "{} {is}, and the files are {files}: a guest would see a wrong tree, and is not started",
             source.shown
+        );
+    }
+    fit_saved(one, new)
+}
+
+/// An applied move can be undone: each configuration can be put back, and no guest was saved since.
+pub fn may_undo(one: &Move, state: &State) -> anyhow::Result<()> {
+    let mut is_image_back = false;
+    for (number, step) in one.steps.iter().enumerate() {
+        for (index, source) in step.documents.iter().enumerate() {
+            // A new image at the place of the old one is told of below.
+            match copy_to_put_back(source, number, index, state) {
+                Ok(found) if source.is_image() => is_image_back |= found.is_some(),
+                Ok(_) => {}
+                Err(_) if source.is_image() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    if is_image_back { Ok(()) } else { fit_saved(one, false) }
+}
+
+/// What a guest would be restored from has the same shares. It may have been saved since the plan.
+fn fit_saved(one: &Move, new: bool) -> anyhow::Result<()> {
+    for guest in &one.guests {
+        let Some(text) = managers::of(guest.manager).saved(guest)? else { continue };
+        let shown = format!("saved image of {}", guest.name);
+        let source = Source { dump: vec![shown.clone()], shown, ..Source::default() };
+        let (way, files) = if new { ("over the proxy", "converted") } else { ("over local", "as they were") };
+        ensure!(
+            has_proxy(&source, &text)? != new,
+            "{name} has a saved image with its shares {way}, and would be restored from it over files that are {files}: restore {name} \
+             and shut it down, or remove the image by `virsh managedsave-remove {name}`, which loses what the guest had not written to disk",
+            name = guest.name
         );
     }
     Ok(())
@@ -562,26 +647,41 @@ fn reload(commands: &[Command]) -> anyhow::Result<()> {
     commands.iter().filter(is_reload).try_for_each(run)
 }
 
-/// Puts each document of a guest back.
-fn put_back(step: &Step, number: usize, state: &State) -> anyhow::Result<()> {
+/// The copy of a document as it was before the move; nothing where there is nothing to put back. It is an error if the document has
+/// changed since the move.
+fn copy_to_put_back(
+    source: &Source,
+    number: usize,
+    index: usize,
+    state: &State,
+) -> anyhow::Result<Option<PathBuf>> {
+    if source.is_gone()? {
+        return Ok(None);
+    }
+    let text = source.read()?;
+    if has_proxy(source, &text)? {
+        return Ok(None);
+    }
+    let old = state.folder().join(old_name(number, index));
+    let shown = escape_path(&old);
+    ensure!(old.exists(), "{} has no share over the proxy, and {shown} is missing", source.shown);
     let digests: Option<Vec<String>> =
         state.note(number, Event::Done).and_then(|note| serde_json::from_str(note).ok());
+    if let Some(applied) = digests.as_ref().and_then(|digests| digests.get(index)) {
+        ensure!(
+            *applied == digest(&text),
+            "{} has changed since the move, and to put it back would lose that: put the shares over the proxy into it by hand, as \
+             {shown} has them, and run `migrate undo` again",
+            source.shown
+        );
+    }
+    Ok(Some(old))
+}
+
+/// Puts each document of a guest back.
+fn put_back(step: &Step, number: usize, state: &State) -> anyhow::Result<()> {
     for (index, source) in step.documents.iter().enumerate() {
-        let text = source.read()?;
-        if has_proxy(source, &text)? {
-            continue;
-        }
-        let old = state.folder().join(old_name(number, index));
-        let shown = escape_path(&old);
-        ensure!(old.exists(), "{} has no share over the proxy, and {shown} is missing", source.shown);
-        if let Some(applied) = digests.as_ref().and_then(|digests| digests.get(index)) {
-            ensure!(
-                *applied == digest(&text),
-                "{} has changed since the move, and to put it back would lose that: put the shares over the proxy into it by hand, as \
-                 {shown} has them, and run `migrate undo` again",
-                source.shown
-            );
-        }
+        let Some(old) = copy_to_put_back(source, number, index, state)? else { continue };
         if source.dump.is_empty() {
             put_file_back(&path_of(&source.file), &old)?;
         } else {

@@ -262,6 +262,28 @@ impl Source {
         Ok(output.stdout)
     }
 
+    /// Whether it is the image of a saved guest.
+    pub fn is_image(&self) -> bool {
+        self.dump.get(1).is_some_and(|word| word == "save-image-dumpxml")
+    }
+
+    /// Whether it is there no more: libvirt removes a saved image when it restores the guest, and people remove snapshots.
+    pub fn is_gone(&self) -> anyhow::Result<bool> {
+        let words: Vec<_> = self.dump.iter().map(String::as_str).collect();
+        match words.as_slice() {
+            ["virsh", "save-image-dumpxml", .., file] => Ok(!path_of(file).try_exists()?),
+            ["virsh", what @ ("snapshot-dumpxml" | "checkpoint-dumpxml"), .., domain, name] => {
+                let list = what.replace("dumpxml", "list");
+                let said =
+                    tool::run("virsh", [path_of(&list), "--name".into(), "--".into(), path_of(domain)])?;
+                anyhow::ensure!(said.status == Some(0), "virsh {list} {domain}: {}", said.reason());
+                let name = crate::text::unescape(name);
+                Ok(!said.stdout.split(|byte| *byte == b'\n').any(|line| line == name))
+            }
+            _ => Ok(false),
+        }
+    }
+
     /// The command that hands the file back to the manager.
     pub fn definition(&self, file: &str) -> Command {
         Command::of(self.define.iter().map(String::as_str).chain([file]))

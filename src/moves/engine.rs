@@ -102,6 +102,11 @@ impl<'a> Engine<'a> {
     pub fn undo(&mut self) -> anyhow::Result<Result<(), String>> {
         let is_begun = matches!(self.state.phase(), Phase::Undoing | Phase::Failed);
         if !is_begun {
+            if self.state.phase() == Phase::Applied
+                && let Err(error) = actions::may_undo(&self.one, &self.state)
+            {
+                return Ok(Err(format!("nothing is taken back: {error:#}")));
+            }
             let wanted = match self.wanted() {
                 Ok(wanted) => wanted,
                 Err(error) => {

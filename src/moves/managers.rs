@@ -24,6 +24,10 @@ pub trait Guests: Sync {
     fn start(&self, guest: &Guest) -> Vec<Command>;
     /// The commands that keep the guest from being started with the host, or at all; none where nothing starts it by itself.
     fn hold(&self, guest: &Guest) -> Vec<Command>;
+    /// What the guest would be restored from at its next start, as a document of its manager's; nothing where it would boot.
+    fn saved(&self, _guest: &Guest) -> anyhow::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
     /// The commands that take the hold back.
     fn release(&self, guest: &Guest) -> Vec<Command>;
 }

@@ -27,10 +27,13 @@ pub const DEFAULT: &str = "/var/lib/virtfs-proxy-helper/moves";
 /// More than any journal or plan has, in bytes.
 const LARGEST: u64 = 64 << 20;
 
-// The C library's own types for these differ.
-#[allow(clippy::cast_possible_truncation, reason = "they are 1, 2 and 0")]
-const LOCK: [libc::c_short; 3] =
-    [libc::F_WRLCK as libc::c_short, libc::F_UNLCK as libc::c_short, libc::SEEK_SET as libc::c_short];
+// The C library's types of the constants and of the fields of a lock differ.
+#[allow(clippy::cast_possible_truncation, reason = "it is 1")]
+const EXCLUSIVE: libc::c_short = libc::F_WRLCK as libc::c_short;
+#[allow(clippy::cast_possible_truncation, reason = "it is 2")]
+const UNLOCKED: libc::c_short = libc::F_UNLCK as libc::c_short;
+#[allow(clippy::cast_possible_truncation, reason = "it is 0")]
+const FROM_START: libc::c_short = libc::SEEK_SET as libc::c_short;
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -296,16 +299,12 @@ fn is_locked(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
     let mut lock = exclusive();
     let asked = fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock));
-    asked.is_ok() && {
-        let [_, unlocked, _] = LOCK;
-        lock.l_type != unlocked
-    }
+    asked.is_ok() && lock.l_type != UNLOCKED
 }
 
 /// A lock of a whole file, for one alone, by an open file description: it ends with the last descriptor.
 fn exclusive() -> libc::flock {
-    let [l_type, _, l_whence] = LOCK;
-    libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 }
+    libc::flock { l_type: EXCLUSIVE, l_whence: FROM_START, l_start: 0, l_len: 0, l_pid: 0 }
 }
 
 /// The lines since the move began last.
@@ -534,6 +533,42 @@ mod tests {
             state.append(Event::Begin, Some(0), None).unwrap();
             drop(state);
             assert_eq!(told(dir.path()).0, Phase::InProgress, "{length}");
+        }
+    }
+
+    /// A power failure leaves the lines up to some byte. What is known then is what a whole line said.
+    #[test]
+    fn each_part_of_a_journal_says_what_its_whole_lines_say() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = with_two_steps(dir.path());
+        let path = state.folder().join("journal");
+        let mut known = vec![(0, told(dir.path()))];
+        for (event, step) in [
+            (Event::Planned, None),
+            (Event::Begin, Some(0)),
+            (Event::Done, Some(0)),
+            (Event::Begin, Some(1)),
+            (Event::Failed, Some(1)),
+            (Event::Undo, None),
+            (Event::UndoBegin, Some(1)),
+            (Event::UndoDone, Some(1)),
+            (Event::UndoBegin, Some(0)),
+            (Event::UndoDone, Some(0)),
+            (Event::Undone, None),
+        ] {
+            state.append(event, step, Some("a note".into())).unwrap();
+            known.push((fs::read(&path).unwrap().len(), told(dir.path())));
+        }
+        drop(state);
+        let whole = fs::read(&path).unwrap();
+        let around = known.iter().flat_map(|(end, _)| [end.saturating_sub(1), *end, end + 1, end + 20]);
+        for length in around.filter(|length| *length <= whole.len()) {
+            fs::write(&path, &whole[..length]).unwrap();
+            let expected = known.iter().rev().find(|(end, _)| *end <= length).unwrap();
+            assert_eq!(told(dir.path()), expected.1, "{length}");
+            let state = State::open(dir.path(), ID).unwrap();
+            assert_eq!(fs::read(&path).unwrap().len(), expected.0, "{length}");
+            drop(state);
         }
     }
 

@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,6 +20,7 @@ const EXPORTS: [&str; 2] = ["a", "b"];
 /// Starts the guest, after a look at whether its files and its configuration fit.
 const START: &str = r#"#!/bin/sh
 cd HERE
+./die start
 for export in a b; do
     if grep -q "proxy,id=$export" vm.sh; then [ -L $export/link ]; else [ ! -L $export/link ]; fi || {
         echo "MISMATCH $export" >>log
@@ -28,6 +29,16 @@ for export in a b; do
 done
 echo start >>log
 exec ./vm.sh
+"#;
+
+/// Asks the guest to shut down.
+const STOP: &str = "#!/bin/sh\ncd HERE\n./die stop\nkill $(cat pid)\n./die stopped\n";
+
+/// Kills the `migrate` that runs a command, once, where a test has asked for it at this point.
+const DIE: &str = r#"#!/bin/sh
+rm "die-$1" 2>/dev/null || exit 0
+until [ -s migrate.pid ]; do sleep 0.1; done
+kill -9 "$(cat migrate.pid)"
 "#;
 
 /// The guest's script.
@@ -84,7 +95,9 @@ impl Host {
                 .replace("OURS", helper.to_str().unwrap())
         };
         let script = fill(&change(SCRIPT));
-        for (name, text) in [("vm.sh", script.as_str()), ("start", &fill(START))] {
+        let files =
+            [("vm.sh", script.as_str()), ("start", &fill(START)), ("stop", &fill(STOP)), ("die", DIE)];
+        for (name, text) in files {
             fs::write(here.join(name), text).unwrap();
             fs::set_permissions(here.join(name), fs::Permissions::from_mode(0o755)).unwrap();
         }
@@ -116,7 +129,11 @@ impl Host {
         if let Some(crash) = crash {
             command.env("VIRTFS_TEST_CRASH", crash);
         }
-        let Output { status, stdout, stderr } = command.output().expect("migrate");
+        let _ = fs::remove_file(self.path("migrate.pid"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().expect("migrate");
+        fs::write(self.path("migrate.pid"), child.id().to_string()).unwrap();
+        let Output { status, stdout, stderr } = child.wait_with_output().expect("migrate");
         let text = [stdout, stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
         Said {
             status: status.code(),
@@ -127,7 +144,7 @@ impl Host {
 
     /// Makes the plan of the script; nothing is open.
     pub fn plan(&self, words: &[&str]) -> Value {
-        let stop = format!("kill $(cat {})", self.path("pid").display());
+        let stop = self.path("stop").to_str().unwrap().to_owned();
         let start = self.path("start").to_str().unwrap().to_owned();
         let file = self.path("vm.sh").to_str().unwrap().to_owned();
         let mut all = vec!["plan", "--stop", &stop, "--start", &start, "--output", "plan.yaml"];
@@ -140,6 +157,31 @@ impl Host {
         let is_unread = said.status == Some(4) && plan["unread"] != serde_json::json!([]);
         assert!(said.status == Some(0) || is_unread, "{}{plan:#}", said.text);
         plan
+    }
+
+    /// Runs a verb, which succeeds, and returns which of these system calls it makes itself.
+    pub fn traced(&self, verb: &str, calls: &str) -> Vec<String> {
+        let trace = self.path("trace");
+        let mut command = Command::new("strace");
+        command.args(["-o", trace.to_str().unwrap(), "-e", &format!("trace={calls}")]).arg(ours());
+        command.args(["migrate", verb, "plan.yaml", "--yes", "--settle", "0"]);
+        command.current_dir(self.folder.path()).env("VIRTFS_STATE", self.path("state"));
+        let output = command.output().expect("strace");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        fs::read_to_string(trace).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    /// Runs a verb until a condition is met, and kills it then; it may have ended.
+    pub fn killed_when(&self, verb: &str, condition: impl Fn() -> bool) {
+        let mut command = Command::new(ours());
+        command.args(["migrate", verb, "plan.yaml", "--yes", "--settle", "0"]);
+        command.current_dir(self.folder.path()).env("VIRTFS_STATE", self.path("state"));
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("migrate");
+        while !condition() && child.try_wait().expect("migrate").is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let _ = child.kill();
+        child.wait().expect("migrate");
     }
 
     /// Carries the plan out.

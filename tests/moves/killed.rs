@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use crate::host::Host;
 
 /// How many points are tried.
-const POINTS: usize = 3;
+const POINTS: usize = 2;
 /// How many at a time: most of the time they wait.
 const THREADS: usize = 4;
 
@@ -120,6 +120,62 @@ fn tear(host: &Host) {
     let start = text[..text.len() - 1].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     let half = start + (text.len() - start) / 2;
     fs::write(host.journal(), &text[..half]).unwrap();
+}
+
+/// Where in a step it is killed: at a point of the guest's own commands, or once a file is as the step leaves it.
+const INSIDE: [(&str, &str); 9] = [
+    ("apply", "stop"),
+    ("apply", "stopped"),
+    ("apply", "start"),
+    ("apply", "a.virtfs-journal"),
+    ("apply", "b.virtfs-journal"),
+    ("apply", "vm.sh.orig"),
+    ("undo", "stop"),
+    ("undo", "no vm.sh.orig"),
+    ("undo", "start"),
+];
+
+/// The guest's command, the conversion or the change of the configuration is going on when `migrate` is killed.
+#[test]
+fn a_move_that_is_killed_within_a_step_goes_on_or_is_taken_back() {
+    let is_all = std::env::var_os("CRASH_POINTS").is_some_and(|value| value == "all");
+    let points = if is_all { &INSIDE[..] } else { &INSIDE[2..3] };
+    for &(verb, point) in points {
+        let thens = if verb == "undo" { &["undo"][..] } else { &["apply", "undo"] };
+        std::thread::scope(|scope| {
+            for then in thens {
+                scope.spawn(move || try_inside(verb, point, then));
+            }
+        });
+    }
+}
+
+fn try_inside(verb: &str, point: &str, then: &str) {
+    println!("{verb}: {point}, {then}");
+    let host = Host::new();
+    host.start();
+    host.plan(&[]);
+    if verb == "undo" {
+        assert_eq!(host.apply(None).status, Some(0));
+    }
+    if matches!(point, "stop" | "stopped" | "start") {
+        fs::write(host.path(&format!("die-{point}")), "").unwrap();
+        let killed = host.migrate(&[verb, "plan.yaml", "--yes", "--settle", "0"], None);
+        assert!(killed.is_killed, "{verb} {point}: {killed:?}");
+    } else if let Some(file) = point.strip_prefix("no ") {
+        host.killed_when(verb, || !host.path(file).exists());
+    } else {
+        host.killed_when(verb, || host.path(point).exists());
+    }
+    host.assert_fits();
+    if then == "apply" {
+        let said = host.apply(None);
+        assert_eq!(said.status, Some(0), "{verb} {point}: {}", said.text);
+        host.expect_moved();
+    }
+    let said = host.undo(None);
+    assert_eq!(said.status, Some(0), "{verb} {point}: {}", said.text);
+    host.expect_as_before();
 }
 
 #[test]

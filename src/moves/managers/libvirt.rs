@@ -31,6 +31,19 @@ impl Guests for Libvirt {
         virsh("start", guest)
     }
 
+    fn saved(&self, guest: &Guest) -> anyhow::Result<Option<Vec<u8>>> {
+        let said = tool::run("virsh", ["dominfo", "--", &guest.name])?;
+        ensure!(said.status == Some(0), "virsh dominfo {}: {}", guest.name, said.reason());
+        let text = said.text();
+        let value = text.lines().find_map(|line| line.strip_prefix("Managed save:"));
+        if value.is_none_or(|value| value.trim() != "yes") {
+            return Ok(None);
+        }
+        let said = tool::run("virsh", ["managedsave-dumpxml", "--security-info", "--", &guest.name])?;
+        ensure!(said.status == Some(0), "virsh managedsave-dumpxml {}: {}", guest.name, said.reason());
+        Ok(Some(said.stdout))
+    }
+
     fn hold(&self, guest: &Guest) -> Vec<Command> {
         let said = tool::run("virsh", ["dominfo", "--", &guest.name]);
         let is_on = said.is_ok_and(|said| {
