@@ -125,7 +125,7 @@ fn libvirt(domain: &str, file: &Path) -> Found {
     }
     if file.extension().is_some_and(|extension| extension == "save") {
         return Found::of_command(
-            format!("{domain}.save.xml"),
+            format!("{domain}.save.virtfs-move.xml"),
             format!("saved image of {domain}"),
             &["virsh", "save-image-dumpxml", "--security-info", &text],
             &["virsh", "save-image-define", &text],
@@ -134,7 +134,7 @@ fn libvirt(domain: &str, file: &Path) -> Found {
     for what in ["snapshot", "checkpoint"] {
         if has(what) {
             return Found::of_command(
-                format!("{domain}.{what}.{stem}.xml"),
+                format!("{domain}.{what}.{stem}.virtfs-move.xml"),
                 format!("{what} {stem} of {domain}"),
                 &["virsh", &format!("{what}-dumpxml"), "--security-info", domain, &stem],
                 &["virsh", &format!("{what}-create"), "--redefine", domain],
@@ -142,7 +142,7 @@ fn libvirt(domain: &str, file: &Path) -> Found {
         }
     }
     let mut found = Found::of_command(
-        format!("{domain}.xml"),
+        format!("{domain}.virtfs-move.xml"),
         format!("domain {domain}"),
         &["virsh", "dumpxml", "--inactive", "--security-info", domain],
         &["virsh", "define"],

@@ -10,7 +10,13 @@ use anyhow::Context as _;
 
 use super::document::{Guest, Share};
 use super::plan::{canonical, path_of};
-use crate::share::qemu_opts;
+use crate::share::backend::Backend;
+use crate::share::{Transport, qemu_opts};
+use crate::sources::readconfig::Readconfig;
+use crate::sources::{Document, Format as _};
+
+/// More than any configuration has, in bytes.
+const LARGEST: u64 = 1 << 20;
 
 /// A running QEMU with shares of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,41 +49,110 @@ pub fn of(guest: &Guest) -> anyhow::Result<Vec<Running>> {
 fn look(pid: i32, line: &[u8], cwd: &Path, shares: &[Share]) -> Running {
     let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
     let mut running = Running { pid, proxy: BTreeSet::new(), local: BTreeSet::new() };
-    let is_option = |word: &[u8]| matches!(word, b"-fsdev" | b"--fsdev" | b"-virtfs" | b"--virtfs");
-    for pair in words.windows(2) {
-        let [option, value] = pair else { continue };
-        if !is_option(option) {
-            continue;
-        }
-        let opts = qemu_opts::parse(value, &[], Some(b"fsdriver"));
-        let get = |key: &[u8]| qemu_opts::last(&opts, key).map(|opt| opt.value.as_slice());
+    let pairs = || words.windows(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?)));
+    let has = pairs().flat_map(|(option, value)| match option.strip_prefix(b"-").unwrap_or(option) {
+        b"fsdev" | b"-fsdev" | b"virtfs" | b"-virtfs" => of_option(value, cwd).into_iter().collect(),
+        b"readconfig" | b"-readconfig" => of_file(&cwd.join(OsStr::from_bytes(value))),
+        _ => Vec::new(),
+    });
+    for one in has {
         for (index, share) in shares.iter().enumerate() {
-            let at = |key: &[u8]| get(key).map(|path| cwd.join(OsStr::from_bytes(path)));
-            let is_its = |own: Option<&String>, key: &[u8]| {
-                own.is_some_and(|own| at(key) == Some(cwd.join(path_of(own))))
-            };
-            match get(b"fsdriver") {
-                Some(b"proxy") if is_its(share.socket.as_ref(), b"socket") => {
-                    running.proxy.insert(index);
+            match &one {
+                Has::Proxy(socket) => {
+                    let is_its = share.socket.as_ref().is_some_and(|own| *socket == cwd.join(path_of(own)));
+                    running.proxy.extend(is_its.then_some(index));
                 }
-                Some(b"local") if has_export(at(b"path"), share) => {
-                    running.local.insert(index);
-                }
-                _ => {}
+                Has::Local(path) => running.local.extend(has_export(path, share).then_some(index)),
             }
         }
     }
     running
 }
 
-fn has_export(path: Option<PathBuf>, share: &Share) -> bool {
-    let (Some(path), Some(export)) = (path, &share.export) else { return false };
-    canonical(&path) == path_of(export)
+/// How a QEMU has a share.
+enum Has {
+    /// Over the proxy, by this socket.
+    Proxy(PathBuf),
+    /// Over local, this directory.
+    Local(PathBuf),
+}
+
+fn of_option(value: &[u8], cwd: &Path) -> Option<Has> {
+    let opts = qemu_opts::parse(value, &[], Some(b"fsdriver"));
+    let get = |key: &[u8]| qemu_opts::last(&opts, key).map(|opt| opt.value.as_slice());
+    let at = |key: &[u8]| get(key).map(|path| cwd.join(OsStr::from_bytes(path)));
+    match get(b"fsdriver") {
+        Some(b"proxy") => at(b"socket").map(Has::Proxy),
+        Some(b"local") => at(b"path").map(Has::Local),
+        _ => None,
+    }
+}
+
+/// What a file of `-readconfig` says. The configuration changes while the guest is shut down: the file is as QEMU has read it.
+fn of_file(file: &Path) -> Vec<Has> {
+    let Some(bytes) = regular(file) else { return Vec::new() };
+    let document = Document { path: Some(file), bytes: &bytes };
+    let cwd = Path::new("/");
+    let transports = |make: fn(PathBuf) -> Has| {
+        let shares =
+            Readconfig.read_beside(&document, None).map(|reading| reading.shares).unwrap_or_default();
+        shares.into_iter().filter_map(move |share| match share.transport {
+            Transport::Socket(path) => Some(make(cwd.join(path))),
+            _ => None,
+        })
+    };
+    let mut has: Vec<_> = transports(Has::Proxy).collect();
+    has.extend(Backend::Local.seek(|| transports(Has::Local).collect::<Vec<_>>()));
+    has
+}
+
+/// A regular file's content, up to what a configuration may have. A FIFO is not waited for.
+fn regular(file: &Path) -> Option<Vec<u8>> {
+    use std::io::Read as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let file = fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(file).ok()?;
+    file.metadata().ok().filter(fs::Metadata::is_file)?;
+    let mut bytes = Vec::new();
+    file.take(LARGEST).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+fn has_export(path: &Path, share: &Share) -> bool {
+    share.export.as_ref().is_some_and(|export| canonical(path) == path_of(export))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_of_readconfig_says_how_qemu_has_its_shares() {
+        let folder = tempfile::tempdir().unwrap();
+        let share = Share {
+            socket: Some("/run/a".to_owned()),
+            export: Some("/nonexistent/a".to_owned()),
+            ..Share::default()
+        };
+        for (driver, proxy, local) in [
+            ("fsdriver = \"proxy\"\n  socket = \"/run/a\"", vec![0], vec![]),
+            (
+                "fsdriver = \"local\"\n  path = \"/nonexistent/a\"\n  security_model = \"mapped\"",
+                vec![],
+                vec![0],
+            ),
+            ("fsdriver = \"proxy\"\n  socket = \"/run/b\"", vec![], vec![]),
+        ] {
+            let device =
+                "[device \"d\"]\n  driver = \"virtio-9p-pci\"\n  fsdev = \"a\"\n  mount_tag = \"a\"\n";
+            fs::write(folder.path().join("vm.cfg"), format!("[fsdev \"a\"]\n  {driver}\n{device}")).unwrap();
+            for name in ["vm.cfg".to_owned(), folder.path().join("vm.cfg").display().to_string()] {
+                let line = format!("qemu\0-readconfig\0{name}\0");
+                let running = look(1, line.as_bytes(), folder.path(), std::slice::from_ref(&share));
+                assert_eq!(running.proxy, proxy.iter().copied().collect(), "{driver}");
+                assert_eq!(running.local, local.iter().copied().collect(), "{driver}");
+            }
+        }
+    }
 
     #[test]
     fn a_command_line_says_how_qemu_has_each_share() {

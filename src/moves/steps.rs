@@ -209,7 +209,7 @@ fn stop_helper(index: usize, helper: &Helper, one: &Move) -> Option<Step> {
     }
     let pid = helper.pid?;
     let what = format!("End the helper of {export} (process {pid}), unless it ended with its guest.");
-    let run = vec![Command::of(["sh", "-c", &format!("! kill -0 {pid} 2>/dev/null || kill {pid}")])];
+    let run = vec![Command::of(["kill", &pid.to_string()])];
     let undo = if is_of_guest(helper, &one.guests) {
         // The guest's start does it.
         Vec::new()
