@@ -330,7 +330,11 @@ impl AuditDocument {
             writeln!(out, "and in {all} elsewhere that are started from there: {}", some_of(&self.followed))?;
         }
         if !self.left_out.is_empty() {
-            writeln!(out, "left out (images, caches, object stores): {}", some_of(&self.left_out))?;
+            writeln!(
+                out,
+                "left out (images, caches, object stores, other folders): {}",
+                some_of(&self.left_out)
+            )?;
         }
         Ok(())
     }

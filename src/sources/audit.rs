@@ -110,6 +110,10 @@ fn look(args: &AuditArgs) -> anyhow::Result<Audit> {
     }
     progress.finish();
     merge::find_users(&host, &roots, &mut scan).context(CANNOT_READ_BACK)?;
+    if everything {
+        scan.left_out.extend(places::not_read(&host, &roots));
+        scan.left_out.sort();
+    }
     let left_out = std::mem::take(&mut scan.left_out);
     let running = std::mem::take(&mut processes.local);
     let as_root = root_user::find(&host, &scan, &processes).context(CANNOT_READ_BACK)?;

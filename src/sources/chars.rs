@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::containers::Container;
+use super::containers::{Container, UserMap};
 use super::expansions::Expansions;
 use super::spelling::Spelt;
 use crate::share::argv::Arg;
@@ -274,6 +274,8 @@ pub struct Lexed {
     pub containers: Vec<Container>,
     /// Services that are not started without the helper.
     pub required: Vec<Required>,
+    /// The users that Docker's containers are on the host.
+    pub user_map: Option<UserMap>,
 }
 
 /// A service that is not started without the helper.

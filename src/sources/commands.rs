@@ -228,11 +228,11 @@ fn view_of(
     at: Option<usize>,
 ) -> Option<View> {
     if let Some(container) = containers::of_command(words) {
-        return Some(container.view(document, lines));
+        return Some(container.view_for(document, lines, lexed.user_map.as_ref()));
     }
     wrappers::view(document, lines, words, at).or_else(|| {
         let start = words.first()?.span.start;
-        Some(described_at(lexed, start)?.view(document, lines))
+        Some(described_at(lexed, start)?.view_for(document, lines, lexed.user_map.as_ref()))
     })
 }
 
@@ -243,7 +243,7 @@ fn view_around(document: &Document, lexed: &Lexed, lines: &Lines, embedded: &Emb
         lexed.commands.iter().find(|command| command.words.iter().any(|word| word.span.contains(&at)));
     command
         .and_then(|command| view_of(document, lexed, lines, &command.words, Some(at)))
-        .or_else(|| Some(described_at(lexed, at)?.view(document, lines)))
+        .or_else(|| Some(described_at(lexed, at)?.view_for(document, lines, lexed.user_map.as_ref())))
 }
 
 /// A line's end ends an argument in most of these formats, quotes or not; and a template's expression is filled in.
@@ -414,7 +414,13 @@ fn described<'a>(lexed: &'a Lexed, command: &Command) -> Option<&'a Container> {
 
 fn described_at(lexed: &Lexed, start: usize) -> Option<&Container> {
     let around = lexed.containers.iter().filter(|container| container.span.contains(&start));
-    around.min_by_key(|container| container.span.len())
+    let around = around.min_by_key(|container| container.span.len());
+    // An alias takes arguments from elsewhere in the file.
+    let by_alias = |container: &&Container| {
+        let mut words = container.entrypoint.iter().chain(&container.arguments);
+        words.any(|word| word.span.contains(&start))
+    };
+    around.or_else(|| lexed.containers.iter().find(by_alias))
 }
 
 /// What the host calls the socket of a share whose QEMU runs in a container.

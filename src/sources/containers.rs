@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::chars::{Chars, Lines, Word, bytes};
 use super::spelling::Spelt;
-use super::{Document, path_of};
+use super::{Beside, Document, path_of};
 use crate::share::Place;
 use crate::share::helper::Helper;
 use crate::share::invocation::{self, Invocation, Text, is_helper};
@@ -87,6 +87,44 @@ pub struct Container {
     pub remarks: Vec<(Range<usize>, String, String)>,
     /// Where one more volume can stand.
     pub gap: Option<Gap>,
+    /// Whether other files set variables, too.
+    pub more_environment: bool,
+}
+
+/// The users of the host that the users of Docker's containers are: `userns-remap` in Docker's configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserMap {
+    /// Whom the host has for the container's root; `None` where /etc/subuid does not say it.
+    first: Option<u32>,
+}
+
+/// Where Docker's daemon has its configuration, and the user that `default` stands for.
+const DOCKER: &str = "/etc/docker/daemon.json";
+const DOCKER_USER: &str = "dockremap";
+
+impl UserMap {
+    /// Docker's, where a text can be about its containers.
+    pub fn of_docker(text: &[u8], beside: &dyn Beside) -> Option<Self> {
+        let has = |word: &[u8]| memchr::memmem::find(text, word).is_some();
+        (has(b"docker") || has(b"services:")).then_some(())?;
+        let settings = beside.file(Path::new(DOCKER)).ok()??;
+        let settings: serde_json::Value = serde_json::from_slice(&settings).ok()?;
+        let given = settings.get("userns-remap")?.as_str().filter(|given| !given.is_empty())?;
+        let user = given.split(':').next().unwrap_or_default();
+        let user = if user == "default" { DOCKER_USER } else { user };
+        let ranges = beside.file(Path::new("/etc/subuid")).ok().flatten().unwrap_or_default();
+        let first = |line: &[u8]| {
+            let mut fields = line.split(|byte| *byte == b':');
+            (fields.next()? == user.as_bytes()).then_some(())?;
+            std::str::from_utf8(fields.next()?).ok()?.parse().ok()
+        };
+        Some(Self { first: ranges.split(|byte| *byte == b'\n').find_map(first) })
+    }
+
+    /// The host's number of a container's user.
+    fn on_host(&self, user: &str) -> Option<u32> {
+        self.first?.checked_add(user.parse().ok()?)
+    }
 }
 
 /// A directory or file of the host in a container.
@@ -201,6 +239,9 @@ impl Container {
         invocation.fill_in(|name| {
             let given = self.environment.iter().rfind(|(variable, _)| variable == name.as_bytes());
             let default = || {
+                if self.more_environment {
+                    return Some(Text { bytes: b"?".to_vec(), known: vec![false] });
+                }
                 let (_, value) = IMAGE_DEFAULTS.iter().find(|(variable, _)| ours && *variable == name)?;
                 Some(Text::certain(value))
             };
@@ -230,6 +271,32 @@ impl Container {
             Source::Host(own) => Source::Host(join(own, below)),
             Source::Other(own) => Source::Other(join(own, below)),
         })
+    }
+
+    /// What it shows of the host's files, and whom it runs as there.
+    pub fn view_for(&self, document: &Document, lines: &Lines, users: Option<&UserMap>) -> View {
+        let mut view = self.view(document, lines);
+        let is_dockers = !self.own_mounts && matches!(self.by, Some(By::Compose | By::Engine));
+        let Some(users) = users.filter(|_| is_dockers && self.user_namespace.is_none()) else { return view };
+        let inside = self.user.as_ref().map_or_else(|| Some("0".to_owned()), user_of);
+        let on_host = inside.as_ref().and_then(|user| users.on_host(user));
+        let (inside, said) = match (&inside, on_host) {
+            (Some(inside), Some(on_host)) => (inside.as_str(), format!("{on_host} on the host")),
+            (Some(inside), None) => {
+                (inside.as_str(), "another one on the host (/etc/subuid does not say which)".to_owned())
+            }
+            (None, _) => ("of QEMU", "another one on the host".to_owned()),
+        };
+        view.remarks.push(Remark {
+            place: Place { span: Some(self.place.clone()), ..view.place.clone() },
+            message: format!("Docker gives containers users of their own ({DOCKER}: userns-remap): the user {inside} is {said}"),
+            remedy: match on_host {
+                Some(on_host) => format!("convert the export with --owner {on_host}, or turn the map off for this container"),
+                None => "give the files to that user, or turn the map off for this container".to_owned(),
+            },
+        });
+        view.user = on_host.map(|user| user.to_string());
+        view
     }
 
     /// What it shows of the host's files.
@@ -404,7 +471,9 @@ impl Container {
             b"--entrypoint" => self.entrypoint = vec![value],
             b"--tmpfs" => self.tmpfs.push(value),
             b"-u" | b"--user" => self.user = Some(value),
-            b"--userns" => self.user_namespace = Some(value),
+            b"--userns" | b"--uidmap" | b"--gidmap" | b"--subuidname" | b"--subgidname" => {
+                self.user_namespace = Some(value);
+            }
             _ => {}
         }
     }
@@ -493,6 +562,84 @@ mod tests {
             "podman stop virtfs-proxy-helper",
         ] {
             assert_eq!(run(line), None, "{line}");
+        }
+    }
+
+    /// Files of a host.
+    struct Files(&'static [(&'static str, &'static str)]);
+
+    impl Beside for Files {
+        fn file(&self, path: &Path) -> Result<Option<Vec<u8>>, crate::sources::Unreadable> {
+            let found = self.0.iter().find(|(name, _)| path == Path::new(name));
+            Ok(found.map(|(_, text)| text.as_bytes().to_vec()))
+        }
+
+        fn files(&self, _folder: &Path) -> std::sync::Arc<[PathBuf]> {
+            std::sync::Arc::default()
+        }
+    }
+
+    /// A user of a container of Docker's is another one on the host where Docker maps users, and that one must own the export.
+    #[test]
+    fn users_of_docker_are_told_as_the_host_has_them() {
+        const DEFAULT: &str = "{\"userns-remap\": \"default\"}";
+        const RANGES: &str = "joe:1000:1\ndockremap:100000:65536\nbob:200000:65536\n";
+        for (line, files, user, told) in [
+            (
+                "docker run -u 7:8 i",
+                &[("/etc/docker/daemon.json", DEFAULT), ("/etc/subuid", RANGES)][..],
+                Some("100007"),
+                true,
+            ),
+            (
+                "docker run i",
+                &[("/etc/docker/daemon.json", DEFAULT), ("/etc/subuid", RANGES)],
+                Some("100000"),
+                true,
+            ),
+            (
+                "docker run i",
+                &[("/etc/docker/daemon.json", "{\"userns-remap\": \"bob:bob\"}"), ("/etc/subuid", RANGES)],
+                Some("200000"),
+                true,
+            ),
+            (
+                "docker run -u qemu i",
+                &[("/etc/docker/daemon.json", DEFAULT), ("/etc/subuid", RANGES)],
+                None,
+                true,
+            ),
+            ("docker run -u 7 i", &[("/etc/docker/daemon.json", DEFAULT)], None, true),
+            ("docker run --userns host -u 7 i", &[("/etc/docker/daemon.json", DEFAULT)], Some("7"), false),
+            (
+                "docker run -u 7 i",
+                &[("/etc/docker/daemon.json", "{\"userns-remap\": \"\"}")],
+                Some("7"),
+                false,
+            ),
+            ("docker run -u 7 i", &[], Some("7"), false),
+            (
+                "podman run -u 7 i",
+                &[("/etc/docker/daemon.json", DEFAULT), ("/etc/subuid", RANGES)],
+                Some("7"),
+                false,
+            ),
+            ("podman run --uidmap 0:100000:65536 -u 7 i", &[], None, true),
+        ] {
+            let words: Vec<_> = line
+                .split(' ')
+                .scan(0, |at, word| {
+                    let start = *at;
+                    *at += word.len() + 1;
+                    Some(Word::plain(verbatim(line.as_bytes(), start..start + word.len(), Spelt::ShellBare)))
+                })
+                .collect();
+            let container = of_command(&words).unwrap();
+            let document = Document { path: None, bytes: line.as_bytes() };
+            let users = UserMap::of_docker(b"docker", &Files(files));
+            let view = container.view_for(&document, &Lines::new(line.as_bytes()), users.as_ref());
+            assert_eq!(view.user.as_deref(), user, "{line} {files:?}");
+            assert_eq!(!view.remarks.is_empty(), told, "{line} {files:?}");
         }
     }
 }

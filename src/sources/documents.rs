@@ -4,6 +4,7 @@
 //! where each scalar stands.
 
 mod commands;
+mod compose;
 mod containers;
 mod dialects;
 mod required;
@@ -18,8 +19,10 @@ use super::launcher::is_prose;
 use super::naming::tells_format;
 use super::{Beside, Document, Format, Reading, Unreadable};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
+use crate::share::view::By;
 use crate::sources::chars::Lexed;
 use crate::sources::commands::{is_candidate, read, rewrite};
+use crate::sources::containers::UserMap;
 use crate::sources::templates::Masked;
 
 /// YAML and JSON.
@@ -72,12 +75,36 @@ impl Format for Documents {
         &self,
         document: &Document,
         how: &Rewrite,
-        _beside: Option<&dyn Beside>,
+        beside: Option<&dyn Beside>,
     ) -> Result<Edits, Refusal> {
         if !is_candidate(document.bytes) {
             return Ok(Edits::default());
         }
-        rewrite(document, &lex_document(document).map_err(Unreadable::refusal)?, how)
+        let mut lexed = lex_document(document).map_err(Unreadable::refusal)?;
+        if let Some(beside) = beside {
+            look_beside(document, beside, &mut lexed);
+        }
+        rewrite(document, &lexed, how)
+    }
+}
+
+/// Takes what the files around a document say of its containers.
+fn look_beside(document: &Document, beside: &dyn Beside, lexed: &mut Lexed) {
+    lexed.user_map = UserMap::of_docker(document.bytes, beside);
+    let Some((name, folder)) =
+        document.path.and_then(|path| Some((path.file_name()?.to_str()?, path.parent()?)))
+    else {
+        return;
+    };
+    let files = beside.files(folder);
+    let names = files.iter().filter_map(|file| file.file_name()?.to_str());
+    let Some(other) = compose::override_of(name, names) else { return };
+    for container in lexed.containers.iter_mut().filter(|container| container.by == Some(By::Compose)) {
+        container.remarks.push((
+            container.place.clone(),
+            format!("Compose takes {other} together with this file, and it is not read here"),
+            "see that it leaves the export visible and writable for QEMU's user".to_owned(),
+        ));
     }
 }
 

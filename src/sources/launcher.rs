@@ -99,7 +99,9 @@ pub fn is_language(name: &str) -> bool {
 /// Whether a document is for people, by its name.
 pub fn is_prose(document: &Document) -> bool {
     let name = name_of(document);
-    if is_language(&name) {
+    // cloud-init keeps what it runs as user-data.txt.
+    let is_run = [&b"#!"[..], b"#cloud-config"].iter().any(|start| document.bytes.starts_with(start));
+    if is_language(&name) || is_run {
         return false;
     }
     let is_named = PROSE_NAMES.iter().any(|own| {

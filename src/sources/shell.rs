@@ -10,6 +10,7 @@ pub use env::split;
 use std::path::Path;
 
 use super::chars::Lexed;
+use super::containers::UserMap;
 use super::templates::Masked;
 use super::{Beside, Document, Format, Reading, Unreadable, commands};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
@@ -69,7 +70,8 @@ impl Format for Shell {
         if !is_candidate(document, beside) {
             return Ok(Edits::default());
         }
-        let lexed = lex(document, beside).map_err(Unreadable::refusal)?;
+        let mut lexed = lex(document, beside).map_err(Unreadable::refusal)?;
+        lexed.user_map = beside.and_then(|beside| UserMap::of_docker(document.bytes, beside));
         let edits = commands::rewrite(document, &lexed, how)?;
         cron::refuse_percent(document, &edits)?;
         Ok(edits)

@@ -9,7 +9,7 @@ mod words;
 use std::path::{Path, PathBuf};
 
 use super::chars::{Chars, Command, Embedded, Lexed, Word, bytes, span};
-use super::containers::{Container, Volume, variable};
+use super::containers::{Container, UserMap, Volume, variable};
 use super::templates::Masked;
 use super::{Beside, Document, Format, Listener, Reading, Unreadable, commands, path_of};
 use crate::share::bounds::spend;
@@ -111,7 +111,8 @@ impl Format for Systemd {
         let masked = Masked::of_bracketed(document, true);
         let plain = Document { bytes: masked.bytes(), ..*document };
         let entries = lines::entries(plain.bytes);
-        let lexed = lex(&plain, &entries, beside).map_err(Unreadable::refusal)?;
+        let mut lexed = lex(&plain, &entries, beside).map_err(Unreadable::refusal)?;
+        lexed.user_map = beside.and_then(|beside| UserMap::of_docker(document.bytes, beside));
         let view = starting::view(&plain, &entries, beside);
         let how = &Rewrite { view: view.or_else(|| how.view.clone()), ..how.clone() };
         let mut edits = commands::rewrite(document, &masked.restore(lexed), how)?;
@@ -210,7 +211,9 @@ fn quadlet(
             b"Environment" if empty => container.environment.clear(),
             b"Environment" => container.environment.extend(words(entry).iter().filter_map(variable)),
             b"User" => container.user = words(entry).into_iter().next(),
-            b"UserNS" => container.user_namespace = words(entry).into_iter().next(),
+            b"UserNS" | b"UIDMap" | b"GIDMap" | b"SubUIDMap" | b"SubGIDMap" => {
+                container.user_namespace = words(entry).into_iter().next();
+            }
             b"Tmpfs" if empty => container.tmpfs.clear(),
             b"Tmpfs" => container.tmpfs.extend(words(entry)),
             b"Mount" | b"Volume" if empty => container.volumes.clear(),

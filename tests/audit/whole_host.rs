@@ -201,6 +201,30 @@ fn what_units_tables_and_scripts_start_is_read_wherever_it_is() {
     }
 }
 
+/// A place is read, or the report names it.
+#[test]
+fn odd_places_are_read_or_named() {
+    let start = "#!/bin/sh\nqemu-system-x86_64 -virtfs proxy,id=f,mount_tag=t,socket=/a\n";
+    let cloud = "#cloud-config\nruncmd:\n - qemu-system-x86_64 -virtfs proxy,id=f,mount_tag=t,socket=/a\n";
+    for (file, text, is_read) in [
+        ("service/vm/run", start, true),
+        ("var/service/vm/run", start, true),
+        ("usr/games/vm", start, true),
+        ("boot/vm.sh", start, true),
+        ("var/backups/vm.sh", start, true),
+        ("var/lib/cloud/instance/user-data.txt", cloud, true),
+        ("data/vm.sh", start, false),
+        ("mnt/disk/vm.sh", start, false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir.path().join(file), text);
+        let audit = audit(["--root", dir.path().to_str().unwrap()]);
+        assert_eq!(audit.list("shares").len(), usize::from(is_read), "{file}: {:#}", audit.document);
+        let top = format!("/{}", file.split('/').next().unwrap());
+        assert_eq!(audit.list("left_out").contains(&top.into()), !is_read, "{file}");
+    }
+}
+
 #[test]
 fn images_and_caches_are_left_out_and_said() {
     let dir = tempfile::tempdir().unwrap();
@@ -217,7 +241,10 @@ fn images_and_caches_are_left_out_and_said() {
     let text = crate::run::plain(["--root", root]).stdout;
     let text = String::from_utf8(text).unwrap();
     assert!(text.contains("looked in: /home, /var/lib\n"), "{text}");
-    assert!(text.contains("left out (images, caches, object stores): /home/joe/.cache/x, "), "{text}");
+    assert!(
+        text.contains("left out (images, caches, object stores, other folders): /home/joe/.cache/x, "),
+        "{text}"
+    );
     // What is named is read.
     for folder in folders {
         assert_eq!(audit(["--root", root, folder]).status, 3, "{folder}");

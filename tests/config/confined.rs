@@ -204,6 +204,59 @@ fn compose_quadlets_and_pods_tell_the_volume() {
     assert!(told.contains("pod.yaml:5: ") && told.contains("hostPath.path /srv/x"), "{told}");
 }
 
+/// A Compose service with what it takes over from others, and with what is in files that are not read.
+#[test]
+fn compose_services_are_read_with_what_they_take_over() {
+    let command = "    command: [\"-virtfs\", \"proxy,id=n,socket=/run/n.sock,mount_tag=n\"]\n";
+    let volume = "volumes: [\"/srv/x:/srv/x\"]";
+    let all_is_well: &[&str] = &[];
+    for (top, service, expected) in [
+        ("", "    build: .\n".to_owned(), &["add /srv/x:/srv/x"][..]),
+        ("", format!("    build: .\n    {volume}\n"), all_is_well),
+        ("", "    extends: base\n".to_owned(), &["add /srv/x:/srv/x"]),
+        (
+            &format!("  base: {{image: img, user: \"7:8\", {volume}}}\n"),
+            "    extends: base\n".to_owned(),
+            &["--owner 7 "],
+        ),
+        (
+            &format!("  base: {{image: img, {volume}}}\n"),
+            "    extends: {service: base}\n    volumes: [\"/run:/run\"]\n".to_owned(),
+            all_is_well,
+        ),
+        ("  base: {image: img}\n", "    extends:\n      service: base\n".to_owned(), &["add /srv/x:/srv/x"]),
+        (
+            "",
+            "    extends: {file: other.yml, service: base}\n".to_owned(),
+            &["takes its other settings from other.yml"],
+        ),
+        (
+            &format!("  one: &one {{{volume}}}\n  two: &two {{image: img}}\n"),
+            "    <<: [*one, *two]\n".to_owned(),
+            all_is_well,
+        ),
+        ("", format!("    {volume}\n"), &["another Compose file has this service's image"]),
+    ] {
+        let file = format!("services:\n{top}  vm:\n{service}{command}");
+        let (_, told) = in_place(&[("compose.yml", &file)], "/srv/x");
+        assert!(expected.iter().all(|part| told.contains(part)), "{file}{told}");
+        let is_told = told.contains("[export-") || told.contains("[qemu-confined]");
+        assert_eq!(is_told, expected.iter().any(|part| !part.starts_with("--owner")), "{file}{told}");
+    }
+    let (_, told) = in_place(
+        &[("compose.yaml", COMPOSE), ("compose.override.yaml", "services:\n  vm:\n    user: root\n")],
+        "/srv/x",
+    );
+    assert!(told.contains("Compose takes compose.override.yaml together with this file"), "{told}");
+    let (_, told) =
+        in_place(&[("compose.yaml", COMPOSE), ("docker-compose.override.yml", "services: {}\n")], "/srv/x");
+    assert!(!told.contains("override"), "{told}");
+    // An alias takes the arguments from above.
+    let file = "x-args: &args [-virtfs, \"proxy,id=n,socket=/run/n.sock,mount_tag=n\"]\nservices:\n  vm:\n    image: img\n    command: *args\n";
+    let (_, told) = in_place(&[("compose.yaml", file)], "/srv/x");
+    assert!(told.contains("add /srv/x:/srv/x"), "{told}");
+}
+
 #[test]
 fn a_required_helper_is_taken_out() {
     let helper =

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::host::Host;
+use super::host::{Host, Kind};
 use crate::sources::path_of;
 
 /// Folders that are read as a whole. What does not exist is passed over.
@@ -31,7 +31,12 @@ const PLACES: &[&str] = &[
     "/usr/sbin",
     "/bin",
     "/sbin",
-    "/boot/loader",
+    "/usr/games",
+    "/boot",
+    // Services of daemontools and runit.
+    "/service",
+    "/var/service",
+    "/var/backups",
     // The clock's, and jobs for later.
     "/var/spool/cron",
     "/var/spool/at",
@@ -83,6 +88,26 @@ const LEFT_OUT: &[&str] = &[
     "/run/docker/containerd",
 ];
 
+/// Folders of the system's that hold no configuration of the machine's own, or are read in part.
+const OF_SYSTEM: &[&str] = &[
+    "bin",
+    "boot",
+    "dev",
+    "lib",
+    "lib32",
+    "lib64",
+    "libx32",
+    "lost+found",
+    "nix",
+    "proc",
+    "run",
+    "sbin",
+    "sys",
+    "tmp",
+    "usr",
+    "var",
+];
+
 /// Caches and object stores, by the last parts of their paths, wherever they are.
 const LEFT_OUT_ANYWHERE: &[&[&str]] = &[
     &[".git", "objects"],
@@ -129,6 +154,18 @@ pub fn usual(host: &Host) -> Vec<PathBuf> {
         }
     }
     known
+}
+
+/// The folders of `/` that an audit of a whole machine does not read, `/data` and `/mnt` say: disks and other machines' files, as a
+/// rule, and perhaps a guest's start.
+pub fn not_read(host: &Host, roots: &[PathBuf]) -> Vec<PathBuf> {
+    let all = host.list(Path::new("/")).ok().flatten().unwrap_or_default();
+    let folders = all.into_iter().filter(|(_, kind)| *kind == Some(Kind::Folder)).map(|(path, _)| path);
+    let is_of_system = |path: &PathBuf| {
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| OF_SYSTEM.contains(&name))
+    };
+    let is_read = |path: &PathBuf| roots.iter().any(|root| root.starts_with(path));
+    folders.filter(|path| !is_of_system(path) && !is_read(path)).collect()
 }
 
 /// The home that a line of the user database says; daemons have a folder of the system's there.

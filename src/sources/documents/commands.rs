@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use super::containers::container;
+use super::compose::Services;
+use super::containers::{container, service};
 use super::scalars::chars;
 use super::tree::{Node, Value};
 use crate::share::backend::Backend;
@@ -32,6 +33,7 @@ const LONGEST: usize = 512;
 
 /// Takes what is in `node` and below it. `folder`: where the document lies.
 pub fn collect(file: &str, folder: Option<&Path>, node: &Rc<Node>, lexed: &mut Lexed) {
+    let services = Services::of(node);
     let mut waiting = vec![(Rc::clone(node), None, None)];
     while let Some((node, name, pod)) = waiting.pop() {
         match &node.value {
@@ -50,8 +52,14 @@ pub fn collect(file: &str, folder: Option<&Path>, node: &Rc<Node>, lexed: &mut L
                 );
             }
             Value::Mapping(pairs) => {
-                together(file, &node, lexed);
-                lexed.containers.extend(container(file, &node, pod.as_deref(), folder));
+                if services.has(&node) {
+                    let whole = services.whole(&node);
+                    together(file, &whole, lexed);
+                    lexed.containers.push(service(file, &whole, &node, folder));
+                } else {
+                    together(file, &node, lexed);
+                    lexed.containers.extend(container(file, &node, pod.as_deref(), folder));
+                }
                 let is_pod = ["containers", "initContainers"].iter().any(|key| node.get(key).is_some());
                 let pod = if is_pod { Some(Rc::clone(&node)) } else { pod };
                 let beside = NAMES.iter().find_map(|key| node.get(key)?.text()).map(str::to_owned);

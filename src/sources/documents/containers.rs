@@ -39,12 +39,41 @@ pub fn container(file: &str, node: &Node, pod: Option<&Node>, folder: Option<&Pa
         remarks: own_users(node, pod),
         tmpfs: tmpfs(file, node),
         user: user(file, node, pod),
-        user_namespace: node
-            .get("userns_mode")
-            .or_else(|| node.get("userns"))
-            .map(|mode| text(file, node, mode)),
+        user_namespace: user_namespace(file, node),
         gap: if in_a_pod { None } else { gap(file, node) },
+        more_environment: node.get("envFrom").is_some(),
     })
+}
+
+/// The container of a Compose service, `whole` with what it takes over, `own` without. Its image may be built, or be in another
+/// file.
+pub fn service(file: &str, whole: &Rc<Node>, own: &Node, folder: Option<&Path>) -> Container {
+    let image = whole.get("image").filter(|image| image.text().is_some());
+    let list = |key: &str| whole.get(key).map(|part| words(file, part, Some(whole))).unwrap_or_default();
+    Container {
+        image: image.map(|image| text(file, whole, image)),
+        entrypoint: list("entrypoint"),
+        arguments: list("command"),
+        environment: environment(file, whole),
+        volumes: volumes(file, whole, None),
+        folder: folder.map(Path::to_owned),
+        span: own.span.clone(),
+        place: own.get("image").map_or(own.span.start..own.span.start, |image| image.span.clone()),
+        by: Some(By::Compose),
+        own_mounts: false,
+        remarks: super::compose::remarks(whole),
+        tmpfs: tmpfs(file, whole),
+        user: user(file, whole, None),
+        user_namespace: user_namespace(file, whole),
+        gap: gap(file, own),
+        more_environment: whole.get("env_file").is_some()
+            || whole.get("extends").is_some_and(|it| it.get("file").is_some()),
+    }
+}
+
+fn user_namespace(file: &str, node: &Node) -> Option<Word> {
+    let mode = node.get("userns_mode").or_else(|| node.get("userns"))?;
+    Some(text(file, node, mode))
 }
 
 /// Compose's `tmpfs`: a path, or several.

@@ -1,0 +1,127 @@
+//! A Compose file's services with what they take over from others: merge keys and `extends`. Source: the Compose specification.
+
+#![forbid(unsafe_code)]
+
+use std::rc::Rc;
+
+use super::tree::{Node, Value};
+
+/// How far services may extend each other.
+const MAX_DEPTH: usize = 8;
+
+/// Keys whose values are put together with those that are taken over.
+const JOINED: &[&str] = &["volumes", "tmpfs", "environment"];
+
+/// What makes a file be one with the one that is called like this.
+const OVERRIDES: &[&str] = &[
+    "compose.override.yaml",
+    "compose.override.yml",
+    "docker-compose.override.yaml",
+    "docker-compose.override.yml",
+];
+
+/// The services of a document.
+pub struct Services(Option<Rc<Node>>);
+
+/// A key with its value.
+type Pair = (Rc<Node>, Rc<Node>);
+
+impl Services {
+    /// Those below the document's root.
+    pub fn of(root: &Node) -> Self {
+        Self(root.get("services").filter(|all| matches!(all.value, Value::Mapping(_))).cloned())
+    }
+
+    /// Whether a node describes one.
+    pub fn has(&self, node: &Rc<Node>) -> bool {
+        let Some(Value::Mapping(all)) = self.0.as_ref().map(|all| &all.value) else { return false };
+        all.iter().any(|(_, value)| Rc::ptr_eq(value, node))
+    }
+
+    /// A service with what it takes over. What is in another file stays out.
+    pub fn whole(&self, node: &Rc<Node>) -> Rc<Node> {
+        let value = Value::Mapping(self.pairs(node, 0));
+        Rc::new(Node { value, span: node.span.clone() })
+    }
+
+    fn pairs(&self, node: &Node, depth: usize) -> Vec<Pair> {
+        let Value::Mapping(own) = &node.value else { return Vec::new() };
+        let mut pairs = own.clone();
+        if depth == MAX_DEPTH {
+            return pairs;
+        }
+        for merged in
+            own.iter().filter(|(key, _)| key.text() == Some("<<")).flat_map(|(_, value)| targets(value))
+        {
+            take(&mut pairs, self.pairs(&merged, depth + 1), false);
+        }
+        let base = node.get("extends").filter(|given| given.get("file").is_none());
+        let name = base.and_then(|given| given.text().or_else(|| given.get("service")?.text()));
+        if let Some(base) = name.and_then(|name| self.0.as_ref()?.get(name)) {
+            take(&mut pairs, self.pairs(base, depth + 1), true);
+        }
+        pairs
+    }
+}
+
+/// The nodes that a merge key names.
+fn targets(value: &Node) -> Vec<Rc<Node>> {
+    match &value.value {
+        Value::Alias(Some(other)) => vec![Rc::clone(other)],
+        Value::Sequence(items) => items.iter().flat_map(|item| targets(item)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Takes over what is not there yet; `joins`: lists of both are put together, the own one last.
+fn take(pairs: &mut Vec<Pair>, others: Vec<Pair>, joins: bool) {
+    for (key, value) in others {
+        let Some((_, own)) = pairs.iter_mut().find(|(own, _)| own.text() == key.text()) else {
+            pairs.push((key, value));
+            continue;
+        };
+        let is_joined = joins && key.text().is_some_and(|key| JOINED.contains(&key));
+        let both = match (&value.value, &own.value) {
+            (Value::Sequence(first), Value::Sequence(last)) => {
+                Value::Sequence([first.clone(), last.clone()].concat())
+            }
+            (Value::Mapping(first), Value::Mapping(last)) => {
+                Value::Mapping([first.clone(), last.clone()].concat())
+            }
+            _ => continue,
+        };
+        if is_joined {
+            *own = Rc::new(Node { value: both, span: own.span.clone() });
+        }
+    }
+}
+
+/// What the file leaves to others: what to point at, what is missing, and what to do.
+pub fn remarks(node: &Node) -> Vec<(std::ops::Range<usize>, String, String)> {
+    let remedy = || "see that it leaves the export visible and writable for QEMU's user".to_owned();
+    let file = node.get("extends").and_then(|given| Some((given.span.clone(), given.get("file")?.text()?)));
+    if let Some((at, file)) = file {
+        let file = crate::text::escape(file.as_bytes());
+        return vec![(
+            at,
+            format!("the service takes its other settings from {file}, which is not read here"),
+            remedy(),
+        )];
+    }
+    if node.get("image").is_none() && node.get("build").is_none() {
+        let at = node.span.start..node.span.start;
+        return vec![(
+            at,
+            "another Compose file has this service's image, and is not read here".to_owned(),
+            remedy(),
+        )];
+    }
+    Vec::new()
+}
+
+/// The file that Compose reads together with the one of this name.
+pub fn override_of<'a>(name: &str, mut beside: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let stem = name.strip_suffix(".yaml").or_else(|| name.strip_suffix(".yml"))?;
+    matches!(stem, "compose" | "docker-compose").then_some(())?;
+    beside.find(|other| OVERRIDES.contains(other) && other.starts_with(stem))
+}
