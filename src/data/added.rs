@@ -9,33 +9,31 @@
 //! | a real symbolic link or special file, whoever owns it | it is adopted: no guest makes such |
 //! | one that is still being written, and a new directory around it | nothing yet |
 
+mod look;
+
 use std::collections::{HashMap, HashSet};
-use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::AsFd as _;
+use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::entry::{CAPABILITY, Inode, Kind};
+use anyhow::Result;
+
+use self::look::{Candidate, Eye, Looker, Said, Seen};
+use super::entry::{CAPABILITY, Kind};
 use super::filesystem::Filesystem;
-use super::form::{Form, Model};
+use super::form::Model;
 use super::goal::Goal;
 use super::identity::Key;
 use super::journal::{self, Journal, Record};
-use super::pin::Pin;
 use super::staging::Staging;
-use super::survey::{self, Group};
+use super::survey::Group;
 use super::tree::{Directory, Tree};
-use super::walk::{self, Trouble, Visitor};
-use super::{check, mapped_file, mapped_xattr, passthrough, sys};
+use super::{mapped_xattr, walk};
 use crate::report::check::counted;
 use crate::report::finding::{self, Finding};
 use crate::share::Place;
-use anyhow::{Context as _, Result};
-
-/// For how long a file with a name of rsync's temporary files is taken for one.
-const TEMPORARY: u64 = 3600;
 
 /// How many entries that are left are named one by one.
 const NAMED: usize = 1000;
@@ -160,21 +158,25 @@ impl Search<'_> {
 
     /// What the journal knows of candidates that it has recorded, by their inodes.
     fn known(&self, candidates: &[Candidate]) -> Result<HashMap<Key, Known>> {
-        let mut asked: HashMap<Key, Inode> = HashMap::new();
-        for candidate in candidates {
-            asked.insert(candidate.inode.id.key(), candidate.inode);
-        }
         let mut known = HashMap::new();
-        if asked.is_empty() {
+        if candidates.is_empty() {
             return Ok(known);
         }
+        // There may be very many: their places in the list take the least room.
+        let key = |place: usize| candidates.get(place).map(|candidate| candidate.inode.id.key());
+        let mut asked: Vec<usize> = (0..candidates.len()).collect();
+        asked.sort_unstable_by_key(|&place| key(place));
+        let inode = |wanted: Key| {
+            let place = asked.binary_search_by_key(&Some(wanted), |&place| key(place)).ok()?;
+            asked.get(place).and_then(|&place| candidates.get(place)).map(|candidate| candidate.inode)
+        };
         let open = self.journal.adopting().unwrap_or(u64::MAX);
         for listing in self.journal.listings()? {
             let (at, listing) = listing?;
             let own = listing.is_first(at).then_some(&listing.own);
             let records = listing.entries.iter().filter_map(|(_, record)| record.as_ref());
             for record in own.into_iter().chain(records) {
-                if asked.get(&record.id.key()).is_some_and(|inode| record.is(inode)) {
+                if inode(record.id.key()).is_some_and(|inode| record.is(&inode)) {
                     known.insert(record.id.key(), Known { record: record.clone(), is_open: at >= open });
                 }
             }
@@ -190,9 +192,9 @@ impl Search<'_> {
         known: &HashMap<Key, Known>,
         to: &mut Additions,
     ) {
-        candidates.sort_by_cached_key(|candidate| candidate.path.clone());
+        candidates.sort_unstable_by(|one, other| one.path.cmp(&other.path));
         let mut names: HashMap<Key, u64> = HashMap::new();
-        for candidate in &candidates {
+        for candidate in candidates.iter().filter(|candidate| candidate.inode.is_linked()) {
             *names.entry(candidate.inode.id.key()).or_default() += 1;
         }
         let busy = busy_directories(&candidates, known);
@@ -284,29 +286,6 @@ struct Known {
     is_open: bool,
 }
 
-/// What says that the guest sees an entry otherwise than it really is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Said {
-    /// Nothing, or a metadata file that another inode of this name had.
-    Nothing,
-    /// Mapped attributes.
-    Attributes,
-    /// A metadata file that may be this inode's.
-    Other,
-}
-
-/// An entry that is not as a mapped model keeps it.
-struct Candidate {
-    directory: Arc<Directory>,
-    name: CString,
-    path: Vec<u8>,
-    inode: Inode,
-    record: Record,
-    said: Said,
-    is_busy: bool,
-    findings: Vec<Finding>,
-}
-
 /// Why an entry that was converted or adopted, and has another owner now, stays so; `None` where it does not.
 fn stays(goal: &Goal, candidate: &Candidate, was: &Record) -> Option<&'static str> {
     let (now, was) = (&candidate.record.entry, &was.entry);
@@ -359,164 +338,9 @@ fn busy_directories(candidates: &[Candidate], known: &HashMap<Key, Known>) -> Ha
         .collect()
 }
 
-/// Whether a name is one of those under which rsync writes a file: `.NAME.` and six letters or digits.
-fn is_temporary(name: &CStr) -> bool {
-    let Some((name, ending)) = name.to_bytes().split_last_chunk::<7>() else { return false };
-    let Some((b'.', letters)) = ending.split_first() else { return false };
-    name.len() > 1 && name.starts_with(b".") && letters.iter().all(u8::is_ascii_alphanumeric)
-}
-
-#[derive(Default)]
-struct Seen {
-    candidates: Vec<Candidate>,
-    unmapped: Group,
-}
-
-/// What all workers of a walk share.
-struct Looker<'l> {
-    search: &'l Search<'l>,
-    goal: Goal,
-    filesystem: &'l Filesystem,
-    staging: Staging,
-    /// Seconds since 1970.
-    now: u64,
-    seen: Mutex<Seen>,
-}
-
-impl Looker<'_> {
-    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Looks at an entry of `directory`; `itself` is the entry where it is a directory.
-    fn look(
-        &self,
-        directory: &Arc<Directory>,
-        name: &CStr,
-        itself: Option<&Arc<Directory>>,
-        pin: &Pin,
-    ) -> rustix::io::Result<()> {
-        let inode = *pin.inode();
-        if !inode.kind().is_some_and(Kind::is_replaced) && inode.uid == self.goal.uid {
-            if !self.is_mapped(directory, name, pin)? {
-                self.seen().unmapped.add(|| directory.path_of(name));
-            }
-            return Ok(());
-        }
-        let survey =
-            survey::of_entry(self.search.tree, self.filesystem, itself.unwrap_or(directory), name, pin);
-        let mut findings = check::entry_findings(self.search.export, &survey, true, self.goal.model);
-        // It is adopted by what they say.
-        findings.retain(|finding| *finding.kind != finding::ALREADY_MAPPED);
-        let candidate = Candidate {
-            directory: Arc::clone(directory),
-            name: name.to_owned(),
-            path: directory.path_of(name),
-            inode,
-            record: Record::new(&inode, passthrough::read(pin)?),
-            said: self.said(directory, name, pin)?,
-            is_busy: self.is_busy(name, pin),
-            findings,
-        };
-        self.seen().candidates.push(candidate);
-        Ok(())
-    }
-
-    fn is_mapped(&self, directory: &Directory, name: &CStr, pin: &Pin) -> rustix::io::Result<bool> {
-        match self.goal.model {
-            Model::MappedXattr => mapped_xattr::is_carried(pin),
-            Model::MappedFile => Ok(mapped_file::stat_metadata(directory, name)?.is_some()),
-        }
-    }
-
-    /// What there is that says what the guest sees of an entry of another user.
-    fn said(&self, directory: &Directory, name: &CStr, pin: &Pin) -> rustix::io::Result<Said> {
-        let inode = pin.inode();
-        if inode.kind().is_some_and(Kind::is_replaced) {
-            return Ok(Said::Nothing);
-        }
-        if self.goal.model == Model::MappedXattr {
-            return Ok(if mapped_xattr::is_carried(pin)? { Said::Attributes } else { Said::Nothing });
-        }
-        // A metadata file is the name's: that of a file which was replaced by another is of no use.
-        let is_there = mapped_file::stat_metadata(directory, name)?.is_some();
-        let is_its = is_there && !mapped_file::is_anothers(directory, name, inode, self.goal.uid)?;
-        Ok(if is_its { Said::Other } else { Said::Nothing })
-    }
-
-    /// Whether an entry is still being written, as far as that can be seen.
-    fn is_busy(&self, name: &CStr, pin: &Pin) -> bool {
-        let inode = pin.inode();
-        let changed = u64::try_from(inode.changed.seconds).unwrap_or(0);
-        let is_younger = |seconds: u64| changed.saturating_add(seconds) > self.now;
-        if is_younger(self.search.settle.as_secs()) {
-            return true;
-        }
-        inode.kind() == Some(Kind::File)
-            && (is_temporary(name) && is_younger(TEMPORARY) || sys::is_written(pin.as_fd()))
-    }
-}
-
-/// One worker of the walk.
-struct Eye<'e>(&'e Looker<'e>);
-
-impl Eye<'_> {
-    fn note(directory: &Directory, name: &CStr, looked: rustix::io::Result<()>) -> Result<()> {
-        match looked.map_err(Trouble::of) {
-            // It is gone, or no part of the export.
-            Ok(()) | Err(Trouble::Mount | Trouble::Changed) => Ok(()),
-            Err(Trouble::Failed(error)) => Err(error)
-                .with_context(|| format!("looking at '{}'", crate::text::escape(&directory.path_of(name)))),
-        }
-    }
-}
-
-impl Visitor for Eye<'_> {
-    type Error = anyhow::Error;
-
-    fn directory(&mut self, directory: &Arc<Directory>, pin: &Pin) -> Result<()> {
-        let Some(parent) = directory.parent() else { return Ok(()) };
-        let looked = self.0.look(parent, directory.name(), Some(directory), pin);
-        Self::note(directory, c"", looked)
-    }
-
-    fn entry(&mut self, directory: &Arc<Directory>, name: &CStr, pin: Pin) -> Result<()> {
-        let looked = self.0.look(directory, name, None, &pin);
-        Self::note(directory, name, looked)
-    }
-
-    fn trouble(&mut self, directory: &Arc<Directory>, name: &CStr, trouble: Trouble) -> Result<()> {
-        match trouble {
-            Trouble::Mount | Trouble::Changed => Ok(()),
-            Trouble::Failed(error) => Self::note(directory, name, Err(error)),
-        }
-    }
-
-    fn hides(&self, directory: &Arc<Directory>, name: &CStr) -> bool {
-        self.0.staging.made(name) || Form::Mapped(self.0.goal.model).hides(directory, name)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_of_rsyncs_temporary_files_are_known() {
-        for (name, is) in [
-            (c".file.aB3xYz", true),
-            (c".a.b.c.000000", true),
-            (c"file.aB3xYz", false),
-            (c".file.aB3xY", false),
-            (c".file.aB3xY-", false),
-            (c"..aB3xYz", false),
-            (c".aB3xYz", false),
-            (c".bashrc", false),
-            (c"", false),
-        ] {
-            assert_eq!(is_temporary(name), is, "{name:?}");
-        }
-    }
 
     #[test]
     fn the_directories_above_are_all_but_the_export() {

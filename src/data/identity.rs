@@ -21,7 +21,7 @@ pub struct Id {
 }
 
 /// What tells an inode from an earlier or a later one of the same number.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stamp {
     /// Nothing: the file system keeps neither, or not for as long as it exists.
@@ -68,7 +68,7 @@ impl Id {
 }
 
 /// An inode among those that exist at one time, or among those that a journal tells of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// [`Id::volume`].
     pub volume: u64,
