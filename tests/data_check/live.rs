@@ -182,6 +182,7 @@ fn an_overlay_is_found_in_another_namespace_and_by_a_relative_layer() {
         assert!(live.is_busy(), "{lower}: {live:?}");
         let said = live.kernel[0].to_string();
         assert!(said.contains("merged") && said.contains(&format!("of process {}", actor.pid())), "{said}");
+        assert_eq!(said.contains("may be made of"), !lower.starts_with('$'), "{said}");
     }
 }
 

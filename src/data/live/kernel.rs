@@ -33,6 +33,8 @@ pub enum KernelUse {
         part: PathBuf,
         /// A process of the mount namespace, where that is not ours.
         namespace_of: Option<i32>,
+        /// Whether its option names the directory; a relative one may be another's.
+        is_certain: bool,
     },
 }
 
@@ -46,8 +48,9 @@ impl fmt::Display for KernelUse {
             }
             Self::Swap(file) => write!(out, "the kernel swaps to {}", path(file)),
             Self::Nfs(part) => write!(out, "the kernel serves {} over NFS", path(part)),
-            Self::Overlay { point, part, namespace_of } => {
-                write!(out, "the overlay filesystem at {} is made of {}", path(point), path(part))?;
+            Self::Overlay { point, part, namespace_of, is_certain } => {
+                let is = if *is_certain { "is" } else { "has a relative layer and may be" };
+                write!(out, "the overlay filesystem at {} {is} made of {}", path(point), path(part))?;
                 match namespace_of {
                     Some(pid) => write!(out, ", in the mount namespace of process {pid}"),
                     None => Ok(()),
@@ -145,7 +148,12 @@ fn overlay(
             }
             ours
         };
-        found.extend(part.map(|part| KernelUse::Overlay { point: mount.point.clone(), part, namespace_of }));
+        found.extend(part.map(|part| KernelUse::Overlay {
+            point: mount.point.clone(),
+            part,
+            namespace_of,
+            is_certain: layer.is_absolute(),
+        }));
     }
     unknown
 }
