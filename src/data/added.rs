@@ -199,6 +199,7 @@ impl Search<'_> {
         }
         let busy = busy_directories(&candidates, known);
         let mut closed: HashSet<Vec<u8>> = HashSet::new();
+        let mut left_names: HashSet<Key> = HashSet::new();
         for mut candidate in candidates {
             let known = known.get(&candidate.inode.id.key());
             let is_directory = candidate.inode.kind() == Some(Kind::Directory);
@@ -212,6 +213,7 @@ impl Search<'_> {
             if is_below_left && !candidate.is_busy {
                 // The directory was named.
                 to.left_count += 1;
+                left_names.extend(candidate.inode.is_linked().then(|| candidate.inode.id.key()));
                 continue;
             }
             let found = if candidate.is_busy || busy.contains(&candidate.path) {
@@ -222,6 +224,7 @@ impl Search<'_> {
                 self.obstacle(&mut candidate, &names)
             };
             if let Some(finding) = found {
+                left_names.extend(candidate.inode.is_linked().then(|| candidate.inode.id.key()));
                 if is_directory && known.is_none() {
                     closed.insert(candidate.path.clone());
                 }
@@ -233,6 +236,25 @@ impl Search<'_> {
             let list = if known.is_some() { &mut to.returned } else { &mut to.new };
             list.push(Added { directory, name, record });
         }
+        self.leave_other_names(&left_names, to);
+    }
+
+    /// Leaves what has another name that is left: a link or a special file would be parted from that.
+    fn leave_other_names(&self, left: &HashSet<Key>, to: &mut Additions) {
+        const WHY: &str = "another of its names is left as it is, and what that shows changes with it";
+        if left.is_empty() {
+            return;
+        }
+        let is_left = |added: &Added| added.record.entry.links > 1 && left.contains(&added.record.id.key());
+        let (others, new) = std::mem::take(&mut to.new).into_iter().partition(is_left);
+        to.new = new;
+        let others: Vec<Added> = others;
+        for added in others {
+            let place = Place { file: Some(self.path(&added.path())), ..Place::default() };
+            let finding = Finding { place, ..self.finding(&finding::LINKS_OUTSIDE, WHY) };
+            if (self.covers)(&finding) { to.new.push(added) } else { to.leave(finding) }
+        }
+        to.new.sort_by_cached_key(Added::path);
     }
 
     /// What stands in the way of the adoption of an entry that the journal does not know.

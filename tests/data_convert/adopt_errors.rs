@@ -1,10 +1,13 @@
 //! Adoptions that errors end, and copies of exports in which entries were adopted.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
 use crate::adopt::{adopt, must_be, with_additions};
 use crate::crash::{alone, count_above, kill_at, points};
 use crate::errors::{CAUSES, by_path};
 use crate::injector::run;
-use crate::stage::{MODELS, Stage, success};
+use crate::stage::{MODELS, Stage, ended, success};
 
 /// How many calls of a run are tried for each cause.
 const POINTS: usize = 1;
@@ -74,5 +77,32 @@ fn a_copy_of_an_export_with_adopted_entries_is_rolled_back_by_paths() {
             success(&mut by_path(&stage));
             must_be(&expected, &stage, &what);
         }
+    }
+}
+
+#[test]
+fn names_of_one_inode_are_adopted_together_or_left_together() {
+    if crate::stage::elsewhere() {
+        return;
+    }
+    for model in MODELS {
+        let stage = Stage::knotted();
+        success(&mut stage.convert(model));
+        let at = |name: &str| stage.export().join(name);
+        fs::create_dir(at("busy")).unwrap();
+        crate::disk::run("mknod", &[&at("zero"), &"c", &"1", &"5"]);
+        fs::hard_link(at("zero"), at("busy/zero")).unwrap();
+        // A name of rsync's temporary files, which is left with the directory around it.
+        fs::write(at("busy/.file.aB3xYz"), "a part").unwrap();
+        for _ in 0..2 {
+            let said = ended(&mut adopt(&stage), 3);
+            assert!(said.contains("another of its names is left"), "{model}: {said}");
+            assert_eq!(fs::symlink_metadata(at("zero")).unwrap().nlink(), 2, "{model}");
+        }
+        fs::rename(at("busy/.file.aB3xYz"), at("busy/file")).unwrap();
+        success(&mut adopt(&stage));
+        let number = |name: &str| fs::symlink_metadata(at(name)).unwrap().ino();
+        assert_eq!(number("zero"), number("busy/zero"), "{model}: parted");
+        stage.verify(model);
     }
 }

@@ -195,6 +195,7 @@ impl Order<'_> {
         let _ = troubles.write(&mut std::io::stderr().lock());
         let shown = text::escape_path(&self.export);
         if troubles.failures() > 0 || !is_over {
+            write_findings(&rows(&additions), &mut std::io::stderr().lock())?;
             complain!(
                 "virtfs-proxy-helper: not all of what was added to '{shown}' is adopted. Nothing is lost: deal with the above and \
                  run the same command again to go on."
