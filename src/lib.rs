@@ -24,6 +24,8 @@
 
 #[macro_use]
 mod say;
+#[macro_use]
+pub mod report;
 
 pub mod cli;
 pub mod data;
@@ -32,7 +34,6 @@ pub mod helper;
 mod kernel;
 mod migrate;
 mod moves;
-pub mod report;
 pub mod share;
 pub mod sources;
 pub mod text;

@@ -3,6 +3,9 @@
 //! A verb fills a document (a serializable struct, made of [`rows`]), says in [`Text`] how it reads on a terminal,
 //! and hands it to [`print()`]. Its exit status is [`Counts::outcome`] or its own, the same in every format.
 
+#[macro_use]
+pub mod schema;
+
 pub mod audit;
 pub mod check;
 pub mod finding;
@@ -28,6 +31,7 @@ use serde::Serialize;
 use crate::exit::Outcome;
 pub use output::{print_with, put};
 pub use rows::{Counts, FindingRow};
+pub use schema::print_schema;
 pub use text::{write_finding, write_findings};
 
 /// The version of every document's fields. It grows when a field goes or changes its meaning; new fields
@@ -68,12 +72,6 @@ pub fn write<D: Serialize + Text>(document: &D, format: Format, out: &mut dyn Wr
         }
         Format::Yaml => yaml::write(document, out),
     }
-}
-
-/// Prints the JSON Schema of a document, for `--schema`.
-pub fn print_schema<D: schemars::JsonSchema>() -> anyhow::Result<()> {
-    let schema = schemars::schema_for!(D);
-    say!("{}", serde_json::to_string_pretty(&schema)?)
 }
 
 /// [`Outcome::Clean`] in place of [`Outcome::Findings`] and [`Outcome::Unread`], for `--exit-zero`.

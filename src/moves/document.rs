@@ -1,6 +1,5 @@
 //! The document of `migrate plan`.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Outcome;
@@ -12,7 +11,8 @@ pub const SCHEMA: u32 = 2;
 
 /// How the guests of a host leave the proxy backend. Unknown is null; bytes that are not UTF-8 and control characters stand as
 /// `\\xNN`, a backslash is doubled.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PlanDocument {
     /// The version of these fields: grows when a field goes or changes its meaning.
     pub schema: u32,
@@ -29,8 +29,11 @@ pub struct PlanDocument {
     pub unread: Vec<String>,
 }
 
+has_schema!(PlanDocument, "plan");
+
 /// The paths and options that a plan was made with.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Answers {
     /// The files and folders, from the root; this machine where there is none.
     pub paths: Vec<String>,
@@ -39,7 +42,8 @@ pub struct Answers {
 }
 
 /// Guests that move together, for they share exports; most often one.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Move {
     /// The guests.
     pub guests: Vec<Guest>,
@@ -54,7 +58,8 @@ pub struct Move {
 }
 
 /// Who stops and starts a guest.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Manager {
     /// libvirt's system daemon, by virsh.
@@ -71,7 +76,8 @@ pub enum Manager {
 }
 
 /// A guest with shares over the proxy backend.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Guest {
     /// The name that its manager knows it by: a domain, a number of Proxmox's, a unit; else its own name or its file.
     pub name: String,
@@ -101,7 +107,8 @@ pub struct Guest {
 }
 
 /// A share over the proxy backend.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Share {
     /// What the guest mounts by.
     pub mount_tag: Option<String>,
@@ -118,7 +125,8 @@ pub struct Share {
 }
 
 /// A directory to convert.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Export {
     /// Where it is.
     pub path: String,
@@ -143,7 +151,8 @@ pub struct Export {
 }
 
 /// A helper that serves an export.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Helper {
     /// The systemd unit that starts it.
     pub unit: Option<String>,
@@ -161,7 +170,8 @@ pub struct Helper {
 }
 
 /// Something that has to be answered or dealt with before the steps are carried out.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Question {
     /// The guest or the export that it is about.
     pub about: String,
@@ -172,7 +182,8 @@ pub struct Question {
 }
 
 /// What a step does.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Shuts a guest down.
@@ -203,7 +214,8 @@ pub enum Kind {
 }
 
 /// One step.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Step {
     /// What kind of step it is.
     pub kind: Kind,
@@ -223,7 +235,8 @@ pub struct Step {
 }
 
 /// A command, as a program gets it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Command {
     /// The program and its arguments.
     pub words: Vec<String>,
@@ -272,7 +285,8 @@ pub fn shell(text: &str) -> String {
 }
 
 /// A document in which shares are configured: a file, or what a command of the manager's prints.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Source {
     /// The file. Where a command prints the document, the name of the file that takes it.
     pub file: String,

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::finding::{self, Kind, Severity};
@@ -20,7 +19,8 @@ const MOST_NAMES: usize = 40;
 
 /// What `migrate audit` found. Unknown is null; paths are as on the audited host; bytes that are not UTF-8 and
 /// control characters stand as `\\xNN`, a backslash is doubled.
-#[derive(Debug, Default, Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AuditDocument {
     /// The version of these fields: grows when a field goes or changes its meaning.
     pub schema: u32,
@@ -55,6 +55,8 @@ pub struct AuditDocument {
     pub advisories: Vec<AdvisoryBlock>,
 }
 
+has_schema!(AuditDocument, "audit");
+
 /// What an audit says of a host, as other verbs read it back.
 #[derive(Debug, Default, Deserialize)]
 pub struct Audited {
@@ -79,7 +81,8 @@ pub struct AdvisoryBlock {
 const ADVISORIES: &[&Kind] = &[&finding::QEMU_VULNERABILITY, &finding::QEMU_FAULT, &finding::QEMU_DIFFERENCE];
 
 /// One installed QEMU program.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct QemuRow {
     /// The program.
     pub file: String,
@@ -90,7 +93,8 @@ pub struct QemuRow {
 }
 
 /// One share over the proxy backend.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ShareRow {
     /// Where it stands; `/proc/PID/cmdline` for a running process, null for standard input.
     pub file: Option<String>,
@@ -134,7 +138,8 @@ pub struct ShareRow {
 }
 
 /// The guest's device of a share.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DeviceRow {
     /// `virtio-9p-pci`, ….
     pub driver: String,
@@ -149,7 +154,8 @@ pub struct DeviceRow {
 }
 
 /// One invocation of the helper.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HelperRow {
     /// Where it stands; `/proc/PID/cmdline` for a running process.
     pub file: Option<String>,
@@ -170,7 +176,8 @@ pub struct HelperRow {
 }
 
 /// Something that could not be read or parsed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UnreadRow {
     /// What.
     pub file: Option<String>,
@@ -179,7 +186,8 @@ pub struct UnreadRow {
 }
 
 /// Counts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Summary {
     /// Files and processes that were read.
     pub looked_at: u64,

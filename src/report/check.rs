@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::finding;
@@ -12,7 +11,8 @@ use crate::exit::Outcome;
 
 /// What `migrate check` found out about an export. Unknown is null; bytes that are not UTF-8 and control
 /// characters stand as `\\xNN`, a backslash is doubled.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CheckDocument {
     /// The version of these fields: grows when a field goes or changes its meaning.
     pub schema: u32,
@@ -40,8 +40,11 @@ pub struct CheckDocument {
     pub summary: Counts,
 }
 
+has_schema!(CheckDocument, "check");
+
 /// A filesystem.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FilesystemRow {
     /// Its type.
     pub kind: String,
@@ -62,7 +65,8 @@ pub struct FilesystemRow {
 }
 
 /// Counts of entries.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EntriesRow {
     /// All of them, the export's root included.
     pub total: u64,
@@ -91,7 +95,8 @@ pub struct EntriesRow {
 }
 
 /// An owner of entries.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OwnerRow {
     /// The user's number.
     pub uid: u32,
@@ -106,7 +111,8 @@ pub struct OwnerRow {
 }
 
 /// Somebody who has the export open.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UserRow {
     /// The process; null for the kernel itself and for mounts.
     pub pid: Option<i32>,
@@ -119,7 +125,8 @@ pub struct UserRow {
 }
 
 /// What a conversion takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CostRow {
     /// Seconds.
     pub seconds: u64,
@@ -138,7 +145,8 @@ pub struct CostRow {
 }
 
 /// A configuration.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ConfigurationRow {
     /// QEMU's arguments.
     pub qemu: Vec<String>,

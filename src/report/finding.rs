@@ -1,13 +1,13 @@
 //! Findings: stable ids, severities and remedies, in one table.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::share::Place;
 use crate::text;
 
 /// How much a finding matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Good to know. Asks for nothing.

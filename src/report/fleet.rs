@@ -19,7 +19,6 @@ use std::io::{self, Write};
 use std::time::SystemTime;
 
 use anyhow::Result;
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::SCHEMA;
@@ -30,7 +29,8 @@ use crate::cli::{By, FleetFormat, ReportArgs};
 use crate::exit::Outcome;
 
 /// The audits of a fleet, merged. Unknown is null. Strings are as in the hosts' own documents.
-#[derive(Debug, Default, Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FleetDocument {
     /// The version of these fields: grows when a field goes or changes its meaning.
     pub schema: u32,
@@ -50,8 +50,11 @@ pub struct FleetDocument {
     pub summary: FleetSummary,
 }
 
+has_schema!(FleetDocument, "report");
+
 /// One host.
-#[derive(Debug, Default, Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HostRow {
     /// Its name: that of its report without the ending, or the inventory's.
     pub host: String,
@@ -92,7 +95,8 @@ pub struct HostRow {
 }
 
 /// How a host stands. In the order in which hosts ask for attention.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum HostStatus {
     /// There is no audit of it: it could not be reached, the audit failed, or its report can't be read.
@@ -107,7 +111,8 @@ pub enum HostStatus {
 }
 
 /// One share of one host.
-#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FleetShare {
     /// The host.
     pub host: String,
@@ -149,7 +154,8 @@ pub struct FleetShare {
 }
 
 /// What is next for a share.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ShareStatus {
     /// `migrate config` does not rewrite it where it stands: a manager's, a running process's, or by hand.
@@ -166,7 +172,8 @@ pub enum ShareStatus {
 }
 
 /// What became of a share since the earlier round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Change {
     /// It was not there.
@@ -180,7 +187,8 @@ pub enum Change {
 }
 
 /// One kind of finding of one severity.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FindingCount {
     /// Its id.
     pub id: String,
@@ -193,7 +201,8 @@ pub struct FindingCount {
 }
 
 /// Counts.
-#[derive(Debug, Clone, Copy, Default, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FleetSummary {
     /// Hosts.
     pub hosts: u64,
@@ -222,7 +231,8 @@ pub struct FleetSummary {
 }
 
 /// How far the migration has come since the earlier round.
-#[derive(Debug, Clone, Copy, Default, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Progress {
     /// Shares that were not there.
     pub new: u64,

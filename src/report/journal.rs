@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Text;
@@ -10,7 +9,8 @@ use super::check::{bytes, counted};
 use crate::exit::Outcome;
 
 /// What a conversion's journal says. Bytes that are not UTF-8 and control characters stand as `\\\\xNN`, a backslash is doubled.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct JournalDocument {
     /// The version of these fields: grows when a field goes or changes its meaning.
     pub schema: u32,
@@ -53,6 +53,8 @@ pub struct JournalDocument {
     /// What is wrong with it; null where every record is good.
     pub damage: Option<String>,
 }
+
+has_schema!(JournalDocument, "journal");
 
 impl JournalDocument {
     /// How it ended.

@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Where and when an audit was made. Each field is null where it is not known, and in audits of versions without it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Origin {
     /// When the audit began, in UTC, by the clock of the machine that made it: RFC 3339, `2026-01-31T12:00:00Z`.

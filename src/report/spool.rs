@@ -226,6 +226,7 @@ impl<T: Serialize + DeserializeOwned> Serialize for Rows<T> {
     }
 }
 
+#[cfg(test)]
 impl<T: schemars::JsonSchema> schemars::JsonSchema for Rows<T> {
     fn inline_schema() -> bool {
         true

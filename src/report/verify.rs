@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::counted;
@@ -12,7 +11,8 @@ use crate::exit::Outcome;
 
 /// What `migrate verify` found. Bytes that are not UTF-8 and control characters stand as `\\xNN`, a backslash is
 /// doubled.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct VerifyDocument {
     /// The version of these fields: grows when a field goes or changes its meaning.
     pub schema: u32,
@@ -33,6 +33,8 @@ pub struct VerifyDocument {
     /// Findings of each severity.
     pub summary: Counts,
 }
+
+has_schema!(VerifyDocument, "verify");
 
 impl VerifyDocument {
     /// How it ended.

@@ -3,7 +3,6 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{FleetDocument, HostRow, HostStatus, plural, read};
@@ -15,7 +14,8 @@ use crate::text::{escape_path, markup};
 const ENDING: &str = ".status";
 
 /// How far a host is.
-#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HostProgress {
     /// The file of its status.
     pub report: String,
@@ -26,7 +26,8 @@ pub struct HostProgress {
 }
 
 /// A share, or an export with a problem, as a host's status has it.
-#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FleetStatus {
     /// The host.
     pub host: String,
