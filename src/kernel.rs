@@ -1,7 +1,18 @@
 //! System calls that more than one room wants and no crate we use has.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+
+/// Opens a file or directory as a mere name (`O_PATH`, with `flags` besides), which never waits. std's `OpenOptions` drop `O_PATH`
+/// with musl, whose `O_ACCMODE` contains it.
+pub fn open_path(path: &Path, flags: OFlags) -> io::Result<File> {
+    let file = rustix::fs::open(path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(file.into())
+}
 
 /// `struct mount_attr` of `mount_setattr(2)`.
 #[repr(C)]

@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -19,6 +19,7 @@ use anyhow::Context;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::mounts::{self, Location, Mounts};
+use crate::kernel::open_path;
 use crate::text;
 
 mod commands;
@@ -402,7 +403,7 @@ impl Scene {
     fn new(export: &Path) -> anyhow::Result<Self> {
         let shown = text::escape_path(export);
         let path = fs::canonicalize(export).with_context(|| format!("finding '{shown}'"))?;
-        let pin = open_path(&path).with_context(|| format!("opening '{shown}'"))?;
+        let pin = open_path(&path, OFlags::empty()).with_context(|| format!("opening '{shown}'"))?;
         let own = Mounts::own()?;
         let id = mounts::mount_id(&pin).with_context(|| format!("asking for the mount of '{shown}'"))?;
         let location = own.by_id(id).and_then(|mount| mount.locate(&path)).with_context(|| {
@@ -411,7 +412,7 @@ impl Scene {
             )
         })?;
         let slash = Path::new("/");
-        let root = open_path(slash).and_then(mounts::mount_id).ok();
+        let root = open_path(slash, OFlags::empty()).and_then(mounts::mount_id).ok();
         let root = root.and_then(|id| own.by_id(id)?.locate(slash));
         let device = pin.metadata().with_context(|| format!("asking after '{shown}'"))?.dev();
         let namespace = fs::read_link("/proc/self/ns/mnt").unwrap_or_default();
@@ -461,7 +462,7 @@ impl Scene {
         let cwd = fs::read_link(of("cwd")).unwrap_or_default();
         let path = cwd.join(path);
         let within = || {
-            let root = open_path(&of("root")).ok()?;
+            let root = open_path(&of("root"), OFlags::empty()).ok()?;
             let file =
                 rustix::fs::openat2(root, &path, NAME_ONLY, Mode::empty(), ResolveFlags::IN_ROOT).ok()?;
             let target = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
@@ -494,7 +495,7 @@ impl Scene {
         let directory = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
         for (name, to) in [("cwd", &mut user.cwd), ("root", &mut user.root)] {
             let link = directory(name);
-            let id = open_path(&link).and_then(mounts::mount_id).ok();
+            let id = open_path(&link, OFlags::empty()).and_then(mounts::mount_id).ok();
             let location = place(&link, id);
             *to = location.as_ref().and_then(|location| self.way_to(location));
             // A helper may serve more than this export: a directory around it, and be chrooted there.
@@ -548,7 +549,8 @@ impl Scene {
     fn socket(&self, pid: i32, path: &Path, namespaces: &Namespaces) -> Option<PathBuf> {
         let from = if path.is_absolute() { "root" } else { "cwd" };
         let path = path.strip_prefix("/").unwrap_or(path);
-        let pin = open_path(&PathBuf::from(format!("/proc/{pid}/{from}")).join(path)).ok()?;
+        let pin =
+            open_path(&PathBuf::from(format!("/proc/{pid}/{from}")).join(path), OFlags::empty()).ok()?;
         let target = fs::read_link(format!("/proc/self/fd/{}", pin.as_raw_fd())).ok()?;
         self.way_to(&self.locate(&target, mounts::mount_id(&pin).ok()?, namespaces)?)
     }
@@ -567,7 +569,7 @@ impl Scene {
             }
             let link = PathBuf::from(format!("/proc/{pid}/map_files/{}", map_file(address)));
             let path = PathBuf::from(OsStr::from_bytes(&mounts::unescape(path)));
-            let location = match open_path(&link).and_then(mounts::mount_id) {
+            let location = match open_path(&link, OFlags::empty()).and_then(mounts::mount_id) {
                 Ok(id) => self.locate(&path, id, namespaces),
                 // Only root may follow these links: then the path has to do.
                 Err(_) => theirs
@@ -656,11 +658,6 @@ fn map_file(addresses: &[u8]) -> String {
     let text = String::from_utf8_lossy(addresses);
     let bare = text.split('-').map(|address| address.trim_start_matches('0'));
     bare.map(|address| if address.is_empty() { "0" } else { address }).collect::<Vec<_>>().join("-")
-}
-
-/// Opens a file or directory as a mere name, which never waits.
-fn open_path(path: &Path) -> io::Result<File> {
-    File::options().read(true).custom_flags(libc::O_PATH).open(path)
 }
 
 #[cfg(test)]

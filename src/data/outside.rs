@@ -1,10 +1,13 @@
 //! What an export is called outside of the container that this process is in: QEMU's configuration needs that path.
 
-use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
 use super::mounts::{Location, Mounts, mount_id};
+use crate::kernel;
 
 /// An export's path where the host's first process is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +45,7 @@ pub fn of(export: &Path) -> Outside {
 
 /// The path among the first process's mounts that leads to the same directory.
 fn look(export: &Path, own: &Mounts, first: &Mounts) -> Option<PathBuf> {
-    let pin = File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(export).ok()?;
+    let pin = kernel::open_path(export, OFlags::DIRECTORY).ok()?;
     let wanted = pin.metadata().ok()?;
     let location = own.by_id(mount_id(&pin).ok()?)?.locate(export)?;
     let path = names(first, &location).next()?;

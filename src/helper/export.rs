@@ -22,7 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, OpenHow, ResolveFlag, fcntl, open, openat, openat2};
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, OpenHow, ResolveFlag, fcntl, openat, openat2};
 use nix::poll::ppoll;
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::sys::time::TimeSpec;
@@ -98,7 +98,7 @@ impl Reach {
     pub fn pin(&self, path: &CStr) -> Result<OwnedFd, Errno> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match self {
-            Self::Rooted { .. } => open(path, flags, Mode::empty()),
+            Self::Rooted { .. } => openat(AT_FDCWD, path, flags, Mode::empty()),
             Self::Beneath(root) => resolve(root, path, flags),
         }
     }
@@ -108,7 +108,7 @@ impl Reach {
     pub fn pin_target(&self, path: &CStr) -> Result<OwnedFd, Errno> {
         let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
         match self {
-            Self::Rooted { .. } => open(path, flags, Mode::empty()),
+            Self::Rooted { .. } => openat(AT_FDCWD, path, flags, Mode::empty()),
             Self::Beneath(root) => resolve(root, path, flags),
         }
     }
@@ -153,7 +153,7 @@ impl Reach {
     fn open_directory(&self, path: &CStr, flags: OFlag) -> Result<Opened, Errno> {
         let flags = flags | OURS;
         let file = match self {
-            Self::Rooted { .. } => open(path, flags, Mode::empty()),
+            Self::Rooted { .. } => openat(AT_FDCWD, path, flags, Mode::empty()),
             Self::Beneath(root) => resolve(root, path, flags),
         }?;
         Ok(Opened { file, kind: Kind::Directory, pin: None })

@@ -104,8 +104,10 @@ pub const CALLS: &[(&str, &[libc::c_long])] = &[
 ];
 
 /// The one ioctl that requests make.
+///
+/// The kernel takes 32 bits. In musl the constant is a negative int, whose upper half would be all ones here.
 #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "its type differs by C library")]
-pub const VERSION_IOCTL: u64 = libc::FS_IOC_GETVERSION as u64;
+pub const VERSION_IOCTL: u64 = libc::FS_IOC_GETVERSION as u64 & 0xffff_ffff;
 
 /// The client's open flags, those kept that mean something. `EINVAL` for a kind of descriptor that no request hands out.
 fn open_flags(flags: i32) -> Result<OFlag, Errno> {

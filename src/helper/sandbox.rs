@@ -7,7 +7,6 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -15,6 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use rustix::fs::OFlags;
 
 use super::export::Reach;
 use super::layers::{Layer, Layers};
@@ -22,6 +22,7 @@ use super::mount_watch::{Host, Watched};
 use super::seccomp::Seccomp;
 use super::sys::{self, FileId};
 use super::worker::stands;
+use crate::kernel;
 use crate::text::escape_path;
 
 /// How the export is kept apart from the rest of the host.
@@ -47,8 +48,7 @@ impl Directory {
         let shown = escape_path(path);
         let path = std::path::absolute(path)
             .with_context(|| format!("cannot tell what directory '{shown}' is in"))?;
-        let file = match File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(&path)
-        {
+        let file = match kernel::open_path(&path, OFlags::DIRECTORY) {
             Ok(file) => file,
             Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::ENOENT) => {
@@ -74,7 +74,7 @@ impl Directory {
     }
 
     fn id(&self) -> Result<FileId> {
-        self.file.metadata().context("cannot look at the export").map(|metadata| FileId::of(&metadata))
+        FileId::of(&self.file).context("cannot look at the export")
     }
 
     /// Finds the directory again by its path, in the mount namespace this process is in now. Another one that took its place is

@@ -59,6 +59,14 @@ const LOOP: &[libc::c_long] = &[
     libc::SYS_gettid,
 ];
 
+/// Calls that musl makes in place of those that other C libraries make: for fstatat(3) and abort(3).
+#[cfg(all(target_env = "musl", target_arch = "x86_64"))]
+const MUSL: &[libc::c_long] = &[libc::SYS_stat, libc::SYS_lstat, libc::SYS_tkill];
+#[cfg(all(target_env = "musl", not(target_arch = "x86_64")))]
+const MUSL: &[libc::c_long] = &[libc::SYS_tkill];
+#[cfg(not(target_env = "musl"))]
+const MUSL: &[libc::c_long] = &[];
+
 /// What the process that watches the mounts needs besides: to read the tables of mounts, to find mount points, to copy, attach
 /// and detach mounts. It enters mount namespaces alone.
 const MOUNT_WATCHER: &[libc::c_long] = &[
@@ -75,7 +83,7 @@ const MOUNT_WATCHER: &[libc::c_long] = &[
     libc::SYS_umount2,
 ];
 
-#[allow(clippy::unnecessary_cast, reason = "its type differs by C library")]
+#[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "its type differs by C library")]
 const UNREAD_IOCTL: u64 = libc::TIOCOUTQ as u64;
 
 /// What the process that removes the socket and the pid file needs besides, and passes log lines on.
@@ -202,11 +210,11 @@ fn narrow_for_supervisor() -> Vec<(libc::c_long, u8, u64, u64)> {
 /// The calls that are allowed with certain arguments only: the argument's number, and what it must be. The kernel remembers which
 /// calls are allowed whatever their arguments, and runs the filter for these alone: of what serves a request the
 /// ioctl and F_SETFL.
-fn narrow() -> [(libc::c_long, u8, SeccompCmpArgLen, SeccompCmpOp, u64); 6] {
+fn narrow() -> Vec<(libc::c_long, u8, SeccompCmpArgLen, SeccompCmpOp, u64)> {
     use SeccompCmpArgLen::Dword;
     use SeccompCmpOp::{Eq, MaskedEq};
     let (exec, this_process) = (libc::PROT_EXEC.unsigned_abs().into(), std::process::id().into());
-    [
+    let mut calls = vec![
         // The one ioctl that T_GETVERSION makes.
         (libc::SYS_ioctl, 1, Dword, Eq, operations::VERSION_IOCTL),
         // Whether a client has taken the descriptors that were sent to it.
@@ -215,11 +223,16 @@ fn narrow() -> [(libc::c_long, u8, SeccompCmpArgLen, SeccompCmpOp, u64); 6] {
         (libc::SYS_fcntl, 1, Dword, Eq, libc::F_SETFL.unsigned_abs().into()),
         // std looks at a descriptor before it closes it, in builds with debug assertions.
         (libc::SYS_fcntl, 1, Dword, Eq, libc::F_GETFD.unsigned_abs().into()),
-        // Memory, but none to run code in: mprotect(2) is not allowed at all.
+        // Memory, but none to run code in.
         (libc::SYS_mmap, 2, Dword, MaskedEq(exec), 0),
         // abort(3) signals this process; nobody signals another one.
         (libc::SYS_tgkill, 0, Dword, Eq, this_process),
-    ]
+    ];
+    // musl's allocator calls mprotect(2). Other C libraries do without it.
+    if cfg!(target_env = "musl") {
+        calls.push((libc::SYS_mprotect, 2, Dword, MaskedEq(exec), 0));
+    }
+    calls
 }
 
 /// The calls that are allowed; one without rules, whatever its arguments.
@@ -233,7 +246,7 @@ impl Filter {
     ///
     /// Health checks are answered on the socket `health`.
     pub fn prepare(seccomp: Seccomp, health: Option<RawFd>) -> Result<Self> {
-        let mut rules: Rules = LOOP.iter().map(|&call| (call, Vec::new())).collect();
+        let mut rules: Rules = LOOP.iter().chain(MUSL).map(|&call| (call, Vec::new())).collect();
         for (_, calls) in operations::CALLS {
             rules.extend(calls.iter().map(|&call| (call, Vec::new())));
         }
@@ -252,7 +265,7 @@ impl Filter {
     /// Prepares the filter of the supervisor and of the processes that it forks.
     pub fn for_supervisor(seccomp: Seccomp) -> Result<Self> {
         let requests = operations::CALLS.iter().flat_map(|(_, calls)| *calls);
-        let lists = [LOOP, MOUNT_WATCHER, SUPERVISOR, SUPERVISOR_OLD];
+        let lists = [LOOP, MUSL, MOUNT_WATCHER, SUPERVISOR, SUPERVISOR_OLD];
         let mut rules: Rules =
             lists.into_iter().flatten().chain(requests).map(|&call| (call, Vec::new())).collect();
         let narrow = narrow_for_supervisor();
@@ -269,7 +282,8 @@ impl Filter {
 
     /// Prepares the filter of the process that removes the socket and the pid file.
     pub fn for_cleaner(seccomp: Seccomp) -> Result<Self> {
-        let mut rules: Rules = LOOP.iter().chain(CLEANER).map(|&call| (call, Vec::new())).collect();
+        let mut rules: Rules =
+            LOOP.iter().chain(MUSL).chain(CLEANER).map(|&call| (call, Vec::new())).collect();
         let others = narrow().into_iter().filter(|(call, ..)| *call != libc::SYS_ioctl);
         for (call, argument, length, comparison, value) in others {
             let condition = SeccompCondition::new(argument, length, comparison, value)?;
@@ -280,7 +294,8 @@ impl Filter {
 
     /// Prepares the filter of the process that watches the mounts.
     pub fn for_mount_watcher(seccomp: Seccomp) -> Result<Self> {
-        let mut rules: Rules = LOOP.iter().chain(MOUNT_WATCHER).map(|&call| (call, Vec::new())).collect();
+        let mut rules: Rules =
+            LOOP.iter().chain(MUSL).chain(MOUNT_WATCHER).map(|&call| (call, Vec::new())).collect();
         let mounts = (
             libc::SYS_setns,
             1,

@@ -182,7 +182,7 @@ impl Name {
     /// then only `owner` tells whose the next one is to be.
     fn adopt(path: &Path, owner: Option<Owner>) -> Option<Self> {
         let meta = fs::symlink_metadata(path).ok();
-        let inode = meta.as_ref().map(FileId::of);
+        let inode = FileId::at(path).ok();
         let found = meta.map(|meta| Owner { uid: meta.uid(), gid: meta.gid() });
         let Some(owner) = owner.or(found) else {
             // Before the log is open.
@@ -208,7 +208,7 @@ impl Name {
 
     /// Whether the name still leads to the socket: QEMU removes it as soon as it has connected.
     pub fn stands(&self) -> bool {
-        fs::symlink_metadata(&self.path).is_ok_and(|meta| Some(FileId::of(&meta)) == self.inode)
+        FileId::at(&self.path).is_ok_and(|now| Some(now) == self.inode)
     }
 
     /// Removes the name, unless it leads to something else by now, or somebody else made it.
@@ -401,7 +401,7 @@ fn settle(path: &Path, owner: Owner) -> Result<(FileId, OwnedFd)> {
     }
     let link = format!("/proc/self/fd/{}", pin.as_raw_fd());
     fs::set_permissions(link, std::os::unix::fs::PermissionsExt::from_mode(MODE))?;
-    Ok((FileId::of(&there), pin))
+    Ok((FileId::of(&pin)?, pin))
 }
 
 /// Who is at the other end of `socket`, for the log.

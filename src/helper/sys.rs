@@ -2,12 +2,12 @@
 //! that nix offers in that form is called through nix.
 
 use std::ffi::CStr;
-use std::fs::Metadata;
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use rustix::fs::{AtFlags, Statx, StatxFlags};
@@ -18,15 +18,28 @@ use crate::kernel;
 /// where the file system tells that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileId {
-    device: u64,
+    device: (u32, u32),
     number: u64,
-    made: Option<SystemTime>,
+    made: Option<(i64, u32)>,
 }
 
 impl FileId {
-    /// The file that this is told of.
-    pub fn of(metadata: &Metadata) -> Self {
-        Self { device: metadata.dev(), number: metadata.ino(), made: metadata.created().ok() }
+    /// The open file.
+    pub fn of(file: impl AsFd) -> io::Result<Self> {
+        Self::look(file.as_fd(), c"", AtFlags::EMPTY_PATH)
+    }
+
+    /// The file of this name; a symbolic link itself.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        Self::look(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    // std's metadata has the time of birth with some C libraries only.
+    fn look(directory: BorrowedFd<'_>, path: impl rustix::path::Arg, flags: AtFlags) -> io::Result<Self> {
+        let found = rustix::fs::statx(directory, path, flags, StatxFlags::INO | StatxFlags::BTIME)?;
+        let made = (found.stx_mask & StatxFlags::BTIME.bits() != 0)
+            .then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec));
+        Ok(Self { device: (found.stx_dev_major, found.stx_dev_minor), number: found.stx_ino, made })
     }
 }
 

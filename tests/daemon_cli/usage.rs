@@ -133,7 +133,9 @@ fn help_and_version_go_to_standard_output() {
 
 #[test]
 fn defect_09_a_name_is_never_the_number_0() {
-    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+    use nix::fcntl::OFlag;
+    use nix::sys::stat::Mode;
+    use std::os::unix::fs::MetadataExt;
     let place = Place::new();
     let owner = |program: &std::path::Path| {
         let mut args = words(["-n"]);
@@ -147,10 +149,10 @@ fn defect_09_a_name_is_never_the_number_0() {
             })
         });
         // A helper that answers has given its socket away; the reference has removed it, too.
-        let flags = libc::O_PATH | libc::O_NOFOLLOW;
-        let socket = fs::File::options().read(true).custom_flags(flags).open(place.socket()).unwrap();
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+        let socket = nix::fcntl::open(&place.socket(), flags, Mode::empty()).unwrap();
         Client::connect_soon(&place.socket()).ask(&ask::lstat(b"/")).ok();
-        let meta = socket.metadata().unwrap();
+        let meta = fs::File::from(socket).metadata().unwrap();
         helper.signal(nix::sys::signal::Signal::SIGTERM);
         helper.wait();
         let _ = fs::remove_file(place.socket());

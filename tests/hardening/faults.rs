@@ -24,7 +24,7 @@ use crate::tree::Owned;
 use crate::wire::{Answer, Client, Form, PATIENCE, Request, ask};
 
 /// Every system call that touches the export.
-const FILE_CALLS: &str = "openat,openat2,newfstatat,fstat,mkdirat,mknodat,symlinkat,linkat,renameat,renameat2,unlinkat,\
+const FILE_CALLS: &str = "openat,openat2,newfstatat,fstat,?lstat,?stat,mkdirat,mknodat,symlinkat,linkat,renameat,renameat2,unlinkat,\
     readlinkat,fchmodat,?fchmodat2,fchownat,utimensat,truncate,statfs,fstatfs,lgetxattr,getxattr,llistxattr,listxattr,\
     lsetxattr,setxattr,lremovexattr,removexattr,name_to_handle_at,ioctl";
 
