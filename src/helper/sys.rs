@@ -36,10 +36,22 @@ impl FileId {
 
     // std's metadata has the time of birth with some C libraries only.
     fn look(directory: BorrowedFd<'_>, path: impl rustix::path::Arg, flags: AtFlags) -> io::Result<Self> {
-        let found = rustix::fs::statx(directory, path, flags, StatxFlags::INO | StatxFlags::BTIME)?;
-        let made = (found.stx_mask & StatxFlags::BTIME.bits() != 0)
-            .then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec));
-        Ok(Self { device: (found.stx_dev_major, found.stx_dev_minor), number: found.stx_ino, made })
+        path.into_with_c_str(|path| {
+            let found = match rustix::fs::statx(directory, path, flags, StatxFlags::INO | StatxFlags::BTIME) {
+                Ok(found) => found,
+                // A container engine's filter refuses it.
+                Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
+                    let found = rustix::fs::statat(directory, path, flags)?;
+                    let device = (rustix::fs::major(found.st_dev), rustix::fs::minor(found.st_dev));
+                    return Ok(Self { device, number: found.st_ino, made: None });
+                }
+                Err(error) => return Err(error),
+            };
+            let made = (found.stx_mask & StatxFlags::BTIME.bits() != 0)
+                .then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec));
+            Ok(Self { device: (found.stx_dev_major, found.stx_dev_minor), number: found.stx_ino, made })
+        })
+        .map_err(Into::into)
     }
 }
 
