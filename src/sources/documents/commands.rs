@@ -55,7 +55,12 @@ pub fn collect(file: &str, folder: Option<&Path>, node: &Rc<Node>, lexed: &mut L
                 if services.has(&node) {
                     let whole = services.whole(&node);
                     together(file, &whole, lexed);
-                    lexed.containers.push(service(file, &whole, &node, folder));
+                    // Without any of these, nothing says that it is a container's at all.
+                    let told =
+                        ["image", "build", "extends", "volumes"].iter().any(|key| whole.get(key).is_some());
+                    if told {
+                        lexed.containers.push(service(file, &whole, &node, folder));
+                    }
                 } else {
                     together(file, &node, lexed);
                     lexed.containers.extend(container(file, &node, pod.as_deref(), folder));
