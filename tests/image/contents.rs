@@ -79,6 +79,12 @@ fn it_is_one_small_static_file_and_licences_with_the_usual_labels() {
     // It needs no loader, and says which it is.
     let said = engine.run(["run", "--rm", "--network=none", IMAGE, "--version"]);
     assert_eq!(said.trim(), concat!("virtfs-proxy-helper ", env!("CARGO_PKG_VERSION")));
+
+    // An error is told even where its stack is asked for, which the binary has no tables for.
+    let backtrace = ["run", "--rm", "--network=none", "--env=RUST_BACKTRACE=1", IMAGE];
+    let output = engine.podman(backtrace.into_iter().chain(["migrate", "manifest", "/absent"]));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/absent"), "{output:?}");
 }
 
 #[test]
