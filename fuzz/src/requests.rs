@@ -12,6 +12,7 @@ use virtfs_proxy_helper::helper::operations::{Answer, Operations, REPLY};
 use virtfs_proxy_helper::helper::protocol::{Frame, HEADER, Request};
 use virtfs_proxy_helper::helper::sandbox::{Access, Directory, Sandbox, enter};
 use virtfs_proxy_helper::helper::seccomp::Seccomp;
+use virtfs_proxy_helper::helper::sticky::ProtectedRegular;
 
 /// The most requests that one input may hold: each takes a while.
 const MOST: usize = 40;
@@ -43,7 +44,7 @@ impl Host {
         let secret = Self::look(dir.path());
         Self {
             dir,
-            operations: Operations::new(entered.reach, identity, false),
+            operations: Operations::new(entered.reach, identity, false, ProtectedRegular::read()),
             secret,
             reply: vec![0; REPLY],
         }

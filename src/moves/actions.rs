@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use super::configuration::digest;
 use super::document::{Command, Export, Guest, Helper, Kind, Manager, Move, Source, Step};
 use super::engine::Options;
+use super::manager::PROXMOX;
 use super::plan::path_of;
 use super::state::{Event, State};
 use super::steps::PROGRAM;
@@ -613,7 +614,7 @@ fn configure(step: &Step, one: &Move, state: &State) -> anyhow::Result<String> {
                 source.shown
             );
         }
-        digests.push(digest(&source.read()?));
+        digests.push(applied_digest(source, &source.read()?));
     }
     reload(&step.run)?;
     serde_json::to_string(&digests).context("writing the digests")
@@ -647,6 +648,15 @@ fn reload(commands: &[Command]) -> anyhow::Result<()> {
     commands.iter().filter(is_reload).try_for_each(run)
 }
 
+/// The digest of a document as a move leaves it, without the line of Proxmox VE's that holding and releasing the guest changes in it.
+fn applied_digest(source: &Source, text: &[u8]) -> String {
+    if !source.file.starts_with(PROXMOX) {
+        return digest(text);
+    }
+    let lines = text.split_inclusive(|&byte| byte == b'\n').filter(|line| !line.starts_with(b"onboot:"));
+    digest(&lines.collect::<Vec<_>>().concat())
+}
+
 /// The copy of a document as it was before the move; nothing where there is nothing to put back. It is an error if the document has
 /// changed since the move.
 fn copy_to_put_back(
@@ -669,7 +679,7 @@ fn copy_to_put_back(
         state.note(number, Event::Done).and_then(|note| serde_json::from_str(note).ok());
     if let Some(applied) = digests.as_ref().and_then(|digests| digests.get(index)) {
         ensure!(
-            *applied == digest(&text),
+            *applied == applied_digest(source, &text),
             "{} has changed since the move, and to put it back would lose that: put the shares over the proxy into it by hand, as \
              {shown} has them, and run `migrate undo` again",
             source.shown

@@ -18,8 +18,8 @@ const INCUS: &[&str] = &[
     "/var/lib/incus/",
     "/var/snap/lxd/",
 ];
-/// Where Proxmox VE keeps guests.
-const PROXMOX: &str = "/etc/pve/";
+/// Where Proxmox VE keeps the guests' files.
+pub const PROXMOX: &str = "/etc/pve/";
 
 /// A guest's manager, and the name by which that knows the guest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
