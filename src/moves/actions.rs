@@ -195,6 +195,9 @@ fn wait(limit: Duration, mut condition: impl FnMut() -> anyhow::Result<bool>) ->
     }
 }
 
+/// After how long a guest that still runs is asked again to shut down.
+const ASK_AGAIN: Duration = Duration::from_secs(20);
+
 fn stop_guest(guest: &Guest, options: &Options) -> anyhow::Result<()> {
     if !is_running(guest)? {
         return Ok(());
@@ -207,9 +210,17 @@ fn stop_guest(guest: &Guest, options: &Options) -> anyhow::Result<()> {
         guest.name
     );
     run_all(&commands)?;
-    let limit = Duration::from_secs(options.stop_timeout);
-    if wait(limit, || Ok(!is_running(guest)?))? {
-        return Ok(());
+    let end = Instant::now() + Duration::from_secs(options.stop_timeout);
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if wait(left.min(ASK_AGAIN), || Ok(!is_running(guest)?))? {
+            return Ok(());
+        }
+        if left <= ASK_AGAIN {
+            break;
+        }
+        // A guest that was starting may have missed it. That it is just ending is no error.
+        let _ = run_all(&commands);
     }
     let force = manager.force_stop(guest);
     ensure!(
