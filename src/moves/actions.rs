@@ -34,12 +34,6 @@ pub fn carry_out(
     state: &State,
     options: &Options,
 ) -> anyhow::Result<Option<String>> {
-    let note = do_step(step, one, state, options)?;
-    sync(step)?;
-    Ok(note)
-}
-
-fn do_step(step: &Step, one: &Move, state: &State, options: &Options) -> anyhow::Result<Option<String>> {
     match step.kind {
         Kind::StopGuest => stop_guest(guest(one, step)?, options)?,
         Kind::StopHelper => stop_helper(helper(one, step)?, step)?,
@@ -68,18 +62,6 @@ fn do_step(step: &Step, one: &Move, state: &State, options: &Options) -> anyhow:
 
 /// Takes a step back that began.
 pub fn take_back(
-    step: &Step,
-    index: usize,
-    one: &Move,
-    state: &State,
-    options: &Options,
-    wanted: &[usize],
-) -> anyhow::Result<()> {
-    undo_step(step, index, one, state, options, wanted)?;
-    sync(step)
-}
-
-fn undo_step(
     step: &Step,
     index: usize,
     one: &Move,
@@ -119,7 +101,7 @@ fn undo_step(
 
 /// Puts what a step has changed in configurations on stable storage, before the journal says so: managers and their programs leave it in
 /// memory. The conversions see to their files themselves.
-fn sync(step: &Step) -> anyhow::Result<()> {
+pub fn sync(step: &Step) -> anyhow::Result<()> {
     let changes = matches!(
         step.kind,
         Kind::Hold | Kind::StopHelper | Kind::Configure | Kind::Release | Kind::DisableHelper

@@ -84,7 +84,8 @@ impl<'a> Engine<'a> {
             self.state.append(Event::Begin, Some(index), None)?;
             self.teller.step("begin", index, &step.what);
             crash_point("begin", index);
-            match actions::carry_out(&step, &self.one, &self.state, self.options) {
+            let done = actions::carry_out(&step, &self.one, &self.state, self.options);
+            match done.and_then(|note| actions::sync(&step).map(|()| note)) {
                 Ok(note) => {
                     crash_point("end", index);
                     self.state.append(Event::Done, Some(index), note)?;
@@ -131,6 +132,7 @@ impl<'a> Engine<'a> {
             crash_point("undo-begin", index);
             if let Err(error) =
                 actions::take_back(&step, index, &self.one, &self.state, self.options, &wanted)
+                    .and_then(|()| actions::sync(&step))
             {
                 let reason = format!("{error:#}");
                 self.state.append(Event::UndoFailed, Some(index), Some(reason.clone()))?;

@@ -77,15 +77,7 @@ fn shell_pieces(text: &str) -> Option<String> {
 }
 
 fn bash_bytes(text: &str) -> Option<String> {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b",=/-._".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            write!(out, "\\x{byte:02x}").ok()?;
-        }
-    }
-    Some(format!("$'{out}'"))
+    Some(format!("$'{}'", unit_bytes(text)?))
 }
 
 /// Inside the double quotes of `su -c "…"`.
