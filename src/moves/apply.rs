@@ -309,9 +309,12 @@ fn difference(old: &Move, new: &Move) -> Option<String> {
         return Some(format!("{} has changed", changed.shown));
     }
     for (one, other) in old.guests.iter().zip(&new.guests) {
-        if one.manager != other.manager || one.owner != other.owner || one.shares.len() != other.shares.len()
-        {
-            return Some(format!("{} is managed or run in another way", one.name));
+        if one.owner != other.owner {
+            let user = |guest: &document::Guest| guest.owner.clone().unwrap_or_else(|| "nobody known".to_owned());
+            return Some(format!("{}'s QEMU ran as {} and runs as {}", one.name, user(one), user(other)));
+        }
+        if one.manager != other.manager || one.shares.len() != other.shares.len() {
+            return Some(format!("{} is managed in another way, or has other shares,", one.name));
         }
         if one.diff != other.diff {
             return Some(format!("the change of {}'s configuration is another one", one.name));

@@ -124,6 +124,14 @@ pub struct Share {
     pub readonly: bool,
 }
 
+impl Share {
+    /// What people call it.
+    pub fn called(&self) -> &str {
+        let name = self.mount_tag.as_ref().or(self.fsdev.as_ref()).or(self.socket.as_ref());
+        name.map_or("TAG", String::as_str)
+    }
+}
+
 /// A directory to convert.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

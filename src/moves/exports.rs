@@ -50,8 +50,7 @@ pub fn of(questions: &mut Vec<Question>, guests: &[Guest], args: &PlanArgs) -> V
 }
 
 fn unknown_export(guest: &Guest, share: &Share) -> Question {
-    let name = share.mount_tag.as_ref().or(share.fsdev.as_ref()).or(share.socket.as_ref());
-    let name = name.map_or("TAG", String::as_str);
+    let name = share.called();
     Question {
         about: guest.name.clone(),
         text: format!("nothing says which directory the share {name} exports"),

@@ -21,6 +21,7 @@ use crate::cli::PlanArgs;
 use crate::report::audit::{Audited, HelperRow, ShareRow};
 use crate::report::finding;
 use crate::report::rows;
+use crate::sources::audit;
 use crate::text::{escape, unescape};
 
 /// Where units are.
@@ -43,11 +44,17 @@ pub fn make(args: &PlanArgs) -> anyhow::Result<PlanDocument> {
     let paths = args.paths.iter().map(|path| path.as_os_str().to_owned());
     let words = ["--format=json", "--"].map(OsString::from).into_iter().chain(paths);
     let mut audit: Audited = tool::document("audit", words)?;
+    let running = if args.paths.is_empty() { Audited::default() } else { add_running(&mut audit)? };
     for share in &mut audit.shares {
         answer(share, args);
     }
     let owners = Owners::parse(&args.owners)?;
-    let guests = guests(&audit.shares);
+    let mut guests = guests(&audit.shares);
+    for found in guests.values_mut().filter(|found| found.pid.is_none()) {
+        let mut rows = running.shares.iter();
+        let is_its = |row: &&ShareRow| found.rows.iter().any(|own| is_same(own, row));
+        found.pid = rows.find(is_its).and_then(|row| row.pid);
+    }
     let names: Vec<_> = guests.keys().map(|managed| managed.name.clone()).collect();
     let mut groups = groups(guests);
     if !args.guests.is_empty() {
@@ -78,6 +85,26 @@ pub fn make(args: &PlanArgs) -> anyhow::Result<PlanDocument> {
         document.unread.extend(rows.map(|row| format!("{}: {}", export.path, row.message)));
     }
     Ok(document)
+}
+
+/// An audit of files looks at no processes: adds the helpers that run, and the exports that only they name. Returns what runs.
+fn add_running(audit: &mut Audited) -> anyhow::Result<Audited> {
+    let document = audit::running_now()?;
+    let running = Audited {
+        shares: document.shares.iter().collect::<Result<_, _>>()?,
+        helpers: document.helpers.iter().collect::<Result<_, _>>()?,
+        unread: Vec::new(),
+    };
+    for share in audit.shares.iter_mut().filter(|share| share.export.is_none()) {
+        let known = running.shares.iter().find(|row| is_same(share, row) && row.export.is_some());
+        if let Some(row) = known {
+            share.export.clone_from(&row.export);
+            share.export_from.clone_from(&row.export_from);
+            share.export_place.clone_from(&row.export_place);
+        }
+    }
+    audit.helpers.extend(running.helpers.iter().cloned());
+    Ok(running)
 }
 
 /// Fills in what the admin says about a share.
@@ -239,6 +266,8 @@ fn plan_move(
     }
     one.exports = exports::of(&mut one.questions, &one.guests, args);
     one.helpers = helpers(&audit.helpers, &one.guests);
+    let unserved = one.guests.iter().flat_map(|guest| unserved(guest, &audit.helpers));
+    one.questions.extend(unserved);
     let model = model_of(&one.exports, &mut one.questions);
     let mut changes = Vec::new();
     for (guest, (by, found)) in one.guests.iter_mut().zip(&managed) {
@@ -336,17 +365,11 @@ fn model_of(exports: &[Export], questions: &mut Vec<Question>) -> Option<String>
 
 /// The helpers that serve these guests' shares, each once.
 fn helpers(rows: &[HelperRow], guests: &[Guest]) -> Vec<Helper> {
-    let shares = || guests.iter().flat_map(|guest| &guest.shares);
     let canonical =
         |row: &HelperRow| row.export.as_ref().map(|export| rows::path(&canonical(&path_of(export))));
-    let serves = |row: &&HelperRow| {
-        let export = canonical(row);
-        shares().any(|share| {
-            row.socket.is_some() && share.socket == row.socket || export.is_some() && share.export == export
-        })
-    };
+    let shares = || guests.iter().flat_map(|guest| &guest.shares);
     let mut helpers: Vec<Helper> = Vec::new();
-    for row in rows.iter().filter(serves) {
+    for row in rows.iter().filter(|row| shares().any(|share| serves(row, share))) {
         let file = row.file.as_deref().filter(|file| !file.starts_with("/proc/"));
         let new = Helper {
             unit: unit_of(row, file),
@@ -379,6 +402,28 @@ fn helpers(rows: &[HelperRow], guests: &[Guest]) -> Vec<Helper> {
     });
     helpers.sort();
     helpers
+}
+
+/// Whether a helper serves a share.
+fn serves(row: &HelperRow, share: &Share) -> bool {
+    let export = row.export.as_ref().map(|export| rows::path(&canonical(&path_of(export))));
+    row.socket.is_some() && share.socket == row.socket || export.is_some() && share.export == export
+}
+
+/// The shares of a running guest that no known helper serves: the way back could not start one for them.
+fn unserved(guest: &Guest, rows: &[HelperRow]) -> Vec<Question> {
+    let is_unserved = |share: &&Share| !rows.iter().any(|row| serves(row, share));
+    let shares = guest.shares.iter().filter(|_| guest.pid.is_some()).filter(is_unserved);
+    let question = |share: &Share| Question {
+        about: guest.name.clone(),
+        text: format!(
+            "it runs, and no helper was found that serves its share {}: `migrate undo` could not start one again. Shut the guest down, or \
+             name the file that starts the helper as PATH, and make the plan again",
+            share.called()
+        ),
+        option: None,
+    };
+    shares.map(question).collect()
 }
 
 /// The arguments of a running process, its program first and by its path.

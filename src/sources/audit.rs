@@ -46,7 +46,7 @@ pub(super) use named::{can_hold_all, unknown_form};
 use processes::Processes;
 use progress::Progress;
 use scan::Scan;
-pub use survey::{Survey, directory_of, survey};
+pub use survey::{Survey, directory_of, running_now, survey};
 pub(super) use unpack::{Packed, unpack};
 
 /// Why an audit ends that found more than it keeps in memory.

@@ -33,6 +33,27 @@ fn a_move_and_its_way_back() {
     host.expect_as_before();
 }
 
+/// The plan names the script alone. It has the helpers of the guest, and the way back starts them.
+#[test]
+fn helpers_that_no_file_starts_are_started_again() {
+    let host = Host::with_helpers_by_hand();
+    host.start();
+    let plan = host.plan(&[]);
+    let helpers = plan["moves"][0]["helpers"].as_array().unwrap();
+    assert!(helpers.len() == 2 && helpers.iter().all(|helper| helper["pid"].is_number()), "{plan:#}");
+    assert_eq!(host.apply(None).status, Some(0));
+    host.expect_moved();
+    let said = host.undo(None);
+    assert_eq!(said.status, Some(0), "{}", said.text);
+    host.expect_back();
+    // One that has ended could not be started again: that is asked.
+    host.end_helper("b");
+    let said = host.migrate(&["plan", host.path("vm.sh").to_str().unwrap()], None);
+    assert_eq!(said.status, Some(3), "{}", said.text);
+    assert!(said.text.contains("no helper was found that serves its share b: "), "{}", said.text);
+    assert!(!said.text.contains("its share a: "), "{}", said.text);
+}
+
 /// The command that starts it becomes QEMU, and ends with the guest.
 #[test]
 fn a_start_command_may_stay_in_the_foreground_and_a_guest_may_have_no_name() {

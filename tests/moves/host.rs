@@ -105,6 +105,33 @@ impl Host {
         Self { folder, before, script }
     }
 
+    /// A host whose script starts the guest alone, and whose helpers somebody has started by hand.
+    pub fn with_helpers_by_hand() -> Self {
+        let host = Self::with(|script| {
+            let is_kept = |line: &&str| !line.starts_with("REFERENCE") && !line.starts_with("OURS");
+            let script: Vec<_> = script.lines().filter(is_kept).collect();
+            format!("{}\n", script.join("\n")).replace("NAME", "-name toy").replace("DAEMONIZE", "-daemonize")
+        });
+        for (export, program) in EXPORTS.iter().zip([reference(), host.path("virtfs-proxy-helper")]) {
+            let mut command = Command::new(program);
+            command.arg("-p").arg(host.path(export)).arg("-s").arg(host.path(&format!("{export}.sock")));
+            assert!(command.args(["-u", "nobody", "-g", "nogroup"]).status().unwrap().success(), "{export}");
+            wait_until("the helper listens", || host.path(&format!("{export}.sock")).exists());
+        }
+        host
+    }
+
+    /// Ends the helper of an export as a crash does.
+    pub fn end_helper(&self, export: &str) {
+        let end = format!("/{export}");
+        let is_its = |line: &str| line.contains("virtfs-proxy-helper -p ") && line.contains(&format!("{end} "));
+        let of = || naming(self.folder.path()).into_iter().filter(|(_, line)| is_its(line));
+        for (pid, _) in of() {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        }
+        wait_until("the helper ends", || of().next().is_none());
+    }
+
     /// Starts the guest, as the admin does.
     pub fn start(&self) {
         let started = Command::new(self.path("start")).status().expect("the start script");
@@ -206,8 +233,13 @@ impl Host {
 
     /// The command lines of the guest's QEMUs that run.
     fn emulators(&self) -> Vec<String> {
-        let lines = naming(self.folder.path()).into_iter().map(|(_, line)| line);
-        lines.filter(|line| line.starts_with("qemu-system")).collect()
+        self.running_emulators().into_iter().map(|(_, line)| line).collect()
+    }
+
+    fn running_emulators(&self) -> Vec<(i32, String)> {
+        let mut found = naming(self.folder.path());
+        found.retain(|(_, line)| line.starts_with("qemu-system"));
+        found
     }
 
     /// Waits until one QEMU has both shares over a backend, and panics where the files do not fit it.
@@ -215,8 +247,8 @@ impl Host {
     pub fn expect_up(&self, backend: &str) {
         let has = |line: &String| line.matches(&format!("{backend},id=")).count() == EXPORTS.len();
         wait_until(&format!("the guest is up over {backend}"), || {
-            let running = self.emulators();
-            running.len() == 1 && running.iter().all(has)
+            let running = self.running_emulators();
+            running.len() == 1 && running.iter().all(|(pid, line)| has(line) && has_left_root(*pid))
         });
         self.assert_fits();
     }
@@ -247,12 +279,18 @@ impl Host {
     /// Everything is as it was, and the guest runs.
     #[track_caller]
     pub fn expect_as_before(&self) {
+        self.expect_back();
+        assert_eq!(self.phases(), (vec!["undone".to_owned(); 2], Some(3)));
+    }
+
+    /// The files are as they were, and the guest runs.
+    #[track_caller]
+    pub fn expect_back(&self) {
         self.expect_up("proxy");
         for (export, before) in EXPORTS.iter().zip(&self.before) {
             assert_same(before, &without_access(&self.path(export)), export);
         }
         assert_eq!(fs::read_to_string(self.path("vm.sh")).unwrap(), self.script);
-        assert_eq!(self.phases(), (vec!["undone".to_owned(); 2], Some(3)));
     }
 
     /// The move's journal.
@@ -277,4 +315,10 @@ fn without_access(tree: &Path) -> String {
         words.collect::<Vec<_>>().join(" ") + "\n"
     };
     snapshot(tree).lines().map(line).collect()
+}
+
+/// Whether a process has become another user. QEMU does so late in its start, after its arguments can be seen.
+fn has_left_root(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(1) != Some("0"))
 }

@@ -4,7 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::host::{Host, Kind, why};
-use super::{local, look};
+use super::judge::Judge;
+use super::scan::Scan;
+use super::{local, look, running};
 use crate::cli::{AuditArgs, AuditFormat};
 use crate::report::audit::{AuditDocument, UnreadRow};
 use crate::report::rows;
@@ -48,6 +50,15 @@ pub fn survey(paths: &[PathBuf], root: Option<&Path>) -> anyhow::Result<Survey> 
         journaled: found.journals.iter().filter_map(|journal| local::export_of(journal)).collect(),
         host: audit.host,
     })
+}
+
+/// The shares of the QEMUs and the helpers that run on this host, as an audit of all of it has them. Of the files only those are read
+/// that a QEMU has its configuration from.
+pub fn running_now() -> anyhow::Result<AuditDocument> {
+    let host = Host::new(None)?;
+    let mut scan = Scan::default();
+    let processes = running(&host, &mut scan)?;
+    Ok(Judge::new(None, Vec::new(), false, None).document(&host, scan, processes)?)
 }
 
 impl Survey {
