@@ -10,6 +10,8 @@ mod configuration;
 mod document;
 mod engine;
 mod exports;
+mod guests;
+mod helpers;
 mod manager;
 mod managers;
 mod owner;

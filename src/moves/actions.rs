@@ -3,8 +3,7 @@
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 
@@ -15,17 +14,13 @@ use super::manager::PROXMOX;
 use super::plan::path_of;
 use super::state::{Event, State};
 use super::steps::PROGRAM;
-use super::{managers, qemu, tool};
+use super::{guests, helpers, managers, tool};
 use crate::data::journal::{Journal, Stage, default_path};
 use crate::report::audit::Audited;
 use crate::text::escape_path;
 
-/// How often a condition is looked at.
-const PAUSE: Duration = Duration::from_millis(100);
 /// Where managers keep configurations.
 const MANAGERS: [&str; 3] = ["/etc/systemd/system", "/etc/libvirt", "/var/lib/libvirt"];
-/// How long a process may take to end after it was told to, or a helper to listen.
-const SHORTLY: Duration = Duration::from_secs(60);
 
 /// Does a step. What has to be remembered for the way back is returned.
 pub fn carry_out(
@@ -35,12 +30,12 @@ pub fn carry_out(
     options: &Options,
 ) -> anyhow::Result<Option<String>> {
     match step.kind {
-        Kind::StopGuest => stop_guest(guest(one, step)?, options)?,
-        Kind::StopHelper => stop_helper(helper(one, step)?, step)?,
+        Kind::StopGuest => guests::stop(guest(one, step)?, options)?,
+        Kind::StopHelper => helpers::stop(helper(one, step)?, step)?,
         Kind::Hold | Kind::Release | Kind::Before | Kind::DisableHelper => run_all(&step.run)?,
         Kind::Convert | Kind::Adopt | Kind::Verify => {
             let export = one.exports.get(step.index).context("the plan has no such export")?;
-            nobody_runs(one)?;
+            guests::nobody_runs(one)?;
             run_all(&step.run)?;
             ensure!(
                 stage(export)? == Some(Stage::Converted),
@@ -52,8 +47,8 @@ pub fn carry_out(
         Kind::StartGuest => {
             let guest = guest(one, step)?;
             fit(one, true)?;
-            start_guest(guest, options)?;
-            wait_until_up(guest, options)?;
+            guests::start(guest, options)?;
+            guests::wait_until_up(guest, options)?;
         }
         Kind::Probe => probe(step, one, options)?,
     }
@@ -70,13 +65,13 @@ pub fn take_back(
     wanted: &[usize],
 ) -> anyhow::Result<()> {
     match step.kind {
-        Kind::StartGuest => stop_guest(guest(one, step)?, options),
+        Kind::StartGuest => guests::stop(guest(one, step)?, options),
         Kind::Configure => {
-            stop_all(one, options)?;
+            guests::stop_all(one, options)?;
             put_back(step, index, state)
         }
         Kind::Convert => {
-            stop_all(one, options)?;
+            guests::stop_all(one, options)?;
             let export = one.exports.get(step.index).context("the plan has no such export")?;
             if matches!(stage(export)?, Some(Stage::Converting | Stage::Converted | Stage::RollingBack)) {
                 run_all(&step.undo)?;
@@ -84,7 +79,7 @@ pub fn take_back(
             ensure!(is_plain(export)?, "{} is still converted although the rollback succeeded", export.path);
             Ok(())
         }
-        Kind::StopHelper => start_helper(helper(one, step)?, step),
+        Kind::StopHelper => helpers::start(helper(one, step)?, step),
         Kind::StopGuest => {
             if wanted.contains(&step.index) {
                 start_old(one, step.index, options)
@@ -140,12 +135,12 @@ pub fn start_as_before(one: &Move, options: &Options, wanted: &[usize]) -> anyho
 
 fn start_old(one: &Move, index: usize, options: &Options) -> anyhow::Result<()> {
     let guest = one.guests.get(index).context("the plan has no such guest")?;
-    if is_running(guest)? {
+    if guests::is_running(guest)? {
         return Ok(());
     }
     fit(one, false)?;
-    start_guest(guest, options)?;
-    let up = wait(Duration::from_secs(options.up_timeout), || is_running(guest))?;
+    guests::start(guest, options)?;
+    let up = guests::wait(Duration::from_secs(options.up_timeout), || guests::is_running(guest))?;
     ensure!(up, "{} was started, and does not run", guest.name);
     Ok(())
 }
@@ -158,127 +153,9 @@ fn helper<'a>(one: &'a Move, step: &Step) -> anyhow::Result<&'a Helper> {
     one.helpers.get(step.index).context("the plan has no such helper")
 }
 
-/// Whether a guest runs: its manager says so, or a QEMU has its shares.
-pub fn is_running(guest: &Guest) -> anyhow::Result<bool> {
-    Ok(managers::of(guest.manager).is_running(guest)? || !qemu::of(guest)?.is_empty())
-}
-
-/// Waits for a condition; whether it came true in time.
-fn wait(limit: Duration, mut condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<bool> {
-    let start = Instant::now();
-    loop {
-        if condition()? {
-            return Ok(true);
-        }
-        if start.elapsed() >= limit {
-            return Ok(false);
-        }
-        sleep(PAUSE);
-    }
-}
-
-/// After how long a guest that still runs is asked again to shut down.
-const ASK_AGAIN: Duration = Duration::from_secs(20);
-
-fn stop_guest(guest: &Guest, options: &Options) -> anyhow::Result<()> {
-    if !is_running(guest)? {
-        return Ok(());
-    }
-    let manager = managers::of(guest.manager);
-    let commands = manager.stop(guest);
-    ensure!(
-        !commands.is_empty(),
-        "{} runs, and nothing says how it is shut down: shut it down, and run this again",
-        guest.name
-    );
-    run_all(&commands)?;
-    let end = Instant::now() + Duration::from_secs(options.stop_timeout);
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        if wait(left.min(ASK_AGAIN), || Ok(!is_running(guest)?))? {
-            return Ok(());
-        }
-        if left <= ASK_AGAIN {
-            break;
-        }
-        // A guest that was starting may have missed it. That it is just ending is no error.
-        let _ = run_all(&commands);
-    }
-    let force = manager.force_stop(guest);
-    ensure!(
-        options.force_stop,
-        "{} does not shut down within {} seconds, and is left running: it was asked to, and may still do it. Shut it down from inside; \
-         or give it more time by --stop-timeout, or end it as a power failure does by --force-stop",
-        guest.name,
-        options.stop_timeout
-    );
-    ensure!(!force.is_empty(), "{} does not shut down, and nothing says how it is forced to", guest.name);
-    run_all(&force)?;
-    ensure!(wait(SHORTLY, || Ok(!is_running(guest)?))?, "{} runs although it was ended by force", guest.name);
-    Ok(())
-}
-
-fn stop_all(one: &Move, options: &Options) -> anyhow::Result<()> {
-    one.guests.iter().try_for_each(|guest| stop_guest(guest, options))
-}
-
-fn nobody_runs(one: &Move) -> anyhow::Result<()> {
-    for guest in &one.guests {
-        ensure!(!is_running(guest)?, "{} runs: somebody has started it meanwhile", guest.name);
-    }
-    Ok(())
-}
-
-fn start_guest(guest: &Guest, options: &Options) -> anyhow::Result<()> {
-    let limit = Duration::from_secs(options.up_timeout);
-    if is_running(guest)? {
-        return Ok(());
-    }
-    let commands = managers::of(guest.manager).start(guest);
-    ensure!(!commands.is_empty(), "nothing says how {} is started", guest.name);
-    if guest.manager == Manager::Commands {
-        return commands.iter().try_for_each(|command| start_by_command(command, guest, limit));
-    }
-    run_all(&commands)
-}
-
-/// Runs the command that starts a guest until it ends or the guest runs: the command may become QEMU itself.
-fn start_by_command(command: &Command, guest: &Guest, limit: Duration) -> anyhow::Result<()> {
-    let (program, words) = command.words.split_first().context("a command without words")?;
-    let mut started = tool::Started::of(path_of(program), words.iter().map(|word| path_of(word)), true)?;
-    let ended = |started: &mut tool::Started| -> anyhow::Result<bool> {
-        let Some(said) = started.ended()? else { return Ok(false) };
-        ensure!(said.status == Some(0), "{}: {}: {}", command.line(), said.how(), said.reason());
-        Ok(true)
-    };
-    let up = wait(limit, || Ok(ended(&mut started)? || is_running(guest)?))?;
-    ensure!(up, "{} neither ended nor started the guest in time", command.line());
-    Ok(())
-}
-
-/// Waits until a guest runs and its QEMU has all shares over local, and stays so for the settling time.
-fn wait_until_up(guest: &Guest, options: &Options) -> anyhow::Result<()> {
-    let is_up = || -> anyhow::Result<bool> {
-        let running = qemu::of(guest)?;
-        let has = |index: usize| running.iter().any(|qemu| qemu.local.contains(&index));
-        let on_proxy = running.iter().any(|qemu| !qemu.proxy.is_empty());
-        Ok(is_running(guest)? && !on_proxy && (0..guest.shares.len()).all(has))
-    };
-    let limit = Duration::from_secs(options.up_timeout);
-    ensure!(
-        wait(limit, is_up)?,
-        "{} does not run with all its shares over local within {} seconds of its start",
-        guest.name,
-        options.up_timeout
-    );
-    let fell = wait(Duration::from_secs(options.settle), || Ok(!is_up()?))?;
-    ensure!(!fell, "{} ended shortly after its start", guest.name);
-    Ok(())
-}
-
 fn probe(step: &Step, one: &Move, options: &Options) -> anyhow::Result<()> {
     let mut last = String::new();
-    let succeeded = wait(Duration::from_secs(options.up_timeout), || {
+    let succeeded = guests::wait(Duration::from_secs(options.up_timeout), || {
         for command in &step.run {
             let (program, words) = command.words.split_first().context("a command")?;
             let said = tool::run(path_of(program), words.iter().map(|word| path_of(word)))?;
@@ -295,127 +172,13 @@ fn probe(step: &Step, one: &Move, options: &Options) -> anyhow::Result<()> {
             .steps
             .iter()
             .any(|step| step.kind == Kind::StartGuest && one.guests.get(step.index) == Some(guest));
-        ensure!(!is_started || is_running(guest)?, "{} has ended meanwhile", guest.name);
+        ensure!(!is_started || guests::is_running(guest)?, "{} has ended meanwhile", guest.name);
     }
     Ok(())
-}
-
-/// Ends a helper: its unit, or its process, if that is still the one of the plan.
-fn stop_helper(helper: &Helper, step: &Step) -> anyhow::Result<()> {
-    if let Some(unit) = &helper.unit {
-        run_all(&step.run)?;
-        ensure!(
-            wait(SHORTLY, || Ok(!managers::is_active(unit)?))?,
-            "{unit} is active although it was stopped"
-        );
-        return Ok(());
-    }
-    let Some(pid) = helper.pid else {
-        return Ok(());
-    };
-    // The descriptor stays with this process; if it has ended since, no other one gets the signal.
-    let id = rustix::process::Pid::from_raw(pid).context("a process's number")?;
-    let process = match rustix::process::pidfd_open(id, rustix::process::PidfdFlags::empty()) {
-        Ok(process) => process,
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
-        Err(errno) => return Err(errno).with_context(|| format!("taking hold of process {pid}")),
-    };
-    if !is_command(pid, &helper.command) {
-        return Ok(());
-    }
-    match rustix::process::pidfd_send_signal(&process, rustix::process::Signal::TERM) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-        Err(errno) => return Err(errno).with_context(|| format!("ending process {pid}")),
-    }
-    ensure!(
-        wait(SHORTLY, || Ok(!is_command(pid, &helper.command)))?,
-        "the helper (process {pid}) does not end"
-    );
-    Ok(())
-}
-
-/// Whether a process has these arguments. Its program is known by its path, not by the first argument.
-fn is_command(pid: i32, command: &[String]) -> bool {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let words: Vec<_> = line.strip_suffix(b"\0").unwrap_or(&line).split(|byte| *byte == 0).skip(1).collect();
-    let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-    let Some((first, rest)) = command.split_first() else {
-        return false;
-    };
-    program == path_of(first)
-        && rest.len() == words.len()
-        && rest.iter().zip(words).all(|(own, word)| crate::text::unescape(own) == word)
-}
-
-/// Starts a helper again: by its unit, or by the arguments that it ran with.
-fn start_helper(helper: &Helper, step: &Step) -> anyhow::Result<()> {
-    if helper.unit.is_some() {
-        return run_all(&step.undo);
-    }
-    let Some(command) = step.undo.first() else {
-        return Ok(());
-    };
-    let Some((program, words)) = command.words.split_first().filter(|_| !command.by_hand) else {
-        bail!("nothing says how the helper is started: {}", command.line());
-    };
-    if is_listening(helper)? {
-        return Ok(());
-    }
-    if let Some(socket) = &helper.socket
-        && fs::symlink_metadata(path_of(socket)).is_ok()
-    {
-        // A helper that was ended may leave its socket, and does not start over it.
-        fs::remove_file(path_of(socket)).with_context(|| format!("removing {socket}"))?;
-    }
-    // Where it does not go to the background by itself it goes on after this program.
-    let mut started = tool::Started::of(path_of(program), words.iter().map(|word| path_of(word)), true)?;
-    let up = wait(SHORTLY, || {
-        if let Some(said) = started.ended()? {
-            ensure!(
-                said.status == Some(0),
-                "the helper ended at its start: {}: {}",
-                command.line(),
-                said.reason()
-            );
-        }
-        is_listening(helper)
-    })?;
-    ensure!(up, "the helper does not listen: {}", command.line());
-    Ok(())
-}
-
-/// Whether somebody listens on a helper's socket. To connect would take its client's place.
-fn is_listening(helper: &Helper) -> anyhow::Result<bool> {
-    let Some(socket) = &helper.socket else {
-        return Ok(false);
-    };
-    let wanted = crate::text::unescape(socket);
-    let mut tables = vec![PathBuf::from("/proc/net/unix")];
-    // This program's own helper listens in a network namespace of its own.
-    for entry in fs::read_dir("/proc").context("reading /proc")?.flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        if pid.is_some_and(|pid| is_command(pid, &helper.command)) {
-            tables.push(entry.path().join("net/unix"));
-        }
-    }
-    // Num RefCount Protocol Flags Type St Inode Path; the flag 10000 says that it listens. A path may have blanks in it.
-    let is_its = |line: &[u8]| {
-        let before = line.len().checked_sub(wanted.len()).and_then(|length| line.split_at_checked(length));
-        before.is_some_and(|(before, path)| {
-            let fields: Vec<&[u8]> =
-                before.split(|byte| *byte == b' ').filter(|field| !field.is_empty()).collect();
-            path == wanted && fields.len() == 7 && fields.get(3) == Some(&b"00010000".as_slice())
-        })
-    };
-    let is_in = |table: &PathBuf| {
-        // A process that has ended meanwhile has none.
-        fs::read(table).is_ok_and(|text| text.split(|byte| *byte == b'\n').any(is_its))
-    };
-    Ok(tables.iter().any(is_in))
 }
 
 /// Runs commands one after the other; each must succeed. This program's own verbs are run by itself.
-fn run_all(commands: &[Command]) -> anyhow::Result<()> {
+pub fn run_all(commands: &[Command]) -> anyhow::Result<()> {
     commands.iter().filter(|command| !command.by_hand).try_for_each(run)
 }
 
@@ -579,7 +342,7 @@ fn old_name(step: usize, index: usize) -> String {
 
 /// Changes each document of a guest. Returns their digests afterwards.
 fn configure(step: &Step, one: &Move, state: &State) -> anyhow::Result<String> {
-    nobody_runs(one)?;
+    guests::nobody_runs(one)?;
     let number = one.steps.iter().position(|other| other == step).context("the plan has no such step")?;
     let guest = guest(one, step)?;
     let mut digests = Vec::new();

@@ -310,7 +310,8 @@ fn difference(old: &Move, new: &Move) -> Option<String> {
     }
     for (one, other) in old.guests.iter().zip(&new.guests) {
         if one.owner != other.owner {
-            let user = |guest: &document::Guest| guest.owner.clone().unwrap_or_else(|| "nobody known".to_owned());
+            let user =
+                |guest: &document::Guest| guest.owner.clone().unwrap_or_else(|| "nobody known".to_owned());
             return Some(format!("{}'s QEMU ran as {} and runs as {}", one.name, user(one), user(other)));
         }
         if one.manager != other.manager || one.shares.len() != other.shares.len() {

@@ -175,6 +175,9 @@ pub struct Helper {
     /// The arguments of the running process, its program first: it is started again by these where no unit does it.
     #[serde(default)]
     pub command: Vec<String>,
+    /// When the process was started, in clock ticks since the boot: another process with its number was started at another time.
+    #[serde(default)]
+    pub started: Option<u64>,
 }
 
 /// Something that has to be answered or dealt with before the steps are carried out.

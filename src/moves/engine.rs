@@ -2,10 +2,10 @@
 
 use anyhow::Context as _;
 
-use super::actions;
 use super::document::{Kind, Move, Step};
 use super::state::{Event, Phase, Progress, State};
 use super::telling::Teller;
+use super::{actions, guests};
 
 /// How steps are carried out.
 #[derive(Debug, Clone)]
@@ -160,7 +160,7 @@ impl<'a> Engine<'a> {
             let is_stopped = self.one.steps.iter().zip(&progress).any(|(step, how_far)| {
                 step.kind == Kind::StopGuest && step.index == index && *how_far != Progress::Open
             });
-            if !is_later && is_stopped || actions::is_running(guest)? {
+            if !is_later && is_stopped || guests::is_running(guest)? {
                 wanted.push(index);
             }
         }

@@ -12,6 +12,7 @@ use super::answers;
 use super::configuration;
 use super::document::{self, Export, Guest, Helper, Manager, Move, PlanDocument, Question, Share};
 use super::exports;
+use super::helpers;
 use super::manager::{self, Managed};
 use super::owner::{self, Owners};
 use super::qemu;
@@ -265,7 +266,7 @@ fn plan_move(
         managed.push((by, found));
     }
     one.exports = exports::of(&mut one.questions, &one.guests, args);
-    one.helpers = helpers(&audit.helpers, &one.guests);
+    one.helpers = serving(&audit.helpers, &one.guests);
     let unserved = one.guests.iter().flat_map(|guest| unserved(guest, &audit.helpers));
     one.questions.extend(unserved);
     let model = model_of(&one.exports, &mut one.questions);
@@ -364,7 +365,7 @@ fn model_of(exports: &[Export], questions: &mut Vec<Question>) -> Option<String>
 }
 
 /// The helpers that serve these guests' shares, each once.
-fn helpers(rows: &[HelperRow], guests: &[Guest]) -> Vec<Helper> {
+fn serving(rows: &[HelperRow], guests: &[Guest]) -> Vec<Helper> {
     let canonical =
         |row: &HelperRow| row.export.as_ref().map(|export| rows::path(&canonical(&path_of(export))));
     let shares = || guests.iter().flat_map(|guest| &guest.shares);
@@ -378,6 +379,7 @@ fn helpers(rows: &[HelperRow], guests: &[Guest]) -> Vec<Helper> {
             export: canonical(row),
             socket: row.socket.clone(),
             command: row.pid.map(|pid| absolute(command_of(pid), row)).unwrap_or_default(),
+            started: row.pid.and_then(helpers::start_time),
         };
         let same = |old: &&mut Helper| {
             old.unit.is_some() && old.unit == new.unit || old.socket.is_some() && old.socket == new.socket
@@ -391,6 +393,7 @@ fn helpers(rows: &[HelperRow], guests: &[Guest]) -> Vec<Helper> {
                 old.socket = old.socket.take().or(new.socket);
                 if old.command.is_empty() {
                     old.command = new.command;
+                    old.started = new.started;
                 }
             }
             None => helpers.push(new),

@@ -124,7 +124,8 @@ impl Host {
     /// Ends the helper of an export as a crash does.
     pub fn end_helper(&self, export: &str) {
         let end = format!("/{export}");
-        let is_its = |line: &str| line.contains("virtfs-proxy-helper -p ") && line.contains(&format!("{end} "));
+        let is_its =
+            |line: &str| line.contains("virtfs-proxy-helper -p ") && line.contains(&format!("{end} "));
         let of = || naming(self.folder.path()).into_iter().filter(|(_, line)| is_its(line));
         for (pid, _) in of() {
             kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();

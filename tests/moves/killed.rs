@@ -51,7 +51,10 @@ fn a_killed_move_goes_on_or_is_taken_back() {
     sample.start();
     let plan = sample.plan(&[]);
     let steps = plan["moves"][0]["steps"].as_array().unwrap().len();
-    assert_eq!(steps, 9, "stop, two helpers, two conversions, two verifications, configuration, start: {plan:#}");
+    assert_eq!(
+        steps, 9,
+        "stop, two helpers, two conversions, two verifications, configuration, start: {plan:#}"
+    );
     drop(sample);
     let cases = cases(steps);
     assert!(cases.len() > POINTS / 2);
