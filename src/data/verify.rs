@@ -222,7 +222,13 @@ impl Verifier<'_> {
     }
 
     fn comparison(&self) -> Comparison<'_> {
-        Comparison { form: self.form, goal: self.goal, owner: self.owner, inodes: &self.inodes }
+        Comparison {
+            form: self.form,
+            goal: self.goal,
+            owner: self.owner,
+            is_copy: self.journal.is_by_path(),
+            inodes: &self.inodes,
+        }
     }
 
     /// Keeps what was found in one listing.

@@ -149,10 +149,15 @@ fn a_restored_copy_is_verified_and_rolled_back_by_paths() {
     }
     for model in MODELS {
         let stage = Stage::knotted();
+        // No copy keeps when a file was read: here, some time in the future.
+        let read = stage.export().join("read-in-2100");
+        fs::write(&read, "").unwrap();
+        crate::disk::run("touch", &[&"-a", &"-d", &"2100-01-01", &read]);
         let before = stage.snapshot();
         success(&mut stage.convert(model));
         let backup = stage.folder().join("backup");
         crate::disk::run("cp", &[&"-a", &stage.export(), &backup]);
+        crate::disk::run("touch", &[&"-a", &backup.join("read-in-2100")]);
         crate::knot::untie(&stage.export());
         fs::rename(&backup, stage.export()).unwrap();
         for verb in ["verify", "rollback"] {

@@ -25,6 +25,8 @@ pub struct Comparison<'c> {
     pub goal: Option<Goal>,
     /// Who must be able to use every entry.
     pub owner: Option<&'c Owner>,
+    /// The tree is a copy: tools that copy set no times of access.
+    pub is_copy: bool,
     /// What inodes of several names are now, by the number that the journal has for them.
     pub inodes: &'c Mutex<HashMap<Key, Identity>>,
 }
@@ -55,6 +57,9 @@ impl Comparison<'_> {
                 // It is the file's content, which no conversion touches.
                 wanted.target.clone_from(&entry.target);
             }
+        }
+        if self.is_copy {
+            wanted.accessed = wanted.accessed.min(entry.accessed);
         }
         let mut problems: Vec<_> = differences(&wanted, &entry)
             .into_iter()
