@@ -1,28 +1,19 @@
-//! The command line: declarations only.
+//! The command line: the program's commands. Each room declares the options of its own.
 
-mod audit;
-mod config;
-mod data;
 mod help;
-mod helper;
-mod moves;
-mod report;
 
 use std::ffi::OsString;
 
-use clap::builder::Resettable;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use audit::{AuditArgs, AuditFormat};
-pub use config::{ConfigArgs, Snippet};
-pub use data::{
-    CheckArgs, ConvertArgs, JournalArgs, ManifestArgs, ProgressMode, RollbackArgs, TreeForm, UnmapArgs,
-    VerifyArgs, WorkArgs,
+use crate::data::options::{
+    CheckArgs, ConvertArgs, JournalArgs, ManifestArgs, RollbackArgs, UnmapArgs, VerifyArgs,
 };
-pub use helper::{HealthcheckArgs, HelperArgs};
-pub use moves::{ApplyArgs, UndoArgs, WayArgs};
-pub use moves::{PlanArgs, StatusArgs};
-pub use report::{By, FleetFormat, ReportArgs};
+use crate::helper::options::{HealthcheckArgs, HelperArgs, without_empty_variables};
+use crate::moves::options::{ApplyArgs, PlanArgs, StatusArgs, UndoArgs};
+use crate::report::fleet::options::ReportArgs;
+use crate::sources::audit::options::AuditArgs;
+use crate::sources::config::options::ConfigArgs;
 
 /// QEMU's 9p proxy helper, and the way off the proxy backend.
 #[derive(Debug, Parser)]
@@ -45,8 +36,8 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// Reads a command line, the program's name included, and the environment. An empty variable counts as unset: an image's
-    /// setting can be undone where a variable cannot be removed.
+    /// Reads a command line, the program's name included, and the environment. An empty variable counts as
+    /// unset.
     pub fn read<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Self, clap::Error> {
         let mut command = without_empty_variables(Self::command());
         let matches = command.try_get_matches_from_mut(words)?;
@@ -54,15 +45,6 @@ impl Cli {
         cli.helper.prefer_command_line(&matches);
         Ok(cli)
     }
-}
-
-/// The command with those variables unset that are empty, in its subcommands too.
-fn without_empty_variables(command: clap::Command) -> clap::Command {
-    let unset = |arg: clap::Arg| {
-        let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
-        if empty { arg.env(Resettable::Reset) } else { arg }
-    };
-    command.mut_args(unset).mut_subcommands(without_empty_variables)
 }
 
 /// What the program does besides serving an export.

@@ -38,6 +38,7 @@ pub mod mapped_file;
 pub mod mapped_xattr;
 pub mod mounts;
 pub mod neighbours;
+pub mod options;
 pub mod origins;
 mod outside;
 pub mod owner;
@@ -55,7 +56,9 @@ mod unmap;
 pub mod verify;
 pub mod walk;
 
-use crate::cli::{CheckArgs, ConvertArgs, JournalArgs, ManifestArgs, RollbackArgs, UnmapArgs, VerifyArgs};
+use crate::data::options::{
+    CheckArgs, ConvertArgs, JournalArgs, ManifestArgs, RollbackArgs, UnmapArgs, VerifyArgs,
+};
 use crate::exit::Outcome;
 
 /// `migrate check`.

@@ -41,6 +41,7 @@ pub mod mount_table;
 pub mod mount_watch;
 pub mod notify;
 pub mod operations;
+pub mod options;
 pub mod path;
 pub mod pid_file;
 pub mod pid_namespace;
@@ -64,13 +65,13 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 
-use crate::cli::HelperArgs;
 use crate::exit::Outcome;
 use crate::text::escape_path;
 use cleaner::Cleaner;
 use identity::{IdMaps, Identity};
 use layers::{Layer, Layers};
 use notify::{Manager, Parent, Side};
+use options::HelperArgs;
 use pid_file::PidFile;
 use sandbox::{Directory, Sandbox};
 use settings::Endpoint;
@@ -82,7 +83,7 @@ use worker::Client;
 /// Serves an export as the command line says. Errors are printed here, once, with their context.
 pub fn run(args: HelperArgs) -> Outcome {
     stderr::prepare();
-    let settings = match args.settings() {
+    let settings = match Settings::try_from(args) {
         Ok(settings) => settings,
         Err(message) => {
             logging::complain(format_args!("{message}"));

@@ -2,23 +2,26 @@
 //!
 //! # What lives where
 //!
-//! | room | what it is | what it may know |
+//! | room | what it is | imports |
 //! |---|---|---|
-//! | [`helper`] | the daemon: a privileged helper that QEMU ≤ 9.1 speaks to over a unix socket | itself |
-//! | [`share`] | what a share is, QEMU's option strings, and a share's `local` equivalent | `report` |
-//! | [`sources`] | where shares hide: one reader for each configuration format, and who serves what | `share`, `report`; of `data`, who owns an export, how it is labelled, what is mounted where, and what its journal says |
-//! | [`data`] | the export's files: their two on-disk forms and the way from one to the other | `report`, `share` |
-//! | [`report`] | what people should know: findings, documents, text | itself |
-//! | `moves` | plans of whole guests, and how far they are: it asks the other verbs and the managers of guests | `report`; of `data`, who owns an export, what its journal says and how its first entries are; of `sources`, whom a file names and what an audit finds |
-//! | [`cli`] | the command line, declarations only | the choices that `share` names |
-//! | `say` | lines on standard output and standard error, which never panic | nothing |
-//! | `kernel` | system calls that more than one room wants | nothing |
-//! | [`exit`] | outcome → exit status | nothing |
-//! | `yaml` | reading YAML | nothing |
-//! | [`text`] | bytes of any origin → text that is safe on a terminal | nothing |
+//! | [`cli`] | the command line: the program's commands, and what `--help` ends with | `data`, `helper`, `moves`, `report`, `sources` |
+//! | `migrate` | one arm for each verb of `migrate` | `cli`, `data`, `exit`, `moves`, `report`, `sources` |
+//! | `moves` | `plan`, `apply`, `undo` and `status`: whole guests, and how far they are | `data`, `exit`, `kernel`, `report`, `share`, `sources`, `text`, `yaml` |
+//! | [`sources`] | `audit` and `config`: one reader for each configuration format, and who serves what | `data`, `exit`, `report`, `share`, `text`, `yaml` |
+//! | [`data`] | `check`, `convert`, `verify`, `rollback`, `unmap`, `manifest`: the export's files and their journal | `exit`, `kernel`, `report`, `share`, `text` |
+//! | [`share`] | what a share is, QEMU's option strings, and a share's equivalents | `report`, `text` |
+//! | [`report`] | findings, documents and their formats, and `report`, which merges audits | `exit`, `kernel`, `text`, `yaml` |
+//! | [`helper`] | the daemon: a privileged helper that QEMU 9.1 and older speaks to over a unix socket | `exit`, `kernel`, `text` |
+//! | [`exit`] | outcomes and exit statuses | |
+//! | `kernel` | system calls that more than one room needs | |
+//! | `say` | lines on standard output and standard error, which never panic | |
+//! | [`text`] | bytes of any origin as text that is safe on a terminal | |
+//! | `yaml` | reading YAML | |
 //!
-//! The way of the data: bytes → request → reply → bytes (`helper`); text → share → local equivalent → text
-//! (`sources`, `share`); tree → entry → journal → tree (`data`). No arrow goes back.
+//! A room imports only rooms below it, as the last column says. `tests/structure` holds the files to this table.
+//!
+//! The way of the data: bytes, request, reply, bytes (`helper`); text, share, local equivalent, text (`sources`, `share`);
+//! tree, entry, journal, tree (`data`).
 
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 

@@ -14,6 +14,7 @@ mod guests;
 mod helpers;
 mod manager;
 mod managers;
+pub mod options;
 mod owner;
 mod page;
 mod plan;
@@ -26,8 +27,8 @@ mod tool;
 
 pub use apply::{apply, undo};
 
-use crate::cli::{PlanArgs, StatusArgs};
 use crate::exit::Outcome;
+use crate::moves::options::{PlanArgs, StatusArgs};
 use crate::report::status::StatusDocument;
 use crate::report::{self, Format, print_schema};
 use document::PlanDocument;

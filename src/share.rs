@@ -7,7 +7,6 @@ pub mod helper;
 pub mod invocation;
 pub mod local;
 pub mod memory;
-pub mod packed;
 pub mod qemu_opts;
 pub mod rewrite;
 pub mod target;
@@ -15,12 +14,12 @@ pub mod version;
 pub mod view;
 pub mod virtiofs;
 
-use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::report::finding::Place;
 use crate::text;
 
 /// One 9p share over the proxy backend, as some configuration describes it.
@@ -35,7 +34,7 @@ pub struct Share {
     /// How QEMU reaches its helper.
     pub transport: Transport,
     /// Where the host has the socket, where QEMU runs in a container that says so: a path of the host's, or `VOLUME/NAME`.
-    #[serde(with = "crate::share::packed::optional_path")]
+    #[serde(with = "crate::text::packed::optional_path")]
     pub socket_on_host: Option<PathBuf>,
     /// `security_model` of a share over the local backend, as it is spelt; `None`: it is not said, or not statically known.
     pub model: Option<Vec<u8>>,
@@ -179,7 +178,7 @@ impl Note {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Transport {
     /// `socket=PATH`.
-    Socket(#[serde(with = "crate::share::packed::path")] PathBuf),
+    Socket(#[serde(with = "crate::text::packed::path")] PathBuf),
     /// `sock_fd=N`, one end of a connected pair that QEMU inherits.
     Fd(i32),
     /// It stands there, but its value is not statically known (a variable, say): the text as it stands.
@@ -201,22 +200,6 @@ pub struct Device {
     pub properties: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// Where a share, a helper or a finding stands.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
-    /// The file, as on the audited host; `None` for standard input.
-    #[serde(with = "crate::share::packed::optional_path")]
-    pub file: Option<PathBuf>,
-    /// The line, from 1.
-    pub line: Option<u64>,
-    /// The bytes of the file that say it.
-    pub span: Option<Range<usize>>,
-    /// The guest's name.
-    pub guest: Option<Vec<u8>>,
-    /// The process that says it.
-    pub pid: Option<i32>,
-}
-
 /// What a share exports.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExportPath {
@@ -226,7 +209,7 @@ pub enum ExportPath {
     /// Known, and how.
     Known {
         /// The directory, as on the audited host.
-        #[serde(with = "crate::share::packed::path")]
+        #[serde(with = "crate::text::packed::path")]
         path: PathBuf,
         /// Who says so.
         from: ExportFrom,

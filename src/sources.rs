@@ -4,7 +4,7 @@ pub mod audit;
 mod chars;
 mod cmdline;
 mod commands;
-mod config;
+pub mod config;
 mod containers;
 mod documents;
 mod elsewhere;
@@ -34,12 +34,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::ConfigArgs;
 use crate::exit::Outcome;
 use crate::report::finding::Finding;
 use crate::share::Share;
 use crate::share::helper::Helper;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
+use crate::sources::config::options::ConfigArgs;
 
 /// The user that QEMU runs as, where these files say it, drop-ins included; `None` where none of them does, or they say different
 /// users.
@@ -86,7 +86,7 @@ impl Reading {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
     /// The socket.
-    #[serde(with = "crate::share::packed::path")]
+    #[serde(with = "crate::text::packed::path")]
     pub socket: PathBuf,
     /// The name of the service's unit, without `.service` and without its instance.
     pub service: String,

@@ -3,6 +3,8 @@
 //! File names, configuration files and sockets carry any byte. [`escape`] is the one way from such bytes to text
 //! that people see: it is reversible, and no control character passes it raw. [`markup`] is the one way into XML and HTML.
 
+pub mod packed;
+
 use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fmt::Write as _;

@@ -17,7 +17,7 @@ use super::neighbours::{self, Mention};
 use super::owner::Owner;
 use super::survey::{self, Survey};
 use super::tree::Tree;
-use crate::cli::CheckArgs;
+use crate::data::options::CheckArgs;
 use crate::exit::Outcome;
 use crate::report::check::{CheckDocument, EntriesRow, FilesystemRow, OwnerRow, UserRow};
 use crate::report::finding;

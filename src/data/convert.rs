@@ -39,7 +39,7 @@ use super::tree::Tree;
 use super::troubles::Troubles;
 use super::walk;
 use super::{hidden, idmap};
-use crate::cli::ConvertArgs;
+use crate::data::options::ConvertArgs;
 use crate::exit::Outcome;
 use crate::report::{FindingRow, print_with, write_findings};
 use crate::text;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::journal::{Begin, Journal, Stage};
-use crate::cli::JournalArgs;
+use crate::data::options::JournalArgs;
 use crate::exit::Outcome;
 use crate::report::journal::JournalDocument;
 use crate::report::{self, SCHEMA, rows};

@@ -19,7 +19,7 @@ use super::form::{Form, Model};
 use super::pin::Pin;
 use super::tree::{Directory, Tree};
 use super::walk::{self, Trouble, Visitor};
-use crate::cli::{ManifestArgs, TreeForm};
+use crate::data::options::{ManifestArgs, TreeForm};
 use crate::exit::Outcome;
 use crate::report::check::counted;
 use crate::text;

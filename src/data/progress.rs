@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde::Serialize;
 
-use crate::cli::ProgressMode;
+use crate::data::options::ProgressMode;
 
 /// Work in progress. It is shown until this is dropped.
 #[derive(Debug)]

@@ -40,7 +40,7 @@ use super::staging::{Links, Staging};
 use super::tree::Tree;
 use super::troubles::Troubles;
 use super::{hidden, idmap};
-use crate::cli::{RollbackArgs, WorkArgs};
+use crate::data::options::{RollbackArgs, WorkArgs};
 use crate::exit::Outcome;
 use crate::report::finding;
 use crate::text;

@@ -22,7 +22,7 @@ use super::rollback::{self, Words};
 use super::tree::{Directory, Tree};
 use super::walk::{self, Trouble, Visitor};
 use super::{hidden, idmap, mapped_file, mapped_xattr};
-use crate::cli::UnmapArgs;
+use crate::data::options::UnmapArgs;
 use crate::exit::Outcome;
 use crate::text;
 

@@ -26,7 +26,7 @@ use super::pin::Pin;
 use super::survey::Group;
 use super::tree::{Directory, Tree};
 use super::walk;
-use crate::cli::VerifyArgs;
+use crate::data::options::VerifyArgs;
 use crate::exit::Outcome;
 use crate::report::check::counted;
 use crate::report::finding::{self, Finding, Kind};

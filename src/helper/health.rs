@@ -16,8 +16,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt};
 
 use super::health_socket;
+use super::options::{HealthcheckArgs, HelperArgs};
 use super::socket::{Life, probe};
-use crate::cli::{Cli, HealthcheckArgs, HelperArgs};
 use crate::exit::Outcome;
 use crate::text::{escape, escape_path};
 
@@ -161,8 +161,7 @@ fn helper_arguments(line: &[u8]) -> Option<HelperArgs> {
     if name.as_encoded_bytes() != PROGRAM {
         return None;
     }
-    let cli = Cli::read(words).ok()?;
-    cli.command.is_none().then_some(cli.helper)
+    HelperArgs::read(words).ok()
 }
 
 #[cfg(test)]

@@ -185,14 +185,14 @@ fn require(settings: &Settings, missing: Layers) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
+    use super::super::options::HelperArgs;
 
     use super::*;
 
     fn settings(options: &[&str]) -> Settings {
         let line = ["virtfs-proxy-helper", "-p", "/srv", "-s", "/s", "-u0", "-g0"];
         let line = line.iter().chain(options).copied();
-        crate::cli::Cli::try_parse_from(line).unwrap().helper.settings().unwrap()
+        Settings::try_from(HelperArgs::read(line).unwrap()).unwrap()
     }
 
     #[test]

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use super::options::HelperArgs;
 use super::privileges::Kept;
 use super::sandbox::{Access, Sandbox};
 use super::seccomp::Seccomp;
-use crate::cli::HelperArgs;
 use crate::text::{escape, escape_path};
 
 /// What one run of the daemon is to do.
@@ -200,11 +200,10 @@ fn listen_fds() -> Result<Option<i32>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
 
     fn settings(args: &[&str]) -> Result<Settings, String> {
         let line = std::iter::once("virtfs-proxy-helper").chain(args.iter().copied());
-        crate::cli::Cli::try_parse_from(line).map_err(|error| error.to_string())?.helper.settings()
+        Settings::try_from(HelperArgs::read(line).map_err(|error| error.to_string())?)
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use super::document::Answers;
 use super::plan::path_of;
-use crate::cli::PlanArgs;
+use crate::moves::options::PlanArgs;
 use crate::report::rows;
 use crate::text::escape_os;
 

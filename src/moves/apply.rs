@@ -11,8 +11,9 @@ use super::document::{self, Command, Kind, Move, PlanDocument, Step};
 use super::engine::{Ended, Engine, Options};
 use super::state::{self, Event, Phase, State, id_of};
 use super::{answers, steps, tool};
-use crate::cli::{ApplyArgs, ProgressMode, UndoArgs, WayArgs};
+use crate::data::options::ProgressMode;
 use crate::exit::Outcome;
+use crate::moves::options::{ApplyArgs, UndoArgs, WayArgs};
 use crate::report::Text as _;
 use crate::text::{escape, escape_path};
 

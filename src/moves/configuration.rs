@@ -13,7 +13,7 @@ use super::document::{Command, Manager, Question, Source};
 use super::manager::Managed;
 use super::plan::{is_called, path_of};
 use super::tool;
-use crate::cli::PlanArgs;
+use crate::moves::options::PlanArgs;
 use crate::report::audit::ShareRow;
 use crate::report::finding;
 

@@ -18,7 +18,7 @@ use super::owner::{self, Owners};
 use super::qemu;
 use super::steps;
 use super::tool;
-use crate::cli::PlanArgs;
+use crate::moves::options::PlanArgs;
 use crate::report::audit::{Audited, HelperRow, ShareRow};
 use crate::report::finding;
 use crate::report::rows;

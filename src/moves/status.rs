@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime};
 
 use super::plan::path_of;
 use super::state::{self, MoveState};
-use crate::cli::StatusArgs;
 use crate::data::journal::Stage;
+use crate::moves::options::StatusArgs;
 use crate::report::audit::UnreadRow;
 use crate::report::finding;
 use crate::report::origin::rfc3339;

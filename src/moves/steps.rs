@@ -5,7 +5,7 @@ use super::document::{Command, Export, Guest, Helper, Kind, Manager, Move, Quest
 use super::manager;
 use super::managers;
 use super::plan::is_of_guest;
-use crate::cli::PlanArgs;
+use crate::moves::options::PlanArgs;
 
 /// How this program is called.
 pub const PROGRAM: &str = "virtfs-proxy-helper";

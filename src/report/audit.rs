@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::finding::{self, Kind, Severity};
@@ -11,8 +12,25 @@ use super::rows::{Counts, FindingRow};
 use super::spool::Rows;
 use super::text::severity_name;
 use super::{Format, SCHEMA, Text, junit, prometheus, sarif, write, write_finding, yaml};
-use crate::cli::AuditFormat;
 use crate::exit::Outcome;
+
+/// How an audit is printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum AuditFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON document.
+    Json,
+    /// One YAML document: the same fields.
+    Yaml,
+    /// SARIF 2.1.0, for code scanning.
+    Sarif,
+    /// JUnit XML, one test a finding, for CI.
+    Junit,
+    /// Counts for Prometheus, by node_exporter's textfile collector.
+    Prometheus,
+}
 
 /// How many names of files or folders a line of the text holds at most.
 const MOST_NAMES: usize = 40;

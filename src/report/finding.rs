@@ -1,8 +1,10 @@
 //! Findings: stable ids, severities and remedies, in one table.
 
+use std::ops::Range;
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
-use crate::share::Place;
 use crate::text;
 
 /// How much a finding matters.
@@ -22,7 +24,7 @@ pub enum Severity {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Finding {
     /// Which kind it is: a row of [`KINDS`].
-    #[serde(with = "crate::share::packed::kind")]
+    #[serde(with = "packed_kind")]
     pub kind: &'static Kind,
     /// Where.
     pub place: Place,
@@ -32,6 +34,41 @@ pub struct Finding {
     pub remedy: Option<String>,
     /// What of its kind it is about, where `--accept=ID:SUBJECT` may name that: an attribute's name.
     pub subject: Option<Vec<u8>>,
+}
+
+/// Where a share, a helper or a finding stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The file, as on the audited host; `None` for standard input.
+    #[serde(with = "crate::text::packed::optional_path")]
+    pub file: Option<PathBuf>,
+    /// The line, from 1.
+    pub line: Option<u64>,
+    /// The bytes of the file that say it.
+    pub span: Option<Range<usize>>,
+    /// The guest's name.
+    pub guest: Option<Vec<u8>>,
+    /// The process that says it.
+    pub pid: Option<i32>,
+}
+
+/// How serde packs a kind of finding: by its id.
+pub mod packed_kind {
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{KINDS, Kind};
+
+    /// Packs one.
+    pub fn serialize<S: Serializer>(kind: &&'static Kind, serializer: S) -> Result<S::Ok, S::Error> {
+        kind.id.serialize(serializer)
+    }
+
+    /// Unpacks one.
+    pub fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<&'static Kind, D::Error> {
+        let id = String::deserialize(deserializer)?;
+        KINDS.iter().copied().find(|kind| kind.id == id).ok_or_else(|| D::Error::custom("no kind of finding"))
+    }
 }
 
 /// A kind of finding.

@@ -7,6 +7,7 @@ mod compare;
 mod html;
 mod metrics;
 mod next;
+pub mod options;
 mod progress;
 mod read;
 mod remarks;
@@ -25,8 +26,8 @@ use super::SCHEMA;
 use super::finding::Severity;
 use super::origin::{Origin, rfc3339};
 use super::status::StatusSummary;
-use crate::cli::{By, FleetFormat, ReportArgs};
 use crate::exit::Outcome;
+use crate::report::fleet::options::{By, FleetFormat, ReportArgs};
 
 /// The audits of a fleet, merged. Unknown is null. Strings are as in the hosts' own documents.
 #[derive(Debug, Default, Serialize)]

@@ -12,10 +12,10 @@ pub struct Helper {
     /// Where it stands.
     pub place: Place,
     /// `-p`: the directory that it serves. `None`: not statically known.
-    #[serde(with = "crate::share::packed::optional_path")]
+    #[serde(with = "crate::text::packed::optional_path")]
     pub export: Option<PathBuf>,
     /// `-s`: the socket that it listens on.
-    #[serde(with = "crate::share::packed::optional_path")]
+    #[serde(with = "crate::text::packed::optional_path")]
     pub socket: Option<PathBuf>,
     /// `-f`: the connected socket that it inherits.
     pub fd: Option<i32>,

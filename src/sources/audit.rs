@@ -11,6 +11,7 @@ mod local;
 mod managers;
 mod merge;
 mod named;
+pub mod options;
 mod places;
 mod processes;
 mod progress;
@@ -33,7 +34,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::cli::AuditArgs;
 use crate::exit::Outcome;
 use crate::report::audit::AuditDocument;
 use crate::report::origin::Origin;
@@ -43,6 +43,7 @@ use crate::share::Share;
 pub(super) use host::{BEGINNING, Host, MAX_FILE};
 use judge::Judge;
 pub(super) use named::{can_hold_all, unknown_form};
+use options::AuditArgs;
 use processes::Processes;
 use progress::Progress;
 use scan::Scan;

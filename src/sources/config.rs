@@ -5,6 +5,7 @@ mod after;
 mod helpers;
 mod in_place;
 mod multidevs;
+pub mod options;
 mod own_of_libvirt;
 mod printed;
 mod reading;
@@ -30,7 +31,6 @@ use super::libvirt::{Libvirt, is_saved_image};
 use super::mention::first_unread;
 use super::proved::{self, Rewritten};
 use super::{Beside, Document, Format as _, Reading};
-use crate::cli::{ConfigArgs, Snippet};
 use crate::data::devices::multidevs_of;
 use crate::exit::Outcome;
 use crate::share::local::Options;
@@ -38,6 +38,7 @@ use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::share::target::Target;
 use crate::share::virtiofs::Daemon;
 use crate::share::{ExportPath, Share, Transport};
+use crate::sources::config::options::{ConfigArgs, Snippet};
 use crate::text::{escape, escape_path, shell_word};
 
 /// How much of a guest's memory is copied with the configuration of a saved image, in bytes.

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use clap::{Arg, Command, CommandFactory, Parser};
 use virtfs_proxy_helper::cli::Cli;
+use virtfs_proxy_helper::helper::Settings;
 
 use crate::pages;
 use crate::program;
@@ -222,7 +223,7 @@ fn is_understood(words: &[&str]) {
     let cli = Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
     if cli.command.is_none() && words != ["virtfs-proxy-helper", "--help"] {
         // systemd's .service unit takes its socket from a .socket unit.
-        match cli.helper.settings() {
+        match Settings::try_from(cli.helper) {
             Ok(_) => {}
             Err(message) => assert!(
                 message.starts_with("no socket") || message.contains("libvirt-qemu"),

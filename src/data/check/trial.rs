@@ -13,8 +13,8 @@ use anyhow::Context as _;
 use nix::sys::stat::{UtimensatFlags, futimens, utimensat};
 use nix::sys::time::TimeSpec;
 
-use crate::cli::CheckArgs;
 use crate::data::labels;
+use crate::data::options::CheckArgs;
 use crate::report::finding::{self, Finding, Kind};
 use crate::share::Place;
 use crate::text;

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::cli::ConvertArgs;
 use crate::data::check;
 use crate::data::live;
+use crate::data::options::ConvertArgs;
 use crate::report::finding::{self, Finding, Kind, Severity};
 use crate::report::{FindingRow, write_findings};
 use crate::text;

@@ -17,7 +17,6 @@ use rustix::fs::{AtFlags, Gid, Mode, Uid};
 
 use super::consent::{Consent, ensure_root};
 use super::{Converter, lock, wrong_usage};
-use crate::cli::ConvertArgs;
 use crate::data::added::{Added, Additions, Search};
 use crate::data::entry::Kind;
 use crate::data::flags::Lifted;
@@ -25,6 +24,7 @@ use crate::data::form::Model;
 use crate::data::goal::{Goal, Obstacle};
 use crate::data::idmap;
 use crate::data::journal::{self, Format, Journal, Stage, Writer};
+use crate::data::options::ConvertArgs;
 use crate::data::origins::Origins;
 use crate::data::pin;
 use crate::data::progress::Progress;

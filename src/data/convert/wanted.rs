@@ -5,9 +5,9 @@ use std::ffi::OsString;
 
 use anyhow::{Context as _, Result};
 
-use crate::cli::ConvertArgs;
 use crate::data::form::Model;
 use crate::data::journal::Begin;
+use crate::data::options::ConvertArgs;
 use crate::data::owner::Owner;
 use crate::text;
 

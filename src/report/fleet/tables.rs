@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 
 use super::{FleetDocument, FleetShare, HostRow, plural};
-use crate::cli::By;
+use crate::report::fleet::options::By;
 use crate::report::prometheus::severity;
 
 /// How many columns the CSV has.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use super::{FleetDocument, FleetShare, HostRow, HostStatus, plural};
-use crate::cli::By;
+use crate::report::fleet::options::By;
 
 /// How many hosts a line names at most.
 const MOST_NAMES: usize = 20;

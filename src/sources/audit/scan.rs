@@ -62,7 +62,7 @@ pub struct FileReading {
     /// What is in it.
     pub reading: Reading,
     /// The file.
-    #[serde(with = "crate::share::packed::optional_path")]
+    #[serde(with = "crate::text::packed::optional_path")]
     pub path: Option<PathBuf>,
     /// What else is known of each share.
     pub about: Vec<About>,
@@ -80,7 +80,7 @@ impl Keyed for FileReading {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Unread {
     /// The file; `None` for standard input.
-    #[serde(with = "crate::share::packed::optional_path")]
+    #[serde(with = "crate::text::packed::optional_path")]
     pub path: Option<PathBuf>,
     /// The line at which reading ended.
     pub line: Option<u64>,

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::host::{Host, Kind, why};
 use super::judge::Judge;
+use super::options::AuditArgs;
 use super::scan::Scan;
 use super::{local, look, running};
-use crate::cli::{AuditArgs, AuditFormat};
+use crate::report::audit::AuditFormat;
 use crate::report::audit::{AuditDocument, UnreadRow};
 use crate::report::rows;
 use crate::share::Share;

@@ -7,13 +7,13 @@ use std::path::Path;
 
 use super::super::libvirt::{self, Holder};
 use super::super::{Beside, Document};
-use crate::cli::ConfigArgs;
 use crate::data::journal::{Journal, Stage, default_path};
 use crate::data::owner::Owner;
 use crate::share::Transport;
 use crate::share::local::path_bytes;
 use crate::share::rewrite::{Edits, Moved, Rewrite};
 use crate::share::target::Target;
+use crate::sources::config::options::ConfigArgs;
 use crate::text::{escape, escape_path, shell_word};
 
 /// The kinds of findings that are about other lines than the share's.

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use super::super::libvirt::{self, Libvirt};
 use super::super::{Beside, Document, Format};
-use crate::cli::Snippet;
 use crate::report::finding::Finding;
 use crate::share::Share;
 use crate::share::bounds::bounded;
 use crate::share::rewrite::{Edits, Look, Moved, Rewrite};
+use crate::sources::config::options::Snippet;
 
 /// What the surroundings mean for the shares of a document, which a form is to say.
 pub(super) fn look(

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::super::managed::Managed;
-use crate::cli::Snippet;
 use crate::share::local::{Options, Unsayable, libvirt_filesystem, qemu_args, readconfig};
 use crate::share::rewrite::{Moved, Refusal, Rewrite};
 use crate::share::target::Target;
 use crate::share::virtiofs::{self, Daemon};
 use crate::share::{Note, Part, Share, argv};
+use crate::sources::config::options::Snippet;
 use crate::text::{escape, shell_word};
 
 /// The equivalents of `shares`. `seen`: where QEMU sees their exports.

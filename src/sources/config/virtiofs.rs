@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use crate::cli::{ConfigArgs, Snippet};
 use crate::share::Share;
 use crate::share::memory::Memory;
 use crate::share::rewrite::{Moved, Refusal};
 use crate::share::target::Target;
 use crate::share::virtiofs::{self, Daemon};
+use crate::sources::config::options::{ConfigArgs, Snippet};
 use crate::text::{escape, shell_word};
 
 /// Why the command line makes no sense; `None` where it does.

@@ -8,8 +8,8 @@ use std::process::Command;
 use anyhow::{Context as _, bail, ensure};
 use nix::unistd::{Gid, getgrouplist};
 
-use crate::cli::CheckArgs;
 use crate::data::labels;
+use crate::data::options::CheckArgs;
 use crate::data::owner::Owner;
 use crate::report::finding::{self, Finding};
 use crate::text;

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
+use crate::report::audit::AuditFormat;
 use crate::share::version::Version;
 
 /// `migrate audit`.
@@ -31,22 +32,4 @@ pub struct AuditArgs {
     /// Print the JSON Schema of the document, and do nothing else
     #[arg(long, exclusive = true)]
     pub schema: bool,
-}
-
-/// How an audit is printed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum AuditFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON document.
-    Json,
-    /// One YAML document: the same fields.
-    Yaml,
-    /// SARIF 2.1.0, for code scanning.
-    Sarif,
-    /// JUnit XML, one test a finding, for CI.
-    Junit,
-    /// Counts for Prometheus, by node_exporter's textfile collector.
-    Prometheus,
 }

@@ -75,7 +75,7 @@ pub enum Snippet {
 }
 
 /// `NAME=PATH`.
-pub(super) fn export(text: &OsStr) -> Result<(OsString, PathBuf), String> {
+pub fn export(text: &OsStr) -> Result<(OsString, PathBuf), String> {
     let bytes = text.as_bytes();
     let equals = bytes.iter().position(|&byte| byte == b'=').ok_or("it must be TAG_OR_ID=PATH")?;
     let (name, path) = (bytes.get(..equals).unwrap_or_default(), bytes.get(equals + 1..).unwrap_or_default());

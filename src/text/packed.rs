@@ -1,4 +1,4 @@
-//! How paths, which need not be UTF-8, and kinds of findings are packed with what speaks of them.
+//! How serde packs paths, which need not be UTF-8, in what the program keeps for itself: by their bytes.
 
 #![forbid(unsafe_code)]
 
@@ -35,24 +35,5 @@ pub mod optional_path {
     /// Unpacks one.
     pub fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
         Ok(Option::<OsString>::deserialize(deserializer)?.map(PathBuf::from))
-    }
-}
-
-/// A kind of finding by its id.
-pub mod kind {
-    use serde::de::Error as _;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use crate::report::finding::{KINDS, Kind};
-
-    /// Packs one.
-    pub fn serialize<S: Serializer>(kind: &&'static Kind, serializer: S) -> Result<S::Ok, S::Error> {
-        kind.id.serialize(serializer)
-    }
-
-    /// Unpacks one.
-    pub fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<&'static Kind, D::Error> {
-        let id = String::deserialize(deserializer)?;
-        KINDS.iter().copied().find(|kind| kind.id == id).ok_or_else(|| D::Error::custom("no kind of finding"))
     }
 }

@@ -1,15 +1,15 @@
 //! The helper's own options.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::builder::{BoolishValueParser, RangedU64ValueParser};
+use clap::builder::{BoolishValueParser, RangedU64ValueParser, Resettable};
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, Args};
+use clap::{ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser};
 
-use crate::helper::Settings;
-use crate::helper::privileges::Kept;
-use crate::helper::sandbox::Sandbox;
-use crate::helper::seccomp::Seccomp;
+use super::privileges::Kept;
+use super::sandbox::Sandbox;
+use super::seccomp::Seccomp;
 
 /// The helper's own options: the original's, with its abbreviations, and long ones beyond it.
 ///
@@ -99,7 +99,7 @@ fn parse_modcaps(list: &str) -> Result<Kept, String> {
 impl HelperArgs {
     /// Lets the command line win where it and the environment name what does not go together: `--fd` leaves `VIRTFS_SOCKET`,
     /// `VIRTFS_PERSISTENT` and `VIRTFS_SHARED` without effect, and `--socket` leaves `VIRTFS_FD`.
-    pub(super) fn prefer_command_line(&mut self, matches: &ArgMatches) {
+    pub fn prefer_command_line(&mut self, matches: &ArgMatches) {
         let from = |id, source| matches.value_source(id) == Some(source);
         let (line, environment) = (ValueSource::CommandLine, ValueSource::EnvVariable);
         if from("socket", line) && from("fd", environment) {
@@ -118,11 +118,35 @@ impl HelperArgs {
             self.shared = 1;
         }
     }
+}
 
-    /// The settings that these arguments mean; a sentence where they do not go together.
-    pub fn settings(self) -> Result<Settings, String> {
-        Settings::try_from(self)
+/// A command line that starts a helper: the program's, without its other commands.
+#[derive(Debug, Parser)]
+#[command(name = "virtfs-proxy-helper", infer_long_args = true, args_override_self = true)]
+struct HelperLine {
+    #[command(flatten)]
+    helper: HelperArgs,
+}
+
+impl HelperArgs {
+    /// Reads a command line that starts a helper, the program's name included, and the environment. A line with another command is
+    /// an error.
+    pub fn read<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Self, clap::Error> {
+        let matches = without_empty_variables(HelperLine::command()).try_get_matches_from(words)?;
+        let mut args = HelperLine::from_arg_matches(&matches)?.helper;
+        args.prefer_command_line(&matches);
+        Ok(args)
     }
+}
+
+/// The command with those variables unset that are empty, in its subcommands too: an image's setting can be undone where a variable
+/// cannot be removed.
+pub fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let unset = |arg: clap::Arg| {
+        let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        if empty { arg.env(Resettable::Reset) } else { arg }
+    };
+    command.mut_args(unset).mut_subcommands(without_empty_variables)
 }
 
 /// `healthcheck`'s arguments.

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 
-use super::ProgressMode;
+use crate::data::options::ProgressMode;
 use crate::report::Format;
 use crate::share::local::SecurityModel;
+use crate::sources::config::options::export;
 
 /// `migrate plan`.
 #[derive(Debug, Args)]
@@ -23,7 +24,7 @@ pub struct PlanArgs {
     #[arg(long = "owner", value_name = "[GUEST=]USER[:GROUP]")]
     pub owners: Vec<String>,
     /// What a share exports, where nothing says it, by its mount tag, its fsdev's id or its socket's path. Repeatable
-    #[arg(long = "export", value_name = "TAG_OR_ID=PATH", value_parser = OsStringValueParser::new().try_map(|text| super::config::export(&text)))]
+    #[arg(long = "export", value_name = "TAG_OR_ID=PATH", value_parser = OsStringValueParser::new().try_map(|text| export(&text)))]
     pub exports: Vec<(OsString, PathBuf)>,
     /// The guest may only read a share of which that is not known: by mount tag, id or socket. Repeatable
     #[arg(long, value_name = "TAG_OR_ID")]

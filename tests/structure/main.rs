@@ -1,0 +1,69 @@
+//! Which file imports which: the rooms are held to the table in src/lib.rs.
+
+#![allow(clippy::expect_used, reason = "a failed expectation is the report")]
+
+mod imports;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use imports::imports;
+
+/// What each room may import, by the last column of the table in src/lib.rs.
+fn table() -> BTreeMap<String, BTreeSet<String>> {
+    let source =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/lib.rs")).expect("src/lib.rs");
+    let names = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let rows = source.lines().filter_map(|line| line.strip_prefix("//! | "));
+    rows.map(|row| row.split('|').collect::<Vec<_>>())
+        .filter_map(|cells| Some((names(cells.first()?).pop()?, names(cells.get(2)?).into_iter().collect())))
+        .collect()
+}
+
+#[test]
+fn rooms_import_what_the_table_says() {
+    let table = table();
+    let mut wrong = Vec::new();
+    let mut used: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for (module, targets) in imports() {
+        // lib.rs and main.rs put the rooms together.
+        let Some(room) = module.first() else { continue };
+        let Some(may) = table.get(room) else {
+            wrong.push(format!("the table has no room {room}"));
+            continue;
+        };
+        for target in targets {
+            match target.first() {
+                Some(other) if other != room && may.contains(other) => {
+                    used.entry(room.clone()).or_default().insert(other.clone());
+                }
+                Some(other) if other != room => {
+                    wrong.push(format!("{} imports {}", module.join("::"), target.join("::")));
+                }
+                Some(_) | None => {}
+            }
+        }
+    }
+    for (room, may) in &table {
+        for other in may.difference(used.get(room).unwrap_or(&BTreeSet::new())) {
+            wrong.push(format!("the table lets {room} import {other}, which it does not"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn rooms_import_only_rooms_below() {
+    let table = table();
+    let mut lower: BTreeSet<&str> = BTreeSet::new();
+    while lower.len() < table.len() {
+        let next: Vec<_> = table
+            .iter()
+            .filter(|(room, may)| {
+                !lower.contains(room.as_str()) && may.iter().all(|other| lower.contains(other.as_str()))
+            })
+            .map(|(room, _)| room.as_str())
+            .collect();
+        assert!(!next.is_empty(), "a circle among the rooms above {lower:?}");
+        lower.extend(next);
+    }
+}
