@@ -257,7 +257,10 @@ fn is_synopsis(rest: &[u8]) -> bool {
     let ends = |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, b'"' | b'\'' | b'`');
     let length = rest.iter().position(ends).unwrap_or(rest.len());
     let value = rest.get(..length).unwrap_or_default();
-    [&b"[,"[..], b"][", b"=<", b"=@var", b"]"].iter().any(|part| memmem::find(value, part).is_some())
+    // `=<%` and `=<?` begin a template's expression.
+    let placeholder = memmem::find_iter(value, b"=<")
+        .any(|at| value.get(at + 2).is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_'));
+    placeholder || [&b"[,"[..], b"][", b"=@var", b"]"].iter().any(|part| memmem::find(value, part).is_some())
 }
 
 /// Whether the line of `at` is a comment in most languages.

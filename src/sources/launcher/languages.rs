@@ -9,6 +9,8 @@ pub enum Escapes {
     Raw,
     /// A backslash changes what comes next.
     Backslash,
+    /// A backslash changes what comes next, and HCL's `$${` and `%%{` open no expression, closed or not.
+    Hcl,
     /// A backslash stands in front of itself and of the closing quote; elsewhere it is a backslash.
     Itself,
     /// Nix's `''`: before `$`, `'` and `\`.
@@ -32,6 +34,8 @@ pub struct Quote {
     pub lines: bool,
     /// How it escapes.
     pub escapes: Escapes,
+    /// Whether an expression inside it (`${…}`, `#{…}`) may hold what closes it.
+    pub nests: bool,
 }
 
 /// A language.
@@ -52,7 +56,11 @@ pub struct Language {
 }
 
 const fn quote(open: &'static str, close: &'static str, lines: bool, escapes: Escapes) -> Quote {
-    Quote { open: open.as_bytes(), close: close.as_bytes(), lines, escapes }
+    Quote { open: open.as_bytes(), close: close.as_bytes(), lines, escapes, nests: false }
+}
+
+const fn nesting(quote: Quote) -> Quote {
+    Quote { nests: true, ..quote }
 }
 
 const DOUBLE: Quote = quote("\"", "\"", false, Escapes::Backslash);
@@ -89,7 +97,7 @@ static LANGUAGES: &[&Language] = &[
         interpreters: &[],
         line: HASH,
         block: STARS,
-        quotes: &[quote("''", "''", true, Escapes::Nix), DOUBLE_LINES],
+        quotes: &[nesting(quote("''", "''", true, Escapes::Nix)), nesting(DOUBLE_LINES)],
         adjacent: false,
     },
     &Language {
@@ -102,12 +110,12 @@ static LANGUAGES: &[&Language] = &[
             quote("%w[", "]", true, Escapes::Words),
             quote("%w{", "}", true, Escapes::Words),
             quote("%q(", ")", true, Escapes::Itself),
-            quote("%Q(", ")", true, Escapes::Backslash),
+            nesting(quote("%Q(", ")", true, Escapes::Backslash)),
             quote("%q{", "}", true, Escapes::Itself),
-            quote("%Q{", "}", true, Escapes::Backslash),
-            DOUBLE_LINES,
+            nesting(quote("%Q{", "}", true, Escapes::Backslash)),
+            nesting(DOUBLE_LINES),
             SINGLE_ITSELF,
-            BACKTICK,
+            nesting(BACKTICK),
         ],
         adjacent: true,
     },
@@ -121,13 +129,13 @@ static LANGUAGES: &[&Language] = &[
             quote("qw{", "}", true, Escapes::Words),
             quote("qw[", "]", true, Escapes::Words),
             quote("qw/", "/", true, Escapes::Words),
-            quote("qq(", ")", true, Escapes::Backslash),
-            quote("qq{", "}", true, Escapes::Backslash),
+            nesting(quote("qq(", ")", true, Escapes::Backslash)),
+            nesting(quote("qq{", "}", true, Escapes::Backslash)),
             quote("q(", ")", true, Escapes::Itself),
             quote("q{", "}", true, Escapes::Itself),
-            DOUBLE_LINES,
+            nesting(DOUBLE_LINES),
             SINGLE_ITSELF,
-            BACKTICK,
+            nesting(BACKTICK),
         ],
         adjacent: false,
     },
@@ -136,7 +144,7 @@ static LANGUAGES: &[&Language] = &[
         interpreters: &["php"],
         line: &[b"//", b"#"],
         block: STARS,
-        quotes: &[DOUBLE_LINES, SINGLE_ITSELF, BACKTICK],
+        quotes: &[nesting(DOUBLE_LINES), SINGLE_ITSELF, nesting(BACKTICK)],
         adjacent: false,
     },
     &Language {
@@ -170,11 +178,19 @@ static LANGUAGES: &[&Language] = &[
         adjacent: true,
     },
     &Language {
-        names: &["java", "kt", "kts", "scala", "swift"],
-        interpreters: &["kotlin", "scala", "swift"],
+        names: &["java"],
+        interpreters: &["java"],
         line: SLASHES,
         block: STARS,
         quotes: &[TRIPLE, DOUBLE, CHARACTER],
+        adjacent: false,
+    },
+    &Language {
+        names: &["kt", "kts", "scala", "swift"],
+        interpreters: &["kotlin", "scala", "swift"],
+        line: SLASHES,
+        block: STARS,
+        quotes: &[nesting(TRIPLE), nesting(DOUBLE), CHARACTER],
         adjacent: false,
     },
     &Language {
@@ -190,7 +206,7 @@ static LANGUAGES: &[&Language] = &[
         interpreters: &["groovy", "dart"],
         line: SLASHES,
         block: STARS,
-        quotes: &[TRIPLE, TRIPLE_SINGLE, DOUBLE, SINGLE],
+        quotes: &[nesting(TRIPLE), TRIPLE_SINGLE, nesting(DOUBLE), SINGLE],
         adjacent: false,
     },
     &Language {
@@ -198,7 +214,7 @@ static LANGUAGES: &[&Language] = &[
         interpreters: &["node", "deno", "bun"],
         line: SLASHES,
         block: STARS,
-        quotes: &[BACKTICK, DOUBLE, SINGLE],
+        quotes: &[nesting(BACKTICK), DOUBLE, SINGLE],
         adjacent: false,
     },
     &Language {
@@ -218,11 +234,19 @@ static LANGUAGES: &[&Language] = &[
         adjacent: false,
     },
     &Language {
-        names: &["hcl", "tf", "tfvars", "nomad", "dhall"],
+        names: &["hcl", "tf", "tfvars", "nomad"],
         interpreters: &[],
         line: &[b"#", b"//"],
         block: STARS,
-        quotes: &[TRIPLE, TRIPLE_SINGLE, DOUBLE, SINGLE],
+        quotes: &[TRIPLE, TRIPLE_SINGLE, nesting(quote("\"", "\"", false, Escapes::Hcl)), SINGLE],
+        adjacent: false,
+    },
+    &Language {
+        names: &["dhall"],
+        interpreters: &[],
+        line: &[b"--"],
+        block: &[(b"{-", b"-}")],
+        quotes: &[nesting(quote("''", "''", true, Escapes::Nix)), nesting(DOUBLE)],
         adjacent: false,
     },
     &Language {
@@ -238,7 +262,12 @@ static LANGUAGES: &[&Language] = &[
         interpreters: &["elixir"],
         line: HASH,
         block: &[],
-        quotes: &[TRIPLE, quote("~w(", ")", true, Escapes::Words), DOUBLE_LINES, SINGLE_LINES],
+        quotes: &[
+            nesting(TRIPLE),
+            quote("~w(", ")", true, Escapes::Words),
+            nesting(DOUBLE_LINES),
+            SINGLE_LINES,
+        ],
         adjacent: false,
     },
     &Language {
@@ -270,7 +299,7 @@ static LANGUAGES: &[&Language] = &[
         interpreters: &["julia", "Rscript", "nim"],
         line: HASH,
         block: &[(b"#=", b"=#"), (b"#[", b"]#")],
-        quotes: &[TRIPLE, DOUBLE_LINES, SINGLE],
+        quotes: &[nesting(TRIPLE), nesting(DOUBLE_LINES), SINGLE],
         adjacent: false,
     },
 ];

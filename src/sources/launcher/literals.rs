@@ -264,7 +264,8 @@ pub fn words(file: &[u8], range: Range<usize>) -> Vec<Word> {
             at += 1;
             continue;
         };
-        let (chars, span, end) = literal(file, at, quote);
+        // Another program may fill in such a list.
+        let (chars, span, end) = literal(file, at, Quote { nests: true, ..quote });
         at = end;
         words.extend(chars.map(|chars| Word { chars, span }));
     }
@@ -357,6 +358,7 @@ fn literal(file: &[u8], open: usize, quote: Quote) -> (Option<Chars>, Range<usiz
     let is_character = quote.escapes == Escapes::Character;
     let mut chars = Vec::new();
     let mut at = open + quote.open.len();
+    let mut close = at;
     loop {
         let rest = file.get(at..).unwrap_or_default();
         if rest.is_empty() || rest.starts_with(b"\n") && !quote.lines || is_character && at - open > CHARACTER
@@ -377,8 +379,17 @@ fn literal(file: &[u8], open: usize, quote: Quote) -> (Option<Chars>, Range<usiz
             let end = at + quote.close.len();
             return if is_character { (None, open..end, end) } else { (Some(chars), open..end, end) };
         }
-        let length =
-            if quote.escapes == Escapes::Raw && !formatted { 0 } else { interpolation(rest, formatted) };
+        let length = if quote.escapes == Escapes::Raw && !formatted || !may_interpolate(rest) {
+            0
+        } else if formatted || quote.nests && !rest.starts_with(b"{") {
+            interpolation(rest, formatted)
+        } else {
+            // What opens here and is closed in another literal is text.
+            if close <= at {
+                close = closing(file, at, quote);
+            }
+            interpolation(file.get(at..close).unwrap_or_default(), formatted)
+        };
         if length > 0 {
             chars.extend(unknown(file, at..at + length, Spelt::Literal));
         } else {
@@ -386,6 +397,18 @@ fn literal(file: &[u8], open: usize, quote: Quote) -> (Option<Chars>, Range<usiz
         }
         at += length.max(1);
     }
+}
+
+/// Where the literal is closed that goes on at `at`.
+fn closing(file: &[u8], mut at: usize, quote: Quote) -> usize {
+    while let Some(rest) = file.get(at..).filter(|rest| !rest.is_empty()) {
+        at += match escape(rest, quote) {
+            Some((_, length)) => length,
+            None if rest.starts_with(quote.close) => break,
+            None => 1,
+        };
+    }
+    at
 }
 
 /// The letters in front of the quote at `open`, as in Python's `rb"…"`.
@@ -413,6 +436,9 @@ fn escape(rest: &[u8], quote: Quote) -> Option<(Meaning, usize)> {
         (Escapes::Nix, [b'\'', b'\'', b'$', ..]) => byte(b'$', 3),
         (Escapes::Nix, [b'\'', b'\'', b'\'', ..]) => byte(b'\'', 3),
         (Escapes::Nix, [b'\'', b'\'', b'\\', escaped, ..]) => byte(meaning(*escaped), 4),
+        (Escapes::Hcl, [sign @ (b'$' | b'%'), second, b'{', ..]) if sign == second => {
+            Some((Meaning::Bytes(vec![*sign, b'{']), 3))
+        }
         (Escapes::Doubled, _) => {
             let twice = rest.strip_prefix(quote.close)?.starts_with(quote.close);
             twice.then(|| (Meaning::Bytes(quote.close.to_vec()), 2 * quote.close.len()))
@@ -464,6 +490,11 @@ fn meaning(byte: u8) -> u8 {
         b'r' => b'\r',
         other => other,
     }
+}
+
+/// Whether an interpolation may start here.
+fn may_interpolate(text: &[u8]) -> bool {
+    matches!(text.first(), Some(b'$' | b'#' | b'{' | b'%'))
 }
 
 /// How long the interpolation is that `text` starts with.

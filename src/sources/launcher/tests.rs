@@ -99,6 +99,24 @@ fn shares_are_found_in_programs() {
             "qemuargs = [\n  [\"-virtfs\", \"proxy,id=f,mount_tag=t,socket=${var.s}\"],\n]\n",
             vec!["2: t ? ${var.s}"],
         ),
+        // HCL: a doubled sign opens no expression, whether a brace closes it or not.
+        (
+            "/vm.tf",
+            "a = [\"-virtfs\", \"proxy,id=f,mount_tag=t$${x,socket=/a%%{b$${c}d$$$${\"]\n",
+            vec!["1: t${x /a%{b${c}d$$${"],
+        ),
+        // What one literal opens, another can't close, unless the language lets an expression hold quotes.
+        (
+            "/vm.c",
+            "char *a[] = {\"-fsdev\", \"proxy,id=f,socket=/a{{b${c\", \"-device\", \
+             \"virtio-9p-pci,fsdev=f,mount_tag=a}}}\"};\n",
+            vec!["1: a}}} /a{{b${c"],
+        ),
+        (
+            "/vm.rb",
+            "a = [\"-virtfs\", \"proxy,id=f,mount_tag=t,socket=#{s[\"x\"]}\"]\n",
+            vec!["1: t ? #{s[\"x\"]}"],
+        ),
         (
             "/Makefile",
             "S := /run/a.sock\nrun: all\n\t$(QEMU) -m 1G \\\n\t  -virtfs proxy,id=f,mount_tag=t,socket=$(S)\n",

@@ -51,6 +51,19 @@ fn shares_are_found_in_units() {
              ExecStart=/usr/bin/qemu $OPTS\n",
             vec!["2: /a"],
         ),
+        // systemd resolves escapes first, then specifiers, then variables.
+        (
+            "/etc/systemd/system/vm.service",
+            "[Service]\nExecStart=/usr/bin/qemu -virtfs proxy,id=f,mount_tag=t,socket=\\x25t/a\\x25\\x25b\\x24\\x24c\n",
+            vec!["2: /run/a%b$c"],
+        ),
+        // Behind a colon, there are no variables.
+        (
+            "/etc/systemd/system/vm.service",
+            "[Service]\nEnvironment=A=x\nExecStart=-:/usr/bin/qemu -virtfs \
+             proxy,id=f,mount_tag=t,socket=/a$$b${A}$A\n",
+            vec!["3: /a$$b${A}$A"],
+        ),
         (
             "/etc/systemd/system/vm@web.service",
             "[Service]\nExecStart=/bin/sh -c 'exec qemu -virtfs proxy,id=f,mount_tag=t,socket=%t/%i.sock'\n",

@@ -189,13 +189,19 @@ impl Unit {
     pub fn command_words(&self, file: &[u8], key: &[u8], value: &[Char]) -> Result<Vec<Word>, Unreadable> {
         let mut words = self.words(file, value)?;
         let first = words.first_mut().filter(|_| key.starts_with(b"Exec") && key != b"Exec");
+        let mut expands = true;
         if let Some(first) = first {
             let prefixes = first.chars.iter().take_while(|c| PREFIXES.contains(&c.byte)).count();
             let renamed = first.chars.iter().take(prefixes).any(|c| c.byte == b'@');
+            // With `:`, systemd leaves every `$` as it is.
+            expands = !first.chars.iter().take(prefixes).any(|c| c.byte == b':');
             first.chars.drain(..prefixes);
             if renamed && words.len() > 1 {
                 words.remove(1);
             }
+        }
+        if !expands {
+            return Ok(words);
         }
         Ok(words.into_iter().flat_map(|word| self.expand(word)).collect())
     }
@@ -237,21 +243,6 @@ impl Unit {
                     chars.push(Char::new(byte, range, spelt(quote)));
                     *at += width + 1;
                 }
-                (b'%', _) => {
-                    let last = value.get(*at + 1).unwrap_or(c);
-                    let range = c.start as usize..last.end as usize;
-                    match self.specifier(last.byte) {
-                        Some(text) => {
-                            chars.extend(text.iter().map(|b| Char::new(*b, range.clone(), spelt(quote))));
-                        }
-                        None => {
-                            for c in [c, last] {
-                                chars.push(Char { known: false, spelt: spelt(quote), ..*c });
-                            }
-                        }
-                    }
-                    *at += 2;
-                }
                 _ => {
                     chars.push(Char { spelt: spelt(quote), ..*c });
                     *at += 1;
@@ -264,7 +255,31 @@ impl Unit {
             return Err(Unreadable { line, reason: "the quote that opens here is not closed".to_owned() });
         }
         let span = span(value.get(start..*at).unwrap_or_default());
-        Ok(Word { chars, span })
+        Ok(Word { chars: self.with_specifiers(chars), span })
+    }
+
+    /// Puts in what specifiers stand for. systemd does so when escapes are resolved already, so `\x25i` is one.
+    fn with_specifiers(&self, chars: Chars) -> Chars {
+        if !chars.iter().any(|c| c.byte == b'%') {
+            return chars;
+        }
+        let mut out = Vec::with_capacity(chars.len());
+        let mut rest = chars.as_slice();
+        while let Some((c, behind)) = rest.split_first() {
+            rest = behind;
+            if c.byte != b'%' {
+                out.push(*c);
+                continue;
+            }
+            let last = behind.first().unwrap_or(c);
+            let range = c.start as usize..last.end as usize;
+            match self.specifier(last.byte) {
+                Some(text) => out.extend(text.iter().map(|byte| Char::new(*byte, range.clone(), c.spelt))),
+                None => out.extend([c, last].map(|c| Char { known: false, ..*c })),
+            }
+            rest = behind.get(1..).unwrap_or_default();
+        }
+        out
     }
 
     fn specifier(&self, letter: u8) -> Option<Vec<u8>> {

@@ -77,7 +77,7 @@ fn shell_pieces(text: &str) -> Option<String> {
 }
 
 fn bash_bytes(text: &str) -> Option<String> {
-    Some(format!("$'{}'", unit_bytes(text)?))
+    Some(format!("$'{}'", bytes_escaped(text)?))
 }
 
 /// Inside the double quotes of `su -c "…"`.
@@ -122,7 +122,12 @@ fn unit_double(text: &str) -> Option<String> {
     Some(format!("\"{}\"", escaped(text, "\\\"").replace('%', "%%").replace('$', "$$")))
 }
 
+/// systemd takes `%` and `$` for its own after it has taken away the escapes.
 fn unit_bytes(text: &str) -> Option<String> {
+    bytes_escaped(&text.replace('%', "%%").replace('$', "$$"))
+}
+
+fn bytes_escaped(text: &str) -> Option<String> {
     let mut out = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b",=/-._".contains(&byte) {
@@ -208,7 +213,7 @@ fn raw_go(text: &str) -> Option<String> {
 }
 
 fn raw_rust(text: &str) -> Option<String> {
-    Some(format!("r#\"{text}\"#"))
+    (!text.contains("\"#")).then(|| format!("r#\"{text}\"#"))
 }
 
 fn nix(text: &str) -> Option<String> {
