@@ -63,7 +63,7 @@ pub struct AuditDocument {
     /// Files elsewhere that were read because units, timers, cron, scripts or running processes start them.
     #[serde(default)]
     pub followed: Vec<String>,
-    /// Container images, caches and object stores there that were left out.
+    /// What was left out: container images, caches and object stores there, and folders around what was looked in.
     #[serde(default)]
     pub left_out: Vec<String>,
     /// Counts.
@@ -358,7 +358,7 @@ impl AuditDocument {
         if !self.left_out.is_empty() {
             writeln!(
                 out,
-                "left out (images, caches, object stores, other folders): {}",
+                "left out, but for what is named above (images, caches, object stores, other folders): {}",
                 some_of(&self.left_out)
             )?;
         }

@@ -42,7 +42,7 @@ use crate::report::{self, exit_zero, print_schema};
 use crate::share::Share;
 pub(super) use host::{BEGINNING, Host, MAX_FILE};
 use judge::Judge;
-pub(super) use named::{can_hold_all, unknown_form};
+pub(super) use named::{EMPTY, can_hold_all, unknown_form};
 use options::AuditArgs;
 use processes::Processes;
 use progress::Progress;

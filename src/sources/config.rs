@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 
 use self::reading::Held;
-use super::audit::{Host, MAX_FILE, can_hold_all};
+use super::audit::{EMPTY, Host, MAX_FILE, can_hold_all};
 use super::elsewhere::Recorder;
 use super::join::{self, Joined, Servers};
 use super::launcher::Launcher;
@@ -60,7 +60,7 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     }
     if input.bytes.trim_ascii().is_empty() {
         // Mostly a pipe from a command that failed.
-        bail!("{}: it is empty: check the command or the file that it comes from", input.name);
+        bail!("{}: {EMPTY}", input.name);
     }
     if args.in_place
         && let Some(way) = input.path.as_deref().and_then(|path| own_of_libvirt::way(path, &input.bytes))

@@ -9,12 +9,6 @@ use memchr::memmem;
 /// The word that every proxy share and every helper says.
 const WORD: &[u8] = b"proxy";
 
-/// The word in UTF-16 of either byte order.
-const WIDE_WORD: &[u8] = b"p\0r\0o\0x\0y";
-
-/// The word with the comma behind it, in UTF-16 of either byte order.
-const WIDE_OPTIONS: &[u8] = b"p\0r\0o\0x\0y\0,";
-
 /// What stands beside the word in every share and in every helper's command line.
 const MARKS: &[&[u8]] = &[b"fsdev", b"virtfs", b"fsdriver", b"fs_driver"];
 
@@ -37,7 +31,28 @@ const MARK_DISTANCE: usize = 16;
 pub const OVERLAP: usize = 64;
 
 /// Why a file is unread that names a share and is of no format.
-pub const NOT_KNOWN: &str = "it names a proxy share in a form that is not known: look at it yourself";
+const NOT_KNOWN: &str = "it names a proxy share in a form that is not known: look at it yourself";
+
+/// Why a file is unread whose characters have two or four bytes each.
+const WIDE: &str = "it names a proxy share, and is in UTF-16 or UTF-32, which nothing reads that starts QEMU: convert it to UTF-8";
+
+/// Why a file is unread that names a share.
+pub fn why_unread(text: &[u8]) -> &'static str {
+    if narrow(text).is_some() { WIDE } else { NOT_KNOWN }
+}
+
+/// Whether a file's beginning is that of UTF-16 or UTF-32.
+fn is_wide(start: &[u8]) -> bool {
+    matches!(
+        start,
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [_, 0, _, 0, ..] | [0, _, 0, _, ..] | [0, 0, 0xfe, 0xff, ..]
+    )
+}
+
+/// The ASCII characters of a text in UTF-16 or UTF-32; `None` where it is in neither.
+fn narrow(text: &[u8]) -> Option<Vec<u8>> {
+    is_wide(text).then(|| text.iter().copied().filter(|byte| *byte != 0).collect())
+}
 
 /// What the pieces of a file said so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,11 +62,20 @@ pub struct Mentions {
     option: bool,
     helper: bool,
     entity: bool,
+    wide: bool,
 }
 
 impl Mentions {
     /// Takes the next piece of a file, which begins with the last [`OVERLAP`] bytes of the one before.
     pub fn take(&mut self, piece: &[u8], finders: &Finders) {
+        if self.wide {
+            let narrow: Vec<u8> = piece.iter().copied().filter(|byte| *byte != 0).collect();
+            self.take_narrow(&narrow, finders);
+        }
+        self.take_narrow(piece, finders);
+    }
+
+    fn take_narrow(&mut self, piece: &[u8], finders: &Finders) {
         if finders.word.find(piece).is_some() {
             self.word = true;
             self.option |= has_option(piece) || has_marked_word(piece);
@@ -62,11 +86,7 @@ impl Mentions {
 
     /// Looks at a file's beginning for what only some formats have: other encodings, and entities of libvirt's XML.
     pub fn take_start(&mut self, start: &[u8]) {
-        let wide = start.iter().take(4).any(|byte| matches!(byte, 0 | 0xfe | 0xff));
-        if wide && memmem::find(start, WIDE_WORD).is_some() {
-            self.word = true;
-            self.mark = true;
-        }
+        self.wide = is_wide(start);
         let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
         self.entity |= text.first() == Some(&b'<')
             && memmem::find(start, b"<!ENTITY").is_some()
@@ -201,6 +221,8 @@ fn starts_option(rest: &[u8]) -> bool {
 /// The lines on which `text` names a proxy share outside of comments, as a value and not as a synopsis: one entry for each
 /// time, in order.
 fn shares_named(text: &[u8]) -> Vec<u64> {
+    let narrow = narrow(text);
+    let text = narrow.as_deref().unwrap_or(text);
     let plain = if memmem::find(text, WORD).is_none() { unescaped(text) } else { None };
     let text = plain.as_deref().unwrap_or(text);
     let named = |at: &usize| {
@@ -218,9 +240,9 @@ fn shares_named(text: &[u8]) -> Vec<u64> {
         .collect()
 }
 
-/// Whether `text` names a proxy share in one byte a character or in UTF-16.
+/// Whether `text` names a proxy share.
 pub fn names_share(text: &[u8]) -> bool {
-    !shares_named(text).is_empty() || memmem::find(text, WIDE_OPTIONS).is_some()
+    !shares_named(text).is_empty()
 }
 
 /// The first line that names a share which was not read, where `read` are the lines of those that were. A share that was
@@ -301,8 +323,8 @@ mod tests {
             assert_eq!(can_hold(text.as_bytes()), expected, "{text}");
         }
         let wide = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
-        assert!(can_hold(&wide("\u{feff}<domain>proxy</domain>")));
-        assert!(!can_hold(&wide("\u{feff}<domain>local</domain>")));
+        assert!(can_hold(&wide("\u{feff}<domain><fsdev>proxy</fsdev></domain>")));
+        assert!(!can_hold(&wide("\u{feff}<domain><fsdev>local</fsdev></domain>")));
     }
 
     #[test]

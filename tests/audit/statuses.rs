@@ -1,5 +1,6 @@
 //! Exit statuses and documents, the same in every format.
 
+use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -24,6 +25,53 @@ fn the_status_is_the_same_in_every_format() {
             let run = |more: &[&str]| plain([&["--format", format, folder][..], more].concat()).status.code();
             assert_eq!(run(&[]), Some(status), "{name} {format}");
             assert_eq!(run(&["--exit-zero"]), Some(0), "{name} {format}");
+        }
+    }
+}
+
+/// An empty file that is named is no clean one: the command that should have written it failed. In a folder, it is nothing.
+#[test]
+fn empty_input_is_unread() {
+    let dir = tempfile::tempdir().unwrap();
+    for text in ["", "\n \n"] {
+        let file = dir.path().join("vm.xml");
+        write(&file, text);
+        let found = audit([file.to_str().unwrap()]);
+        assert_eq!(found.status, 4, "{:#}", found.document);
+        assert!(found.document["unread"][0]["reason"].as_str().unwrap().starts_with("it is empty"));
+        assert_eq!(audit([dir.path().to_str().unwrap()]).status, 0);
+    }
+    let output = Command::new(ours()).args(["migrate", "audit", "-"]).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(4));
+}
+
+/// Text in UTF-16 or UTF-32 is unread if it names a share, however long it is, and clean if it does not.
+#[test]
+fn text_in_wide_characters_is_unread() {
+    let wide = |text: &str, width: usize, big: bool| -> Vec<u8> {
+        let units = text.chars().map(|c| u32::from(c).to_le_bytes());
+        let order = |unit: [u8; 4]| -> Vec<u8> {
+            let mut unit = unit[..width].to_vec();
+            if big {
+                unit.reverse();
+            }
+            unit
+        };
+        units.flat_map(order).collect()
+    };
+    let script = format!("#!/bin/sh\n{SCRIPT}");
+    let long = format!("{}{script}", "# a comment\n".repeat(20_000));
+    for (text, status) in [(script.as_str(), 4), (&long, 4), ("#!/bin/sh\nqemu -fsdev local,id=f\n", 0)] {
+        for (mark, width, big) in
+            [("\u{feff}", 2, false), ("\u{feff}", 2, true), ("", 2, false), ("\u{feff}", 4, false)]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("vm.sh");
+            fs::write(&file, wide(&format!("{mark}{text}"), width, big)).unwrap();
+            for named in [&file, dir.path()] {
+                let found = audit([named.to_str().unwrap()]);
+                assert_eq!(found.status, status, "{width} {big}: {:#}", found.document);
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ pub struct Scope {
     pub looked_in: Vec<String>,
     /// The files elsewhere.
     pub followed: Vec<String>,
-    /// The folders in there that were left out.
+    /// The folders in there and around them that were left out.
     pub left_out: Vec<String>,
     /// What could not be read; `None` is standard input.
     pub unread: Vec<Option<String>>,
@@ -34,12 +34,21 @@ impl Scope {
             return (self.looked_in.is_empty() || self.looked_in.iter().any(|place| place == "-"))
                 && !self.unread.contains(&None);
         };
-        let is_in = |places: &[String]| places.iter().any(|place| below(file, place));
         let unread = self.unread.iter().flatten().any(|unread| below(file, unread));
-        (self.looked_in.is_empty() || is_in(&self.looked_in) || is_in(&self.followed))
-            && !is_in(&self.left_out)
-            && !unread
+        let looked_in = if self.looked_in.is_empty() {
+            Some(0)
+        } else {
+            nearest(file, &self.looked_in).max(nearest(file, &self.followed))
+        };
+        // In a folder that was left out, another one may have been looked in.
+        looked_in.is_some() && looked_in > nearest(file, &self.left_out) && !unread
     }
+}
+
+/// How many parts the path of the innermost of `folders` has that `path` is in.
+fn nearest(path: &str, folders: &[String]) -> Option<usize> {
+    let around = folders.iter().filter(|folder| below(path, folder));
+    around.map(|folder| Path::new(folder).components().count()).max()
 }
 
 /// Whether a path is another one, or in a folder there.
@@ -55,9 +64,9 @@ mod tests {
     fn only_a_place_that_was_read_is_covered() {
         let list = |paths: &[&str]| paths.iter().map(|&path| path.to_owned()).collect::<Vec<_>>();
         let scope = Scope {
-            looked_in: list(&["/etc", "/srv/"]),
-            followed: list(&["/opt/a.sh"]),
-            left_out: list(&["/srv/images"]),
+            looked_in: list(&["/etc", "/srv/", "/usr/share/applications"]),
+            followed: list(&["/opt/a.sh", "/tmp/a.sh"]),
+            left_out: list(&["/srv/images", "/usr/share", "/tmp"]),
             unread: vec![Some("/etc/secret".to_owned()), Some("/srv/b.sh".to_owned())],
             ..Scope::default()
         };
@@ -68,6 +77,10 @@ mod tests {
             ("/opt/a.sh", true),
             ("/opt/b.sh", false),
             ("/srv/images/a.xml", false),
+            ("/usr/share/a.sh", false),
+            ("/usr/share/applications/a.desktop", true),
+            ("/tmp/a.sh", true),
+            ("/tmp/b.sh", false),
             ("/srv/b.sh", false),
             ("/etc/secret/a.sh", false),
         ] {

@@ -9,6 +9,9 @@ use crate::sources::libvirt::is_saved_image;
 use crate::sources::mention::can_hold;
 use crate::sources::{Document, recognise, recognise_named};
 
+/// Why an empty input tells nothing.
+pub const EMPTY: &str = "it is empty: check the command or the file that it comes from";
+
 /// Reads a file that was named.
 pub fn file(scan: &mut Scan, host: &Host, path: &Path) {
     match host.read(path, false) {
@@ -23,6 +26,8 @@ pub fn file(scan: &mut Scan, host: &Host, path: &Path) {
 /// Reads all of a file that was named, or of standard input.
 pub fn content(scan: &mut Scan, host: &Host, path: Option<&Path>, bytes: &[u8]) {
     match unpack::unpack(bytes) {
+        // A command that failed leaves nothing, which says nothing about its guest.
+        Packed::Not if bytes.trim_ascii().is_empty() => scan.not_read(path, EMPTY),
         Packed::Not => text(scan, host, path, bytes),
         Packed::Text(text_of_it) => {
             // start-vm.sh.gz holds start-vm.sh.

@@ -49,8 +49,7 @@ const PLACES: &[&str] = &[
     // LXD and Incus keep QEMU's configuration beside its log.
     "/var/log/lxd",
     "/var/log/incus",
-    "/var/snap/lxd/common/lxd/logs",
-    "/var/snap/lxd/common/lxd/virtual-machines",
+    "/var/snap",
 ];
 
 /// Container images, caches and object stores, by their paths.
@@ -77,6 +76,9 @@ const LEFT_OUT: &[&str] = &[
     "/var/lib/portables",
     "/var/lib/lxd/images",
     "/var/lib/lxd/storage-pools",
+    "/var/snap/lxd/common/lxd/images",
+    "/var/snap/lxd/common/lxd/storage-pools",
+    "/var/snap/docker/common/var-lib-docker",
     "/var/lib/incus/images",
     "/var/lib/incus/storage-pools",
     "/var/lib/lxcfs",
@@ -88,25 +90,14 @@ const LEFT_OUT: &[&str] = &[
     "/run/docker/containerd",
 ];
 
-/// Folders of the system's that hold no configuration of the machine's own, or are read in part.
-const OF_SYSTEM: &[&str] = &[
-    "bin",
-    "boot",
-    "dev",
-    "lib",
-    "lib32",
-    "lib64",
-    "libx32",
-    "lost+found",
-    "nix",
-    "proc",
-    "run",
-    "sbin",
-    "sys",
-    "tmp",
-    "usr",
-    "var",
-];
+/// The system's folders of which parts are read: the other parts are named.
+const IN_PARTS: &[&str] = &["/", "/usr", "/var"];
+
+/// Folders that hold no files of anybody's: the kernel's, and what `fsck` found.
+const NO_FILES: &[&str] = &["/proc", "/sys", "/dev", "/lost+found"];
+
+/// A folder in memory, to which everybody can write.
+const SHARED_MEMORY: &str = "/dev/shm";
 
 /// Caches and object stores, by the last parts of their paths, wherever they are.
 const LEFT_OUT_ANYWHERE: &[&[&str]] = &[
@@ -153,19 +144,39 @@ pub fn usual(host: &Host) -> Vec<PathBuf> {
             known.push(real);
         }
     }
+    known.extend(loose_files(host));
     known
 }
 
-/// The folders of `/` that an audit of a whole machine does not read, `/data` and `/mnt` say: disks and other machines' files, as a
-/// rule, and perhaps a guest's start.
-pub fn not_read(host: &Host, roots: &[PathBuf]) -> Vec<PathBuf> {
-    let all = host.list(Path::new("/")).ok().flatten().unwrap_or_default();
-    let folders = all.into_iter().filter(|(_, kind)| *kind == Some(Kind::Folder)).map(|(path, _)| path);
-    let is_of_system = |path: &PathBuf| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| OF_SYSTEM.contains(&name))
+/// The files that lie directly in `/`.
+fn loose_files(host: &Host) -> Vec<PathBuf> {
+    entries_of(host, "/", Kind::File)
+}
+
+/// What a folder has of one kind.
+fn entries_of(host: &Host, folder: &str, wanted: Kind) -> Vec<PathBuf> {
+    let all = host.list(Path::new(folder)).ok().flatten().unwrap_or_default();
+    let is_wanted = |path: &PathBuf, kind: Option<Kind>| {
+        // Not every file system says the kind.
+        kind.or_else(|| host.kind(path, false).ok()) == Some(wanted)
     };
-    let is_read = |path: &PathBuf| roots.iter().any(|root| root.starts_with(path));
-    folders.filter(|path| !is_of_system(path) && !is_read(path)).collect()
+    all.into_iter().filter(|(path, kind)| is_wanted(path, *kind)).map(|(path, _)| path).collect()
+}
+
+/// The folders of `/`, `/usr` and `/var` that an audit of a whole machine does not read, or in part: disks and other machines' files
+/// (`/data`, `/mnt`), what packages installed (`/usr/share`), what everybody can write to (`/tmp`). A guest's start may be there.
+pub fn not_read(host: &Host, roots: &[PathBuf]) -> Vec<PathBuf> {
+    let inside = IN_PARTS.iter().flat_map(|folder| entries_of(host, folder, Kind::Folder));
+    let mut folders: Vec<PathBuf> = inside.chain([SHARED_MEMORY.into()]).collect();
+    folders.retain(|folder| {
+        let is_known = |known: &[&str]| known.iter().any(|known| folder == Path::new(known));
+        let is_read = roots.iter().any(|root| folder.starts_with(root));
+        // What can't be listed may hold anything.
+        let is_empty = || host.list(folder).is_ok_and(|files| files.is_some_and(|files| files.is_empty()));
+        !is_known(IN_PARTS) && !is_known(NO_FILES) && !is_read && !is_empty()
+    });
+    folders.retain(|folder| host.kind(folder, false).is_ok());
+    folders
 }
 
 /// The home that a line of the user database says; daemons have a folder of the system's there.

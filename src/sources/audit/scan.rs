@@ -21,7 +21,7 @@ use crate::share::{Place, Share};
 use crate::sources::elsewhere::{self, Recorder};
 use crate::sources::launcher::is_prose;
 use crate::sources::libvirt::is_saved_image;
-use crate::sources::mention::{NOT_KNOWN, can_hold, first_unread, names_share};
+use crate::sources::mention::{can_hold, first_unread, names_share, why_unread};
 use crate::sources::{Document, Format, Reading, recognise};
 use serde::{Deserialize, Serialize};
 
@@ -324,7 +324,7 @@ impl Scan {
         let path = document.path;
         let Some(format) = format else {
             if !is_prose(document) && names_share(document.bytes) {
-                self.not_read(path, NOT_KNOWN);
+                self.not_read(path, why_unread(document.bytes));
             } else {
                 self.skipped += 1;
             }
@@ -355,7 +355,7 @@ impl Scan {
         }
         let read: Vec<_> = reading.shares.iter().map(|share| share.place.line).collect();
         if whole && let Some(line) = first_unread(document.bytes, &read) {
-            self.not_read_from(path, Some(line), NOT_KNOWN);
+            self.not_read_from(path, Some(line), why_unread(document.bytes));
         }
         if reading.is_empty() {
             return None;

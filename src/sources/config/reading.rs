@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::share::bounds::bounded;
 use crate::sources::audit::{BEGINNING, MAX_FILE, Packed, unknown_form, unpack};
-use crate::sources::mention::{NOT_KNOWN, can_hold, first_unread};
+use crate::sources::mention::{can_hold, first_unread, why_unread};
 use crate::sources::{Beside, Document, Format, Reading, Unreadable, recognise_named};
 
 /// What a document holds.
@@ -69,7 +69,7 @@ fn text(document: &Document, beside: Option<&dyn Beside>) -> Result<Held, Unread
     let length = if is_image { BEGINNING } else { document.bytes.len() };
     let looked_at = document.bytes.get(..length).unwrap_or_default();
     match first_unread(looked_at, &[]) {
-        Some(line) => Err(Unreadable { line: Some(line), reason: NOT_KNOWN.to_owned() }),
+        Some(line) => Err(Unreadable { line: Some(line), reason: why_unread(looked_at).to_owned() }),
         None => Ok(Held::Nothing(Some(format))),
     }
 }

@@ -242,6 +242,14 @@ static LANGUAGES: &[&Language] = &[
         adjacent: false,
     },
     &Language {
+        names: &["pp"],
+        interpreters: &["puppet"],
+        line: HASH,
+        block: STARS,
+        quotes: &[nesting(DOUBLE_LINES), SINGLE_ITSELF],
+        adjacent: false,
+    },
+    &Language {
         names: &["dhall"],
         interpreters: &[],
         line: &[b"--"],

@@ -385,9 +385,7 @@ fn literal(file: &[u8], open: usize, quote: Quote) -> (Option<Chars>, Range<usiz
             interpolation(rest, formatted)
         } else {
             // What opens here and is closed in another literal is text.
-            if close <= at {
-                close = closing(file, at, quote);
-            }
+            close = if close <= at { closing(file, at, quote) } else { close };
             interpolation(file.get(at..close).unwrap_or_default(), formatted)
         };
         if length > 0 {

@@ -34,6 +34,38 @@ fn shown(name: &str, text: &str) -> Vec<String> {
 }
 
 #[test]
+fn expressions_end_where_their_language_ends_them() {
+    for (name, text, expected) in [
+        // HCL: a doubled sign opens no expression, whether a brace closes it or not.
+        (
+            "/vm.tf",
+            "a = [\"-virtfs\", \"proxy,id=f,mount_tag=t$${x,socket=/a%%{b$${c}d$$$${\"]\n",
+            vec!["1: t${x /a%{b${c}d$$${"],
+        ),
+        // What one literal opens, another can't close, unless the language lets an expression hold quotes.
+        (
+            "/vm.c",
+            "char *a[] = {\"-fsdev\", \"proxy,id=f,socket=/a{{b${c\", \"-device\", \
+             \"virtio-9p-pci,fsdev=f,mount_tag=a}}}\"};\n",
+            vec!["1: a}}} /a{{b${c"],
+        ),
+        (
+            "/vm.pp",
+            "exec { 'vm':\n  command => \"/usr/bin/qemu -virtfs proxy,id=f,mount_tag=t,socket=${dir}/a\",\n}\n\
+             exec { 'b': command => '/usr/bin/qemu -virtfs proxy,id=g,mount_tag=u,socket=/b' }\n",
+            vec!["2: t ? ${dir}/a", "4: u /b"],
+        ),
+        (
+            "/vm.rb",
+            "a = [\"-virtfs\", \"proxy,id=f,mount_tag=t,socket=#{s[\"x\"]}\"]\n",
+            vec!["1: t ? #{s[\"x\"]}"],
+        ),
+    ] {
+        assert_eq!(shown(name, text), expected, "{name}");
+    }
+}
+
+#[test]
 fn shares_are_found_in_programs() {
     for (name, text, expected) in [
         (
@@ -98,24 +130,6 @@ fn shares_are_found_in_programs() {
             "/x.pkr.hcl",
             "qemuargs = [\n  [\"-virtfs\", \"proxy,id=f,mount_tag=t,socket=${var.s}\"],\n]\n",
             vec!["2: t ? ${var.s}"],
-        ),
-        // HCL: a doubled sign opens no expression, whether a brace closes it or not.
-        (
-            "/vm.tf",
-            "a = [\"-virtfs\", \"proxy,id=f,mount_tag=t$${x,socket=/a%%{b$${c}d$$$${\"]\n",
-            vec!["1: t${x /a%{b${c}d$$${"],
-        ),
-        // What one literal opens, another can't close, unless the language lets an expression hold quotes.
-        (
-            "/vm.c",
-            "char *a[] = {\"-fsdev\", \"proxy,id=f,socket=/a{{b${c\", \"-device\", \
-             \"virtio-9p-pci,fsdev=f,mount_tag=a}}}\"};\n",
-            vec!["1: a}}} /a{{b${c"],
-        ),
-        (
-            "/vm.rb",
-            "a = [\"-virtfs\", \"proxy,id=f,mount_tag=t,socket=#{s[\"x\"]}\"]\n",
-            vec!["1: t ? #{s[\"x\"]}"],
         ),
         (
             "/Makefile",
