@@ -302,23 +302,23 @@ fn a_fifo_in_place_of_the_sockets_directory_stops_nothing() {
     let place = Place::new();
     let (directory, away) = (place.path().join("run"), place.path().join("away"));
     let socket = directory.join("socket");
+    // The socket goes last: a helper that notices it before would make it again in the directory.
     let put_fifo = || {
         fs::rename(&directory, &away).unwrap();
         nix::unistd::mkfifo(&directory, nix::sys::stat::Mode::from_bits_truncate(0o666)).unwrap();
+        fs::remove_file(away.join("socket")).unwrap();
     };
     fs::create_dir(&directory).unwrap();
     let launch = Launch::new(&program::ours(), &place.export()).option("--persistent");
     let mut helper = launch.by_socket(&socket);
     let mut client = Client::connect_soon(&socket);
     client.ask(&ask::lstat(b"/file")).ok();
-    fs::remove_file(&socket).unwrap();
     put_fifo();
     helper.wait_for_log("cannot make the socket again");
     drop(client);
     fs::remove_file(&directory).unwrap();
     fs::rename(&away, &directory).unwrap();
     Client::connect_soon(&socket).ask(&ask::lstat(b"/file")).ok();
-    fs::remove_file(&socket).unwrap();
     put_fifo();
     wait_until("another failure", || helper.log().matches("cannot make the socket again").count() == 2);
     helper.signal(Signal::SIGTERM);

@@ -9,6 +9,13 @@ shown_status() { # STATUS COMMAND…
     [ "$got" = "$wanted" ] || die "it ended with $got instead of $wanted: $*"
 }
 
+# 4: in a container the host's processes are not seen. Nothing but the demo uses the demo's export.
+shown_seen() { # COMMAND…, the program's
+    local got=0
+    shown virtfs-proxy-helper "$@" || got=$?
+    case $got in 0 | 4) ;; *) die "it ended with $got instead of 0: $*" ;; esac
+}
+
 # What a guest said of every entry: its lines that start so, without what the demo puts in front.
 entries_in() { # FILE
     sed -n 's/.*guest: entry: //p' "$1"
@@ -43,14 +50,14 @@ find_share() {
 }
 
 check_export() {
-    shown virtfs-proxy-helper migrate check export --owner nobody:nogroup
+    shown_seen migrate check export --owner nobody:nogroup
 }
 
 apply_plan() {
     export VIRTFS_STATE=$PWD/state
-    shown virtfs-proxy-helper migrate plan --output plan.yaml vm.sh
+    shown_seen migrate plan --output plan.yaml vm.sh
     # The change was shown with --diff.
-    shown virtfs-proxy-helper migrate plan vm.sh | sed -u '/configured in/,/^    export/{ /^    export/!d }'
+    shown_seen migrate plan vm.sh | sed -u '/configured in/,/^    export/{ /^    export/!d }'
     shown virtfs-proxy-helper migrate apply plan.yaml --yes
     shown virtfs-proxy-helper migrate status vm.sh
     echo "  On the host all of it is QEMU's user's now; what the guest sees is in attributes:"
