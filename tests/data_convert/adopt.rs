@@ -339,11 +339,20 @@ fn what_another_program_gave_another_owner_is_given_back() {
     for model in MODELS {
         let stage = small(model);
         write(&stage, "new", 0o4755, 1001);
+        fs::create_dir_all(stage.export().join("folder/inner")).unwrap();
+        write(&stage, "folder/inner/file", 0o644, 1001);
+        for name in ["folder", "folder/inner"] {
+            lchown(stage.export().join(name), Some(1001), Some(1001)).unwrap();
+            fs::set_permissions(stage.export().join(name), fs::Permissions::from_mode(0o2750)).unwrap();
+        }
         success(&mut adopt(&stage));
         let shown_before = stage.manifest(model);
         let journal = fs::read(stage.journal()).unwrap();
         // As rsync does where only these differ.
-        for (name, owner, mode) in [("old", 1000, 0o644), ("new", 1001, 0o4755)] {
+        let directories = [("folder", 1001, 0o2750), ("folder/inner", 1001, 0o2750)];
+        for (name, owner, mode) in
+            [("old", 1000, 0o644), ("new", 1001, 0o4755)].into_iter().chain(directories)
+        {
             lchown(stage.export().join(name), Some(owner), Some(owner)).unwrap();
             fs::set_permissions(stage.export().join(name), fs::Permissions::from_mode(mode)).unwrap();
         }
@@ -354,20 +363,24 @@ fn what_another_program_gave_another_owner_is_given_back() {
             assert!(said.contains("new: warning: its mapped attributes are not those"), "{said}");
             assert_eq!(real(&stage, "new"), (0o4755, 1001, 1001));
             attribute(&stage.export().join("new"), "user.virtfs.uid", &1001_u32.to_le_bytes());
-            lchown(stage.export().join("old"), Some(1000), Some(1000)).unwrap();
-            fs::set_permissions(stage.export().join("old"), fs::Permissions::from_mode(0o644)).unwrap();
+            for (name, owner, mode) in [("old", 1000, 0o644)].into_iter().chain(directories) {
+                lchown(stage.export().join(name), Some(owner), Some(owner)).unwrap();
+                fs::set_permissions(stage.export().join(name), fs::Permissions::from_mode(mode)).unwrap();
+            }
         }
         let said = ended(&mut stage.command("verify"), 3);
-        assert!(said.contains("2 entries were added on the host since the conversion"), "{said}");
+        assert!(said.contains("4 entries were added on the host since the conversion"), "{said}");
         let said = success(&mut adopt(&stage));
-        assert!(said.contains("0 entries added on the host adopted, 2 entries given back"), "{said}");
+        assert!(said.contains("0 entries added on the host adopted, 4 entries given back"), "{said}");
         stage.verify(model);
         assert_eq!(shown_before, stage.manifest(model), "{model}");
         assert_eq!(real(&stage, "new"), (0o600, QEMU.0, QEMU.1));
+        assert_eq!(real(&stage, "folder/inner"), (0o700, QEMU.0, QEMU.1));
         assert!(fs::read(stage.journal()).unwrap() == journal, "{model}: the journal grew");
         success(&mut stage.rollback());
         assert_eq!(real(&stage, "new"), (0o4755, 1001, 1001), "{model}");
         assert_eq!(real(&stage, "old"), (0o644, 1000, 1000), "{model}");
+        assert_eq!(real(&stage, "folder/inner"), (0o2750, 1001, 1001), "{model}");
     }
 }
 

@@ -320,9 +320,12 @@ fn write_counts(additions: &Additions, out: &mut dyn std::io::Write) -> std::io:
 /// user. Its owner changes last: killed before, the same is done again.
 fn give_back(added: &Added, goal: &Goal) -> Result<(), Obstacle> {
     let entry = &added.record.entry;
-    let kind = entry.kind().filter(|kind| *kind == Kind::File);
-    let fd = added.directory.open()?;
-    let pin = added.directory.entry_at(fd.as_fd(), &added.name, kind)?;
+    let pin = if added.is_directory() {
+        added.directory.child(&added.name).pin()?
+    } else {
+        let kind = entry.kind().filter(|kind| *kind == Kind::File);
+        added.directory.entry_at(added.directory.open()?.as_fd(), &added.name, kind)?
+    };
     let inode = pin.inode();
     if !added.record.is(inode) || inode.uid != added.record.entry.uid {
         return Err(Obstacle::Changed);
