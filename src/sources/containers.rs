@@ -89,6 +89,10 @@ pub struct Container {
     pub gap: Option<Gap>,
     /// Whether other files set variables, too.
     pub more_environment: bool,
+    /// What Compose calls it.
+    pub service: Option<String>,
+    /// The other file that may change what it runs and sees.
+    pub changed_in: Option<PathBuf>,
 }
 
 /// The users of the host that the users of Docker's containers are: `userns-remap` in Docker's configuration.
@@ -214,9 +218,12 @@ impl Container {
         let invocation = self.invocation()?;
         let inside = invocation.helper(None);
         Some(Helper {
-            export: inside.export.and_then(|path| match self.shown(&path)? {
-                Source::Host(path) => Some(path),
-                Source::Other(_) => None,
+            // Another file may show another directory there, or give it another command.
+            export: inside.export.filter(|_| self.changed_in.is_none()).and_then(|path| {
+                match self.shown(&path)? {
+                    Source::Host(path) => Some(path),
+                    Source::Other(_) => None,
+                }
             }),
             socket: inside.socket.map(|path| self.on_host(&path).unwrap_or(path)),
             template: None,

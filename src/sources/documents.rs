@@ -12,6 +12,8 @@ mod scalars;
 mod stream;
 mod tree;
 
+use std::os::unix::ffi::OsStrExt;
+
 use serde::Deserialize;
 
 use self::tree::{Node, Value};
@@ -24,6 +26,7 @@ use crate::sources::chars::Lexed;
 use crate::sources::commands::{is_candidate, read, rewrite};
 use crate::sources::containers::UserMap;
 use crate::sources::templates::Masked;
+use crate::text::escape;
 
 /// YAML and JSON.
 pub struct Documents;
@@ -60,14 +63,17 @@ impl Format for Documents {
         }
     }
 
-    fn read_beside(&self, document: &Document, _beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {
+    fn read_beside(&self, document: &Document, beside: Option<&dyn Beside>) -> Result<Reading, Unreadable> {
         if !is_candidate(document.bytes) {
             return Ok(Reading::default());
         }
-        let (lexed, unread) = match lex_document(document) {
+        let (mut lexed, unread) = match lex_document(document) {
             Ok(lexed) => (lexed, Vec::new()),
             Err(error) => stream::lex_parts(document, lex_document).ok_or(error)?,
         };
+        if let Some(beside) = beside {
+            note_changes(document, beside, &mut lexed);
+        }
         Ok(Reading { unread, ..read(document, &lexed) })
     }
 
@@ -88,6 +94,19 @@ impl Format for Documents {
     }
 }
 
+/// Notes which of a Compose file's services other Compose files change.
+fn note_changes(document: &Document, beside: &dyn Beside, lexed: &mut Lexed) {
+    if !lexed.containers.iter().any(|container| container.service.is_some()) {
+        return;
+    }
+    let Some((path, folder)) = document.path.and_then(|path| Some((path, path.parent()?))) else { return };
+    let changed = compose::changed(path, folder, beside);
+    for container in &mut lexed.containers {
+        let by = changed.iter().find(|(service, _)| container.service.as_ref() == Some(service));
+        container.changed_in = by.map(|(_, file)| file.clone());
+    }
+}
+
 /// Takes what the files around a document say of its containers.
 fn look_beside(document: &Document, beside: &dyn Beside, lexed: &mut Lexed) {
     lexed.user_map = UserMap::of_docker(document.bytes, beside);
@@ -96,13 +115,22 @@ fn look_beside(document: &Document, beside: &dyn Beside, lexed: &mut Lexed) {
     else {
         return;
     };
+    note_changes(document, beside, lexed);
     let files = beside.files(folder);
     let names = files.iter().filter_map(|file| file.file_name()?.to_str());
-    let Some(other) = compose::override_of(name, names) else { return };
+    let together = compose::override_of(name, names);
     for container in lexed.containers.iter_mut().filter(|container| container.by == Some(By::Compose)) {
+        let changed = container.changed_in.as_ref().and_then(|file| file.file_name());
+        let Some(other) = changed.map(|name| escape(name.as_bytes())).or(together.map(Into::into)) else {
+            continue;
+        };
         container.remarks.push((
             container.place.clone(),
-            format!("Compose takes {other} together with this file, and it is not read here"),
+            if changed.is_none() || together.is_some_and(|name| name == other) {
+                format!("Compose takes {other} together with this file, and it is not read here")
+            } else {
+                format!("{other} changes this service if Compose takes it together with this file, and it is not read here")
+            },
             "see that it leaves the export visible and writable for QEMU's user".to_owned(),
         ));
     }

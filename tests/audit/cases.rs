@@ -95,6 +95,34 @@ fn a_managers_helper_is_joined_by_the_names_of_its_files() {
     }
 }
 
+/// Another Compose file that may show the helper another directory makes its export unknown.
+#[test]
+fn a_service_that_other_compose_files_change_is_not_known() {
+    let base = "services:\n  vm:\n    image: q\n    command: [qemu, -virtfs, 'proxy,id=f,mount_tag=t,socket=/run/s/a.sock']\n    \
+                volumes: ['/srv/run:/run/s']\n  helper:\n    image: virtfs-proxy-helper\n    command: [--path, /export, \
+                --socket, /run/s/a.sock]\n    volumes: ['/srv/base:/export', '/srv/run:/run/s']\n";
+    let other = "services:\n  helper:\n    volumes: ['/srv/other:/export']\n";
+    let whole = "services:\n  helper:\n    image: elsewhere\n    volumes: ['/srv/other:/export']\n";
+    for (name, file, text, export) in [
+        ("compose.yaml", "compose.override.yaml", other, None),
+        ("compose.yaml", "compose.override.yaml", whole, None),
+        ("docker-compose.yml", "docker-compose.override.yml", other, None),
+        // `docker compose -f base.yml -f prod.yml`
+        ("base.yml", "prod.yml", other, None),
+        ("base.yml", "prod.yml", "services:\n  helper:\n    env_file: x\n", None),
+        ("base.yml", "prod.yml", "services:\n  helper:\n    restart: always\n", Some("/srv/base")),
+        ("base.yml", "prod.yml", "services:\n  vm:\n    volumes: ['/srv/other:/x']\n", Some("/srv/base")),
+        // A file of its own, of another machine say.
+        ("base.yml", "prod.yml", whole, Some("/srv/base")),
+        ("base.yml", "prod.yml", "services: [\n", Some("/srv/base")),
+    ] {
+        let (shares, _, findings) =
+            audited(&[(&format!("srv/{name}"), base), (&format!("srv/{file}"), text)]);
+        assert_eq!(shares.len(), 1, "{file}: {findings}");
+        assert_eq!(shares[0]["export"].as_str(), export, "{name} {file} {text}: {findings}");
+    }
+}
+
 #[test]
 fn a_device_that_is_elsewhere_is_no_reason_to_remove_the_fsdev() {
     for files in [

@@ -59,7 +59,7 @@ pub fn collect(file: &str, folder: Option<&Path>, node: &Rc<Node>, lexed: &mut L
                     let told =
                         ["image", "build", "extends", "volumes"].iter().any(|key| whole.get(key).is_some());
                     if told {
-                        lexed.containers.push(service(file, &whole, &node, folder));
+                        lexed.containers.push(service(file, services.name(&node), &whole, &node, folder));
                     }
                 } else {
                     together(file, &node, lexed);

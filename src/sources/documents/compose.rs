@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::tree::{Node, Value};
+use super::tree::{Node, Value, nodes};
+use crate::sources::Beside;
 
 /// How far services may extend each other.
 const MAX_DEPTH: usize = 8;
@@ -19,6 +21,13 @@ const OVERRIDES: &[&str] = &[
     "docker-compose.override.yaml",
     "docker-compose.override.yml",
 ];
+
+/// Keys by which another file changes what a container runs or sees.
+const CHANGES: &[&str] =
+    &["command", "entrypoint", "env_file", "environment", "extends", "image", "user", "volumes", "<<"];
+
+/// How many of the YAML files beside a document are looked at.
+const MOST_BESIDE: usize = 64;
 
 /// The services of a document.
 pub struct Services(Option<Rc<Node>>);
@@ -36,6 +45,13 @@ impl Services {
     pub fn has(&self, node: &Rc<Node>) -> bool {
         let Some(Value::Mapping(all)) = self.0.as_ref().map(|all| &all.value) else { return false };
         all.iter().any(|(_, value)| Rc::ptr_eq(value, node))
+    }
+
+    /// What a node's service is called.
+    pub fn name(&self, node: &Rc<Node>) -> Option<String> {
+        let Value::Mapping(all) = &self.0.as_ref()?.value else { return None };
+        let (name, _) = all.iter().find(|(_, value)| Rc::ptr_eq(value, node))?;
+        name.text().map(str::to_owned)
     }
 
     /// A service with what it takes over. What is in another file stays out.
@@ -117,6 +133,33 @@ pub fn remarks(node: &Node) -> Vec<(std::ops::Range<usize>, String, String)> {
         )];
     }
     Vec::new()
+}
+
+/// The services that other Compose files in `folder` change, with these files: the one that Compose takes by its name, and those
+/// that only have parts of a service, as with `-f FILE -f FILE` or `COMPOSE_FILE`.
+pub fn changed(own: &Path, folder: &Path, beside: &dyn Beside) -> Vec<(String, PathBuf)> {
+    let mut found = Vec::new();
+    let files = beside.files(folder);
+    let is_yaml = |path: &&PathBuf| path.extension().is_some_and(|end| end == "yaml" || end == "yml");
+    for path in files.iter().filter(is_yaml).filter(|path| *path != own).take(MOST_BESIDE) {
+        let Ok(Some(bytes)) = beside.file(path) else { continue };
+        let text = std::str::from_utf8(&bytes).unwrap_or_default();
+        if !text.contains("services:") || super::refuse_deep(text.as_bytes()).is_err() {
+            continue;
+        }
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        for root in nodes(text).unwrap_or_default() {
+            let Some(Value::Mapping(all)) = root.get("services").map(|all| &all.value) else { continue };
+            let is_part = |node: &Node| {
+                OVERRIDES.contains(&name)
+                    || ["image", "build", "extends"].iter().all(|key| node.get(key).is_none())
+            };
+            let changes = |node: &Node| CHANGES.iter().any(|key| node.get(key).is_some());
+            let changed = all.iter().filter(|(_, node)| is_part(node) && changes(node));
+            found.extend(changed.filter_map(|(service, _)| Some((service.text()?.to_owned(), path.clone()))));
+        }
+    }
+    found
 }
 
 /// The file that Compose reads together with the one of this name.

@@ -42,12 +42,20 @@ pub fn container(file: &str, node: &Node, pod: Option<&Node>, folder: Option<&Pa
         user_namespace: user_namespace(file, node),
         gap: if in_a_pod { None } else { gap(file, node) },
         more_environment: node.get("envFrom").is_some(),
+        service: None,
+        changed_in: None,
     })
 }
 
 /// The container of a Compose service, `whole` with what it takes over, `own` without. Its image may be built, or be in another
 /// file.
-pub fn service(file: &str, whole: &Rc<Node>, own: &Node, folder: Option<&Path>) -> Container {
+pub fn service(
+    file: &str,
+    name: Option<String>,
+    whole: &Rc<Node>,
+    own: &Node,
+    folder: Option<&Path>,
+) -> Container {
     let image = whole.get("image").filter(|image| image.text().is_some());
     let list = |key: &str| whole.get(key).map(|part| words(file, part, Some(whole))).unwrap_or_default();
     Container {
@@ -68,6 +76,8 @@ pub fn service(file: &str, whole: &Rc<Node>, own: &Node, folder: Option<&Path>) 
         gap: gap(file, own),
         more_environment: whole.get("env_file").is_some()
             || whole.get("extends").is_some_and(|it| it.get("file").is_some()),
+        service: name,
+        changed_in: None,
     }
 }
 
