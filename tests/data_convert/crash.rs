@@ -131,6 +131,48 @@ fn a_rollback_of_a_conversion_killed_before_it_gave_times_back_restores_them() {
     }
 }
 
+/// A folder that the journal tells of in several parts, of which the last alone holds a symbolic link.
+fn in_parts() -> Stage {
+    let stage = Stage::in_memory();
+    let folder = stage.export().join("folder");
+    std::fs::create_dir_all(&folder).unwrap();
+    for number in 0..900 {
+        std::fs::write(folder.join(format!("{number}{}", "n".repeat(200))), "").unwrap();
+    }
+    // A name has one place in the order of ext4, whatever bears it.
+    let last = std::fs::read_dir(&folder).unwrap().last().unwrap().unwrap().path();
+    std::fs::remove_file(&last).unwrap();
+    std::os::unix::fs::symlink("target", &last).unwrap();
+    crate::disk::run("touch", &[&"-d", &"2001-01-01", &folder]);
+    stage
+}
+
+#[test]
+fn a_time_that_a_killed_conversion_gave_a_folder_of_many_entries_is_taken_for_nobodys_work() {
+    if crate::stage::elsewhere() {
+        return;
+    }
+    let (mut calls, mut replaced, mut given_back) = (0, false, None);
+    run_watched(alone(in_parts().convert("mapped-xattr")), Meddling::Count, &mut |call| {
+        calls += 1;
+        replaced |= [libc::SYS_renameat, libc::SYS_renameat2].contains(&call);
+        if replaced && call == libc::SYS_utimensat {
+            given_back = given_back.or(Some(calls));
+        }
+    });
+    let stage = in_parts();
+    let before = stage.snapshot();
+    let time = || stage.export().join("folder").metadata().unwrap().mtime();
+    let was = time();
+    kill_at(given_back.expect("times that are given back"), || stage.convert("mapped-xattr"), "in parts");
+    assert_ne!(time(), was, "killed too early or too late");
+    success(&mut stage.convert("mapped-xattr"));
+    assert_eq!(time(), was);
+    stage.verify("in parts");
+    success(&mut stage.rollback());
+    assert_same(&before, &stage.snapshot(), "in parts");
+}
+
 #[test]
 fn a_conversion_that_the_quota_ends_gives_directories_their_times_back() {
     if crate::stage::elsewhere() {

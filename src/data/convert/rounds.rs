@@ -128,13 +128,12 @@ impl Converter<'_> {
         if (inode.modified, inode.accessed.min(was.accessed)) == (was.modified, was.accessed) {
             return Ok(());
         }
-        // What was killed has touched it; others may work on further parts of it at this moment, or may have made the
-        // metadata directory in it for one of its own directories.
-        let is_ours = self.resumed
-            || listing.names.is_none()
-            || self.goal.model == Model::MappedFile
-            || self.unfinished().contains(&listing.id);
-        if touches && is_ours {
+        // Another worker, or a run that was killed, may have replaced entries of a further part of it, whatever there is in this one.
+        let is_in_parts = listing.names.is_none();
+        // What was killed has touched it; the metadata directory in it may have been made for one of its own directories.
+        let is_ours =
+            self.resumed || self.goal.model == Model::MappedFile || self.unfinished().contains(&listing.id);
+        if is_in_parts || touches && is_ours {
             return Ok(());
         }
         (listing.own.entry.modified, listing.own.entry.accessed) = (inode.modified, inode.accessed);
