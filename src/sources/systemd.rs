@@ -211,6 +211,8 @@ fn quadlet(
             b"Environment" if empty => container.environment.clear(),
             b"Environment" => container.environment.extend(words(entry).iter().filter_map(variable)),
             b"User" => container.user = words(entry).into_iter().next(),
+            // An empty map does not take back another setting.
+            b"UIDMap" | b"GIDMap" | b"SubUIDMap" | b"SubGIDMap" if empty => {}
             b"UserNS" | b"UIDMap" | b"GIDMap" | b"SubUIDMap" | b"SubGIDMap" => {
                 container.user_namespace = words(entry).into_iter().next();
             }

@@ -125,8 +125,16 @@ impl View {
                 )
             }
             Trouble::Absent => {
-                let message =
-                    format!("{noun} shows QEMU no directory that is {export}, so that QEMU can't open it");
+                let unknown = self.layers.iter().find(|layer| matches!(layer.effect, Effect::Bind(None, _)));
+                let message = match unknown {
+                    Some(layer) => format!(
+                        "{noun} shows QEMU no directory that is known to be {export}: what {} shows is not known here",
+                        layer.said
+                    ),
+                    None => {
+                        format!("{noun} shows QEMU no directory that is {export}, so that QEMU can't open it")
+                    }
+                };
                 (&finding::EXPORT_HIDDEN, &self.place, message, Fix::Line(bind))
             }
             Trouble::ReadOnly(layer) => {
