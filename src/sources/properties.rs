@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
+mod cases;
 mod mutations;
 mod streams;
 mod templates;
