@@ -25,6 +25,7 @@
 #[cfg(feature = "break-in")]
 pub mod break_in;
 pub mod busy_poll;
+pub mod capabilities;
 pub mod cleaner;
 pub mod connection;
 pub mod counters;
@@ -32,7 +33,9 @@ pub mod export;
 pub mod health;
 pub mod health_socket;
 pub mod identity;
+pub mod isolation;
 pub mod landlock;
+pub mod layer_switch;
 pub mod layers;
 pub mod lifeline;
 pub mod log_relay;
@@ -61,7 +64,7 @@ pub mod version;
 pub mod waiting;
 pub mod worker;
 
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 
@@ -69,11 +72,12 @@ use crate::exit::Outcome;
 use crate::text::escape_path;
 use cleaner::Cleaner;
 use identity::{IdMaps, Identity};
+use isolation::Sandbox;
 use layers::{Layer, Layers};
 use notify::{Manager, Parent, Side};
 use options::HelperArgs;
 use pid_file::PidFile;
-use sandbox::{Directory, Sandbox};
+use sandbox::Directory;
 use settings::Endpoint;
 pub use settings::Settings;
 use socket::Listener;
@@ -251,14 +255,14 @@ fn serve_one(
             let confined = confined?;
             layers::report(settings, layers.and(confined.layers))?;
             drop(directory);
-            signals::show_life(health.as_ref(), notify::watchdog())?;
+            show_life(health.as_ref())?;
             parent.release()?;
             manager.tell("READY=1");
             (client, confined)
         }
         Source::Listener(listener) => {
             let export = directory.close()?;
-            signals::show_life(health.as_ref(), notify::watchdog())?;
+            show_life(health.as_ref())?;
             waiting::confine(settings)?;
             parent.release()?;
             manager.tell("READY=1");
@@ -281,6 +285,12 @@ fn serve_one(
     let outcome = worker::serve(Client::new(client), &mut confined);
     drop(cleaner);
     Ok(outcome)
+}
+
+/// Has this process, once it serves its one client itself, answer health checks and the service manager's watchdog.
+fn show_life(health: Option<&Listener>) -> Result<()> {
+    let answer = health_socket::line(true, "serving its one client");
+    signals::show_life(health.map(|listener| listener.socket.as_fd()), answer, notify::watchdog())
 }
 
 /// One line for the log of every start: what is served, and that its time is over.

@@ -12,7 +12,6 @@ use std::sync::LazyLock;
 use libc::c_long;
 use nix::errno::Errno;
 
-use super::operations::Answer;
 use super::protocol::{VALUE_AT, finish_value};
 
 #[cfg(not(debug_assertions))]
@@ -51,13 +50,13 @@ fn inside(name: &str) -> CString {
     path(setting("inside"), name)
 }
 
-/// Whether the wall of this name is to be built.
-pub fn stands(wall: &str) -> bool {
-    !setting("without").split(|&byte| byte == b',').any(|left_out| left_out == wall.as_bytes())
+/// Whether the layer of this name is built.
+pub fn layer_enabled(layer: &str) -> bool {
+    !setting("without").split(|&byte| byte == b',').any(|left_out| left_out == layer.as_bytes())
 }
 
 /// Makes the attempt that a request's path names. `None` for any other path.
-pub fn attempt(request: &[u8], reply: &mut [u8]) -> Option<Result<Answer, Errno>> {
+pub fn attempt(request: &[u8], reply: &mut [u8]) -> Option<Result<usize, Errno>> {
     let name = request.strip_prefix(PREFIX)?;
     if name == b"list" {
         let names: Vec<&str> = ATTEMPTS.iter().map(|(name, _)| *name).collect();
@@ -67,9 +66,9 @@ pub fn attempt(request: &[u8], reply: &mut [u8]) -> Option<Result<Answer, Errno>
     Some(act().and_then(|()| answer(b"reached", reply)))
 }
 
-fn answer(text: &[u8], reply: &mut [u8]) -> Result<Answer, Errno> {
+fn answer(text: &[u8], reply: &mut [u8]) -> Result<usize, Errno> {
     reply.get_mut(VALUE_AT..VALUE_AT + text.len()).ok_or(Errno::E2BIG)?.copy_from_slice(text);
-    finish_value(reply, text.len()).map(Answer::Bytes)
+    finish_value(reply, text.len())
 }
 
 /// What an intruder does; an error where it was stopped.

@@ -16,13 +16,15 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, Pid, fork};
 
+use super::capabilities::CapabilitySet;
+use super::isolation::Seccomp;
+use super::layer_switch::layer_enabled;
 use super::log_relay::{LogReader, LogRelay};
 use super::pid_file::PidFile;
-use super::privileges::{self, Kept};
-use super::seccomp::{Filter, Seccomp};
+use super::privileges;
+use super::seccomp::Filter;
 use super::settings::Settings;
 use super::socket::Name;
-use super::worker::stands;
 use super::{landlock, logging, signals, sys};
 
 /// The process that cleans up behind this one; none where there is nothing to do for it.
@@ -127,13 +129,13 @@ impl Work<'_> {
         signals::ignore_stop()?;
         nix::unistd::chdir("/").context("cannot change to /")?;
         let _ = nix::sys::prctl::set_name(c"virtfs-cleaner");
-        if stands("capabilities") {
+        if layer_enabled("capabilities") {
             // Of root's capabilities it needs those that removing a file can need.
-            privileges::drop_all_but(&Kept::for_cleaner())?;
+            privileges::drop_all_but(&CapabilitySet::for_cleaner())?;
         }
         privileges::limit_resources(None)?;
         let filter = Filter::for_cleaner(seccomp)?;
-        if stands("landlock") {
+        if layer_enabled("landlock") {
             self.confine_by_landlock()?;
         }
         // It needs its two sockets, the pid file's directory and, where log lines go through it, standard error: whoever started a

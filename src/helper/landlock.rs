@@ -15,7 +15,7 @@ use ::landlock::{
 use anyhow::{Context as _, Result};
 
 use super::export::Reach;
-use super::sandbox;
+use super::isolation;
 
 /// The first version that lets a guest do all that it may: before Linux 5.19 there was no renaming or linking from one
 /// directory to another.
@@ -26,7 +26,7 @@ const MOST: ABI = ABI::V6;
 
 /// Confines this process to the files that `reach` reaches, for good. False on a kernel without Landlock, or with its first
 /// version.
-pub fn confine(reach: &Reach, access: sandbox::Access) -> Result<bool> {
+pub fn confine(reach: &Reach, access: isolation::Access) -> Result<bool> {
     match restrict(reach, access) {
         Ok(()) => Ok(true),
         Err(error @ (RulesetError::CreateRuleset(_) | RulesetError::HandleAccesses(_))) => {
@@ -73,7 +73,7 @@ pub fn confine_to_removal(removing: &[BorrowedFd<'_>], reading: Option<BorrowedF
     restrict().context("cannot confine this process by Landlock")
 }
 
-fn restrict(reach: &Reach, access: sandbox::Access) -> Result<(), RulesetError> {
+fn restrict(reach: &Reach, access: isolation::Access) -> Result<(), RulesetError> {
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(LEAST))?
@@ -83,8 +83,8 @@ fn restrict(reach: &Reach, access: sandbox::Access) -> Result<(), RulesetError> 
         .scope(Scope::from_all(MOST))?
         .create()?;
     let allowed = match access {
-        sandbox::Access::Full => AccessFs::from_all(MOST) & !(AccessFs::Execute | AccessFs::IoctlDev),
-        sandbox::Access::Read => AccessFs::ReadFile | AccessFs::ReadDir,
+        isolation::Access::Full => AccessFs::from_all(MOST) & !(AccessFs::Execute | AccessFs::IoctlDev),
+        isolation::Access::Read => AccessFs::ReadFile | AccessFs::ReadDir,
     };
     let ruleset = match reach {
         Reach::Rooted { .. } => match PathFd::new("/") {
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn an_export_for_reading_can_only_be_read() {
-        for (access, writes) in [(sandbox::Access::Full, true), (sandbox::Access::Read, false)] {
+        for (access, writes) in [(isolation::Access::Full, true), (isolation::Access::Read, false)] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().to_owned();
             fs::write(path.join("file"), b"").unwrap();

@@ -7,8 +7,7 @@ use std::fmt;
 
 use anyhow::{Result, ensure};
 
-use super::sandbox::{Access, Sandbox};
-use super::seccomp::Seccomp;
+use super::isolation::{Access, Sandbox, Seccomp};
 use super::settings::Settings;
 
 /// One layer.

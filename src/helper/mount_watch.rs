@@ -32,10 +32,12 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork};
 
+use super::capabilities::CapabilitySet;
+use super::isolation::Seccomp;
+use super::layer_switch::layer_enabled;
 use super::mount_table::{Mount, parse};
-use super::privileges::{self, Kept};
-use super::seccomp::{Filter, Seccomp};
-use super::worker::stands;
+use super::privileges;
+use super::seccomp::Filter;
 use super::{landlock, signals, sys};
 use crate::text::escape;
 
@@ -210,10 +212,10 @@ impl Watcher {
             told.as_fd(),
         ];
         sys::close_all_from(0, &held).context("cannot close the serving process's descriptors")?;
-        if stands("capabilities") {
-            privileges::drop_all_but(&Kept::for_mount_watcher())?;
+        if layer_enabled("capabilities") {
+            privileges::drop_all_but(&CapabilitySet::for_mount_watcher())?;
         }
-        if stands("landlock") {
+        if layer_enabled("landlock") {
             landlock::confine_but_files()?;
         }
         privileges::limit_resources(None)?;

@@ -7,9 +7,8 @@ use clap::builder::{BoolishValueParser, RangedU64ValueParser, Resettable};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser};
 
-use super::privileges::Kept;
-use super::sandbox::Sandbox;
-use super::seccomp::Seccomp;
+use super::capabilities::CapabilitySet;
+use super::isolation::{Sandbox, Seccomp};
 
 /// The helper's own options: the original's, with its abbreviations, and long ones beyond it.
 ///
@@ -61,7 +60,7 @@ pub struct HelperArgs {
     /// Capabilities to keep or drop besides the usual: +NAME or -NAME, separated by colons
     #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true,
           allow_hyphen_values = true, value_parser = parse_modcaps, env = "VIRTFS_MODCAPS", hide_env = true)]
-    pub modcaps: Kept,
+    pub modcaps: CapabilitySet,
     /// Do not start where an isolation layer that was asked for is missing
     #[arg(long, env = "VIRTFS_STRICT", hide_env = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           value_name = "BOOL", default_value = "false", default_missing_value = "true", hide_default_value = true,
@@ -92,8 +91,12 @@ pub struct HelperArgs {
     pub log_level: String,
 }
 
-fn parse_modcaps(list: &str) -> Result<Kept, String> {
-    if list.is_empty() { Ok(Kept::default()) } else { list.parse().map_err(|error| format!("{error:#}")) }
+fn parse_modcaps(list: &str) -> Result<CapabilitySet, String> {
+    if list.is_empty() {
+        Ok(CapabilitySet::default())
+    } else {
+        list.parse().map_err(|error| format!("{error:#}"))
+    }
 }
 
 impl HelperArgs {

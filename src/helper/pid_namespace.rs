@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, fork};
 
-use super::sandbox::Sandbox;
+use super::isolation::Sandbox;
 
 /// Forks workers, each into a namespace of its own where that is allowed.
 #[derive(Default)]

@@ -1,107 +1,20 @@
 //! What this process may do: what it needs for the guest's requests, and nothing it could get back.
 
 use std::collections::HashSet;
-use std::str::FromStr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use caps::{CapSet, Capability};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::capabilities::{CapabilitySet, NEEDED};
 use super::layers::{Layer, Layers};
-use crate::text::escape;
-
-/// The capabilities that requests need, and what happens without each.
-const NEEDED: [(Capability, &str); 7] = [
-    (Capability::CAP_CHOWN, "EPERM for chown by the guest"),
-    (Capability::CAP_DAC_OVERRIDE, "EACCES for files that this user may not reach"),
-    (Capability::CAP_FOWNER, "EPERM for chmod, utime and xattrs on other users' files"),
-    (
-        Capability::CAP_FSETID,
-        "the setgid bit is dropped at chmod of a file of another group, the setuid and setgid bits at truncate",
-    ),
-    (Capability::CAP_SETGID, "EPERM for creating files with another group"),
-    (Capability::CAP_MKNOD, "EPERM for mknod of devices"),
-    (Capability::CAP_SETUID, "EPERM for creating files as another user"),
-];
-
-/// The capabilities a serving process keeps: the seven that requests need, and what `--modcaps` makes of them.
-#[derive(Debug, Clone)]
-pub struct Kept {
-    kept: HashSet<Capability>,
-    /// What `--modcaps` takes from every process of the helper.
-    removed: HashSet<Capability>,
-}
-
-impl Default for Kept {
-    fn default() -> Self {
-        Self::of(NEEDED.iter().map(|(capability, _)| *capability))
-    }
-}
-
-impl Kept {
-    fn of(capabilities: impl IntoIterator<Item = Capability>) -> Self {
-        Self { kept: capabilities.into_iter().collect(), removed: HashSet::new() }
-    }
-
-    /// Those of these that reading takes: of the seven, the one that opens files to this process.
-    pub fn for_reading(self) -> Self {
-        let changes = |capability: &Capability| {
-            *capability != Capability::CAP_DAC_OVERRIDE
-                && NEEDED.iter().any(|(needed, _)| needed == capability)
-        };
-        let kept = self.kept.into_iter().filter(|capability| !changes(capability)).collect();
-        Self { kept, ..self }
-    }
-
-    /// What removing a file in somebody else's directory takes.
-    pub fn for_cleaner() -> Self {
-        Self::of([Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER])
-    }
-
-    /// What following the host's mounts takes: to change mounts and namespaces, and to find mount points in closed directories.
-    pub fn for_mount_watcher() -> Self {
-        Self::of([Capability::CAP_DAC_OVERRIDE, Capability::CAP_SYS_ADMIN, Capability::CAP_SYS_CHROOT])
-    }
-
-    /// These, and what confining a worker takes.
-    pub fn for_supervisor(&self) -> Self {
-        let mut all = self.clone();
-        all.kept.extend([Capability::CAP_SYS_ADMIN, Capability::CAP_SYS_CHROOT, Capability::CAP_SETPCAP]);
-        all.kept.retain(|capability| !all.removed.contains(capability));
-        all
-    }
-}
-
-impl FromStr for Kept {
-    type Err = anyhow::Error;
-
-    /// Reads `+NAME` and `-NAME`, separated by colons, names without `CAP_` and in any case.
-    fn from_str(list: &str) -> Result<Self> {
-        let mut kept = Self::default();
-        for change in list.split(':') {
-            let (add, name) = match (change.strip_prefix('+'), change.strip_prefix('-')) {
-                (Some(name), _) => (true, name),
-                (_, Some(name)) => (false, name),
-                _ => bail!("'{}' is neither +CAPABILITY nor -CAPABILITY", escape(change.as_bytes())),
-            };
-            let full = format!("CAP_{}", name.to_ascii_uppercase().trim_start_matches("CAP_"));
-            let capability = Capability::from_str(&full)
-                .map_err(|_| anyhow::anyhow!("there is no capability '{}'", escape(name.as_bytes())))?;
-            let (to, from) =
-                if add { (&mut kept.kept, &mut kept.removed) } else { (&mut kept.removed, &mut kept.kept) };
-            from.remove(&capability);
-            to.insert(capability);
-        }
-        Ok(kept)
-    }
-}
 
 /// Gives up everything but `kept`: in the permitted, effective and bounding sets; nothing inheritable or ambient, no
 /// supplementary groups, no new privileges by execve, no core dumps, no
 /// look from outside, umask 0.
 ///
 /// Returns which of these layers this process has now: what a container's runtime forbids is left as it was.
-pub fn drop_all_but(kept: &Kept) -> Result<Layers> {
+pub fn drop_all_but(kept: &CapabilitySet) -> Result<Layers> {
     let permitted = caps::read(None, CapSet::Permitted).context("cannot read this process's capabilities")?;
     // Group permissions must not be checked against the groups of whoever started us.
     let mut without_groups = true;
@@ -140,7 +53,7 @@ pub fn drop_all_but(kept: &Kept) -> Result<Layers> {
 }
 
 /// Takes from this process, and so from all that it starts, what `--modcaps` removes.
-pub fn give_up_removed(kept: &Kept) -> Result<()> {
+pub fn give_up_removed(kept: &CapabilitySet) -> Result<()> {
     let mut sets = vec![CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted];
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
         sets.insert(0, CapSet::Bounding);
@@ -157,7 +70,7 @@ pub fn give_up_removed(kept: &Kept) -> Result<()> {
 }
 
 /// Says which requests will fail for want of a capability.
-pub fn report_missing(kept: &Kept) -> Result<()> {
+pub fn report_missing(kept: &CapabilitySet) -> Result<()> {
     let permitted = caps::read(None, CapSet::Permitted).context("cannot read this process's capabilities")?;
     for (capability, fails) in NEEDED {
         if kept.kept.contains(&capability) && !permitted.contains(&capability) {
@@ -210,21 +123,4 @@ pub fn limit_resources(open_files: Option<u64>) -> Result<()> {
             .with_context(|| format!("cannot set the limit of {name} to {limit}"))?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn modcaps_adds_and_removes() {
-        let kept: Kept = "+sys_admin:-MKNOD:-cap_chown".parse().unwrap();
-        assert!(kept.kept.contains(&Capability::CAP_SYS_ADMIN));
-        assert!(!kept.kept.contains(&Capability::CAP_MKNOD));
-        assert!(!kept.kept.contains(&Capability::CAP_CHOWN));
-        assert_eq!(kept.kept.len(), 6);
-        for wrong in ["", "chown", "+nonsense", "+chown,-mknod"] {
-            assert!(Kept::from_str(wrong).is_err(), "{wrong}");
-        }
-    }
 }

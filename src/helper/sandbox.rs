@@ -17,24 +17,13 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::fs::OFlags;
 
 use super::export::Reach;
+use super::isolation::{Access, Sandbox, Seccomp};
+use super::layer_switch::layer_enabled;
 use super::layers::{Layer, Layers};
 use super::mount_watch::{Host, Watched};
-use super::seccomp::Seccomp;
 use super::sys::{self, FileId};
-use super::worker::stands;
 use crate::kernel;
 use crate::text::escape_path;
-
-/// How the export is kept apart from the rest of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Sandbox {
-    /// Its own mount namespace with nothing but the export in it, nodev, nosuid and noexec.
-    Namespace,
-    /// The export as the root directory, with the host's mounts as they are, as the original helper.
-    Chroot,
-    /// No walls: paths are resolved beneath the export by openat2(2). For a run without privileges on one's own files.
-    None,
-}
 
 /// The directory to be served, found before anything is given up.
 pub struct Directory {
@@ -135,7 +124,8 @@ pub fn enter(sandbox: Sandbox, directory: &Directory, access: Access, seccomp: S
         Sandbox::Namespace => match enter_namespace(directory, RESTRICTIONS | access.attributes(), seccomp) {
             Ok(watched) => {
                 let reach = Reach::Rooted { nodev: true };
-                let layers = Layers::of(&[Layer::MountNamespace, Layer::Restrictions]).and(access.layers());
+                let layers =
+                    Layers::of(&[Layer::MountNamespace, Layer::Restrictions]).and(read_only_layer(access));
                 Entered { reach, sandbox: Sandbox::Namespace, layers, watched: Some(watched) }
             }
             Err(NamespaceError::Forbidden(step, errno)) => {
@@ -158,27 +148,6 @@ pub fn enter(sandbox: Sandbox, directory: &Directory, access: Access, seccomp: S
     entered.layers = entered.layers.with(Layer::View, is_private);
     nix::unistd::fchdir(&descriptors).context("cannot change to /proc/self/fd")?;
     Ok(entered)
-}
-
-/// What clients may do to the export.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Anything.
-    Full,
-    /// Nothing that changes it (`--readonly`).
-    Read,
-}
-
-impl Access {
-    /// The mount attributes that enforce it.
-    fn attributes(self) -> u64 {
-        if self == Self::Read { libc::MOUNT_ATTR_RDONLY } else { 0 }
-    }
-
-    /// The layer that these attributes are.
-    fn layers(self) -> Layers {
-        Layers::default().with(Layer::ReadOnly, self == Self::Read)
-    }
 }
 
 /// The attributes of each mount in the namespace.
@@ -208,7 +177,8 @@ pub fn leave_shared_namespaces(sandbox: Sandbox) -> Layers {
 /// `/proc/self/fd`, as a mount of its own where the kernel allows it; and whether it is one.
 fn own_descriptors() -> Result<(OwnedFd, bool)> {
     let path = c"/proc/self/fd";
-    let tree = if stands("view") { sys::clone_mount(AT_FDCWD, path, false) } else { Err(Errno::ENOSYS) };
+    let tree =
+        if layer_enabled("view") { sys::clone_mount(AT_FDCWD, path, false) } else { Err(Errno::ENOSYS) };
     match tree {
         Ok(tree) => Ok((tree, true)),
         Err(errno @ (Errno::EPERM | Errno::ENOSYS | Errno::EINVAL)) => {
@@ -276,11 +246,11 @@ fn enter_chroot_in_namespace(directory: &Directory, access: Access, seccomp: Sec
     let follows = || {
         Host::take(directory.file.as_fd()).is_ok_and(|host| matches!(host.has_private_mounts(), Ok(false)))
     };
-    if stands("mounts") && (access == Access::Read || follows()) {
+    if layer_enabled("mounts") && (access == Access::Read || follows()) {
         match enter_namespace(directory, access.attributes(), seccomp) {
             Ok(watched) => {
                 let reach = Reach::Rooted { nodev: false };
-                let layers = Layers::of(&[Layer::MountNamespace, Layer::Chroot]).and(access.layers());
+                let layers = Layers::of(&[Layer::MountNamespace, Layer::Chroot]).and(read_only_layer(access));
                 return Ok(Entered { reach, sandbox: Sandbox::Chroot, layers, watched: Some(watched) });
             }
             Err(NamespaceError::Forbidden(step, errno)) => {
@@ -323,4 +293,9 @@ fn beneath(directory: &Directory) -> Result<Reach> {
         }
         Err(errno) => Err(errno).context("cannot resolve paths beneath the export"),
     }
+}
+
+/// The layer that read-only mounts are.
+fn read_only_layer(access: Access) -> Layers {
+    Layers::default().with(Layer::ReadOnly, access == Access::Read)
 }

@@ -13,18 +13,8 @@ use seccompiler::{
     apply_filter,
 };
 
+use super::isolation::Seccomp;
 use super::operations;
-
-/// What happens at a system call that is not listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Seccomp {
-    /// The process ends, with SIGSYS.
-    Kill,
-    /// The kernel logs it and lets it pass.
-    Log,
-    /// There is no filter.
-    None,
-}
 
 /// What the loop around requests needs.
 const LOOP: &[libc::c_long] = &[

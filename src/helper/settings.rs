@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use super::capabilities::CapabilitySet;
+use super::isolation::{Access, Sandbox, Seccomp};
 use super::options::HelperArgs;
-use super::privileges::Kept;
-use super::sandbox::{Access, Sandbox};
-use super::seccomp::Seccomp;
+use super::socket::Owner;
 use crate::text::{escape, escape_path};
 
 /// What one run of the daemon is to do.
@@ -32,7 +32,7 @@ pub struct Settings {
     /// What happens at a system call that no request needs.
     pub seccomp: Seccomp,
     /// The capabilities of a serving process.
-    pub kept: Kept,
+    pub kept: CapabilitySet,
     /// Start with all isolation layers that were asked for, or not at all.
     pub strict: bool,
     /// How long to look for a busy client's next request before sleeping.
@@ -75,15 +75,6 @@ pub enum Endpoint {
     },
     /// A listening socket that systemd passed (`sd_listen_fds(3)`), and whose it is to be if it must be made anew.
     Inherited(i32, Option<Owner>),
-}
-
-/// Who may connect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
-    /// This user.
-    pub uid: u32,
-    /// And this group.
-    pub gid: u32,
 }
 
 /// The first descriptor that systemd passes.

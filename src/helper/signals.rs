@@ -7,15 +7,14 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-use super::socket::Listener;
-use super::{counters, health_socket, logging, sys};
+use super::{counters, logging, sys};
 
 /// A signal asked this process to stop.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -41,19 +40,16 @@ static ANSWER: OnceLock<String> = OnceLock::new();
 
 /// What a process says of itself that waits for its one client.
 pub const WAITS: &str = "waiting for its one client";
-/// What it says while it serves.
-const SERVES: &str = "serving its one client";
 
-/// Has this process, once it serves its one client itself ([`serving`]), answer health checks on `socket`, and tell the service manager's
-/// watchdog every third of `watchdog`. Both happen between two requests only: a process that is stuck in one is silent.
-pub fn show_life(socket: Option<&Listener>, watchdog: Option<Duration>) -> Result<()> {
-    ANSWER.get_or_init(|| health_socket::line(true, SERVES));
+/// Has this process, once it serves its one client itself ([`serving`]), answer health checks on `socket` by `answer`, and tell the
+/// service manager's watchdog every third of `watchdog`. Both happen between two requests only: a process that is stuck in one is silent.
+pub fn show_life(socket: Option<BorrowedFd<'_>>, answer: String, watchdog: Option<Duration>) -> Result<()> {
+    ANSWER.get_or_init(|| answer);
     let show = SigAction::new(SigHandler::Handler(on_sign_of_life), SaFlags::SA_RESTART, SigSet::empty());
-    if let Some(listener) = socket {
-        HEALTH.store(listener.socket.as_raw_fd(), Ordering::SeqCst);
+    if let Some(socket) = socket {
+        HEALTH.store(socket.as_raw_fd(), Ordering::SeqCst);
         install(Signal::SIGIO, &show)?;
-        sys::signal_on_event(listener.socket.as_fd(), libc::SIGIO)
-            .context("cannot watch the health socket")?;
+        sys::signal_on_event(socket, libc::SIGIO).context("cannot watch the health socket")?;
         // Who asked before that is answered before the first wait.
         SIGN_OF_LIFE.store(true, Ordering::SeqCst);
     }

@@ -19,9 +19,17 @@ use rustix::fs::{RenameFlags, renameat_with};
 
 use super::identity::Identity;
 use super::logging;
-use super::settings::Owner;
 use super::sys::{self, FileId};
 use crate::text::escape_path;
+
+/// Who may connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// This user.
+    pub uid: u32,
+    /// And this group.
+    pub gid: u32,
+}
 
 /// The socket's permissions: its owner and group, nobody else.
 const MODE: u32 = 0o660;

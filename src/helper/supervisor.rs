@@ -18,12 +18,14 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, pipe2};
 
 use super::identity::{IdMaps, Identity};
+use super::isolation::Sandbox;
+use super::layer_switch::layer_enabled;
 use super::lifeline::{self, Lifeline, WorkersEnd};
 use super::log_relay::LogRelay;
 use super::notify::{Manager, Parent};
 use super::pid_file::PidFile;
 use super::pid_namespace::{PidNamespaces, id_outside};
-use super::sandbox::{Directory, Export, Sandbox};
+use super::sandbox::{Directory, Export};
 use super::seccomp::Filter;
 use super::self_check::SelfCheck;
 use super::settings::{Endpoint, Settings};
@@ -100,7 +102,7 @@ pub fn run(
     // What clients sent to a passed socket before is there already.
     let refuses_descriptors = sys::refuse_descriptors(listener.socket.as_fd())
         && !matches!(settings.endpoint, Endpoint::Inherited(..));
-    if worker::stands("capabilities") {
+    if layer_enabled("capabilities") {
         privileges::drop_all_but(&settings.kept.for_supervisor())?;
     }
     let identity = Identity::of_this_thread(IdMaps::read()?)?;
@@ -160,7 +162,7 @@ pub fn run(
 /// rule set forbids renames and links between directories, except below directories that it names, and the export can be
 /// made anew.
 fn confine(settings: &Settings) -> Result<()> {
-    if worker::stands("limits") {
+    if layer_enabled("limits") {
         privileges::limit_supervisor(settings.rlimit_nofile)?;
     }
     Filter::for_supervisor(settings.seccomp)?.install()

@@ -12,8 +12,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
+use super::isolation::Sandbox;
+use super::layer_switch::layer_enabled;
 use super::notify::{self, Manager};
-use super::sandbox::{Export, Sandbox};
+use super::sandbox::Export;
 use super::seccomp::Filter;
 use super::settings::Settings;
 use super::socket::{Listener, accept, close_elsewhere, describe_peer, set_nonblocking};
@@ -28,10 +30,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Gives up what neither waiting for a client nor confining this process afterwards takes, as a supervisor does, who confines processes in
 /// the same way. What serves the client has this besides its own.
 pub fn confine(settings: &Settings) -> Result<()> {
-    if worker::stands("capabilities") {
+    if layer_enabled("capabilities") {
         privileges::drop_all_but(&settings.kept.for_supervisor())?;
     }
-    if worker::stands("limits") {
+    if layer_enabled("limits") {
         privileges::limit_supervisor(settings.rlimit_nofile)?;
     }
     Filter::for_supervisor(settings.seccomp)?.install()

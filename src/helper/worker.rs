@@ -11,12 +11,14 @@ use nix::unistd::{ForkResult, Pid};
 use super::busy_poll::BusyPoll;
 use super::connection::{Connection, Ending, Limits};
 use super::identity::{IdMaps, Identity};
+use super::isolation::Sandbox;
+use super::layer_switch::layer_enabled;
 use super::layers::{Layer, Layers};
 use super::mount_watch::Watched;
 use super::operations::{Operations, REPLY};
 use super::pid_namespace::{PidNamespaces, id_outside};
 use super::protocol::Request;
-use super::sandbox::{self, Directory, Entered, Export, Sandbox};
+use super::sandbox::{self, Directory, Entered, Export};
 use super::seccomp::Filter;
 use super::settings::Settings;
 use super::socket::describe_peer;
@@ -74,14 +76,14 @@ pub fn confine(
     let busy_poll = BusyPoll::new(settings.busy_poll);
     let Entered { reach, sandbox, mut layers, watched } =
         sandbox::enter(sandbox, directory, settings.access(), settings.seccomp)?;
-    if stands("landlock") {
+    if layer_enabled("landlock") {
         layers = layers.with(Layer::Landlock, landlock::confine(&reach, settings.access())?);
     }
-    if stands("capabilities") {
+    if layer_enabled("capabilities") {
         layers = layers.and(privileges::drop_all_but(&settings.kept)?);
     }
     let identity = Identity::of_this_thread(maps)?;
-    if stands("limits") {
+    if layer_enabled("limits") {
         privileges::limit_resources(settings.rlimit_nofile)?;
         layers = layers.with(Layer::Limits, true);
     }
@@ -93,15 +95,6 @@ pub fn confine(
     let operations = Operations::new(reach, identity, settings.readonly, protected);
     Ok(Confined { operations, sandbox, layers, filter, busy_poll, limits: Limits::of(settings), watched })
 }
-
-/// Whether the wall of this name is to be built: always, but in the tests that try each by itself.
-#[cfg(not(feature = "break-in"))]
-pub const fn stands(_: &str) -> bool {
-    true
-}
-
-#[cfg(feature = "break-in")]
-pub use super::break_in::stands;
 
 /// Serves one client until it leaves, and says how that ended.
 pub fn serve(client: Client, confined: &mut Confined) -> Outcome {

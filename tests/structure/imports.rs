@@ -121,34 +121,49 @@ impl Seen {
         }
     }
 
-    /// The paths in a macro's tokens: names that `::` joins.
+    /// The paths in a macro's tokens: names that `::` joins. A macro can declare modules, too.
     fn add_tokens(&mut self, tokens: TokenStream) {
         let mut path: Vec<String> = Vec::new();
+        let mut before: Option<String> = None;
         let mut colons = 0;
         for token in tokens {
             match token {
                 TokenTree::Ident(name) => {
-                    if colons != 2 && !path.is_empty() {
-                        let whole = std::mem::take(&mut path);
-                        self.add(whole);
+                    if colons != 2 {
+                        before = self.end_path(&mut path);
                     }
                     path.push(name.to_string());
                     colons = 0;
                 }
                 TokenTree::Punct(mark) if mark.as_char() == ':' => colons += 1,
-                TokenTree::Group(group) => self.add_tokens(group.stream()),
+                TokenTree::Group(group) => {
+                    let is_module = before.as_deref() == Some("mod");
+                    let name = self.end_path(&mut path).filter(|_| is_module);
+                    let depth = self.inline.len();
+                    self.inline.extend(name);
+                    self.add_tokens(group.stream());
+                    self.inline.truncate(depth);
+                    before = None;
+                    colons = 0;
+                }
                 TokenTree::Punct(_) | TokenTree::Literal(_) => {
-                    if !path.is_empty() {
-                        let whole = std::mem::take(&mut path);
-                        self.add(whole);
-                    }
+                    self.end_path(&mut path);
+                    before = None;
                     colons = 0;
                 }
             }
         }
-        if !path.is_empty() {
-            self.add(path);
+        self.end_path(&mut path);
+    }
+
+    /// Takes a path that is complete; its name where it is of one name.
+    fn end_path(&mut self, path: &mut Vec<String>) -> Option<String> {
+        let whole = std::mem::take(path);
+        let name = if whole.len() == 1 { whole.first().cloned() } else { None };
+        if whole.len() > 1 {
+            self.add(whole);
         }
+        name
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which file imports which: the rooms are held to the table in src/lib.rs.
+//! Which file imports which: the rooms are held to the table in src/lib.rs, and no file imports itself by way of others.
 
 #![allow(clippy::expect_used, reason = "a failed expectation is the report")]
 
@@ -6,7 +6,7 @@ mod imports;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imports::imports;
+use imports::{Module, imports};
 
 /// What each room may import, by the last column of the table in src/lib.rs.
 fn table() -> BTreeMap<String, BTreeSet<String>> {
@@ -66,4 +66,43 @@ fn rooms_import_only_rooms_below() {
         assert!(!next.is_empty(), "a circle among the rooms above {lower:?}");
         lower.extend(next);
     }
+}
+
+/// The modules of each circle: those that import each other, directly or by way of others.
+fn circles(imports: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<BTreeSet<&Module>> {
+    let reached: BTreeMap<&Module, BTreeSet<&Module>> = imports
+        .keys()
+        .map(|start| {
+            let mut seen = BTreeSet::new();
+            let mut open: Vec<&Module> = vec![start];
+            while let Some(module) = open.pop() {
+                for next in imports.get(module).into_iter().flatten() {
+                    if seen.insert(next) {
+                        open.push(next);
+                    }
+                }
+            }
+            (start, seen)
+        })
+        .collect();
+    let together = |a: &Module, b: &Module| {
+        let reaches = |from, to| reached.get(from).is_some_and(|seen: &BTreeSet<&Module>| seen.contains(to));
+        reaches(a, b) && reaches(b, a)
+    };
+    let all: BTreeSet<BTreeSet<&Module>> = imports
+        .keys()
+        .map(|module| imports.keys().filter(|other| together(module, other)).collect())
+        .filter(|circle: &BTreeSet<&Module>| circle.len() > 1)
+        .collect();
+    all.into_iter().collect()
+}
+
+#[test]
+fn no_file_imports_itself_by_way_of_others() {
+    let imports = imports();
+    let found: Vec<_> = circles(&imports)
+        .iter()
+        .map(|circle| circle.iter().map(|module| module.join("::")).collect::<Vec<_>>().join(" "))
+        .collect();
+    assert!(found.is_empty(), "these files import each other:\n{}", found.join("\n"));
 }
