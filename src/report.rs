@@ -10,6 +10,7 @@ pub mod audit;
 pub mod check;
 pub mod finding;
 pub mod fleet;
+pub mod formats;
 pub mod journal;
 mod junit;
 pub mod origin;

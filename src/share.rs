@@ -3,6 +3,7 @@
 pub mod argv;
 pub mod backend;
 pub mod bounds;
+pub mod edit;
 pub mod helper;
 pub mod invocation;
 pub mod local;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::finding::{self, Kind, Severity};
@@ -11,26 +10,8 @@ use super::origin::Origin;
 use super::rows::{Counts, FindingRow};
 use super::spool::Rows;
 use super::text::severity_name;
-use super::{Format, SCHEMA, Text, junit, prometheus, sarif, write, write_finding, yaml};
+use super::{SCHEMA, Text, write_finding, yaml};
 use crate::exit::Outcome;
-
-/// How an audit is printed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum AuditFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON document.
-    Json,
-    /// One YAML document: the same fields.
-    Yaml,
-    /// SARIF 2.1.0, for code scanning.
-    Sarif,
-    /// JUnit XML, one test a finding, for CI.
-    Junit,
-    /// Counts for Prometheus, by node_exporter's textfile collector.
-    Prometheus,
-}
 
 /// How many names of files or folders a line of the text holds at most.
 const MOST_NAMES: usize = 40;
@@ -263,18 +244,6 @@ impl AuditDocument {
         self.unread.push(row);
     }
 
-    /// Writes it in a format.
-    pub fn write(&self, format: AuditFormat, out: &mut dyn Write) -> io::Result<()> {
-        match format {
-            AuditFormat::Text => write(self, Format::Text, out),
-            AuditFormat::Json => write(self, Format::Json, out),
-            AuditFormat::Yaml => self.yaml(out),
-            AuditFormat::Sarif => sarif::write(self, out),
-            AuditFormat::Junit => junit::write(self, out),
-            AuditFormat::Prometheus => prometheus::write(self, out),
-        }
-    }
-
     /// How the audit ended: proxy setups, else something unread, else clean.
     pub fn outcome(&self) -> Outcome {
         if !self.shares.is_empty() || !self.helpers.is_empty() {
@@ -325,7 +294,7 @@ impl Text for AuditDocument {
 
 impl AuditDocument {
     /// Writes it as YAML, a row after the other.
-    fn yaml(&self, out: &mut dyn Write) -> io::Result<()> {
+    pub(super) fn yaml(&self, out: &mut dyn Write) -> io::Result<()> {
         let without_rows = Self {
             schema: self.schema,
             origin: self.origin.clone(),
@@ -434,23 +403,6 @@ mod tests {
         });
         document.add_unread(&UnreadRow { file: None, reason: "line 1: not closed".to_owned() });
         document
-    }
-
-    #[test]
-    fn json_and_yaml_hold_the_same() {
-        let document = document();
-        let [json, yaml] = [AuditFormat::Json, AuditFormat::Yaml].map(|format| {
-            let mut out = Vec::new();
-            document.write(format, &mut out).unwrap();
-            out
-        });
-        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
-        assert_eq!(json["shares"][0]["file"], "/srv/a.sh");
-        assert_eq!(json["summary"]["unread"], 1);
-        assert_eq!(crate::yaml::from_slice::<serde_json::Value>(&yaml).unwrap(), json);
-        let mut whole = Vec::new();
-        write(&document, Format::Yaml, &mut whole).unwrap();
-        assert_eq!(String::from_utf8(yaml).unwrap(), String::from_utf8(whole).unwrap());
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! What a rewrite is: the admin's wishes, the edits of a file, and why there are none.
 
 use std::fmt;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use super::edit::Edit;
 use super::local::{Multidevs, Options};
 use super::target::Target;
 use super::view::{Addition, View};
@@ -50,15 +50,6 @@ pub struct Rewrite {
     pub look: Option<Look>,
     /// Paths that QEMU sees, and what each is on the host.
     pub inside: Vec<(PathBuf, PathBuf)>,
-}
-
-/// Some bytes of a file that become others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Edit {
-    /// These bytes of the file…
-    pub span: Range<usize>,
-    /// …become these.
-    pub with: Vec<u8>,
 }
 
 /// What a rewrite does to one file.

@@ -8,7 +8,7 @@ mod advice;
 use std::path::{Path, PathBuf};
 
 use super::Place;
-use super::rewrite::Edit;
+use super::edit::Edit;
 use crate::report::finding::{self, Finding};
 
 /// Who makes the mounts, which decides how one more is spelt.

@@ -6,6 +6,7 @@
 
 mod daemon;
 mod libvirt;
+mod tag;
 
 pub use daemon::Daemon;
 pub use libvirt::{Filesystem, MEMORY_BACKING};
@@ -16,9 +17,7 @@ use super::local::{Unsayable, path_bytes, push_option};
 use super::memory::Memory;
 use super::{Device, Share, Transport};
 use crate::text::escape;
-
-/// The longest tag of a virtiofs device, in bytes.
-const LONGEST_TAG: usize = 36;
+use tag::tag;
 
 /// The id of the memory backend that is printed.
 const MEMORY_ID: &str = "virtiofs-mem";
@@ -70,18 +69,6 @@ fn driver(device: &Device) -> Result<&'static [u8], Unsayable> {
         | b"virtio-9p-pci-transitional"
         | b"virtio-9p-pci-non-transitional" => Ok(b"vhost-user-fs-pci"),
         other => Err(Unsayable(format!("no vhost-user-fs device is known in place of {}", escape(other)))),
-    }
-}
-
-/// The share's tag, which the guest mounts by.
-fn tag(share: &Share) -> Result<&[u8], Unsayable> {
-    match &share.mount_tag {
-        None => Err(Unsayable(format!("no device shows the fsdev {} to the guest", share.title()))),
-        Some(tag) if tag.is_empty() || tag.len() > LONGEST_TAG => Err(Unsayable(format!(
-            "virtiofs takes tags of 1 to {LONGEST_TAG} bytes, and not {}",
-            escape(tag)
-        ))),
-        Some(tag) => Ok(tag),
     }
 }
 

@@ -36,6 +36,7 @@ use anyhow::Context;
 
 use crate::exit::Outcome;
 use crate::report::audit::AuditDocument;
+use crate::report::formats::write_audit;
 use crate::report::origin::Origin;
 use crate::report::rows::{bytes, path};
 use crate::report::{self, exit_zero, print_schema};
@@ -66,7 +67,7 @@ pub fn run(args: &AuditArgs) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Clean);
     }
     let document = audit(args)?;
-    report::put(args.output.as_deref(), |out| document.write(args.format, out))?;
+    report::put(args.output.as_deref(), |out| write_audit(&document, args.format, out))?;
     Ok(exit_zero(document.outcome(), args.exit_zero))
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Change, FleetDocument, FleetShare, HostRow, HostStatus, Progress, ShareStatus};
+use super::document::{Change, FleetDocument, FleetShare, HostRow, HostStatus, Progress, ShareStatus};
 
 /// Lets two single audits be compared whatever their files are called: before.json, after.json.
 pub fn same_host_if_single(now: &FleetDocument, earlier: &mut FleetDocument) {
@@ -50,7 +50,9 @@ pub fn compare(now: &mut FleetDocument, earlier: FleetDocument) {
     for share in before.into_values().flatten() {
         let rounds = rounds.get(&share.host).filter(|rounds| rounds.in_order);
         let host = rounds.and_then(|rounds| now.hosts.get(rounds.now));
-        let looked = host.is_some_and(|host| host.status != HostStatus::Failed && host.scope.covers(&share));
+        let looked = host.is_some_and(|host| {
+            host.status != HostStatus::Failed && host.scope.covers(share.file.as_deref(), share.running)
+        });
         let (status, change) =
             if looked { (ShareStatus::Gone, Change::Gone) } else { (ShareStatus::Unknown, Change::Unknown) };
         now.shares.push(FleetShare { status, change: Some(change), ..share });

@@ -6,7 +6,7 @@
 
 use std::io::{self, Write};
 
-use super::{FleetDocument, FleetShare, HostRow, plural};
+use super::document::{Change, FleetDocument, FleetShare, HostRow, HostStatus, count, plural};
 use crate::report::prometheus::severity;
 use crate::text::markup;
 
@@ -63,9 +63,9 @@ fn state_of_fleet(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> 
 /// How far the migration is. A host counts as clean only if nothing is doubtful about its audit.
 fn progress(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
     let all = &fleet.summary;
-    let is_clean = |host: &&HostRow| host.status == super::HostStatus::Clean;
+    let is_clean = |host: &&HostRow| host.status == HostStatus::Clean;
     let doubtful = fleet.hosts.iter().filter(is_clean).filter(|host| !host.remarks.is_empty());
-    let doubtful = super::count(doubtful);
+    let doubtful = count(doubtful);
     let unknown = all.unread + all.failed;
     bar(
         "Hosts",
@@ -140,7 +140,7 @@ fn summary(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
 fn filters(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
     let mut words: Vec<_> = fleet.shares.iter().map(|share| share.status.word()).collect();
     words.extend(fleet.hosts.iter().map(|host| host.status.word()));
-    words.extend(fleet.shares.iter().filter_map(|share| share.change).map(super::Change::word));
+    words.extend(fleet.shares.iter().filter_map(|share| share.change).map(Change::word));
     words.extend(fleet.shares.iter().filter_map(|share| share.severity).map(severity));
     words.extend((fleet.summary.doubtful > 0).then_some("doubtful"));
     words.sort_unstable();
@@ -217,7 +217,7 @@ fn share_row(share: &FleetShare, compared: bool, out: &mut dyn Write) -> io::Res
     state(share.severity.map_or("", severity), out)?;
     state(share.status.word(), out)?;
     if compared {
-        state(share.change.map_or("", super::Change::word), out)?;
+        state(share.change.map_or("", Change::word), out)?;
     }
     match &share.next {
         Some(command) => write!(out, "<td><code>{}</code></td>", markup(command))?,
@@ -299,6 +299,6 @@ fn findings(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
         let (count, hosts) = (finding.count, finding.hosts);
         writeln!(out, "<td class=\"number\">{count}</td><td class=\"number\">{hosts}</td></tr>")?;
     }
-    let said = plural(super::count(fleet.findings.iter()), "kind");
+    let said = plural(count(fleet.findings.iter()), "kind");
     foot(fleet.findings.is_empty(), &format!("{said} of findings."), out)
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::SystemTime;
 
-use super::{FleetDocument, HostRow};
+use super::document::{FleetDocument, HostRow};
 use crate::report::prometheus::{Sample, gauge, severity};
 
 /// Writes them.

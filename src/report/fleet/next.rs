@@ -1,6 +1,6 @@
 //! The next command for a share.
 
-use super::{FleetShare, ShareStatus};
+use super::document::{FleetShare, ShareStatus};
 use crate::text::{shell_word, unescape};
 
 /// The command that comes next, to be run on the share's host; `None` where nothing is left to do, or no line of a terminal

@@ -3,51 +3,14 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use serde::Serialize;
-
-use super::{FleetDocument, HostRow, HostStatus, plural, read};
+use super::document::{FleetDocument, FleetStatus, HostProgress, HostRow, HostStatus, plural};
+use super::parse;
 use crate::report::origin::Origin;
 use crate::report::status::{self, ExportRow, Phase, StatusDocument, StatusRow, StatusSummary};
 use crate::text::{escape_path, markup};
 
 /// How the names of status documents end that are beside audits: `HOST.status.json`.
 const ENDING: &str = ".status";
-
-/// How far a host is.
-#[derive(Debug, Clone, Default, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct HostProgress {
-    /// The file of its status.
-    pub report: String,
-    /// When that was made.
-    pub time: Option<String>,
-    /// Its counts.
-    pub summary: StatusSummary,
-}
-
-/// A share, or an export with a problem, as a host's status has it.
-#[derive(Debug, Clone, Default, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct FleetStatus {
-    /// The host.
-    pub host: String,
-    /// The guest; null for an export.
-    pub guest: Option<String>,
-    /// What the guest mounts by, or the fsdev's id.
-    pub share: Option<String>,
-    /// The exported directory.
-    pub export: Option<String>,
-    /// How far it is; null for an export.
-    pub phase: Option<Phase>,
-    /// Since when.
-    pub since: Option<String>,
-    /// The step that is in progress.
-    pub step: Option<String>,
-    /// What does not fit.
-    pub problem: Option<String>,
-    /// What comes next.
-    pub next: Option<String>,
-}
 
 /// The host that a status document's name says.
 pub fn host_of(name: &str) -> &str {
@@ -61,13 +24,13 @@ pub fn is_one(bytes: &[u8]) -> bool {
         document: Option<String>,
     }
     memchr::memmem::find(bytes, b"document").is_some()
-        && read::parse::<Kind>(bytes).is_ok_and(|kind| kind.document.as_deref() == Some(status::NAME))
+        && parse::parse::<Kind>(bytes).is_ok_and(|kind| kind.document.as_deref() == Some(status::NAME))
 }
 
 /// Reads a status document, and refuses one that was cut short.
 pub fn read(bytes: &[u8]) -> anyhow::Result<StatusDocument> {
-    let document: StatusDocument = read::parse(bytes)?;
-    read::known(document.schema)?;
+    let document: StatusDocument = parse::parse(bytes)?;
+    parse::known(document.schema)?;
     let recounted = StatusDocument::new(
         document.origin.clone(),
         document.shares.clone(),
@@ -88,7 +51,7 @@ pub fn add(fleet: &mut FleetDocument, host: &str, file: &Path, document: StatusD
     fleet.progress.extend(rows.chain(problems.map(|row| of_export(host, row))));
     let progress = HostProgress {
         report: escape_path(file).into_owned(),
-        time: document.origin.time.clone().map(read::clean),
+        time: document.origin.time.clone().map(parse::clean),
         summary: document.summary,
     };
     if let Some(row) = fleet.hosts.iter_mut().find(|row| row.host == host) {
@@ -111,10 +74,10 @@ pub fn add(fleet: &mut FleetDocument, host: &str, file: &Path, document: StatusD
         unread: summary.unread,
         report: Some(progress.report.clone()),
         origin: Origin {
-            time: origin.time.map(read::clean),
-            host_name: origin.host_name.map(read::clean),
-            tool_version: origin.tool_version.map(read::clean),
-            kernel: origin.kernel.map(read::clean),
+            time: origin.time.map(parse::clean),
+            host_name: origin.host_name.map(parse::clean),
+            tool_version: origin.tool_version.map(parse::clean),
+            kernel: origin.kernel.map(parse::clean),
         },
         progress: Some(progress),
         ..HostRow::default()
@@ -123,7 +86,7 @@ pub fn add(fleet: &mut FleetDocument, host: &str, file: &Path, document: StatusD
 
 /// Notes that a host's status can't be read. It must not look like one with nothing to do.
 pub fn fail(fleet: &mut FleetDocument, host: String, file: &Path, error: &anyhow::Error) {
-    let reason = read::clean(format!("its status can't be read: {error:#}"));
+    let reason = parse::clean(format!("its status can't be read: {error:#}"));
     if let Some(row) = fleet.hosts.iter_mut().find(|row| row.host == host) {
         if row.status == HostStatus::Clean {
             row.status = HostStatus::Unread;
@@ -138,23 +101,23 @@ pub fn fail(fleet: &mut FleetDocument, host: String, file: &Path, error: &anyhow
 fn of_share(host: &str, row: StatusRow) -> FleetStatus {
     FleetStatus {
         host: host.to_owned(),
-        share: Some(read::clean(row.name().to_owned())),
-        guest: row.guest.map(read::clean),
-        export: row.export.map(read::clean),
+        share: Some(parse::clean(row.name().to_owned())),
+        guest: row.guest.map(parse::clean),
+        export: row.export.map(parse::clean),
         phase: Some(row.phase),
-        since: row.since.map(read::clean),
-        step: row.step.map(read::clean),
-        problem: row.problem.map(read::clean),
-        next: row.next.map(read::clean),
+        since: row.since.map(parse::clean),
+        step: row.step.map(parse::clean),
+        problem: row.problem.map(parse::clean),
+        next: row.next.map(parse::clean),
     }
 }
 
 fn of_export(host: &str, row: ExportRow) -> FleetStatus {
     FleetStatus {
         host: host.to_owned(),
-        export: Some(read::clean(row.export)),
-        problem: row.problem.map(read::clean),
-        next: row.next.map(read::clean),
+        export: Some(parse::clean(row.export)),
+        problem: row.problem.map(parse::clean),
+        next: row.next.map(parse::clean),
         ..FleetStatus::default()
     }
 }

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::IgnoredAny;
 
+use super::document::{FindingCount, FleetDocument, FleetShare, HostRow, HostStatus, ShareStatus, count};
+use super::parse::{clean, known, parse};
 use super::progress;
 use super::scope::Scope;
-use super::{FindingCount, FleetDocument, FleetShare, HostRow, HostStatus, ShareStatus, count};
-use crate::report::SCHEMA;
 use crate::report::finding::{NOT_SEEN, PROXY_SHARE, Severity};
 use crate::report::origin::Origin;
 use crate::report::rows::Counts;
@@ -212,15 +212,6 @@ fn contents(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads one document: JSON where it begins so, YAML otherwise.
-pub fn parse<D: DeserializeOwned>(bytes: &[u8]) -> Result<D> {
-    match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        None => bail!("it is empty: the audit said nothing"),
-        Some(b'{') => Ok(serde_json::from_slice(bytes)?),
-        Some(_) => Ok(crate::yaml::from_slice(bytes)?),
-    }
-}
-
 fn audit(bytes: &[u8]) -> Result<Audit> {
     let audit: Audit = parse(bytes)?;
     match (audit.schema, &audit.error) {
@@ -228,14 +219,6 @@ fn audit(bytes: &[u8]) -> Result<Audit> {
         (Some(schema), None) => known(schema).and_then(|()| whole(&audit)).map(|()| audit),
         (None, None) => bail!("it is no audit: it says no 'schema'"),
     }
-}
-
-/// Stops at a document of a later version.
-pub fn known(schema: u32) -> Result<()> {
-    if schema > SCHEMA {
-        bail!("its schema is {schema}, and this program knows {SCHEMA}: use a newer one for the report")
-    }
-    Ok(())
 }
 
 /// Stops at a document that was cut short: what is missing of it may be shares.
@@ -443,13 +426,5 @@ impl Share {
             target_qemu: host.target_qemu.clone(),
             notes: self.notes.into_iter().map(clean).collect(),
         }
-    }
-}
-
-/// Text of another machine's, safe to print.
-pub fn clean(text: String) -> String {
-    match printable(&text) {
-        std::borrow::Cow::Borrowed(_) => text,
-        std::borrow::Cow::Owned(safe) => safe,
     }
 }

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use super::FleetShare;
-
 /// What one audit looked at. Paths are as in its document.
 #[derive(Debug, Clone, Default)]
 pub struct Scope {
@@ -24,13 +22,13 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Whether the audit looked where `share` was, and could read it.
-    pub fn covers(&self, share: &FleetShare) -> bool {
-        if share.running {
+    /// Whether the audit looked where a share was, and could read it: in `file`, or in a running process.
+    pub fn covers(&self, file: Option<&str>, running: bool) -> bool {
+        if running {
             let is_process = |file: &Option<String>| file.as_deref().is_some_and(|file| below(file, "/proc"));
             return self.processes != Some(0) && !self.unprivileged && !self.unread.iter().any(is_process);
         }
-        let Some(file) = share.file.as_deref() else {
+        let Some(file) = file else {
             return (self.looked_in.is_empty() || self.looked_in.iter().any(|place| place == "-"))
                 && !self.unread.contains(&None);
         };
@@ -84,12 +82,10 @@ mod tests {
             ("/srv/b.sh", false),
             ("/etc/secret/a.sh", false),
         ] {
-            let share = FleetShare { file: Some(file.to_owned()), ..FleetShare::default() };
-            assert_eq!(scope.covers(&share), covered, "{file}");
-            assert!(everything.covers(&share), "{file}");
+            assert_eq!(scope.covers(Some(file), false), covered, "{file}");
+            assert!(everything.covers(Some(file), false), "{file}");
         }
-        assert!(!scope.covers(&FleetShare::default()), "standard input");
-        let running = FleetShare { running: true, ..FleetShare::default() };
+        assert!(!scope.covers(None, false), "standard input");
         for (scope, covered) in [
             (Scope::default(), true),
             (Scope { processes: Some(0), ..Scope::default() }, false),
@@ -97,7 +93,7 @@ mod tests {
             (Scope { unprivileged: true, ..Scope::default() }, false),
             (Scope { unread: vec![Some("/proc/7".to_owned())], ..Scope::default() }, false),
         ] {
-            assert_eq!(scope.covers(&running), covered, "{scope:?}");
+            assert_eq!(scope.covers(None, true), covered, "{scope:?}");
         }
     }
 }

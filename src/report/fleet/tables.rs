@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use super::{FleetDocument, FleetShare, HostRow, plural};
+use super::document::{Change, FleetDocument, FleetShare, HostRow, plural};
 use crate::report::fleet::options::By;
 use crate::report::prometheus::severity;
 
@@ -67,7 +67,7 @@ fn cells<'a>(host: &'a HostRow, share: Option<&'a FleetShare>) -> [Cow<'a, str>;
         of_host(&host.reason),
         of_host(&host.target_qemu),
         share.map_or("", |share| share.status.word()).into(),
-        share.and_then(|share| share.change).map_or("", super::Change::word).into(),
+        share.and_then(|share| share.change).map_or("", Change::word).into(),
         of_share(|share| &share.guest),
         of_share(|share| &share.mount_tag),
         of_share(|share| &share.fsdev),
@@ -193,7 +193,7 @@ pub fn markdown(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io::Resul
                     &cell(&share.place()),
                     share.status.word(),
                     share.severity.map_or("", severity),
-                    share.change.map_or("", super::Change::word),
+                    share.change.map_or("", Change::word),
                 ],
                 out,
             )?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use super::{FleetDocument, FleetShare, HostRow, HostStatus, plural};
+use super::document::{FleetDocument, FleetShare, HostRow, HostStatus, count, plural};
 use crate::report::fleet::options::By;
 
 /// How many hosts a line names at most.
@@ -17,7 +17,7 @@ pub fn write(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io::Result<(
             By::Host => hosts.get(key.as_str()).copied().map(about).unwrap_or_default(),
             _ => String::new(),
         };
-        writeln!(out, "{key}{about}: {}", plural(super::count(shares.iter()), "share"))?;
+        writeln!(out, "{key}{about}: {}", plural(count(shares.iter()), "share"))?;
         for share in shares {
             writeln!(out, "    {}", line(share, by))?;
         }

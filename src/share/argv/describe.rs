@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
+use super::arg::{Arg, ArgvShare};
 use super::model::{Fsdev, GuestDevice, Value};
 use super::scan::Word;
-use super::{Arg, ArgvShare};
 use crate::share::backend::Backend;
 use crate::share::qemu_opts::{Form, Opt, boolean, is_id, number};
 use crate::share::{Device, ExportPath, Note, Part, Place, Share, Transport};

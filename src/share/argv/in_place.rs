@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use super::arg::{ArgEdit, Splice};
 use super::model::Fsdev;
-use super::{ArgEdit, Splice};
 use crate::share::local::{Options, model_options, path_bytes};
 use crate::share::qemu_opts::{Form, Opt, escape};
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Arg;
+use super::arg::Arg;
 use super::scan::{Kind, Word, scan};
 use crate::share::bounds;
 use crate::share::qemu_opts::{self, Opt};

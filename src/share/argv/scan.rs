@@ -1,6 +1,6 @@
 //! Which arguments are options, and which are an option's value.
 
-use super::Arg;
+use super::arg::Arg;
 
 /// The options that shares are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,14 +3,10 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::{Options, SecurityModel};
+use super::options::{Options, SecurityModel, Unsayable, path_bytes};
 use crate::share::qemu_opts::boolean;
 use crate::share::{Device, Share};
 use crate::text::{escape, escape_path, markup};
-
-/// Why libvirt can't say a share in its own words; in one sentence without a full stop.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unsayable(pub String);
 
 /// A `<filesystem>` element that says a share.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +68,7 @@ impl Filesystem {
                 escape(&share.fsdev)
             )));
         };
-        let source = xml_text(super::path_bytes(path))
+        let source = xml_text(path_bytes(path))
             .ok_or_else(|| Unsayable(format!("XML can't hold the path {}", escape_path(path))))?;
         let tag =
             xml_text(tag).ok_or_else(|| Unsayable(format!("XML can't hold the tag {}", share.title())))?;

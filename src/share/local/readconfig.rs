@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Options, Unsayable, path_bytes};
+use super::options::{Options, Unsayable, model_pairs, path_bytes};
 use crate::share::Share;
 use crate::text::escape;
 
@@ -11,7 +11,7 @@ pub fn readconfig(share: &Share, path: &Path, options: &Options) -> Result<Vec<u
     let mut out = section("fsdev", Some(&share.fsdev))?;
     line(&mut out, b"fsdriver", b"local")?;
     line(&mut out, b"path", path_bytes(path))?;
-    for (key, value) in super::model_pairs(options) {
+    for (key, value) in model_pairs(options) {
         line(&mut out, key.as_bytes(), value.as_bytes())?;
     }
     if share.readonly {

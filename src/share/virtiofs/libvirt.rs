@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::tag::tag;
 use crate::share::Share;
 use crate::share::local::{self, Address, Options, Unsayable};
 use crate::text::markup;
@@ -19,7 +20,7 @@ pub struct Filesystem {
 impl Filesystem {
     /// The element that says `share`, or why there is none.
     pub fn of(share: &Share, path: &Path) -> Result<Self, Unsayable> {
-        super::tag(share)?;
+        tag(share)?;
         let place = local::Filesystem::of(share, path, &Options::default())?;
         if let Some((key, value)) = place.driver.first() {
             return Err(Unsayable(format!("virtiofsd does not support the device's {key}={value}")));

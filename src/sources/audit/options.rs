@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::report::audit::AuditFormat;
+use crate::report::formats::AuditFormat;
 use crate::share::version::Version;
 
 /// `migrate audit`.

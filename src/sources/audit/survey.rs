@@ -8,8 +8,8 @@ use super::judge::Judge;
 use super::options::AuditArgs;
 use super::scan::Scan;
 use super::{local, look, running};
-use crate::report::audit::AuditFormat;
 use crate::report::audit::{AuditDocument, UnreadRow};
+use crate::report::formats::AuditFormat;
 use crate::report::rows;
 use crate::share::Share;
 

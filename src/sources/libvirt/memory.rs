@@ -64,7 +64,7 @@ fn refuse_conflicts(file: &File, domain: &Domain) -> Result<(), Refusal> {
         let message = "a NUMA cell asks for private memory, and virtiofs needs shared memory";
         return refuse(node, message, "take memAccess='private' out of it first");
     }
-    let message = match Memory::of(&domain.args) {
+    let message = match crate::share::argv::memory(&domain.args) {
         Memory::Plain(None) => return Ok(()),
         Memory::Conflict(why) => why,
         Memory::Plain(Some(_)) | Memory::Shared => {
