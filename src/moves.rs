@@ -4,6 +4,7 @@
 //! They ask this program's other verbs, as their own processes, and the managers of guests (virsh, qm, systemctl).
 
 mod actions;
+mod agent;
 mod answers;
 mod apply;
 mod configuration;
@@ -19,6 +20,7 @@ mod owner;
 mod page;
 mod plan;
 mod qemu;
+mod snapshot;
 mod state;
 mod status;
 mod steps;

@@ -1,5 +1,6 @@
 //! What each kind of step does, and how it is taken back. Everything may be done a second time: it was interrupted the first time.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -10,11 +11,12 @@ use anyhow::{Context as _, bail, ensure};
 use super::configuration::digest;
 use super::document::{Command, Export, Guest, Helper, Kind, Manager, Move, Source, Step};
 use super::engine::Options;
+use super::guests::Starting;
 use super::manager::PROXMOX;
 use super::plan::path_of;
 use super::state::{Event, State};
 use super::steps::PROGRAM;
-use super::{guests, helpers, managers, tool};
+use super::{agent, guests, helpers, managers, snapshot, tool};
 use crate::data::journal::{Journal, Stage, default_path};
 use crate::report::audit::Audited;
 use crate::text::escape_path;
@@ -22,13 +24,47 @@ use crate::text::escape_path;
 /// Where managers keep configurations.
 const MANAGERS: [&str; 3] = ["/etc/systemd/system", "/etc/libvirt", "/var/lib/libvirt"];
 
-/// Does a step. What has to be remembered for the way back is returned.
-pub fn carry_out(
-    step: &Step,
-    one: &Move,
-    state: &State,
-    options: &Options,
-) -> anyhow::Result<Option<String>> {
+/// What a step leaves.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// What the journal remembers.
+    pub note: Option<String>,
+    /// What people should know.
+    pub remark: Option<String>,
+}
+
+/// Asks what can't be asked after a step: which shares are mounted in a guest that will be shut down.
+pub fn ask_before(step: &Step, one: &Move, options: &Options) -> Left {
+    let guest = one.guests.get(step.index).filter(|_| step.kind == Kind::StopGuest && options.agent);
+    let Some(guest) = guest.filter(|guest| guests::is_running(guest).unwrap_or(false)) else {
+        return Left::default();
+    };
+    match agent::mounted(guest) {
+        Ok(tags) => Left { note: serde_json::to_string(&tags).ok(), remark: None },
+        Err(error) => Left {
+            note: None,
+            remark: Some(format!(
+                "whether its shares are mounted is not asked after its start: no agent answers in {}: {error:#}",
+                guest.name
+            )),
+        },
+    }
+}
+
+/// Waits until what was mounted in a guest before it was shut down is mounted again. Returns what people should know.
+fn ask_again(step: &Step, one: &Move, state: &State, options: &Options) -> anyhow::Result<Option<String>> {
+    let is_stop = |other: &Step| other.kind == Kind::StopGuest && other.index == step.index;
+    let number = one.steps.iter().position(is_stop).filter(|_| options.agent);
+    let note = number.and_then(|number| state.last_note(number, Event::Begin));
+    let before: BTreeSet<String> = note.and_then(|note| serde_json::from_str(note).ok()).unwrap_or_default();
+    if before.is_empty() {
+        return Ok(None);
+    }
+    agent::expect(guest(one, step)?, &before, Duration::from_secs(options.up_timeout))
+}
+
+/// Does a step.
+pub fn carry_out(step: &Step, one: &Move, state: &State, options: &Options) -> anyhow::Result<Left> {
     match step.kind {
         Kind::StopGuest => guests::stop(guest(one, step)?, options)?,
         Kind::StopHelper => helpers::stop(helper(one, step)?, step)?,
@@ -43,16 +79,19 @@ pub fn carry_out(
                 export.path
             );
         }
-        Kind::Configure => return configure(step, one, state).map(Some),
+        Kind::Configure => {
+            return Ok(Left { note: Some(configure(step, one, state)?), remark: None });
+        }
         Kind::StartGuest => {
             let guest = guest(one, step)?;
             fit(one, true)?;
-            guests::start(guest, options)?;
-            guests::wait_until_up(guest, options)?;
+            let starting = guests::start(guest, options)?;
+            guests::wait_until_up(guest, starting, options)?;
+            return Ok(Left { note: None, remark: ask_again(step, one, state, options)? });
         }
         Kind::Probe => probe(step, one, options)?,
     }
-    Ok(None)
+    Ok(Left::default())
 }
 
 /// Takes a step back that began.
@@ -68,7 +107,7 @@ pub fn take_back(
         Kind::StartGuest => guests::stop(guest(one, step)?, options),
         Kind::Configure => {
             guests::stop_all(one, options)?;
-            put_back(step, index, state)
+            put_back(step, index, one, state)
         }
         Kind::Convert => {
             guests::stop_all(one, options)?;
@@ -139,8 +178,11 @@ fn start_old(one: &Move, index: usize, options: &Options) -> anyhow::Result<()> 
         return Ok(());
     }
     fit(one, false)?;
-    guests::start(guest, options)?;
-    let up = guests::wait(Duration::from_secs(options.up_timeout), || guests::is_running(guest))?;
+    let mut starting = guests::start(guest, options)?;
+    let up = guests::wait(Duration::from_secs(options.up_timeout), || {
+        starting.as_mut().map_or(Ok(false), Starting::has_ended)?;
+        guests::is_running(guest)
+    })?;
     ensure!(up, "{} was started, and does not run", guest.name);
     Ok(())
 }
@@ -286,7 +328,7 @@ pub fn may_undo(one: &Move, state: &State) -> anyhow::Result<()> {
     for (number, step) in one.steps.iter().enumerate() {
         for (index, source) in step.documents.iter().enumerate() {
             // A new image at the place of the old one is told of below.
-            match copy_to_put_back(source, number, index, state) {
+            match copy_to_put_back(source, number, index, one, state) {
                 Ok(found) if source.is_image() => is_image_back |= found.is_some(),
                 Ok(_) => {}
                 Err(_) if source.is_image() => {}
@@ -413,14 +455,15 @@ fn applied_digest(source: &Source, text: &[u8]) -> String {
     digest(&lines.collect::<Vec<_>>().concat())
 }
 
-/// The copy of a document as it was before the move; nothing where there is nothing to put back. It is an error if the document has
-/// changed since the move.
+/// A document as it was before the move; nothing where there is nothing to put back. It is an error if the document has changed since
+/// the move, but for a domain that was reverted to a snapshot.
 fn copy_to_put_back(
     source: &Source,
     number: usize,
     index: usize,
+    one: &Move,
     state: &State,
-) -> anyhow::Result<Option<PathBuf>> {
+) -> anyhow::Result<Option<Vec<u8>>> {
     if source.is_gone()? {
         return Ok(None);
     }
@@ -433,27 +476,64 @@ fn copy_to_put_back(
     ensure!(old.exists(), "{} has no share over the proxy, and {shown} is missing", source.shown);
     let digests: Option<Vec<String>> =
         state.note(number, Event::Done).and_then(|note| serde_json::from_str(note).ok());
-    if let Some(applied) = digests.as_ref().and_then(|digests| digests.get(index)) {
-        ensure!(
-            *applied == applied_digest(source, &text),
+    if let Some(applied) = digests.as_ref().and_then(|digests| digests.get(index))
+        && *applied != applied_digest(source, &text)
+    {
+        if let Some(reverted) = reverted(source, &text, one, state)? {
+            return Ok(Some(reverted));
+        }
+        bail!(
             "{} has changed since the move, and to put it back would lose that: put the shares over the proxy into it by hand, as \
-             {shown} has them, and run `migrate undo` again",
-            source.shown
+             {shown} has them, and run `migrate undo` again{}",
+            source.shown,
+            by_virsh(source)
         );
     }
-    Ok(Some(old))
+    fs::read(&old).with_context(|| format!("reading {shown}")).map(Some)
+}
+
+/// The commands that edit a document which is no file.
+fn by_virsh(source: &Source) -> String {
+    match source.dump.as_slice() {
+        [virsh, what, .., domain] if virsh == "virsh" && what == "dumpxml" => {
+            format!(" (`virsh edit {}`)", super::document::shell(domain))
+        }
+        _ => String::new(),
+    }
+}
+
+/// What a domain was before the move, if it was reverted since to a snapshot that has moved with it: the domain of that snapshot.
+fn reverted(source: &Source, text: &[u8], one: &Move, state: &State) -> anyhow::Result<Option<Vec<u8>>> {
+    if source.dump.get(1).is_none_or(|word| word != "dumpxml") {
+        return Ok(None);
+    }
+    for (number, step) in one.steps.iter().enumerate() {
+        for (index, other) in step.documents.iter().enumerate() {
+            let is_snapshot = other.dump.get(1).is_some_and(|word| word == "snapshot-dumpxml");
+            let is_of_domain = is_snapshot && other.dump.iter().rev().nth(1) == source.dump.last();
+            if !is_of_domain || other.is_gone()? {
+                continue;
+            }
+            let old = state.folder().join(old_name(number, index));
+            let Ok(old) = fs::read(&old) else { continue };
+            if let Some(domain) = snapshot::domain_before(&old, &other.read()?, text) {
+                return Ok(Some(domain));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Puts each document of a guest back.
-fn put_back(step: &Step, number: usize, state: &State) -> anyhow::Result<()> {
+fn put_back(step: &Step, number: usize, one: &Move, state: &State) -> anyhow::Result<()> {
     for (index, source) in step.documents.iter().enumerate() {
-        let Some(old) = copy_to_put_back(source, number, index, state)? else { continue };
+        let Some(old) = copy_to_put_back(source, number, index, one, state)? else { continue };
         if source.dump.is_empty() {
             put_file_back(&path_of(&source.file), &old)?;
         } else {
             let scratch = tempfile::tempdir().context("making a folder for a document")?;
             let file = scratch.path().join("document.xml");
-            fs::copy(&old, &file).context("copying the XML")?;
+            fs::write(&file, &old).context("writing the XML to a file")?;
             define(source, &file)?;
         }
         ensure!(
@@ -466,8 +546,7 @@ fn put_back(step: &Step, number: usize, state: &State) -> anyhow::Result<()> {
 }
 
 /// The old file comes back under its name: the one that `migrate config` has kept, or a copy of it.
-fn put_file_back(path: &Path, old: &Path) -> anyhow::Result<()> {
-    let bytes = fs::read(old).with_context(|| format!("reading {}", escape_path(old)))?;
+fn put_file_back(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let ends = std::iter::once(".orig".to_owned()).chain((2..=9999).map(|number| format!(".orig.{number}")));
     let named = |end: String| {
         let mut name = path.as_os_str().to_owned();
@@ -482,5 +561,5 @@ fn put_file_back(path: &Path, old: &Path) -> anyhow::Result<()> {
         return fs::rename(&kept, path).with_context(|| format!("putting {} back", escape_path(path)));
     }
     let like = fs::metadata(path).with_context(|| format!("looking at {}", escape_path(path)))?;
-    replace(path, &bytes, Some(&like))
+    replace(path, bytes, Some(&like))
 }

@@ -71,8 +71,9 @@ pub fn apply(args: &ApplyArgs) -> anyhow::Result<Outcome> {
     if !agreed(&args.way, "apply", work.iter().map(|(_, one, _)| one))? {
         return Ok(Outcome::Usage);
     }
+    let options = Options { agent: !args.no_agent, ..options(&args.way) };
     for (state, one, goes_on) in work {
-        let outcome = carry_out(state, one, goes_on, &args.way)?;
+        let outcome = carry_out(state, one, goes_on, &options)?;
         if outcome == Outcome::Failure {
             return Ok(outcome);
         }
@@ -83,7 +84,7 @@ pub fn apply(args: &ApplyArgs) -> anyhow::Result<Outcome> {
     Ok(all)
 }
 
-fn carry_out(mut state: State, one: Move, goes_on: bool, way: &WayArgs) -> anyhow::Result<Outcome> {
+fn carry_out(mut state: State, one: Move, goes_on: bool, options: &Options) -> anyhow::Result<Outcome> {
     if !goes_on {
         let before = state.folder().join("before");
         for entry in fs::read_dir(&before).with_context(|| format!("reading {}", escape_path(&before)))? {
@@ -94,8 +95,7 @@ fn carry_out(mut state: State, one: Move, goes_on: bool, way: &WayArgs) -> anyho
     }
     let (names, id) = (names(&one), state.id.clone());
     let kept = escape_path(&state.folder().join("before")).into_owned();
-    let options = options(way);
-    let ended = Engine::new(state, one, &options).apply();
+    let ended = Engine::new(state, one, options).apply();
     let ended = ended.with_context(|| {
         format!("{names}: the move stopped where it was: mend the cause, then `migrate apply` goes on and `migrate undo` takes it back")
     })?;
@@ -193,6 +193,7 @@ fn options(way: &WayArgs) -> Options {
         stop_timeout: way.stop_timeout,
         up_timeout: way.up_timeout,
         settle: way.settle,
+        agent: false,
         json: way.progress == ProgressMode::Json,
     }
 }

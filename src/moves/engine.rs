@@ -18,6 +18,8 @@ pub struct Options {
     pub up_timeout: u64,
     /// How long a guest has to stay up, in seconds.
     pub settle: u64,
+    /// Ask agents whether what was mounted in the guests is mounted again.
+    pub agent: bool,
     /// How progress is told.
     pub json: bool,
 }
@@ -81,14 +83,17 @@ impl<'a> Engine<'a> {
             if *done == Progress::Done && !again {
                 continue;
             }
-            self.state.append(Event::Begin, Some(index), None)?;
+            let asked = actions::ask_before(&step, &self.one, self.options);
+            self.state.append(Event::Begin, Some(index), asked.note)?;
             self.teller.step("begin", index, &step.what);
+            asked.remark.iter().for_each(|text| self.teller.remark(index, text));
             crash_point("begin", index);
             let done = actions::carry_out(&step, &self.one, &self.state, self.options);
-            match done.and_then(|note| actions::sync(&step).map(|()| note)) {
-                Ok(note) => {
+            match done.and_then(|done| actions::sync(&step).map(|()| done)) {
+                Ok(done) => {
                     crash_point("end", index);
-                    self.state.append(Event::Done, Some(index), note)?;
+                    self.state.append(Event::Done, Some(index), done.note)?;
+                    done.remark.iter().for_each(|text| self.teller.remark(index, text));
                     left.extend(step.run.iter().filter(|command| command.by_hand).map(|_| step.what.clone()));
                 }
                 Err(error) => return Ok(Err((index, format!("{error:#}")))),

@@ -87,35 +87,52 @@ pub fn nobody_runs(one: &Move) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub fn start(guest: &Guest, options: &Options) -> anyhow::Result<()> {
+/// Starts a guest. Returns the command that does it, which may go on.
+pub fn start(guest: &Guest, options: &Options) -> anyhow::Result<Option<Starting>> {
     let limit = Duration::from_secs(options.up_timeout);
     if is_running(guest)? {
-        return Ok(());
+        return Ok(None);
     }
     let commands = managers::of(guest.manager).start(guest);
     ensure!(!commands.is_empty(), "nothing says how {} is started", guest.name);
-    if guest.manager == Manager::Commands {
-        return commands.iter().try_for_each(|command| start_by_command(command, guest, limit));
+    if guest.manager != Manager::Commands {
+        return run_all(&commands).map(|()| None);
     }
-    run_all(&commands)
+    let mut last = None;
+    for command in &commands {
+        last = Some(start_by_command(command, guest, limit)?);
+    }
+    Ok(last)
+}
+
+/// A command that starts a guest, as far as it is.
+pub struct Starting {
+    line: String,
+    started: tool::Started,
+}
+
+impl Starting {
+    /// Whether the command has ended. It is an error if it has failed.
+    pub fn has_ended(&mut self) -> anyhow::Result<bool> {
+        let Some(said) = self.started.ended()? else { return Ok(false) };
+        ensure!(said.status == Some(0), "{}: {}: {}", self.line, said.how(), said.reason());
+        Ok(true)
+    }
 }
 
 /// Runs the command that starts a guest until it ends or the guest runs: the command may become QEMU itself.
-fn start_by_command(command: &Command, guest: &Guest, limit: Duration) -> anyhow::Result<()> {
+fn start_by_command(command: &Command, guest: &Guest, limit: Duration) -> anyhow::Result<Starting> {
     let (program, words) = command.words.split_first().context("a command without words")?;
-    let mut started = tool::Started::of(path_of(program), words.iter().map(|word| path_of(word)), true)?;
-    let ended = |started: &mut tool::Started| -> anyhow::Result<bool> {
-        let Some(said) = started.ended()? else { return Ok(false) };
-        ensure!(said.status == Some(0), "{}: {}: {}", command.line(), said.how(), said.reason());
-        Ok(true)
-    };
-    let up = wait(limit, || Ok(ended(&mut started)? || is_running(guest)?))?;
-    ensure!(up, "{} neither ended nor started the guest in time", command.line());
-    Ok(())
+    let started = tool::Started::of(path_of(program), words.iter().map(|word| path_of(word)), true)?;
+    let mut starting = Starting { line: command.line(), started };
+    let up = wait(limit, || Ok(starting.has_ended()? || is_running(guest)?))?;
+    ensure!(up, "{} neither ended nor started the guest in time", starting.line);
+    Ok(starting)
 }
 
 /// Waits until a guest runs and its QEMU has all shares over local, and stays so for the settling time.
-pub fn wait_until_up(guest: &Guest, options: &Options) -> anyhow::Result<()> {
+/// A command that started it and fails ends the wait: QEMU can be seen before it finds what it cannot do.
+pub fn wait_until_up(guest: &Guest, mut starting: Option<Starting>, options: &Options) -> anyhow::Result<()> {
     let is_up = || -> anyhow::Result<bool> {
         let running = qemu::of(guest)?;
         let has = |index: usize| running.iter().any(|qemu| qemu.local.contains(&index));
@@ -124,7 +141,10 @@ pub fn wait_until_up(guest: &Guest, options: &Options) -> anyhow::Result<()> {
     };
     let limit = Duration::from_secs(options.up_timeout);
     ensure!(
-        wait(limit, is_up)?,
+        wait(limit, || {
+            starting.as_mut().map_or(Ok(false), Starting::has_ended)?;
+            is_up()
+        })?,
         "{} does not run with all its shares over local within {} seconds of its start",
         guest.name,
         options.up_timeout

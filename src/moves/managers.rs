@@ -10,6 +10,7 @@ mod systemd;
 
 pub use systemd::{hold as hold_unit, is_active, release as release_unit};
 
+use super::agent;
 use super::document::{Command, Guest, Manager};
 
 /// What stops and starts guests.
@@ -27,6 +28,10 @@ pub trait Guests: Sync {
     /// What the guest would be restored from at its next start, as a document of its manager's; nothing where it would boot.
     fn saved(&self, _guest: &Guest) -> anyhow::Result<Option<Vec<u8>>> {
         Ok(None)
+    }
+    /// The text of the guest's `/proc/self/mounts`, as its agent has it; an error where there is no agent that answers.
+    fn mounts(&self, guest: &Guest) -> anyhow::Result<Vec<u8>> {
+        agent::read_mounts(&mut agent::Socket::of(guest)?)
     }
     /// The commands that take the hold back.
     fn release(&self, guest: &Guest) -> Vec<Command>;

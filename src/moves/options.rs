@@ -101,6 +101,9 @@ pub struct ApplyArgs {
     /// succeeds or the time is up
     #[arg(long, value_name = "COMMAND")]
     pub probe: Option<String>,
+    /// Do not ask the agent in a guest (qemu-guest-agent) whether the shares that were mounted are mounted after its start
+    #[arg(long)]
+    pub no_agent: bool,
     /// How it is done.
     #[command(flatten)]
     pub way: WayArgs,

@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::document::{Guest, Share};
+use super::document::{Guest, Manager, Share};
+use super::manager::Managed;
 use super::plan::{canonical, path_of};
+use crate::share::argv::{self, Arg};
 use crate::share::backend::Backend;
 use crate::share::{Transport, qemu_opts};
 use crate::sources::readconfig::Readconfig;
 use crate::sources::{Document, Format as _};
+use crate::text::escape;
 
 /// More than any configuration has, in bytes.
 const LARGEST: u64 = 1 << 20;
@@ -39,11 +42,42 @@ pub fn of(guest: &Guest) -> anyhow::Result<Vec<Running>> {
         let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
         let cwd = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
         let running = look(pid, &line, &cwd, &guest.shares);
-        if !running.proxy.is_empty() || !running.local.is_empty() {
+        let is_its = || {
+            let name = name_of(&line);
+            is_of(guest, &running, name.as_deref(), &Managed::of_process(pid, name.as_deref()))
+        };
+        if !running.proxy.is_empty() || !running.local.is_empty() && is_its() {
             found.push(running);
         }
     }
     Ok(found)
+}
+
+/// The name that a QEMU's command line gives the guest, as an audit shows it.
+fn name_of(line: &[u8]) -> Option<String> {
+    let words = line.split(|byte| *byte == 0).map(|word| Arg { value: word.to_vec(), ..Arg::default() });
+    let name = argv::guest_name(&words.collect::<Vec<_>>())?;
+    Some(escape(&name).into_owned())
+}
+
+/// Whether a QEMU that has exports of the guest over local is this guest's: several guests may have one export. A socket of a helper's
+/// has one alone.
+fn is_of(guest: &Guest, running: &Running, name: Option<&str>, by: &Managed) -> bool {
+    if by.manager == guest.manager && by.manager != Manager::Commands {
+        return by.name == guest.name;
+    }
+    // What a script starts may be in the unit of whoever runs the script: of cron, or of sshd.
+    if !matches!(by.manager, Manager::Commands | Manager::Systemd) {
+        return false;
+    }
+    match guest.manager {
+        Manager::Libvirt => name.is_none_or(|name| name == guest.name),
+        // One that is known by its file has no name, or not this one.
+        Manager::Commands if !guest.name.contains('/') && !guest.name.starts_with("process ") => {
+            name.is_none_or(|name| name == guest.name)
+        }
+        _ => running.local.len() == guest.shares.len(),
+    }
 }
 
 fn look(pid: i32, line: &[u8], cwd: &Path, shares: &[Share]) -> Running {
@@ -151,6 +185,49 @@ mod tests {
                 assert_eq!(running.proxy, proxy.iter().copied().collect(), "{driver}");
                 assert_eq!(running.local, local.iter().copied().collect(), "{driver}");
             }
+        }
+    }
+
+    #[test]
+    fn a_guest_with_the_same_export_is_another_one() {
+        let share = |export: &str| Share { export: Some(export.to_owned()), ..Share::default() };
+        let shares = vec![share("/nonexistent/a"), share("/nonexistent/b")];
+        let guest = |manager, name: &str| Guest {
+            name: name.to_owned(),
+            manager,
+            shares: shares.clone(),
+            ..Guest::default()
+        };
+        let by = |manager, name: &str| Managed { manager, name: name.to_owned() };
+        let commands = || by(Manager::Commands, "x");
+        for (guest, name, local, by, expected) in [
+            (guest(Manager::Commands, "web"), Some("web"), vec![0], commands(), true),
+            (guest(Manager::Commands, "web"), Some("mail"), vec![0, 1], commands(), false),
+            (guest(Manager::Commands, "/bin/vm"), Some("mail"), vec![0], commands(), false),
+            (guest(Manager::Commands, "/bin/vm"), None, vec![0, 1], commands(), true),
+            (guest(Manager::Libvirt, "web"), Some("web"), vec![0], by(Manager::Libvirt, "web"), true),
+            (guest(Manager::Libvirt, "web"), Some("mail"), vec![0, 1], by(Manager::Libvirt, "mail"), false),
+            (guest(Manager::Libvirt, "web"), Some("mail"), vec![0, 1], commands(), false),
+            (guest(Manager::Proxmox, "100"), Some("web"), vec![0, 1], by(Manager::Proxmox, "101"), false),
+            (guest(Manager::Proxmox, "100"), Some("web"), vec![0, 1], commands(), true),
+            (guest(Manager::Commands, "web"), Some("web"), vec![0], by(Manager::Libvirt, "web"), false),
+            (
+                guest(Manager::Commands, "web"),
+                Some("web"),
+                vec![0],
+                by(Manager::Systemd, "cron.service"),
+                true,
+            ),
+            (
+                guest(Manager::Systemd, "a.service"),
+                None,
+                vec![0, 1],
+                by(Manager::Systemd, "b.service"),
+                false,
+            ),
+        ] {
+            let running = Running { pid: 1, proxy: BTreeSet::new(), local: local.into_iter().collect() };
+            assert_eq!(is_of(&guest, &running, name, &by), expected, "{guest:?} {name:?} {by:?}");
         }
     }
 

@@ -231,6 +231,13 @@ impl State {
         phase(&self.lines)
     }
 
+    /// The last note of a step's lines of this kind since the move began.
+    pub fn last_note(&self, step: usize, event: Event) -> Option<&str> {
+        let lines = run(&self.lines).iter().rev();
+        let mut own = lines.filter(|line| line.step == Some(step) && line.event == event);
+        own.find_map(|line| line.note.as_deref())
+    }
+
     /// The note of a step's last line of this kind since the move began.
     pub fn note(&self, step: usize, event: Event) -> Option<&str> {
         let own = |line: &&Line| line.step == Some(step) && line.event == event;

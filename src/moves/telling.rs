@@ -27,6 +27,15 @@ impl Teller {
         }
     }
 
+    /// What else there is to say of a step.
+    pub fn remark(&self, step: usize, text: &str) {
+        if self.json {
+            complain!("{}", json!({ "move": self.id, "event": "remark", "step": step + 1, "what": text }));
+        } else {
+            complain!("    {text}");
+        }
+    }
+
     /// Something else.
     pub fn line(&self, text: &str) {
         if self.json {

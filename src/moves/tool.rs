@@ -4,11 +4,15 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use serde::de::DeserializeOwned;
 
 use crate::text::escape;
+
+/// How often it is looked at whether a program has ended.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What a program printed, and how it ended.
 #[derive(Debug)]
@@ -49,6 +53,32 @@ pub fn run<S: AsRef<OsStr>>(
     let mut started = Started::of(program, words, false)?;
     let status = started.child.wait().context("waiting for a program")?;
     started.output(status)
+}
+
+/// The same for a program that may take no longer than `limit` and print no more than `largest` bytes.
+pub fn run_within<S: AsRef<OsStr>>(
+    program: impl AsRef<OsStr>,
+    words: impl IntoIterator<Item = S>,
+    limit: Duration,
+    largest: u64,
+) -> anyhow::Result<Output> {
+    let mut started = Started::of(program, words, false)?;
+    let start = Instant::now();
+    loop {
+        let length = started.stdout.metadata().context("looking at a program's output")?.len();
+        let is_over = length > largest || start.elapsed() >= limit;
+        if let Some(status) = started.child.try_wait().context("waiting for a program")? {
+            anyhow::ensure!(length <= largest, "the answer is too long");
+            return started.output(status);
+        }
+        if is_over {
+            // It may have ended meanwhile.
+            let _ = started.child.kill();
+            started.child.wait().context("waiting for a program")?;
+            bail!("{}", if length > largest { "the answer is too long" } else { "no answer in time" });
+        }
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// A program that has been started.

@@ -29,6 +29,7 @@ start)
     exec qemu-system-x86_64 -name web -accel tcg -S -display none -m 16 -nodefaults -daemonize \
         -pidfile "/run/qemu-$2.pid" $(sed -n 's/^args: //p' "$file")
     ;;
+guest) printf '{"exitcode":0,"exited":1,"out-data":"pve /mnt 9p rw 0 0\\n"}\n' ;;
 set) sed -i "s/^onboot: .*/onboot: $4/" "$file" ;;
 esac
 "#;
@@ -36,10 +37,12 @@ esac
 /// The command lines that change something, in their order.
 const TOLD: &str = "\
 qm start 100
+qm guest exec 100 --timeout 10 -- cat /proc/self/mounts
 qm shutdown 100
 qm set 100 --onboot 0
 qm set 100 --onboot 1
 qm start 100
+qm guest exec 100 --timeout 10 -- cat /proc/self/mounts
 qm shutdown 100
 qm set 100 --onboot 0
 qm set 100 --onboot 1

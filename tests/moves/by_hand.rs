@@ -105,6 +105,56 @@ fn a_step_that_fails_is_taken_back_and_the_old_guest_runs() {
 }
 
 #[test]
+fn an_agent_says_whether_what_was_mounted_is_mounted_again() {
+    let host = Host::with_agent(|_| Some(true));
+    host.start();
+    host.plan(&[]);
+    let said = host.apply(None);
+    assert_eq!(said.status, Some(0), "{}", said.text);
+    assert!(!said.text.contains("agent"), "{}", said.text);
+    host.expect_moved();
+    let journal = fs::read_to_string(host.journal()).unwrap();
+    assert!(journal.contains(r#""note":"[\"a\",\"b\"]""#), "{journal}");
+}
+
+#[test]
+fn a_share_that_is_not_mounted_again_is_a_failed_probe() {
+    let host = Host::with_agent(|backend| Some(backend == "proxy"));
+    host.start();
+    host.plan(&[]);
+    // The limit holds for the old guest's start, too.
+    let said = host.migrate(&["apply", "plan.yaml", "--yes", "--settle", "0", "--up-timeout", "20"], None);
+    assert_eq!(said.status, Some(1), "{}", said.text);
+    assert!(said.text.contains("the agent of toy says that"), "{}", said.text);
+    assert!(said.text.contains("20 seconds after its start: a, b. If"), "{}", said.text);
+    assert!(said.text.contains("Nothing is lost."), "{}", said.text);
+    host.expect_as_before();
+    let said = host.migrate(&["apply", "plan.yaml", "--yes", "--settle", "0", "--no-agent"], None);
+    assert_eq!(said.status, Some(0), "{}", said.text);
+    host.expect_moved();
+}
+
+#[test]
+fn an_agent_that_does_not_answer_is_no_error() {
+    let host = Host::with_agent(|backend| (backend == "proxy").then_some(true));
+    host.start();
+    host.plan(&[]);
+    let said = host.migrate(&["apply", "plan.yaml", "--yes", "--settle", "0", "--up-timeout", "20"], None);
+    assert_eq!(said.status, Some(0), "{}", said.text);
+    assert!(said.text.contains("the agent of toy does not answer"), "{}", said.text);
+    host.expect_moved();
+    assert_eq!(host.undo(None).status, Some(0));
+    host.expect_as_before();
+    let host = Host::with_agent(|_| None);
+    host.start();
+    host.plan(&[]);
+    let said = host.apply(None);
+    assert_eq!(said.status, Some(0), "{}", said.text);
+    assert!(said.text.contains("no agent answers in toy: "), "{}", said.text);
+    host.expect_moved();
+}
+
+#[test]
 fn nothing_is_done_where_something_has_changed_since_the_plan() {
     let host = Host::new();
     host.start();

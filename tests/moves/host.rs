@@ -2,7 +2,9 @@
 //! configuration do not fit is told, and the guest is not started.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -118,6 +120,26 @@ impl Host {
             assert!(command.args(["-u", "nobody", "-g", "nogroup"]).status().unwrap().success(), "{export}");
             wait_until("the helper listens", || host.path(&format!("{export}.sock")).exists());
         }
+        host
+    }
+
+    /// A host whose guest has an agent: QEMU and `migrate` connect to a server of the test's. It says that the shares are mounted while
+    /// `is_mounted` says so of the backend that the script has; without an answer it hangs up.
+    pub fn with_agent(is_mounted: fn(&str) -> Option<bool>) -> Self {
+        let host = Self::with(|script| {
+            let port = "-chardev socket,id=q,path=HERE/agent -device virtio-serial-pci \
+                        -device virtserialport,chardev=q,name=org.qemu.guest_agent.0";
+            script.replace("NAME", &format!("-name toy {port}")).replace("DAEMONIZE", "-daemonize")
+        });
+        let (socket, script) = (host.path("agent"), host.path("vm.sh"));
+        let listener = UnixListener::bind(&socket).unwrap();
+        fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, script) = (stream.unwrap(), script.clone());
+                std::thread::spawn(move || serve_agent(stream, &script, is_mounted));
+            }
+        });
         host
     }
 
@@ -316,6 +338,30 @@ fn without_access(tree: &Path) -> String {
         words.collect::<Vec<_>>().join(" ") + "\n"
     };
     snapshot(tree).lines().map(line).collect()
+}
+
+/// Answers as a guest agent that lets files be read.
+fn serve_agent(stream: UnixStream, script: &Path, is_mounted: fn(&str) -> Option<bool>) {
+    let mut to = stream.try_clone().unwrap();
+    for line in BufReader::new(stream).split(b'\n') {
+        let Ok(line) = line else { return };
+        let request: Value = serde_json::from_slice(line.strip_prefix(b"\xff").unwrap_or(&line)).unwrap();
+        let backend =
+            if fs::read_to_string(script).unwrap().contains("proxy,id=") { "proxy" } else { "local" };
+        let Some(is_mounted) = is_mounted(backend) else { return };
+        // base64 of "a /a 9p rw 0 0" and the same with b; of one blank line.
+        let mounts = if is_mounted { "YSAvYSA5cCBydyAwIDAKYiAvYiA5cCBydyAwIDAK" } else { "Cg==" };
+        let value = match request["execute"].as_str().unwrap() {
+            "guest-sync-delimited" => request["arguments"]["id"].clone(),
+            "guest-file-open" => 7.into(),
+            "guest-file-read" => serde_json::json!({ "buf-b64": mounts, "eof": true }),
+            _ => serde_json::json!({}),
+        };
+        let answer = serde_json::json!({ "return": value });
+        if to.write_all(format!("{answer}\n").as_bytes()).is_err() {
+            return;
+        }
+    }
 }
 
 /// Whether a process has become another user. QEMU does so late in its start, after its arguments can be seen.

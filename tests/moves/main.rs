@@ -15,3 +15,4 @@ mod wire;
 mod by_hand;
 mod host;
 mod killed;
+mod two;

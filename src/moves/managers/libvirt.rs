@@ -3,7 +3,7 @@
 use anyhow::ensure;
 
 use super::{Command, Guest, Guests};
-use crate::moves::tool;
+use crate::moves::{agent, tool};
 
 /// libvirt.
 pub struct Libvirt;
@@ -42,6 +42,10 @@ impl Guests for Libvirt {
         let said = tool::run("virsh", ["managedsave-dumpxml", "--security-info", "--", &guest.name])?;
         ensure!(said.status == Some(0), "virsh managedsave-dumpxml {}: {}", guest.name, said.reason());
         Ok(Some(said.stdout))
+    }
+
+    fn mounts(&self, guest: &Guest) -> anyhow::Result<Vec<u8>> {
+        agent::read_mounts(&mut agent::Virsh::of(&guest.name))
     }
 
     fn hold(&self, guest: &Guest) -> Vec<Command> {

@@ -3,7 +3,7 @@
 use anyhow::ensure;
 
 use super::{Command, Guest, Guests};
-use crate::moves::tool;
+use crate::moves::{agent, tool};
 
 /// Proxmox VE.
 pub struct Proxmox;
@@ -29,6 +29,10 @@ impl Guests for Proxmox {
 
     fn start(&self, guest: &Guest) -> Vec<Command> {
         qm("start", guest)
+    }
+
+    fn mounts(&self, guest: &Guest) -> anyhow::Result<Vec<u8>> {
+        agent::mounts_by_qm(&guest.name)
     }
 
     fn hold(&self, guest: &Guest) -> Vec<Command> {

@@ -231,7 +231,7 @@ fn name_waiting(document: &Document, unit: bool, gone: &BTreeSet<(usize, usize)>
                 && plain.iter().position(|byte| *byte == b'=') == Some(plain.len() - name.len() - 1)
         });
         let assigns = if unit { plain.starts_with(b"Environment") } else { assigns };
-        if !is_free || plain.starts_with(b"#") || assigns {
+        if !is_free || plain.starts_with(b"#") || assigns || is_removal(plain) {
             continue;
         }
         if names.iter().any(|name| uses(plain, name)) {
@@ -244,6 +244,22 @@ fn name_waiting(document: &Document, unit: bool, gone: &BTreeSet<(usize, usize)>
             });
         }
     }
+}
+
+/// Whether a line does nothing but remove files, and succeeds where there are none: what the helper leaves is taken away before its start.
+fn is_removal(line: &[u8]) -> bool {
+    if line.iter().any(|byte| b";|&`()<>".contains(byte)) {
+        return false;
+    }
+    let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let first = words.next().unwrap_or_default();
+    let first = first.strip_prefix(b"ExecStartPre=").unwrap_or(first);
+    let may_fail = first.starts_with(b"-");
+    let program = first.rsplit(|byte| matches!(byte, b'/' | b'-')).next();
+    let is_forced = |word: &[u8]| {
+        word == b"--force" || word.starts_with(b"-") && !word.starts_with(b"--") && word.contains(&b'f')
+    };
+    program == Some(b"rm") && (may_fail || words.any(is_forced))
 }
 
 /// Whether `name` stands in a line as a whole word or path.
