@@ -2,7 +2,7 @@
 # What scripts/demo and scripts/test look at before they install or build anything. To be sourced; needs $root, the repository.
 
 # The packages of Debian 12 and 13 that have what is missing: the distribution's own `cargo` is older there.
-packages_of_debian="on Debian 12 and 13: apt-get install gcc cargo-web; elsewhere see https://rustup.rs"
+packages_of_debian="on Debian 12 and 13: apt-get install gcc cargo-web, on Debian 12 with its security updates (bookworm-security) as a source of apt; elsewhere see https://rustup.rs"
 
 # Ends with a message where the Rust toolchain, or the C linker that it calls, is missing or too old.
 need_toolchain() { # SCRIPT [test]
