@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # What scripts/demo and scripts/test look at before they install or build anything. To be sourced; needs $root, the repository.
 
+# An ordinary user of Debian's has no sbin in the search path, where getpcaps, losetup and mkfs are.
+PATH=$PATH:/usr/sbin:/sbin
+
 # The packages of Debian 12 and 13 that have what is missing: the distribution's own `cargo` is older there.
 packages_of_debian="on Debian 12 and 13: apt-get install gcc cargo-web, on Debian 12 with its security updates (bookworm-security) as a source of apt; elsewhere see https://rustup.rs"
 
