@@ -118,7 +118,9 @@ pub fn run(args: &ConvertArgs) -> Result<Outcome> {
     };
     let wanted = Wanted::of(args, begun.as_ref())?;
     if let Some(taken) = begun.as_ref().and_then(|begin| Wanted::taken(args, begin)) {
-        complain!("virtfs-proxy-helper: as this export's conversion was begun: {taken}");
+        complain!(
+            "virtfs-proxy-helper: the conversion of this export was started with these options, which are used again: {taken}"
+        );
     }
     if wanted.owner.uid == 0 {
         complain!(
@@ -205,7 +207,11 @@ impl Order<'_> {
             if blockers.is_empty() {
                 writeln!(out, "Dry run: nothing was changed. Run the same command with --apply to convert.")
             } else {
-                writeln!(out, "Nothing was changed, and nothing would be: {}", decide(&blockers))
+                writeln!(
+                    out,
+                    "Nothing was changed, and --apply would change nothing yet: {}",
+                    decide(&blockers)
+                )
             }
         })?;
         Ok(if blockers.is_empty() { Outcome::Clean } else { Outcome::Findings })

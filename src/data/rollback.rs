@@ -161,8 +161,8 @@ fn show(export: &Path, journal: &Journal) -> Result<()> {
         _ => "is converted in part",
     };
     say!(
-        "'{}' ({entries} entries recorded) {state}. Every entry would really be what the guest sees of it, as before the \
-         conversion; entries that the guest has made or changed since keep what it gave them.",
+        "'{}' ({entries} entries recorded) {state}. Every entry would get the owner, the mode and the type \
+         that the guest sees, as before the conversion; entries that the guest has made or changed since keep what it gave them.",
         text::escape_path(export)
     )?;
     say!("Dry run: nothing was changed. Run the same command with --apply to roll back.")
@@ -293,7 +293,7 @@ pub(super) fn apply(
     if !words.is_rollback {
         let all = [&counts.as_recorded, &counts.as_changed, &counts.unrecorded].map(count);
         say!(
-            "'{shown}' is unmapped: {} entries really are what the guest saw. To take it back: migrate convert --apply \
+            "'{shown}' is unmapped: {} entries have the owner, the mode and the type that the guest saw. To take it back: migrate convert --apply \
              --security-model={} --owner={}:{}",
             all.iter().sum::<u64>(),
             begin.security_model,

@@ -52,7 +52,7 @@ pub fn run(args: &UnmapArgs) -> Result<Outcome> {
     }
     hidden::refuse(&tree, None)?;
     idmap::refuse_unless_it_has(&tree, || Ok(count(&tree, args.from, args.work.jobs())?.owners))?;
-    let Some(guard) = guard else { return show(args, &tree, &journal) };
+    let Some(guard) = guard else { return show(args, &tree, &journal, begun.is_some()) };
     let journal = match begun {
         Some(journal) => journal,
         None => begin(args, &tree, &guard, &journal)?,
@@ -96,13 +96,16 @@ fn begun(path: &Path, tree: &Path) -> Result<Option<Journal>> {
     }
 }
 
-/// Tells what would be done.
-fn show(args: &UnmapArgs, tree: &Path, journal: &Path) -> Result<Outcome> {
+/// Tells what would be done. `goes_on` says that an earlier run has begun: what is left may be none of it mapped.
+fn show(args: &UnmapArgs, tree: &Path, journal: &Path, goes_on: bool) -> Result<Outcome> {
     let counts = count(tree, args.from, args.work.jobs())?;
+    if !goes_on {
+        ensure_mapped(&counts, args, tree)?;
+    }
     say!(
-        "'{}': {} of {} entries are mapped by security_model={}. They would really become what the guest sees of them; {} regular \
-         files would be replaced by the symbolic links, devices, FIFOs and sockets that they stand for. What the guest does not \
-         see (file capabilities, inode flags) does not come back: a rollback by the conversion's journal brings it back.",
+        "'{}': {} of {} entries are mapped by security_model={}. They would get the owner, the mode and the type that the guest \
+         sees; {} regular files would be replaced by the symbolic links, devices, FIFOs and sockets that they stand for. What the guest \
+         does not see (file capabilities, inode flags) does not come back: a rollback by the conversion's journal brings it back.",
         text::escape_path(tree),
         counts.mapped,
         counts.entries,
@@ -132,15 +135,21 @@ pub(super) fn count(tree: &Path, model: Model, jobs: usize) -> Result<Counts> {
     Ok(counts)
 }
 
-/// Begins: a journal that tells of the root alone.
-fn begin(args: &UnmapArgs, tree: &Path, root: &File, path: &Path) -> Result<Journal> {
+/// Refuses a tree in which nothing is mapped.
+fn ensure_mapped(counts: &Counts, args: &UnmapArgs, tree: &Path) -> Result<()> {
     ensure!(
-        count(tree, args.from, args.work.jobs())?.mapped > 0,
+        counts.mapped > 0,
         "nothing in '{}' is mapped by security_model={}: it was mapped by another model (--from), or copied by a tool that leaves user.* \
          attributes or .virtfs_metadata behind. Nothing was changed",
         text::escape_path(tree),
         args.from.name()
     );
+    Ok(())
+}
+
+/// Begins: a journal that tells of the root alone.
+fn begin(args: &UnmapArgs, tree: &Path, root: &File, path: &Path) -> Result<Journal> {
+    ensure_mapped(&count(tree, args.from, args.work.jobs())?, args, tree)?;
     if path.exists() {
         std::fs::remove_file(path).with_context(|| format!("removing {}", text::escape_path(path)))?;
     }

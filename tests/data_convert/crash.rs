@@ -21,10 +21,14 @@ pub fn alone(mut command: Command) -> Command {
     command
 }
 
+/// Whether everything is to be tried, however long it takes.
+pub fn is_all() -> bool {
+    std::env::var_os("CRASH_POINTS").is_some_and(|value| value == "all")
+}
+
 /// Calls to try of a run that makes so many.
 pub fn points(calls: usize, most: usize) -> Vec<usize> {
-    let all = std::env::var_os("CRASH_POINTS").is_some_and(|value| value == "all");
-    let step = if all { 1 } else { calls.div_ceil(most).max(1) };
+    let step = if is_all() { 1 } else { calls.div_ceil(most).max(1) };
     (1..=calls).step_by(step).collect()
 }
 

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::crash::{alone, points};
+use crate::crash::{alone, is_all, points};
 use crate::injector::{Meddling, run, run_watched};
 use crate::stage::{OWNER, Stage, success};
 
@@ -93,7 +93,76 @@ fn states() -> Vec<(&'static str, Stage)> {
     fs::copy(again.journal(), again.folder().join("earlier")).unwrap();
     success(&mut convert(&again));
     states.push(("converted again", again));
+    if is_all() {
+        states.extend(adoptions());
+        states.extend(unmappings());
+    }
     states
+}
+
+fn adopt(stage: &Stage) -> Command {
+    let mut adopt = crate::adopt::adopt(stage);
+    adopt.arg("--settle=0");
+    adopt
+}
+
+/// Converted, with files that the host has added since.
+fn added() -> Stage {
+    let stage = converted();
+    let folder = stage.export().join("new");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("file"), "added").unwrap();
+    symlink("target", folder.join("link")).unwrap();
+    let none = rustix::fs::XattrFlags::empty();
+    rustix::fs::lsetxattr(folder.join("file"), "security.capability", crate::knot::CAPABILITY, none).unwrap();
+    stage
+}
+
+/// Adoptions; the listings and the note that says that they are all are put on stable storage together.
+fn adoptions() -> Vec<(&'static str, Stage)> {
+    let mut states = Vec::new();
+    for (name, sync, calls) in [("adopted in part", 1, 12), ("nearly adopted", 0, 0)] {
+        let stage = added();
+        killed(&stage, added, adopt, sync, calls);
+        states.push((name, stage));
+    }
+    let stage = added();
+    success(&mut adopt(&stage));
+    states.push(("adopted", stage));
+    states
+}
+
+/// Converted, without the journal.
+fn left_alone() -> Stage {
+    let stage = converted();
+    fs::remove_file(stage.journal()).unwrap();
+    stage
+}
+
+fn unmap(stage: &Stage) -> Command {
+    let mut unmap = crate::unmap::unmap(stage, "mapped-xattr");
+    unmap.arg("--apply");
+    unmap
+}
+
+/// Unmappings, which have a journal of their own.
+fn unmappings() -> Vec<(&'static str, Stage)> {
+    let mut states = Vec::new();
+    for (name, sync, calls) in [("unmapped in part", 1, 20), ("nearly unmapped", 0, 0)] {
+        let stage = left_alone();
+        killed(&stage, left_alone, unmap, sync, calls);
+        states.push((name, stage));
+    }
+    let stage = left_alone();
+    success(&mut unmap(&stage));
+    states.push(("unmapped", stage));
+    states
+}
+
+/// The journal of what was done to an export last.
+fn journal(stage: &Stage) -> PathBuf {
+    let unmapping = stage.folder().join("export.virtfs-unmap-journal");
+    if unmapping.exists() { unmapping } else { stage.journal() }
 }
 
 /// Where the frames of a journal start, and where it ends or is torn.
@@ -188,8 +257,13 @@ fn answers(stage: &Stage, path: &Path) -> Vec<(&'static str, Option<i32>, String
     };
     let mut convert = command("convert");
     convert.args([OWNER]).args(crate::knot::ACCEPT);
+    let mut adopt = command("convert");
+    adopt.args(["--adopt", "--settle=0"]).args(crate::knot::ACCEPT);
+    let mut unmap = command("unmap");
+    unmap.args(["--from", "mapped-xattr"]);
     [("rollback", command("rollback")), ("verify", command("verify")), ("convert", convert)]
         .into_iter()
+        .chain([if journal(stage) == stage.journal() { ("adopt", adopt) } else { ("unmap", unmap) }])
         .map(|(verb, mut command)| {
             let output = command.output().unwrap();
             let said = String::from_utf8_lossy(&output.stdout).replace(&*path.to_string_lossy(), "JOURNAL");
@@ -222,7 +296,7 @@ fn prefixes(journal: &[u8], path: &Path) -> Vec<String> {
 /// What is as true as what was said by the journal that is not damaged.
 fn is_as_true(state: &str, verb: &str, said: &str) -> bool {
     // Nothing was changed yet, or nothing is any more, whichever part of the recording is left.
-    let is_original = ["recording", "rolled back"].contains(&state);
+    let is_original = ["recording", "rolled back", "unmapped"].contains(&state);
     let is_told =
         verb == "rollback" && said.contains("nothing to do") || verb == "convert" && said.contains("Dry run");
     is_original && is_told
@@ -237,7 +311,7 @@ fn no_damage_of_a_journal_makes_a_command_say_what_is_not_true() {
     let mut counts: BTreeMap<(&str, &str, Option<i32>), usize> = BTreeMap::new();
     for (state, stage) in states() {
         let path = stage.folder().join("damaged");
-        let whole = fs::read(stage.journal()).unwrap();
+        let whole = fs::read(journal(&stage)).unwrap();
         fs::write(&path, &whole).unwrap();
         let truth = answers(&stage, &path);
         let before = stage.snapshot();

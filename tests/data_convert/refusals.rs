@@ -232,8 +232,8 @@ const WANTED: [&str; 4] = ["--security-model=mapped-file", OWNER, "--fmode=0640"
 
 /// What a second run is given, its end on a converted export, and what it says.
 const SECOND_RUNS: [(&[&str], i32, &str); 9] = [
-    (&[], 0, "begun: --owner=64055:64056 --security-model=mapped-file --fmode=0640 --dmode=0750"),
-    (&[OWNER], 0, "begun: --security-model=mapped-file --fmode=0640 --dmode=0750"),
+    (&[], 0, "used again: --owner=64055:64056 --security-model=mapped-file --fmode=0640 --dmode=0750"),
+    (&[OWNER], 0, "used again: --security-model=mapped-file --fmode=0640 --dmode=0750"),
     (&WANTED, 0, "nothing to do"),
     (&["--owner=1:2"], 3, "with --owner=64055:64056 and not --owner=1:2."),
     (&["--owner=64055:2"], 3, "with --owner=64055:64056 and not --owner=64055:2."),
@@ -289,7 +289,7 @@ fn a_second_conversion_takes_what_is_left_open_from_the_first_and_refuses_what_d
         }
         if is_interrupted {
             let said = success(stage.command("convert").args(["--apply", "--progress=never"]));
-            assert!(said.contains("begun: --owner=64055:64056"), "{said}");
+            assert!(said.contains("used again: --owner=64055:64056"), "{said}");
         }
         stage.verify("converted with what was left open");
         success(&mut stage.rollback());

@@ -115,7 +115,10 @@ pub(super) fn decide(blockers: &[&Finding]) -> String {
             let subject = finding.subject.as_ref().map(|name| format!(":{}", text::escape(name)));
             format!("--accept={}{}", finding.kind.id, subject.unwrap_or_default())
         };
-        parts.push(format!("deal with these or agree to them by {}", list(&warnings, &option).join(" ")));
+        parts.push(format!(
+            "deal with the warnings, or accept them with {}",
+            list(&warnings, &option).join(" ")
+        ));
     }
     format!("{}.", parts.join("; "))
 }

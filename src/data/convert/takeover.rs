@@ -303,7 +303,7 @@ fn write_counts(additions: &Additions, out: &mut dyn std::io::Write) -> std::io:
         let left = counted(additions.left_count, "entry");
         writeln!(
             out,
-            "{left} left as they are, for what is said of them or of a directory around them: the guest can't use them."
+            "{left} left as they are: the guest can't use them. The messages about them, or about a directory around them, say why."
         )?;
     }
     let Some(first) = &additions.unmapped.first else { return Ok(()) };

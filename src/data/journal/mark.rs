@@ -95,8 +95,8 @@ pub fn is_possible(root: impl AsFd) -> bool {
 pub fn refuse_marked(root: impl AsFd, journal: &Path) -> Result<()> {
     let Some(Mark { id, stage, .. }) = Mark::of_export(root)? else { return Ok(()) };
     bail!(
-        "the export is marked as {} by the journal {id}, and {} is not it: name that journal by --journal. If it is lost and the \
-         files are known to be as they should be, remove the mark: setfattr -x {} EXPORT",
+        "the export is marked as {} by the journal {id}, and {} is another journal: name the right one with --journal. If that is \
+         lost, and you know that the files are as they should be, remove the mark: setfattr -x {} EXPORT",
         stage.name(),
         crate::text::escape_path(journal),
         ROOT.to_string_lossy()
