@@ -323,6 +323,9 @@ fn difference(old: &Move, new: &Move) -> Option<String> {
             return Some(format!("the change of {}'s configuration is another one", one.name));
         }
     }
+    if let Some(what) = edited(old, new) {
+        return Some(what);
+    }
     let exports = |one: &Move| -> Vec<_> {
         let key = |export: &super::document::Export| {
             (export.path.clone(), export.owner.clone(), export.security_model.clone(), export.converted)
@@ -335,6 +338,30 @@ fn difference(old: &Move, new: &Move) -> Option<String> {
     let units =
         |one: &Move| -> Vec<_> { one.helpers.iter().filter_map(|helper| helper.unit.clone()).collect() };
     (units(old) != units(new)).then(|| "the helpers' units have changed".to_owned())
+}
+
+/// What somebody has changed in the plan itself: its commands are made again from its answers, and an edit would do nothing.
+fn edited(old: &Move, new: &Move) -> Option<String> {
+    for (one, other) in old.guests.iter().zip(&new.guests) {
+        let commands =
+            |guest: &document::Guest| (guest.stop.clone(), guest.start.clone(), guest.running.clone());
+        if commands(one) != commands(other) {
+            return Some(format!(
+                "the commands of {} are not those that the plan was made with (`migrate plan --stop`, --start, --running): they have changed",
+                one.name
+            ));
+        }
+    }
+    // Whether guests and helpers run may be different, and with it the steps that stop and start them.
+    let is_fixed =
+        |step: &&Step| matches!(step.kind, Kind::Before | Kind::Convert | Kind::Adopt | Kind::Verify);
+    let steps = |one: &Move| -> Vec<_> {
+        let fixed = one.steps.iter().filter(is_fixed);
+        fixed.map(|step| (step.kind, step.about.clone(), step.run.clone(), step.undo.clone())).collect()
+    };
+    (steps(old) != steps(new)).then(|| {
+        "the steps about files are not those that `migrate plan` makes with the same options: they have changed".to_owned()
+    })
 }
 
 /// The steps that `apply`'s own options want.

@@ -165,6 +165,26 @@ fn nothing_is_done_where_something_has_changed_since_the_plan() {
     assert_eq!(said.status, Some(1), "{}", said.text);
     assert!(said.text.contains("vm.sh has changed since the plan; nothing was changed"), "{}", said.text);
     host.expect_up("proxy");
+    // An edit of the plan's own commands would do nothing.
+    fs::write(host.path("vm.sh"), &script).unwrap();
+    let plan = fs::read_to_string(host.path("plan.yaml")).unwrap();
+    let stop = host.path("stop");
+    for (old, new, reason) in [
+        (
+            format!("stop: {}", stop.display()),
+            "stop: /bin/true".to_owned(),
+            "the commands of toy are not those",
+        ),
+        ("    - convert\n".to_owned(), "    - check\n".to_owned(), "the steps about files are not those"),
+    ] {
+        assert!(plan.contains(&old), "{plan}");
+        fs::write(host.path("plan.yaml"), plan.replace(&old, &new)).unwrap();
+        let said = host.apply(None);
+        assert_eq!(said.status, Some(1), "{new}: {}", said.text);
+        assert!(said.text.contains(reason) && said.text.contains("nothing was changed"), "{}", said.text);
+        host.expect_up("proxy");
+    }
+    fs::write(host.path("plan.yaml"), plan).unwrap();
     // Without a terminal and --yes it is shown, and nothing is done.
     fs::write(host.path("vm.sh"), script).unwrap();
     let said = host.migrate(&["apply", "plan.yaml"], None);
