@@ -28,6 +28,12 @@ const MAX_DEPTH: usize = 6;
 /// The longest text that lexers take apart, in bytes.
 const MAX_TEXT: usize = 512 << 10;
 
+/// More words than the command line of any guest has. Each is kept with the places of its bytes, which takes many times as much.
+pub const MAX_WORDS: usize = 20_000;
+
+/// Why a command is not read that has more words than that.
+pub const TOO_MANY_WORDS: &str = "it has a command of more than 20000 words: split it";
+
 /// What no text of ours lacks.
 pub const MARKS: &[&[u8]] =
     &[b"fsdev", b"virtfs", b"fsdriver", b"virtfs-proxy-helper", b"fs_driver", b"proxy,"];

@@ -42,7 +42,7 @@ const MAX_DOCUMENT: usize = 1 << 20;
 const MAX_UNNAMED: usize = 64 << 10;
 
 /// More lines and commas than any configuration has: each value takes hundreds of bytes.
-const MAX_VALUES: usize = 40_000;
+const MAX_VALUES: usize = 20_000;
 
 /// More open brackets than any configuration has, those in its texts counted in.
 const MAX_BRACKETS: usize = 1000;

@@ -50,6 +50,18 @@ pub(super) fn user(path: &Path, own: &[u8], beside: &dyn Beside) -> Option<Strin
         .then(|| surroundings::user(path, own, beside))?
 }
 
+/// More lines than any unit has.
+const MAX_LINES: usize = 20_000;
+
+/// Stops at a unit with more settings than any has, if it could hold something of ours.
+fn refuse_many_lines(document: &Document, beside: Option<&dyn Beside>) -> Result<(), Unreadable> {
+    let lines = memchr::memchr_iter(b'\n', document.bytes).count();
+    if lines <= MAX_LINES || !is_candidate(document, beside) {
+        return Ok(());
+    }
+    Err(Unreadable { line: None, reason: format!("it has more than {MAX_LINES} lines: split it") })
+}
+
 impl Format for Systemd {
     fn name(&self) -> &'static str {
         "systemd"
@@ -68,6 +80,7 @@ impl Format for Systemd {
         if commands::is_long(document.bytes) {
             return Ok(Reading::default());
         }
+        refuse_many_lines(document, beside)?;
         let masked = Masked::of_bracketed(document, true);
         let entries = lines::entries(masked.bytes());
         let lex = |unit: &Document| {
@@ -108,6 +121,7 @@ impl Format for Systemd {
         if !is_candidate(document, beside) || commands::is_long(document.bytes) {
             return Ok(Edits::default());
         }
+        refuse_many_lines(document, beside).map_err(Unreadable::refusal)?;
         let masked = Masked::of_bracketed(document, true);
         let plain = Document { bytes: masked.bytes(), ..*document };
         let entries = lines::entries(plain.bytes);

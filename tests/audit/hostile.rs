@@ -19,7 +19,7 @@ const MOST_MEMORY: u64 = 512 << 10;
 const MOST_FOR_SHARES: u64 = 12 << 10;
 
 /// What an audit may take for one large file, in KiB, beside what it takes for an empty folder.
-const MOST_FOR_ONE_FILE: u64 = 48 << 10;
+const MOST_FOR_ONE_FILE: u64 = 24 << 10;
 
 /// What the audit of a folder says, within [`MOST_MEMORY`].
 #[track_caller]
@@ -67,18 +67,36 @@ fn one_large_file_takes_little_memory_in_each_format() {
     let items = "  - name: item\n    value: some text that is here\n";
     // Longer ones are not read, and say so.
     let files = [
-        ("words.sh", large(511 * KIB, &format!("#!/bin/sh\n{q}"), " -drive file=/a", "\n"), true),
+        ("words.sh", large(144 * KIB, &format!("#!/bin/sh\n{q}"), " -drive file=/a", "\n"), true),
+        ("more.sh", large(511 * KIB, &format!("#!/bin/sh\n{q}"), " -a", "\n"), false),
+        ("long.service", large(511 * KIB, &format!("[Service]\nExecStart={q}"), " -a b", "\n"), false),
+        ("lines.sh", large(511 * KIB, "#!/bin/sh\n", "echo a\n", &format!("{q}\n")), true),
         (
-            "a.service",
-            large(511 * KIB, "[Service]\n", "Environment=A=value\n", &format!("ExecStart={q}\n")),
+            "a.py",
+            large(
+                140 * KIB,
+                "a = ['-virtfs', 'proxy,id=f,socket=/run/a,mount_tag=t']\n",
+                "b = ['a', 'b']\n",
+                "",
+            ),
             true,
         ),
-        ("a.toml", large(511 * KIB, &format!("[vm]\ncommand=\"{q}\"\n"), "[a]\nkey=\"text\"\n", ""), true),
+        (
+            "a.service",
+            large(380 * KIB, "[Service]\n", "Environment=A=value\n", &format!("ExecStart={q}\n")),
+            true,
+        ),
+        (
+            "b.service",
+            large(511 * KIB, "[Service]\n", "Environment=A=value\n", &format!("ExecStart={q}\n")),
+            false,
+        ),
+        ("a.toml", large(280 * KIB, &format!("[vm]\ncommand=\"{q}\"\n"), "[a]\nkey=\"text\"\n", ""), true),
         ("a.cfg", large(4096 * KIB, "[fsdev \"f\"]\n  fsdriver = \"proxy\"\n", section, ""), false),
-        ("a.json", large(600 * KIB, &format!("{{\"vm\": \"{q}\", \"l\": [\n"), values, "1]}\n"), true),
+        ("a.json", large(300 * KIB, &format!("{{\"vm\": \"{q}\", \"l\": [\n"), values, "1]}\n"), true),
         ("b.json", large(4000 * KIB, &format!("{{\"vm\": \"{q}\", \"l\": [\n"), values, "1]}\n"), false),
         ("flow.yaml", large(1000 * KIB, &format!("vm: \"{q}\"\nl: ["), "a,", "]\n"), false),
-        ("a.yaml", large(600 * KIB, &format!("vm: \"{q}\"\nl:\n"), items, ""), true),
+        ("a.yaml", large(460 * KIB, &format!("vm: \"{q}\"\nl:\n"), items, ""), true),
         ("domains.xml", large(200 * KIB, "", &one, ""), true),
         ("one.xml", large(1500 * KIB, open, "<a b='c'>text, which is long enough</a>", "</domain>\n"), true),
         ("nodes.xml", large(15 << 20, open, "<a/>", "</domain>\n"), false),
@@ -307,7 +325,7 @@ fn multiplying() -> Vec<(&'static str, String, bool)> {
         ),
         ("sources.sh", format!("{long}{}", ". /etc/services\n".repeat(20_000)), true),
         ("list.yaml", format!("proxy: &a\n{list}x:\n{lists}"), true),
-        ("sum.py", format!("a = [\"-fsdev\", \"proxy,id=f,socket=/a\"{}]", "+\"x\"".repeat(100_000)), false),
+        ("sum.py", format!("a = [\"-fsdev\", \"proxy,id=f,socket=/a\"{}]", "+\"x\"".repeat(100_000)), true),
         ("settings.cfg", "9p_fs_driver = proxy\n".repeat(25_000), true),
         ("ini.conf", format!("[a]\ncommand=-fsdev proxy,\n{}", " x\n".repeat(500_000)), true),
         (

@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use super::languages::{Escapes, Language, PYTHON, Quote};
 use crate::share::backend::Backend;
-use crate::share::bounds::spend;
+use crate::share::bounds::{cut, spend};
 use crate::sources::chars::{Char, Chars, Command, Embedded, Lexed, Word, unknown, verbatim};
+use crate::sources::commands::MAX_WORDS;
 use crate::sources::mention;
 use crate::sources::shell::split;
 use crate::sources::spelling::Spelt;
@@ -15,10 +16,20 @@ use crate::sources::templates::{balanced, dollar};
 /// The longest expression in or behind a literal that is looked at, in bytes.
 const LONGEST: usize = 512;
 
+/// Why a program is not read to its end: each literal is kept with the places of its bytes.
+const TOO_MANY_LITERALS: &str = "it has more than 20000 texts, and was not read further: split it";
+
 /// Takes the literals of a program. Those inside the same brackets make one list.
 pub fn lex(file: &[u8], language: &Language) -> Lexed {
-    let mut lexer =
-        Lexer { file, language, lexed: Lexed::default(), words: Vec::new(), open: Vec::new(), joins: false };
+    let mut lexer = Lexer {
+        file,
+        language,
+        lexed: Lexed::default(),
+        words: Vec::new(),
+        open: Vec::new(),
+        joins: false,
+        literals: 0,
+    };
     // What no line closes from here on, none closes further down.
     let mut unclosed: HashSet<&[u8]> = HashSet::new();
     let mut at = 0;
@@ -28,6 +39,11 @@ pub fn lex(file: &[u8], language: &Language) -> Lexed {
             continue;
         }
         if let Some(quote) = language.quote(file, at) {
+            lexer.literals += 1;
+            if lexer.literals > MAX_WORDS {
+                cut(TOO_MANY_LITERALS);
+                break;
+            }
             at = lexer.string(at, quote);
             continue;
         }
@@ -76,6 +92,8 @@ struct Lexer<'a> {
     open: Vec<bool>,
     /// Whether the next literal goes on with the last one.
     joins: bool,
+    /// How many there were.
+    literals: usize,
 }
 
 impl Lexer<'_> {
@@ -102,7 +120,7 @@ impl Lexer<'_> {
         }
         let words = std::mem::take(&mut self.words);
         if !words.is_empty() {
-            self.lexed.commands.push(Command { words: options_apart(&words), guest: None });
+            self.lexed.commands.push(Command { words: options_apart(words), guest: None });
         }
     }
 
@@ -150,14 +168,23 @@ impl Lexer<'_> {
         let mut lexed = self.lexed;
         // A list that is made in pieces: what belongs together stands apart.
         let mut all: Vec<Word> = Vec::new();
-        let mut pieces = lexed.commands.iter().map(|command| &command.words).peekable();
+        let mut pieces = std::mem::take(&mut lexed.commands).into_iter().peekable();
         let starts = |words: &[Word]| words.first().is_some_and(|word| word.bytes().starts_with(b"-"));
-        while let Some(words) = pieces.next() {
+        while let Some(piece) = pieces.next() {
+            let words = &piece.words;
             // An option without its value would take the next option for it.
             let dangling =
-                words.len() == 1 && starts(words) && pieces.peek().is_some_and(|next| starts(next));
-            if !dangling {
-                all.extend(words.iter().cloned());
+                words.len() == 1 && starts(words) && pieces.peek().is_some_and(|next| starts(&next.words));
+            // A list that says nothing by itself is kept in the whole alone.
+            let is_candidate = words.iter().any(|word| word.contains(Backend::sought().name()));
+            match (dangling, is_candidate) {
+                (false, false) => all.extend(piece.words),
+                (false, true) => {
+                    all.extend(words.iter().cloned());
+                    lexed.commands.push(piece);
+                }
+                (true, true) => lexed.commands.push(piece),
+                (true, false) => {}
             }
         }
         lexed.commands.push(Command { words: all, guest: None });
@@ -269,7 +296,7 @@ pub fn words(file: &[u8], range: Range<usize>) -> Vec<Word> {
         at = end;
         words.extend(chars.map(|chars| Word { chars, span }));
     }
-    options_apart(&words)
+    options_apart(words)
 }
 
 /// How long the expression is that stands at `at` as an element by itself: a variable, an element of a list, a call. Its
@@ -311,9 +338,12 @@ fn is_plain(text: Option<&[u8]>) -> bool {
 }
 
 /// The words of a list, in which an option may stand with its value in one literal: `"-fsdev proxy,…"`.
-fn options_apart(words: &[Word]) -> Vec<Word> {
+fn options_apart(words: Vec<Word>) -> Vec<Word> {
     let joined = |word: &Word| word.has_blank() && word.bytes().trim_ascii().starts_with(b"-");
-    words.iter().flat_map(|word| if joined(word) { split(&word.chars) } else { vec![word.clone()] }).collect()
+    if !words.iter().any(joined) {
+        return words;
+    }
+    words.into_iter().flat_map(|word| if joined(&word) { split(&word.chars) } else { vec![word] }).collect()
 }
 
 fn line_end(file: &[u8], at: usize) -> usize {

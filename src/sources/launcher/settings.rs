@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::sources::chars::{Char, Chars, Embedded, Lexed, verbatim};
+use crate::sources::chars::{Char, Chars, Embedded, Lexed, bytes, verbatim};
 use crate::sources::commands;
 use crate::sources::spelling::Spelt;
 
@@ -16,7 +16,9 @@ pub fn lex(file: &[u8]) -> Option<Lexed> {
     if !said.first().is_some_and(|(_, text)| is_section(text)) {
         return None;
     }
-    let mut settings: Vec<Chars> = Vec::new();
+    let mut lexed = Lexed::default();
+    // The setting that the next line may go on with: only those that can hold something are kept.
+    let mut setting: Option<Chars> = None;
     let mut spelt = Spelt::Verbatim;
     for (line, text) in said {
         if is_section(text) {
@@ -25,23 +27,23 @@ pub fn lex(file: &[u8]) -> Option<Lexed> {
         }
         let own = |range: Range<usize>| own(file, range, spelt);
         if text.first().is_some_and(u8::is_ascii_whitespace) {
-            let setting = settings.last_mut()?;
+            let setting = setting.as_mut()?;
             let gap = setting.last().map_or(line.start, |last| last.end as usize);
             let indent = text.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
             setting.push(Char::new(b' ', gap..line.start + indent, spelt));
             setting.extend(own(line.start + indent..line.end));
         } else {
-            settings.push(own(value(text).map_or(line.clone(), |at| line.start + at..line.end)));
+            let next = own(value(text).map_or(line.clone(), |at| line.start + at..line.end));
+            lexed.embedded.extend(setting.replace(next).and_then(candidate));
         }
     }
-    let mut lexed = Lexed::default();
-    for chars in settings {
-        let text: Vec<u8> = chars.iter().map(|c| c.byte).collect();
-        if commands::is_candidate(&text) {
-            lexed.embedded.push(Embedded { chars, name: None, guest: None });
-        }
-    }
+    lexed.embedded.extend(setting.and_then(candidate));
     Some(lexed)
+}
+
+/// A setting that can hold something.
+fn candidate(chars: Chars) -> Option<Embedded> {
+    commands::is_candidate(&bytes(&chars)).then_some(Embedded { chars, name: None, guest: None })
 }
 
 /// How the settings of a section are spelt.

@@ -298,6 +298,9 @@ impl<'a> Lexer<'a> {
             return Ok(true);
         }
         simple.words.extend(fields.words);
+        if simple.words.len() > commands::MAX_WORDS {
+            return Err(unreadable(self.file, start, commands::TOO_MANY_WORDS));
+        }
         Ok(false)
     }
 }

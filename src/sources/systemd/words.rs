@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::share::bounds::spend;
 use crate::sources::Unreadable;
 use crate::sources::chars::{Char, Chars, Lines, Via, Word, offset, span, through};
+use crate::sources::commands::{MAX_WORDS, TOO_MANY_WORDS};
 use crate::sources::spelling::Spelt;
 
 /// What stands in front of a program's path and says how it is run.
@@ -216,6 +217,11 @@ impl Unit {
             }
             if at >= value.len() {
                 return Ok(words);
+            }
+            if words.len() == MAX_WORDS {
+                let place = value.get(at).map_or(0, |c| c.start as usize);
+                let line = Some(Lines::new(file).line(place));
+                return Err(Unreadable { line, reason: TOO_MANY_WORDS.to_owned() });
             }
             words.push(self.word(file, value, &mut at)?);
         }
