@@ -7,7 +7,7 @@ use crate::exit::Outcome;
 pub fn run(verb: MigrateVerb) -> Outcome {
     let result = match verb {
         MigrateVerb::Audit(args) => crate::sources::audit::run(&args),
-        MigrateVerb::Config(args) => crate::sources::config(&args),
+        MigrateVerb::Config(args) => crate::sources::config::run(&args),
         MigrateVerb::Check(args) => crate::data::check(&args),
         MigrateVerb::Convert(args) => crate::data::convert(&args),
         MigrateVerb::Verify(args) => crate::data::verify(&args),

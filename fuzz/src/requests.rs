@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use virtfs_proxy_helper::helper::identity::{IdMaps, Identity};
 use virtfs_proxy_helper::helper::operations::{Answer, Operations, REPLY};
 use virtfs_proxy_helper::helper::protocol::{Frame, HEADER, Request};
-use virtfs_proxy_helper::helper::sandbox::{Access, Directory, Sandbox, enter};
-use virtfs_proxy_helper::helper::seccomp::Seccomp;
+use virtfs_proxy_helper::helper::isolation::{Access, Sandbox, Seccomp};
+use virtfs_proxy_helper::helper::sandbox::{Directory, enter};
 use virtfs_proxy_helper::helper::sticky::ProtectedRegular;
 
 /// The most requests that one input may hold: each takes a while.

@@ -68,7 +68,7 @@ pub fn of(
         }
         Manager::Proxmox => return said("root", "Proxmox VE"),
         Manager::Systemd => {
-            if let Some(user) = crate::sources::user_of(&files_of(found)) {
+            if let Some(user) = crate::sources::config::user_of(&files_of(found)) {
                 return said(&user, "the unit's files");
             }
             if let Some(values) = manager::properties(&by.name, &["LoadState", "User", "Group"])
@@ -81,7 +81,7 @@ pub fn of(
             }
         }
         Manager::Incus | Manager::Commands => {
-            if let Some(user) = crate::sources::user_of(&files_of(found)) {
+            if let Some(user) = crate::sources::config::user_of(&files_of(found)) {
                 return said(&user, "its configuration");
             }
         }

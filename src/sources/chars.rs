@@ -6,11 +6,9 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::containers::{Container, UserMap};
-use super::expansions::Expansions;
-use super::spelling::Spelt;
+use super::expansions::{Expansions, Via};
+use super::quote_style::Spelt;
 use crate::share::argv::Arg;
-use crate::share::rewrite::Edit;
 
 /// One byte of text, and where it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,19 +32,6 @@ pub struct Char {
 
 /// How many levels of expansions a [`Char`] knows, its own place included.
 pub const LEVELS: usize = 5;
-
-/// An expansion: where the variable is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Via {
-    /// The bytes of the file that spell the expansion, from…
-    pub start: u32,
-    /// …to.
-    pub end: u32,
-    /// What escapes a new byte needs there.
-    pub spelt: Spelt,
-    /// Whether the expansion makes several words, so that it can't be replaced by one text.
-    pub several: bool,
-}
 
 /// Text with its place.
 pub type Chars = Vec<Char>;
@@ -261,32 +246,6 @@ impl Embedded {
         let start = if behind == b"=-" { length + 1 } else { 0 };
         Self { chars: chars.get(start..).unwrap_or_default().to_vec(), ..Self::default() }
     }
-}
-
-/// What a lexer found in a file.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Lexed {
-    /// Argument lists, the most telling ones first: the same argument may be in several.
-    pub commands: Vec<Command>,
-    /// Documents in the document.
-    pub embedded: Vec<Embedded>,
-    /// Containers that the document describes otherwise than by an engine's command line.
-    pub containers: Vec<Container>,
-    /// Services that are not started without the helper.
-    pub required: Vec<Required>,
-    /// The users that Docker's containers are on the host.
-    pub user_map: Option<UserMap>,
-}
-
-/// A service that is not started without the helper.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Required {
-    /// The bytes of the file that say it.
-    pub span: Range<usize>,
-    /// The setting: `depends_on: helper`.
-    pub said: String,
-    /// How to take it out, where that is certain.
-    pub edits: Vec<Edit>,
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-use super::chars::{Command, Lexed, Word, verbatim};
-use super::spelling::Spelt;
-use super::{Beside, Document, Format, Reading, Unreadable, commands};
+use super::chars::{Command, Word, verbatim};
+use super::commands;
+use super::format::{Beside, Document, Format, Reading, Unreadable};
+use super::lexed::Lexed;
+use super::quote_style::Spelt;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 
 /// NUL-separated arguments.

@@ -6,11 +6,14 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::chars::{Command, Embedded, Lexed, Lines, Required, Word, span, unknown_parts};
+use super::chars::{Command, Embedded, Lines, Word, span, unknown_parts};
 use super::containers::{self, Container};
+use super::format::{Document, Format, Reading, Unreadable};
+use super::lexed::{Lexed, Required};
 use super::mention::says_word;
-use super::spelling::{Spelt, respell};
-use super::{Document, Format, Reading, Unreadable, templates, wrappers};
+use super::quote_style::Spelt;
+use super::spelling::respell;
+use super::{templates, wrappers};
 use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, Arg, ArgvShare, Splice};
 use crate::share::backend::Backend;
@@ -482,7 +485,7 @@ fn candidates<'a>(lexed: &'a Lexed, own: &'a [Range<usize>]) -> impl Iterator<It
 fn inside(embedded: &Embedded) -> (&'static dyn Format, Vec<u8>) {
     let bytes: Vec<u8> = embedded.chars.iter().map(|c| c.byte).collect();
     let document = Document { path: embedded.name.as_deref(), bytes: &bytes };
-    let format = super::recognise(&document).unwrap_or(&super::shell::Shell);
+    let format = super::registry::recognise(&document).unwrap_or(&super::shell::Shell);
     (format, bytes)
 }
 

@@ -25,12 +25,12 @@ use anyhow::{Context, anyhow, bail};
 use self::reading::Held;
 use super::audit::{EMPTY, Host, MAX_FILE, can_hold_all};
 use super::elsewhere::Recorder;
+use super::format::{Beside, Document, Format as _, Reading};
 use super::join::{self, Joined, Servers};
 use super::launcher::Launcher;
 use super::libvirt::{Libvirt, is_saved_image};
 use super::mention::first_unread;
 use super::proved::{self, Rewritten};
-use super::{Beside, Document, Format as _, Reading};
 use crate::data::devices::multidevs_of;
 use crate::exit::Outcome;
 use crate::share::local::Options;
@@ -45,7 +45,7 @@ use crate::text::{escape, escape_path, shell_word};
 const LARGEST_IMAGE: u64 = 64 << 20;
 
 /// Runs `migrate config`.
-pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
+pub fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     if let Some(why) = virtiofs::wrong_options(args) {
         complain!("virtfs-proxy-helper: {why}");
         return Ok(Outcome::Usage);
@@ -139,7 +139,7 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
 }
 
 /// The user that QEMU runs as, where files say it; `None` where none does, or they say different users.
-pub(super) fn user_of(files: &[PathBuf]) -> Option<String> {
+pub fn user_of(files: &[PathBuf]) -> Option<String> {
     let host = Host::new(None).ok()?;
     let mut users = BTreeSet::new();
     for path in files {

@@ -7,8 +7,8 @@ use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use super::chars::{Chars, Lines, Word, bytes};
-use super::spelling::Spelt;
-use super::{Beside, Document, path_of};
+use super::format::{Beside, Document, path_of};
+use super::quote_style::Spelt;
 use crate::share::Place;
 use crate::share::helper::Helper;
 use crate::share::invocation::{self, Invocation, Text, is_helper};
@@ -576,7 +576,7 @@ mod tests {
     struct Files(&'static [(&'static str, &'static str)]);
 
     impl Beside for Files {
-        fn file(&self, path: &Path) -> Result<Option<Vec<u8>>, crate::sources::Unreadable> {
+        fn file(&self, path: &Path) -> Result<Option<Vec<u8>>, crate::sources::format::Unreadable> {
             let found = self.0.iter().find(|(name, _)| path == Path::new(name));
             Ok(found.map(|(_, text)| text.as_bytes().to_vec()))
         }

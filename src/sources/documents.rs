@@ -6,25 +6,28 @@
 mod commands;
 mod compose;
 mod containers;
+mod depth;
 mod dialects;
 mod required;
 mod scalars;
 mod stream;
 mod tree;
+mod words;
 
 use std::os::unix::ffi::OsStrExt;
 
 use serde::Deserialize;
 
+use self::depth::refuse_deep;
 use self::tree::{Node, Value};
+use super::format::{Beside, Document, Format, Reading, Unreadable};
 use super::launcher::is_prose;
 use super::naming::tells_format;
-use super::{Beside, Document, Format, Reading, Unreadable};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::share::view::By;
-use crate::sources::chars::Lexed;
 use crate::sources::commands::{is_candidate, read, rewrite};
 use crate::sources::containers::UserMap;
+use crate::sources::lexed::Lexed;
 use crate::sources::templates::Masked;
 use crate::text::escape;
 
@@ -43,9 +46,6 @@ const MAX_UNNAMED: usize = 64 << 10;
 
 /// More lines and commas than any configuration has: each value takes hundreds of bytes.
 const MAX_VALUES: usize = 20_000;
-
-/// More open brackets than any configuration has, those in its texts counted in.
-const MAX_BRACKETS: usize = 1000;
 
 impl Format for Documents {
     fn name(&self) -> &'static str {
@@ -216,23 +216,6 @@ fn lex(document: &Document) -> Result<Lexed, Unreadable> {
         dialects::restore(bytes, &mut lexed);
         Ok(lexed)
     })
-}
-
-/// Stops at brackets that nest deeper than any document's: parsers take time by the square of their depth.
-fn refuse_deep(bytes: &[u8]) -> Result<(), Unreadable> {
-    let mut depth = 0_usize;
-    for (at, byte) in bytes.iter().enumerate() {
-        match byte {
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > MAX_BRACKETS {
-            let line = Some(super::chars::Lines::new(bytes).line(at));
-            return Err(Unreadable { line, reason: "its brackets nest too deep".to_owned() });
-        }
-    }
-    Ok(())
 }
 
 /// Whether the document is well-formed, by serde_yaml.

@@ -7,8 +7,9 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::format::{Beside, Document, Unreadable};
 use super::mention::spells_word;
-use super::{Beside, Document, Unreadable, recognise_named};
+use super::registry::recognise_named;
 use crate::share::backend::Backend;
 use crate::share::bounds::bounded;
 use crate::share::rewrite::Refusal;

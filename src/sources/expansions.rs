@@ -8,11 +8,24 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use super::chars::Via;
+use super::quote_style::Spelt;
 use crate::share::bounds::document;
 
 /// How many expansions of a way are kept, the outermost ones: a variable that is made of itself again and again has ways without end.
 const MOST: usize = 4;
+
+/// An expansion: where the variable is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Via {
+    /// The bytes of the file that spell the expansion, from…
+    pub start: u32,
+    /// …to.
+    pub end: u32,
+    /// What escapes a new byte needs there.
+    pub spelt: Spelt,
+    /// Whether the expansion makes several words, so that it can't be replaced by one text.
+    pub several: bool,
+}
 
 /// A way through expansions, the outermost first; none by default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -86,7 +99,7 @@ impl Table {
 mod tests {
     use super::*;
     use crate::share::bounds::bounded;
-    use crate::sources::spelling::Spelt;
+    use crate::sources::quote_style::Spelt;
 
     #[test]
     fn a_way_is_told_as_it_was_made_and_forgotten_with_its_document() {

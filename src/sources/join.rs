@@ -8,8 +8,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::systemd::unescape;
-use super::{Listener, path_of};
+use super::format::{Listener, path_of};
+use super::unit_names::{unescape, unit_of};
 use crate::report::spool::Rows;
 use crate::share::helper::Helper;
 use crate::share::{ExportFrom, ExportPath, Share, Transport};
@@ -179,17 +179,6 @@ fn claim(helper: &Helper, socket: &Path, listeners: &[Listener]) -> Option<PathB
         }
         None => own.find(|own| plain(&own.socket) == socket).and_then(|_| helper.export.clone()),
     }
-}
-
-/// The unit that a file or a drop-in of it describes, without suffix and instance.
-pub fn unit_of(file: &Path) -> Option<String> {
-    let parent = file.parent().and_then(|parent| parent.file_name()?.to_str());
-    let name = match parent.and_then(|parent| parent.strip_suffix(".d")) {
-        Some(unit) if unit.ends_with(".service") || unit.ends_with(".socket") => unit,
-        _ => file.file_name()?.to_str()?,
-    };
-    let name = name.rsplit_once('.').map_or(name, |(name, _)| name);
-    Some(name.split('@').next().unwrap_or(name).to_owned())
 }
 
 /// The instance by which a template unit's socket becomes `socket`.

@@ -5,17 +5,19 @@
 mod avocado;
 mod image;
 mod languages;
+mod lines;
 mod listing;
 mod literals;
 mod makefile;
 mod settings;
 
-use std::ops::Range;
-
-use super::chars::{Command, Embedded, Lexed, verbatim};
-use super::spelling::Spelt;
+use self::lines::logical_lines;
+use super::chars::{Command, Embedded, verbatim};
+use super::commands;
+use super::format::{Beside, Document, Format, Reading, Unreadable};
+use super::lexed::Lexed;
+use super::quote_style::Spelt;
 use super::templates::{Masked, all_expressions};
-use super::{Beside, Document, Format, Reading, Unreadable, commands};
 use crate::share::backend::Backend;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::sources::shell;
@@ -177,30 +179,6 @@ fn by_lines(file: &[u8]) -> Lexed {
         }
     }
     lexed
-}
-
-/// The bytes of each line with its continuations, but for comments.
-fn logical_lines(file: &[u8]) -> Vec<Range<usize>> {
-    let mut all = Vec::new();
-    let mut at = 0;
-    while at < file.len() {
-        let start = at;
-        loop {
-            let rest = file.get(at..).unwrap_or_default();
-            let length = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
-            let line = rest.get(..length).unwrap_or_default();
-            at += length + 1;
-            if at >= file.len() || !line.trim_ascii_end().ends_with(b"\\") {
-                break;
-            }
-        }
-        let end = at.min(file.len());
-        let text = file.get(start..end).unwrap_or_default();
-        if !matches!(text.trim_ascii_start().first(), Some(b'#' | b';')) {
-            all.push(start..end);
-        }
-    }
-    all
 }
 
 #[cfg(test)]

@@ -20,8 +20,8 @@ mod spelling;
 
 use std::path::Path;
 
+use super::format::{Beside, Document, Format, Reading, Unreadable};
 use super::mention::can_hold;
-use super::{Beside, Document, Format, Reading, Unreadable};
 use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, ArgvShare};
 use crate::share::backend::Backend;

@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::Document;
+use super::format::Document;
 use super::launcher::is_language;
 
 /// Extensions that tell a format, and those of documentation, besides the programming languages'.

@@ -4,8 +4,8 @@
 #![forbid(unsafe_code)]
 
 use super::chars::Lines;
+use super::format::{Beside, Document, Format, Reading, Unreadable};
 use super::templates::refuse_cut;
-use super::{Beside, Document, Format, Reading, Unreadable};
 use crate::share::backend::Backend;
 use crate::share::bounds::bounded;
 use crate::share::rewrite::{Edit, Edits, Moved, Refusal, Rewrite, apply};
@@ -224,7 +224,7 @@ mod tests {
 
     fn answered(name: &str, text: &str, readonly: Option<bool>) -> Result<String, String> {
         let document = Document { path: Some(std::path::Path::new(name)), bytes: text.as_bytes() };
-        let format = crate::sources::recognise_named(&document).ok_or("of no format")?;
+        let format = crate::sources::registry::recognise_named(&document).ok_or("of no format")?;
         let shares = format.read(&document).map_err(|error| error.to_string())?.shares;
         let how = Rewrite {
             exports: vec![(b"n".to_vec(), "/srv/n".into())],

@@ -1,9 +1,11 @@
 //! Proxmox VE's guest configurations: `args:`, in the guest's own section, the pending one and each snapshot's.
 
-use super::chars::{Char, Chars, Command, Lexed, Lines, Word, verbatim};
-use super::spelling::Spelt;
+use super::chars::{Char, Chars, Command, Lines, Word, verbatim};
+use super::commands;
+use super::format::{Beside, Document, Format, Reading, Unreadable};
+use super::lexed::Lexed;
+use super::quote_style::Spelt;
 use super::templates::Masked;
-use super::{Beside, Document, Format, Reading, Unreadable, commands};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 
 /// Guest configurations below /etc/pve/qemu-server.

@@ -6,9 +6,10 @@ mod lines;
 
 use std::path::Path;
 
+use super::commands;
+use super::format::{Beside, Document, Format, Reading, Unreadable};
 use super::managed::Managed;
 use super::templates::all_expressions;
-use super::{Beside, Document, Format, Reading, Unreadable, commands};
 use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, Arg, ArgvShare};
 use crate::share::local::{self, Options, Unsayable, quotable};

@@ -9,10 +9,11 @@ pub use env::split;
 
 use std::path::Path;
 
-use super::chars::Lexed;
+use super::commands;
 use super::containers::UserMap;
+use super::format::{Beside, Document, Format, Reading, Unreadable};
+use super::lexed::Lexed;
 use super::templates::Masked;
-use super::{Beside, Document, Format, Reading, Unreadable, commands};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 
 /// Shell scripts.

@@ -2,16 +2,20 @@
 
 mod lines;
 pub mod sandbox;
+pub mod setting;
 mod starting;
 mod surroundings;
 mod words;
 
 use std::path::{Path, PathBuf};
 
-use super::chars::{Chars, Command, Embedded, Lexed, Word, bytes, span};
+use super::chars::{Chars, Command, Embedded, Word, bytes, span};
+use super::commands;
 use super::containers::{Container, UserMap, Volume, variable};
+use super::format::{Beside, Document, Format, Listener, Reading, Unreadable, path_of};
+use super::lexed::Lexed;
 use super::templates::Masked;
-use super::{Beside, Document, Format, Listener, Reading, Unreadable, commands, path_of};
+use super::unit_names::unit_of;
 use crate::share::bounds::spend;
 use crate::share::helper::Helper;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
@@ -20,7 +24,6 @@ use lines::Entry;
 pub use starting::{view_of_daemon, view_of_starter};
 pub use surroundings::FOLDERS;
 use words::Unit;
-pub use words::unescape;
 
 /// Units, drop-ins and quadlets.
 pub struct Systemd;
@@ -254,10 +257,10 @@ fn listeners(document: &Document, entries: &[Entry]) -> Vec<Listener> {
     let unit = Unit::new(document.path);
     let value = |entry: &Entry| unit.resolved_in_part(bytes(&entry.value).trim_ascii());
     let Some(path) = document.path else { return Vec::new() };
-    let own = super::join::unit_of(path).unwrap_or_default();
+    let own = unit_of(path).unwrap_or_default();
     let named = entries.iter().rfind(|entry| entry.key == b"Service").map(value);
     let named = named.map(|name| String::from_utf8_lossy(&name).into_owned());
-    let service = named.and_then(|name| super::join::unit_of(name.as_ref())).unwrap_or(own);
+    let service = named.and_then(|name| unit_of(name.as_ref())).unwrap_or(own);
     entries
         .iter()
         .filter(|entry| entry.key == b"ListenStream")

@@ -10,9 +10,10 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::Document;
-use super::chars::{Char, Lexed};
+use super::chars::Char;
 use super::containers::Container;
+use super::format::Document;
+use super::lexed::Lexed;
 use crate::share::backend::Backend;
 use crate::share::rewrite::{Edit, Refusal};
 

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 
 use super::chars::{Lines, Word};
 use super::containers::gap_before;
-use super::systemd::sandbox::{self, Setting};
-use super::{Document, path_of};
+use super::format::{Document, path_of};
+use super::systemd::sandbox;
+use super::systemd::setting::Setting;
 use crate::share::Place;
 use crate::share::view::{Access, By, Effect, Layer, Remark, View};
 use crate::text::escape;

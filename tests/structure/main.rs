@@ -100,12 +100,16 @@ fn circles(imports: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<BTreeSet<&Module
 #[test]
 fn no_file_imports_itself_by_way_of_others() {
     // These rooms have such circles still.
-    const LEFT: [&str; 3] = ["data", "moves", "sources"];
+    const LEFT: [&str; 2] = ["data", "moves"];
+    // A document can hold documents of any format: what reads commands asks the table of all formats.
+    let registry: Module = vec!["sources".to_owned(), "registry".to_owned()];
     let imports = imports();
     let found: Vec<_> = circles(&imports)
         .iter()
         .filter(|circle| {
-            !circle.iter().all(|module| LEFT.iter().any(|room| module.first().is_some_and(|it| it == room)))
+            let is_left =
+                |module: &&Module| LEFT.iter().any(|room| module.first().is_some_and(|it| it == room));
+            !circle.contains(&registry) && !circle.iter().all(is_left)
         })
         .map(|circle| circle.iter().map(|module| module.join("::")).collect::<Vec<_>>().join(" "))
         .collect();

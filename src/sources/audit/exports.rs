@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::host::{Content, Host};
-use super::processes::proc;
+use super::proc::proc;
 use crate::data::mounts::Mounts;
 
 /// The directory on the host that the process `pid` calls `spelt`; `None` where it has no name there, or can't be seen.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::listings::Listings;
 use crate::share::bounds::cut;
-use crate::sources::{Beside, Unreadable};
+use crate::sources::format::{Beside, Unreadable};
 use anyhow::Context;
 use nix::dir::{Dir, OwningIter, Type};
 use nix::errno::Errno;

@@ -10,8 +10,8 @@ use super::processes::Processes;
 use super::qemu::Installed;
 use super::scan::{About, FileReading, Scan, Unread};
 use super::serving::Serving;
-use super::uses;
-use crate::report::audit::{AuditDocument, DeviceRow, HelperRow, QemuRow, ShareRow, UnreadRow};
+use super::uses::{self, row_of_device};
+use crate::report::audit::{AuditDocument, HelperRow, QemuRow, ShareRow, UnreadRow};
 use crate::report::finding::{self, Finding, Kind, Severity};
 use crate::report::rows::{FindingRow, bytes, path};
 use crate::report::spool::Rows;
@@ -430,17 +430,6 @@ fn row_of_share(kind: &str, share: &Share) -> ShareRow {
         pid: share.place.pid,
         other_places: Vec::new(),
     }
-}
-
-/// The device of a share.
-pub fn row_of_device(share: &Share) -> Option<DeviceRow> {
-    share.device.as_ref().map(|device| DeviceRow {
-        driver: bytes(&device.driver),
-        bus: device.bus.as_deref().map(bytes),
-        addr: device.addr.as_deref().map(bytes),
-        id: device.id.as_deref().map(bytes),
-        properties: device.properties.iter().map(|(key, value)| (bytes(key), bytes(value))).collect(),
-    })
 }
 
 fn place_of_export(from: &ExportFrom) -> Option<String> {

@@ -14,7 +14,8 @@ use crate::report::finding::{self, Finding};
 use crate::share::backend::Backend;
 use crate::share::bounds::bounded;
 use crate::share::{Place, Share};
-use crate::sources::{Document, Reading, recognise_named};
+use crate::sources::format::{Document, Reading};
+use crate::sources::registry::recognise_named;
 use crate::text::escape_path;
 
 /// The keys of a document of `migrate plan`. What is in a move is not looked at: no program starts a guest by it.

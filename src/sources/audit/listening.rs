@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use super::exports;
 use super::host::{Content, Host};
-use super::processes::{proc, sockets_of};
+use super::proc::{parent, proc, sockets_of};
 use super::sockets;
-use crate::sources::path_of;
+use crate::sources::format::path_of;
 
 /// The lowest bits of an inode number.
 const LOW: u64 = 0xffff_ffff;
@@ -102,14 +102,4 @@ fn working_directory(host: &Host, pid: i32) -> Option<PathBuf> {
     let Ok(Content::Whole(text)) = host.read(&proc(pid, "environ"), true) else { return None };
     let value = text.split(|byte| *byte == 0).find_map(|line| line.strip_prefix(b"PWD="))?;
     Some(path_of(value)).filter(|path| path.as_os_str().as_bytes().starts_with(b"/"))
-}
-
-/// The parent, from the text behind the program's name in /proc/PID/stat.
-pub fn parent(host: &Host, pid: i32) -> Option<i32> {
-    let (Content::Whole(stat) | Content::TooLong(stat)) = host.read(&proc(pid, "stat"), true).ok()? else {
-        return None;
-    };
-    let end = stat.iter().rposition(|byte| *byte == b')')?;
-    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
-    rest.split_ascii_whitespace().nth(1)?.parse().ok()
 }

@@ -44,8 +44,8 @@ impl Listings {
 mod tests {
     use super::*;
     use crate::sources::audit::Host;
+    use crate::sources::format::{Beside as _, Document, Format as _};
     use crate::sources::systemd::Systemd;
-    use crate::sources::{Beside as _, Document, Format as _};
 
     #[test]
     fn a_folder_is_listed_once_while_little_is_kept() {

@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 
 use super::host::{Host, MAX_FILE};
 use super::kept;
-use super::scan::is_no_configuration;
 use super::sift::{PROGRAM, is_binary};
+use super::started::is_no_configuration;
 use super::walk::{Met, walk};
 use crate::data::journal::SUFFIX;
 use crate::share::backend::Backend;
 use crate::share::bounds::bounded;
 use crate::share::{Share, Transport};
+use crate::sources::format::{Document, path_of};
 use crate::sources::libvirt::{self, is_saved_image};
-use crate::sources::{Document, path_of, recognise};
+use crate::sources::registry::recognise;
 
 /// How much of a file is read at first, in bytes.
 const FIRST: u64 = 64 << 10;

@@ -8,8 +8,8 @@ use super::host::Host;
 use crate::report::finding::{self, Finding};
 use crate::share::helper::Helper;
 use crate::share::{ExportFrom, ExportPath, Place, Share, Transport};
+use crate::sources::format::path_of;
 use crate::sources::managed::{Managed, Manager};
-use crate::sources::path_of;
 use crate::text::{escape, escape_path};
 
 /// Where the managers keep what they have.

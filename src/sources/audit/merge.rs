@@ -14,8 +14,8 @@ use super::scan::{FileReading, Scan};
 use crate::report::spool::{Rows, Sorted};
 use crate::share::Share;
 use crate::sources::elsewhere::is_same;
+use crate::sources::format::{Document, path_of};
 use crate::sources::systemd::FOLDERS;
-use crate::sources::{Document, path_of};
 
 /// Readers whose documents can take text from other files, or be taken from.
 const KINDS: &[&str] = &["shell", "systemd", "launcher"];

@@ -5,9 +5,10 @@ use std::path::Path;
 use super::host::{Content, Host, MAX_FILE, why};
 use super::scan::Scan;
 use super::unpack::{self, Packed};
+use crate::sources::format::Document;
 use crate::sources::libvirt::is_saved_image;
 use crate::sources::mention::can_hold;
-use crate::sources::{Document, recognise, recognise_named};
+use crate::sources::registry::{recognise, recognise_named};
 
 /// Why an empty input tells nothing.
 pub const EMPTY: &str = "it is empty: check the command or the file that it comes from";

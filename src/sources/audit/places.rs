@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::host::{Host, Kind};
-use crate::sources::path_of;
+use crate::sources::format::path_of;
 
 /// Folders that are read as a whole. What does not exist is passed over.
 const PLACES: &[&str] = &[

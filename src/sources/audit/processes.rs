@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::exports;
 use super::host::{Content, Host, why};
-use super::listening::{Bound, parent};
+use super::listening::Bound;
+use super::proc::{parent, proc, sockets_of};
 use super::sockets::{self, Names, Peers};
 use super::started::Started;
 use crate::report::finding::{self, Finding};
@@ -17,8 +18,8 @@ use crate::share::backend::Backend;
 use crate::share::helper::Helper;
 use crate::share::invocation::{self, is_helper};
 use crate::share::{ExportFrom, ExportPath, Place, Share, Transport};
+use crate::sources::format::path_of;
 use crate::sources::join::plain;
-use crate::sources::path_of;
 use crate::text::escape;
 
 /// Programs that run others: their arguments hold the other's, which has a process of its own.
@@ -205,11 +206,6 @@ fn note_started(host: &Host, pid: i32, command: &[Vec<u8>], started: &mut Starte
     for word in words {
         started.add(&cwd.join(path_of(word)));
     }
-}
-
-/// A file that the kernel keeps of a process.
-pub fn proc(pid: i32, name: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/{pid}/{name}"))
 }
 
 impl Live<'_> {
@@ -449,21 +445,6 @@ fn everybody(host: &Host) -> HashMap<u64, i32> {
         holders.extend(sockets.into_values().map(|inode| (inode, pid)));
     }
     holders
-}
-
-/// The sockets that a process has open, by descriptor.
-pub fn sockets_of(host: &Host, pid: i32) -> io::Result<HashMap<i32, u64>> {
-    let mut sockets = HashMap::new();
-    for entry in host.list_proc(&proc(pid, "fd"))? {
-        let Some(fd) = entry.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else {
-            continue;
-        };
-        let Ok(target) = host.read_link(&entry) else { continue };
-        let inode =
-            target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
-        sockets.extend(inode.map(|inode| (fd, inode)));
-    }
-    Ok(sockets)
 }
 
 fn not_seen(share: &Share, what: &str) -> Finding {

@@ -4,7 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::share::rewrite::{Refusal, Rewrite};
 use crate::share::{Share, Transport};
-use crate::sources::{Beside, Document, Format, proved};
+use crate::sources::format::{Beside, Document, Format};
+use crate::sources::proved;
 
 /// More shares than this have a file's first refusal in common: each is one more rewrite of the file.
 const MANY: usize = 32;

@@ -4,10 +4,11 @@ use std::io;
 use std::path::Path;
 
 use super::host::{Content, Host};
-use super::processes::{Processes, proc};
+use super::proc::proc;
+use super::processes::Processes;
 use super::scan::Scan;
 use crate::share::Share;
-use crate::sources::Format as _;
+use crate::sources::format::Format as _;
 use crate::sources::libvirt::Libvirt;
 use crate::sources::proxmox::Proxmox;
 use crate::sources::systemd::Systemd;

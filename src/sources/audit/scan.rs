@@ -7,22 +7,22 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use super::host::{Content, Host, has_extension, why};
+use super::host::{Content, Host, why};
 use super::kept;
-use super::named;
 use super::progress::Progress;
 use super::sift::{Sieve, Sifted};
-use super::started::Started;
+use super::started::{Started, is_no_configuration};
 use super::walk::{Met, walk};
 use crate::report::spool::{Keyed, Sorted};
 use crate::share::bounds::bounded;
 use crate::share::rewrite::{MAX_SHARES, Refusal};
 use crate::share::{Place, Share};
 use crate::sources::elsewhere::{self, Recorder};
+use crate::sources::format::{Document, Format, Reading};
 use crate::sources::launcher::is_prose;
 use crate::sources::libvirt::is_saved_image;
 use crate::sources::mention::{can_hold, first_unread, names_share, why_unread};
-use crate::sources::{Document, Format, Reading, recognise};
+use crate::sources::registry::recognise;
 use serde::{Deserialize, Serialize};
 
 /// How many paths wait for a reader at most.
@@ -108,6 +108,9 @@ pub struct About {
     pub users: Vec<Share>,
 }
 
+/// Reads a file about whose name somebody asked: nothing about it is a reason to pass over it.
+type ReadNamed = fn(&mut Scan, &Host, &Path);
+
 /// A file that waits for a reader.
 struct Waiting {
     path: PathBuf,
@@ -117,8 +120,8 @@ struct Waiting {
     named: bool,
 }
 
-/// Reads every file at and below `roots`.
-pub fn scan(host: &Host, roots: &[PathBuf], named: bool, progress: &Progress) -> Scan {
+/// Reads every file at and below `roots`; by `read_named`, where it is one of them and `named`: where somebody asked for it.
+pub fn scan(host: &Host, roots: &[PathBuf], named: bool, read_named: ReadNamed, progress: &Progress) -> Scan {
     progress.doing("reading files");
     let total = Mutex::new(Scan::default());
     let (sender, receiver) = sync_channel::<Vec<Waiting>>(QUEUE / BATCH);
@@ -133,7 +136,7 @@ pub fn scan(host: &Host, roots: &[PathBuf], named: bool, progress: &Progress) ->
                 while let Some(batch) = next(&receiver) {
                     for waiting in batch {
                         // What is started is looked for on a whole machine alone.
-                        mine.file(host, &mut sieve, &waiting, !named);
+                        mine.file(host, &mut sieve, &waiting, !named, read_named);
                         progress.looked_at(done.fetch_add(1, Ordering::Relaxed) + 1);
                     }
                     if mine.started.len() > MOST_STARTED
@@ -233,10 +236,17 @@ impl Scan {
         Ok(taken)
     }
 
-    fn file(&mut self, host: &Host, sieve: &mut Sieve, waiting: &Waiting, follows: bool) {
+    fn file(
+        &mut self,
+        host: &Host,
+        sieve: &mut Sieve,
+        waiting: &Waiting,
+        follows: bool,
+        read_named: ReadNamed,
+    ) {
         let Waiting { path, listed, named } = waiting;
         if *named {
-            return named::file(self, host, path);
+            return read_named(self, host, path);
         }
         let sifted = sieve.sift(host, path, *listed);
         if let Some(text) = sieve.whole().filter(|_| follows) {
@@ -386,17 +396,4 @@ fn unfinished(reading: &mut Reading, cut: Option<&str>) -> Option<Refusal> {
         return Some(refusal(message));
     }
     cut.map(|why| refusal(why.to_owned()))
-}
-
-/// Whether a name says that the file is a program, a picture, a disk, documentation, a log: not worth opening.
-pub fn is_no_configuration(path: &Path) -> bool {
-    has_extension(
-        path,
-        &[
-            "md", "markdown", "rst", "adoc", "html", "htm", "log", "pdf", "tex", "texi", "po", "pot", "png",
-            "jpg", "jpeg", "gif", "svg", "ico", "so", "o", "a", "ko", "pyc", "class", "jar", "qcow2", "img",
-            "raw", "vmdk", "vdi", "iso", "gz", "xz", "bz2", "zst", "lz4", "zip", "tar", "tgz", "txz", "deb",
-            "rpm", "mo", "db", "sqlite", "ttf", "woff", "woff2", "mp3", "mp4", "wav", "css", "patch", "diff",
-        ],
-    )
 }

@@ -6,10 +6,9 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::host::{Host, Kind};
-use super::scan::is_no_configuration;
+use super::host::{Host, Kind, has_extension};
 use super::sift::PROGRAM;
-use crate::sources::path_of;
+use crate::sources::format::path_of;
 
 /// How many paths are kept of all the files that were read together.
 const MOST: usize = 50_000;
@@ -155,6 +154,19 @@ fn is_starter(path: &Path, text: &[u8]) -> bool {
 
 fn is_of_path(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte >= 0x80 || b"/._-+@~".contains(&byte)
+}
+
+/// Whether a name says that the file is a program, a picture, a disk, documentation, a log: not worth opening.
+pub fn is_no_configuration(path: &Path) -> bool {
+    has_extension(
+        path,
+        &[
+            "md", "markdown", "rst", "adoc", "html", "htm", "log", "pdf", "tex", "texi", "po", "pot", "png",
+            "jpg", "jpeg", "gif", "svg", "ico", "so", "o", "a", "ko", "pyc", "class", "jar", "qcow2", "img",
+            "raw", "vmdk", "vdi", "iso", "gz", "xz", "bz2", "zst", "lz4", "zip", "tar", "tgz", "txz", "deb",
+            "rpm", "mo", "db", "sqlite", "ttf", "woff", "woff2", "mp3", "mp4", "wav", "css", "patch", "diff",
+        ],
+    )
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::host::{Host, Kind, why};
 use super::judge::Judge;
+use super::local;
+use super::look::{look, running};
 use super::options::AuditArgs;
 use super::scan::Scan;
-use super::{local, look, running};
 use crate::report::audit::{AuditDocument, UnreadRow};
 use crate::report::formats::AuditFormat;
 use crate::report::rows;

@@ -1,7 +1,7 @@
 //! A share whose text is in one file and whose command is in another: what each of them says of it.
 
 use super::scan::About;
-use crate::report::audit::ShareRow;
+use crate::report::audit::{DeviceRow, ShareRow};
 use crate::report::rows::bytes;
 use crate::share::{Note, Share, Transport};
 use crate::sources::elsewhere;
@@ -25,7 +25,7 @@ pub fn fill(row: &mut ShareRow, about: &About) {
     let places = about.users.iter().map(|user| &user.place).chain(&about.text);
     row.other_places = places.filter_map(elsewhere::told).collect();
     if let Some(user) = about.users.iter().find(|user| user.device.is_some()) {
-        row.device = row.device.take().or_else(|| super::judge::row_of_device(user));
+        row.device = row.device.take().or_else(|| row_of_device(user));
         row.mount_tag = row.mount_tag.take().or_else(|| user.mount_tag.as_deref().map(bytes));
     }
 }
@@ -38,4 +38,15 @@ pub fn told(about: &About) -> Option<String> {
     let users: Vec<_> = about.users.iter().filter_map(|user| elsewhere::told(&user.place)).collect();
     let verb = if users.len() == 1 { "uses" } else { "use" };
     (!users.is_empty()).then(|| format!("{} {verb} this text", users.join(" and ")))
+}
+
+/// The device of a share.
+pub fn row_of_device(share: &Share) -> Option<DeviceRow> {
+    share.device.as_ref().map(|device| DeviceRow {
+        driver: bytes(&device.driver),
+        bus: device.bus.as_deref().map(bytes),
+        addr: device.addr.as_deref().map(bytes),
+        id: device.id.as_deref().map(bytes),
+        properties: device.properties.iter().map(|(key, value)| (bytes(key), bytes(value))).collect(),
+    })
 }

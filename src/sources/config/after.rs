@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
+use super::super::format::{Beside, Document};
 use super::super::libvirt::{self, Holder};
-use super::super::{Beside, Document};
 use crate::data::journal::{Journal, Stage, default_path};
 use crate::data::owner::Owner;
 use crate::share::Transport;

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt as _;
 
+use super::super::format::{Document, Reading};
 use super::super::join::plain;
-use super::super::{Document, Reading};
 use crate::report::finding::{self, Finding};
 use crate::share::helper::Helper;
 use crate::share::rewrite::{Edit, Edits};

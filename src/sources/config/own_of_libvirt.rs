@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::super::Document;
+use super::super::format::Document;
 use super::super::libvirt::{self, Held, Holder};
 use crate::text::{escape, shell_word};
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use super::super::format::{Beside, Document, Format};
 use super::super::libvirt::{self, Libvirt};
-use super::super::{Beside, Document, Format};
 use crate::report::finding::Finding;
 use crate::share::Share;
 use crate::share::bounds::bounded;

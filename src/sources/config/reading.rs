@@ -6,8 +6,9 @@ use std::path::Path;
 
 use crate::share::bounds::bounded;
 use crate::sources::audit::{BEGINNING, MAX_FILE, Packed, unknown_form, unpack};
+use crate::sources::format::{Beside, Document, Format, Reading, Unreadable};
 use crate::sources::mention::{can_hold, first_unread, why_unread};
-use crate::sources::{Beside, Document, Format, Reading, Unreadable, recognise_named};
+use crate::sources::registry::recognise_named;
 
 /// What a document holds.
 pub enum Held {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::super::{Beside, Document, systemd};
+use super::super::format::{Beside, Document};
+use super::super::systemd;
 
 /// The user that a document says, a unit's drop-ins included.
 pub(super) fn of_document(document: &Document, beside: Option<&dyn Beside>) -> Option<String> {

@@ -5,8 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::depth::refuse_deep;
 use super::tree::{Node, Value, nodes};
-use crate::sources::Beside;
+use crate::sources::format::Beside;
 
 /// How far services may extend each other.
 const MAX_DEPTH: usize = 8;
@@ -144,7 +145,7 @@ pub fn changed(own: &Path, folder: &Path, beside: &dyn Beside) -> Vec<(String, P
     for path in files.iter().filter(is_yaml).filter(|path| *path != own).take(MOST_BESIDE) {
         let Ok(Some(bytes)) = beside.file(path) else { continue };
         let text = std::str::from_utf8(&bytes).unwrap_or_default();
-        if !text.contains("services:") || super::refuse_deep(text.as_bytes()).is_err() {
+        if !text.contains("services:") || refuse_deep(text.as_bytes()).is_err() {
             continue;
         }
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

@@ -4,13 +4,13 @@ use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 
-use super::commands::{known, words};
 use super::scalars::chars;
 use super::tree::{Node, Value};
+use super::words::{known, words};
 use crate::share::view::{By, Gap};
 use crate::sources::chars::Word;
 use crate::sources::containers::{Container, Volume, variable};
-use crate::sources::path_of;
+use crate::sources::format::path_of;
 
 /// Keys of which a container's description has one besides its image.
 const KEYS: &[&str] = &["command", "args", "entrypoint", "env", "environment", "volumes", "volumeMounts"];

@@ -1,7 +1,8 @@
 //! What is YAML or JSON but for what other programs take out first: JSON with comments, and Helm's and Ansible's
 //! templates. All of it becomes text of the same length, so that every place stays.
 
-use crate::sources::chars::{Char, Lexed};
+use crate::sources::chars::Char;
+use crate::sources::lexed::Lexed;
 
 /// JSON without its comments; `None` where there are none.
 pub fn without_comments(text: &str) -> Option<String> {

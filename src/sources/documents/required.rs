@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::containers::container;
 use super::tree::{Node, Value};
 use crate::share::rewrite::Edit;
-use crate::sources::chars::Required;
+use crate::sources::lexed::Required;
 
 /// What the services of a document require of the helper's.
 pub fn required(file: &str, root: &Rc<Node>, folder: Option<&Path>) -> Vec<Required> {

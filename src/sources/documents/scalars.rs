@@ -6,7 +6,7 @@ use saphyr_parser::ScalarStyle;
 
 use super::tree::{Node, Value};
 use crate::sources::chars::{Char, Chars};
-use crate::sources::spelling::Spelt;
+use crate::sources::quote_style::Spelt;
 
 /// The text of a scalar with its places. One whose spelling can't be followed has a place as a whole, and can't be
 /// rewritten.

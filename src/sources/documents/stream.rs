@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use crate::share::bounds::spend;
-use crate::sources::chars::Lexed;
+use crate::sources::format::{Document, Unreadable};
+use crate::sources::lexed::Lexed;
 use crate::sources::mention::can_hold;
-use crate::sources::{Document, Unreadable};
 
 /// More documents than a broken file is taken apart into.
 const MOST: usize = 64;

@@ -3,7 +3,7 @@
 use super::Documents;
 use crate::share::Transport;
 use crate::share::rewrite::{Rewrite, apply};
-use crate::sources::{Document, Format};
+use crate::sources::format::{Document, Format};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 

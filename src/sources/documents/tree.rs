@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
-use crate::sources::Unreadable;
+use crate::sources::format::Unreadable;
 
 /// How deep nodes may nest.
 const MAX_DEPTH: usize = 128;

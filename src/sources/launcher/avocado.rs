@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::share::bounds::spend;
 use crate::share::{ExportFrom, ExportPath, Place, Share, Transport};
-use crate::sources::{Document, path_of};
+use crate::sources::format::{Document, path_of};
 
 /// The shares of a configuration.
 pub fn shares(document: &Document) -> Vec<Share> {

@@ -1,8 +1,10 @@
 //! Dockerfiles and Containerfiles: `ENTRYPOINT` and `CMD` make one command line, each as a list or as a shell's text.
 
+use super::lines::logical_lines;
 use super::literals;
-use crate::sources::chars::{Command, Embedded, Lexed, Word, verbatim};
-use crate::sources::spelling::Spelt;
+use crate::sources::chars::{Command, Embedded, Word, verbatim};
+use crate::sources::lexed::Lexed;
+use crate::sources::quote_style::Spelt;
 
 /// The instructions that run something, and those that set a variable for it.
 const INSTRUCTIONS: &[&str] = &["ENTRYPOINT", "CMD", "RUN", "HEALTHCHECK", "SHELL", "ENV", "ARG"];
@@ -17,7 +19,7 @@ pub fn is_one(name: &str) -> bool {
 pub fn lex(file: &[u8]) -> Lexed {
     let mut lexed = Lexed::default();
     let mut together: Vec<Word> = Vec::new();
-    for line in super::logical_lines(file) {
+    for line in logical_lines(file) {
         let text = file.get(line.clone()).unwrap_or_default();
         let Some((instruction, skip)) = instruction(text) else { continue };
         let rest = line.start + skip..line.end;

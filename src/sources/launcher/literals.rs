@@ -6,11 +6,12 @@ use std::ops::Range;
 use super::languages::{Escapes, Language, PYTHON, Quote};
 use crate::share::backend::Backend;
 use crate::share::bounds::{cut, spend};
-use crate::sources::chars::{Char, Chars, Command, Embedded, Lexed, Word, unknown, verbatim};
+use crate::sources::chars::{Char, Chars, Command, Embedded, Word, unknown, verbatim};
 use crate::sources::commands::MAX_WORDS;
+use crate::sources::lexed::Lexed;
 use crate::sources::mention;
+use crate::sources::quote_style::Spelt;
 use crate::sources::shell::split;
-use crate::sources::spelling::Spelt;
 use crate::sources::templates::{balanced, dollar};
 
 /// The longest expression in or behind a literal that is looked at, in bytes.

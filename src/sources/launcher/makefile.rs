@@ -1,8 +1,9 @@
 //! Makefiles: recipes and variables as a shell's text, in which make's own expansions are not known, and `$$` is a `$`.
 
-use crate::sources::chars::{Char, Embedded, Lexed, unknown, verbatim};
-use crate::sources::path_of;
-use crate::sources::spelling::Spelt;
+use crate::sources::chars::{Char, Embedded, unknown, verbatim};
+use crate::sources::format::path_of;
+use crate::sources::lexed::Lexed;
+use crate::sources::quote_style::Spelt;
 use crate::sources::templates::dollar;
 
 /// Whether a file of that name is a makefile.

@@ -3,9 +3,10 @@
 
 use std::ops::Range;
 
-use crate::sources::chars::{Char, Chars, Embedded, Lexed, bytes, verbatim};
+use crate::sources::chars::{Char, Chars, Embedded, bytes, verbatim};
 use crate::sources::commands;
-use crate::sources::spelling::Spelt;
+use crate::sources::lexed::Lexed;
+use crate::sources::quote_style::Spelt;
 
 /// Takes the settings of a file; `None` where it is no such file.
 pub fn lex(file: &[u8]) -> Option<Lexed> {

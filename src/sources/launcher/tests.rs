@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Launcher;
 use crate::share::rewrite::{Rewrite, apply};
 use crate::share::{ExportPath, Transport};
-use crate::sources::{Document, Format};
+use crate::sources::format::{Document, Format};
 
 fn shown(name: &str, text: &str) -> Vec<String> {
     let document = Document { path: Some(Path::new(name)), bytes: text.as_bytes() };

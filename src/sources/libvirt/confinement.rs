@@ -15,7 +15,8 @@ use crate::report::finding::{self, Finding};
 use crate::share::local::path_bytes;
 use crate::share::rewrite::Moved;
 use crate::share::{Place, Share};
-use crate::sources::{Beside, systemd};
+use crate::sources::format::Beside;
+use crate::sources::systemd;
 use crate::text::{escape, escape_path, shell_word};
 
 /// The services that start QEMU.

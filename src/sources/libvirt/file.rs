@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use roxmltree::{Document as Xml, ParsingOptions};
 
-use super::super::{Document, Unreadable};
+use super::super::format::{Document, Unreadable};
 use super::glance;
 use crate::share::rewrite::{Edit, Refusal};
 use crate::sources::chars::offset;

@@ -8,7 +8,7 @@ use super::arguments::{self, Domain, elements};
 use super::file::File;
 use crate::share::memory::Memory;
 use crate::share::{ExportPath, Place, Share, Transport};
-use crate::sources::{Document, Unreadable};
+use crate::sources::format::{Document, Unreadable};
 
 /// The shares over the local backend that the domains of a document have in libvirt's own words. The directory stands where a
 /// proxy share's socket does.

@@ -17,7 +17,7 @@ use crate::share::local::Unsayable;
 use crate::share::rewrite::{Edit, Edits, Moved, Refusal, Rewrite};
 use crate::share::target::{Element, Target};
 use crate::share::{Note, Part, Share};
-use crate::sources::Beside;
+use crate::sources::format::Beside;
 use crate::text::escape;
 
 /// What becomes of a share.

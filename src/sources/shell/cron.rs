@@ -1,7 +1,7 @@
 //! Cron tables, in which a `%` ends the command.
 
 use crate::share::rewrite::{Edits, Refusal};
-use crate::sources::Document;
+use crate::sources::format::Document;
 
 /// Stops at a new `%` in a cron table.
 pub fn refuse_percent(document: &Document, edits: &Edits) -> Result<(), Refusal> {

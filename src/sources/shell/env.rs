@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use crate::share::backend::Backend;
 use crate::share::bounds::spend;
 use crate::sources::chars::{Char, Chars, Command, Word, bytes, verbatim};
-use crate::sources::spelling::Spelt;
+use crate::sources::quote_style::Spelt;
 
 /// A variable's value.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,8 +14,10 @@ use simple::{Simple, service};
 
 use super::env::{Block, Env};
 use super::word;
-use crate::sources::chars::{Embedded, Lexed, Lines};
-use crate::sources::{Beside, Unreadable, commands};
+use crate::sources::chars::{Embedded, Lines};
+use crate::sources::commands;
+use crate::sources::format::{Beside, Unreadable};
+use crate::sources::lexed::Lexed;
 
 /// How deep substitutions may nest.
 const MAX_DEPTH: usize = 32;

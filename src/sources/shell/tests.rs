@@ -6,7 +6,7 @@ use std::path::Path;
 use super::Shell;
 use crate::share::rewrite::{Rewrite, apply};
 use crate::share::{ExportPath, Share, Transport};
-use crate::sources::{Document, Format, Reading};
+use crate::sources::format::{Document, Format, Reading};
 
 fn read(script: &str) -> Reading {
     Shell.read(&Document { path: Some(Path::new("/x.sh")), bytes: script.as_bytes() }).unwrap()

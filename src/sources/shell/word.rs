@@ -5,9 +5,10 @@ use std::ops::Range;
 use super::env::{Value, Variable, split};
 use super::lexer::{Lexer, unreadable};
 use crate::share::backend::Backend;
-use crate::sources::Unreadable;
-use crate::sources::chars::{Char, Chars, Embedded, Via, Word, offset, through, unknown, verbatim};
-use crate::sources::spelling::Spelt;
+use crate::sources::chars::{Char, Chars, Embedded, Word, offset, through, unknown, verbatim};
+use crate::sources::expansions::Via;
+use crate::sources::format::Unreadable;
+use crate::sources::quote_style::Spelt;
 
 /// More than any word of a script has, in bytes.
 const MAX_WORD: usize = 1 << 20;

@@ -1,7 +1,7 @@
 //! A unit's text → its settings.
 
 use crate::sources::chars::{Char, Chars, verbatim};
-use crate::sources::spelling::Spelt;
+use crate::sources::quote_style::Spelt;
 
 /// A setting.
 #[derive(Debug, Clone, PartialEq, Eq)]

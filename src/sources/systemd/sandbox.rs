@@ -7,23 +7,11 @@ mod syscalls;
 
 use std::path::{Path, PathBuf};
 
+use super::setting::Setting;
 use crate::share::Place;
 use crate::share::view::{Access, By, Effect, Layer, Remark, View};
-use crate::sources::path_of;
+use crate::sources::format::path_of;
 use crate::text::escape;
-
-/// A setting, with its specifiers resolved.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Setting {
-    /// The section that it stands in.
-    pub section: Vec<u8>,
-    /// Its name.
-    pub key: Vec<u8>,
-    /// The words of its value; none takes back what was said before.
-    pub words: Vec<Vec<u8>>,
-    /// Where it stands.
-    pub place: Place,
-}
 
 /// What a setting with a fixed set of values does, at which paths.
 struct Preset {

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::lines::{Entry, entries};
-use super::sandbox::{self, Setting};
+use super::sandbox;
+use super::setting::Setting;
 use super::surroundings;
 use super::words::Unit;
 use crate::report::finding::{self, Finding};
@@ -12,8 +13,8 @@ use crate::share::rewrite::{Edit, Edits};
 use crate::share::view::{Addition, By, Gap, View};
 use crate::sources::chars::{Lines, bytes, span};
 use crate::sources::containers::Container;
+use crate::sources::format::{Beside, Document, path_of};
 use crate::sources::mention::says_word;
-use crate::sources::{Beside, Document, path_of};
 use crate::text::escape;
 
 /// Settings by which a unit is not started without another.

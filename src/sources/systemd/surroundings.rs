@@ -11,7 +11,8 @@ use super::lines::{Entry, entries};
 use super::words::Unit;
 use crate::share::bounds::spend;
 use crate::sources::chars::bytes;
-use crate::sources::{Beside, Unreadable, commands, path_of};
+use crate::sources::commands;
+use crate::sources::format::{Beside, Unreadable, path_of};
 
 /// More instances than one template has on any machine.
 const MAX_INSTANCES: usize = 1000;

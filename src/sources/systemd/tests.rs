@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Systemd;
 use crate::share::rewrite::{Rewrite, apply};
 use crate::share::{ExportPath, Transport};
-use crate::sources::{Document, Format, Reading};
+use crate::sources::format::{Document, Format, Reading};
 
 fn read(path: &str, unit: &str) -> Reading {
     let document = Document { path: Some(Path::new(path)), bytes: unit.as_bytes() };

@@ -4,10 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use crate::share::bounds::spend;
-use crate::sources::Unreadable;
-use crate::sources::chars::{Char, Chars, Lines, Via, Word, offset, span, through};
+use crate::sources::chars::{Char, Chars, Lines, Word, offset, span, through};
 use crate::sources::commands::{MAX_WORDS, TOO_MANY_WORDS};
-use crate::sources::spelling::Spelt;
+use crate::sources::expansions::Via;
+use crate::sources::format::Unreadable;
+use crate::sources::quote_style::Spelt;
+use crate::sources::unit_names::unescape;
 
 /// What stands in front of a program's path and says how it is run.
 const PREFIXES: &[u8] = b"@-:+!|";
@@ -423,26 +425,4 @@ fn escape(rest: &[Char]) -> (u8, usize) {
         Some(byte) => (byte, 1),
         None => (b'\\', 0),
     }
-}
-
-/// `%I`: what a unit's instance stands for, a slash for each dash.
-pub fn unescape(instance: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut rest = instance;
-    while let Some((byte, tail)) = rest.split_first() {
-        rest = tail;
-        match (byte, tail) {
-            (b'-', _) => out.push(b'/'),
-            (b'\\', [b'x', high, low, after @ ..]) => {
-                let digits = char::from(*high).to_digit(16).zip(char::from(*low).to_digit(16));
-                let value = digits.and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
-                out.push(value.unwrap_or(b'\\'));
-                if value.is_some() {
-                    rest = after;
-                }
-            }
-            _ => out.push(*byte),
-        }
-    }
-    out
 }

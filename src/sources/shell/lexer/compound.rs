@@ -1,7 +1,7 @@
 //! Blocks, loops, `case` and arithmetic.
 
 use super::Lexer;
-use crate::sources::Unreadable;
+use crate::sources::format::Unreadable;
 use crate::sources::shell::env::{Block, Value};
 use crate::sources::shell::word;
 

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use super::Lexer;
 use super::simple::Simple;
-use crate::sources::Unreadable;
 use crate::sources::chars::{Char, Embedded, Word, verbatim};
+use crate::sources::format::Unreadable;
+use crate::sources::quote_style::Spelt;
 use crate::sources::shell::word;
-use crate::sources::spelling::Spelt;
 
 /// A heredoc whose body starts on the next line.
 pub(super) struct Heredoc {
@@ -92,7 +92,7 @@ impl Lexer<'_> {
             if !heredoc.idle {
                 self.out.embedded.push(Embedded {
                     chars,
-                    name: heredoc.name.map(|name| crate::sources::path_of(&name)),
+                    name: heredoc.name.map(|name| crate::sources::format::path_of(&name)),
                     guest: None,
                 });
             }

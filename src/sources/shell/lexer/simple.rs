@@ -6,9 +6,10 @@ use crate::share::bounds::spend;
 use std::path::PathBuf;
 
 use crate::sources::chars::{Char, Command, Embedded, Word};
+use crate::sources::commands;
+use crate::sources::format::{Unreadable, path_of};
 use crate::sources::shell::env::{self, Env, Value};
 use crate::sources::shell::word::{self, Fields};
-use crate::sources::{Unreadable, commands, path_of};
 
 /// What it costs to read one more file, in bytes.
 const SOURCED: usize = 64 << 10;

@@ -3,7 +3,7 @@
 //! Source: systemd.exec(5), "SystemCallFilter="; `systemd-analyze syscall-filter` for the groups. What QEMU calls for a mapped share
 //! was traced in QEMU 7.2 with both models.
 
-use super::Setting;
+use crate::sources::systemd::setting::Setting;
 
 /// What QEMU calls for a mapped share and not for its disks. Each is in the groups [`GROUPS`], and in no others.
 const NEEDED: &[&str] = &[

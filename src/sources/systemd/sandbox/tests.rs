@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::share::view::Trouble;
+use crate::sources::format::{Beside, Document, Unreadable};
 use crate::sources::systemd::lines::entries;
 use crate::sources::systemd::starting;
-use crate::sources::{Beside, Document, Unreadable};
 
 fn of(text: &str) -> View {
     let setting = |line: &str| {
