@@ -50,6 +50,7 @@ pub mod sample;
 pub mod staging;
 pub mod survey;
 mod sys;
+mod time;
 pub mod tree;
 pub mod troubles;
 mod unmap;

@@ -6,8 +6,8 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{Statx, StatxFlags};
 use serde::{Deserialize, Serialize};
 
-use super::entry::Time;
 use super::sys;
+use super::time::Time;
 
 /// An inode of one file system, for as long as the file system exists: it stays the same across mounts and restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

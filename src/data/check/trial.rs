@@ -15,10 +15,9 @@ use nix::sys::time::TimeSpec;
 
 use crate::data::labels;
 use crate::data::options::CheckArgs;
-use crate::report::finding::{self, Finding, Kind};
-use crate::share::Place;
+use crate::report::finding::{self, Finding};
 use crate::text;
-use subject::Subject;
+use subject::{Subject, told};
 
 pub(super) use attempt::run as attempt;
 
@@ -45,10 +44,6 @@ pub(super) fn findings(export: &Path, args: &CheckArgs) -> anyhow::Result<Vec<Fi
     });
     all.extend(selinux(&export));
     Ok(all)
-}
-
-fn told(kind: &'static Kind, message: String) -> Finding {
-    Finding { kind, place: Place::default(), message, remedy: None, subject: None }
 }
 
 fn done(subject: &Subject, read_only: bool) -> String {

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use super::{Format, Listing, NameSum, Record};
+use super::records::{Format, Listing, NameSum, Record};
 use crate::data::entry::{ACCESS_ACL, DEFAULT_ACL, Entry, Time};
 use crate::data::identity::{Id, Stamp};
 

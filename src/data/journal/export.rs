@@ -11,7 +11,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::fs::{AtFlags, StatxFlags};
 
-use super::{Begin, FileSystem, Journal, Mark, Stage, Writer, mark};
+use super::mark;
+use super::mark::Mark;
+use super::reader::Journal;
+use super::records::{Begin, FileSystem, Stage};
+use super::writer::Writer;
 use crate::data::entry::Inode;
 use crate::data::goal::Goal;
 use crate::data::mapped_file::METADATA_ROOT;
@@ -167,7 +171,7 @@ impl Journal {
     /// that is marked and was made when the conversion began.
     fn is_own_file(&self) -> Result<bool> {
         let identity = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
-        let usual = super::default_path(Path::new(&self.begin().export));
+        let usual = super::records::default_path(Path::new(&self.begin().export));
         if identity(&usual).is_some() && identity(&usual) == identity(self.path()) {
             return Ok(true);
         }
@@ -247,7 +251,7 @@ impl Begin {
             dmode: goal.dmode,
             staging: format!(".virtfs-convert-{}.", random::<8>()?),
             accepted: accepted.to_vec(),
-            at: super::now(),
+            at: super::records::now(),
             id: random::<16>()?,
             host: text::escape(host.trim_end().as_bytes()).into_owned(),
             file_system: FileSystem {

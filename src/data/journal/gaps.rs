@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 
-use super::{Listing, Superseded};
+use super::records::Listing;
+use super::superseded::Superseded;
 
 /// Directories of which a journal does not tell all, as far as its listings were seen.
 #[derive(Debug, Default)]

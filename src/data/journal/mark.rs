@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::fs::{Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
-use super::Stage;
+use super::records::Stage;
 use crate::data::sys;
 
 /// The attribute of the export's root.

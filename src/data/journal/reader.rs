@@ -12,10 +12,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 
 use super::codec::{decode, decode_place};
-use super::{
-    Begin, Format, HEAD, Kind, Listing, Mark, Moment, Record, Stage, Superseded, Totals, Writer, chained,
-    checksum,
-};
+use super::mark::Mark;
+use super::records::{Begin, Format, HEAD, Kind, Listing, Moment, Record, Stage, Totals, chained, checksum};
 use crate::data::tree::{Directory, Tree};
 use crate::text;
 
@@ -35,7 +33,7 @@ const PLACE: usize = 512;
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    file: File,
+    pub(super) file: File,
     format: Format,
     begin: Begin,
     totals: Option<Totals>,
@@ -61,7 +59,7 @@ pub struct Journal {
     /// When a rollback began.
     since: Option<u64>,
     /// Whether any listing is late.
-    late: bool,
+    pub(super) late: bool,
     /// Whether entries are known by their paths alone.
     by_path: bool,
     known: Mutex<HashMap<u64, Arc<Directory>>>,
@@ -366,21 +364,11 @@ impl Journal {
         self.torn
     }
 
-    /// Goes on writing it, behind the last good record.
-    pub fn append(&self) -> Result<Writer> {
-        Ok(Writer::append(self, self.file.try_clone()?)?)
-    }
-
     /// Every listing, in the order they were written.
     pub fn listings(&self) -> Result<Listings> {
         // A descriptor of its own, for a copy would share the position.
         let file = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.file)))?;
         Ok(Listings { frames: Frames::new(file, self.good, self.format)?, by_path: self.by_path })
-    }
-
-    /// Which entries are told of more than once, and which directories are therefore told of in vain.
-    pub fn superseded(&self) -> Result<Superseded> {
-        if self.late { Superseded::of(self) } else { Ok(Superseded::default()) }
     }
 
     /// The listing whose frame starts at `offset`.

@@ -5,7 +5,8 @@ use std::ffi::{CStr, CString};
 
 use anyhow::Result;
 
-use super::{Journal, Listing, Record};
+use super::reader::Journal;
+use super::records::{Listing, Record};
 
 /// Entries that are told of more than once: the last time counts.
 #[derive(Debug, Default)]
@@ -17,9 +18,16 @@ pub struct Superseded {
     own: HashMap<u64, Record>,
 }
 
+impl Journal {
+    /// Which entries are told of more than once, and which directories are therefore told of in vain.
+    pub fn superseded(&self) -> Result<Superseded> {
+        if self.late { Superseded::of(self) } else { Ok(Superseded::default()) }
+    }
+}
+
 impl Superseded {
     /// What the late listings of a journal supersede.
-    pub(super) fn of(journal: &Journal) -> Result<Self> {
+    fn of(journal: &Journal) -> Result<Self> {
         let mut superseded = Self::default();
         let mut listed = HashMap::new();
         for listing in journal.listings()? {

@@ -11,9 +11,11 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::codec::{Entries, Head, encode};
-use super::{
-    Begin, Format, HEAD, Journal, Kind, Mark, Moment, NameSum, Record, Stage, Totals, chained, checksum,
-    mark, now,
+use super::mark;
+use super::mark::Mark;
+use super::reader::Journal;
+use super::records::{
+    Begin, Format, HEAD, Kind, Moment, NameSum, RESERVE, Record, Stage, Totals, chained, checksum, now,
 };
 
 /// How much is gathered before it is written.
@@ -21,9 +23,6 @@ const GATHERED: usize = 1 << 18;
 
 /// From which size on the entries of a directory go on in another frame.
 const FRAME: usize = 1 << 16;
-
-/// How many bytes are reserved behind a journal's end: several times what its last notes take, and what is met late usually does.
-pub const RESERVE: u64 = 1 << 16;
 
 /// A journal that is appended to.
 #[derive(Debug)]
@@ -156,7 +155,7 @@ impl Writer {
         self.sync()?;
         match self.mark(stage) {
             // The marks that are there are true as well.
-            Err(error) if super::is_full(&error) => Ok(()),
+            Err(error) if super::records::is_full(&error) => Ok(()),
             marked => marked,
         }
     }
@@ -312,5 +311,12 @@ impl Part {
     /// What follows is the directory's last part.
     pub fn end(&mut self) {
         self.last = true;
+    }
+}
+
+impl Journal {
+    /// Goes on writing it, behind the last good record.
+    pub fn append(&self) -> anyhow::Result<Writer> {
+        Ok(Writer::append(self, self.file.try_clone()?)?)
     }
 }

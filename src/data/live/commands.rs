@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use super::Role;
+use super::user::Role;
 use crate::share::invocation;
 
 /// What a process is, and the directories that it serves or exports, as the process itself names them. `command`:

@@ -7,7 +7,8 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{Scene, Unseen};
+use super::scene::Scene;
+use super::user::Unseen;
 use crate::data::mounts::{Mount, Mounts, unescape};
 use crate::text;
 

@@ -11,7 +11,8 @@ use nix::unistd::{Gid, getgrouplist};
 use crate::data::labels;
 use crate::data::options::CheckArgs;
 use crate::data::owner::Owner;
-use crate::report::finding::{self, Finding};
+use crate::report::finding::{self, Finding, Kind};
+use crate::share::Place;
 use crate::text;
 
 /// Below this many descriptors a guest with many open files meets the limit: QEMU keeps one for each.
@@ -129,7 +130,7 @@ impl Subject {
                 "{name} has a system call filter, which the try has not: see that it allows system calls on extended attributes \
                  (a unit's SystemCallFilter= needs @file-system)"
             );
-            notes.push(super::told(&finding::CONFINEMENT_NOT_TRIED, message));
+            notes.push(told(&finding::CONFINEMENT_NOT_TRIED, message));
         }
         let label = fs::read_to_string(format!("/proc/{pid}/attr/current")).unwrap_or_default();
         let label = label.trim_end_matches(['\0', '\n']);
@@ -138,7 +139,7 @@ impl Subject {
                 "{name} is confined as {}, which the try is not: see that this allows reading and writing the export",
                 text::escape(label.as_bytes())
             );
-            notes.push(super::told(&finding::CONFINEMENT_NOT_TRIED, message));
+            notes.push(told(&finding::CONFINEMENT_NOT_TRIED, message));
         }
         notes.extend(descriptors(pid));
         Ok(Self { uid, gid, groups, pid: Some(pid), capabilities: Some(capabilities), name, notes })
@@ -173,7 +174,7 @@ impl Subject {
                         "process {pid} of the unit {shown} is {name}, and no QEMU runs below it: the user and the mounts that it gives QEMU \
                          were not tried"
                     );
-                    subject.notes.push(super::told(&finding::CONFINEMENT_NOT_TRIED, message));
+                    subject.notes.push(told(&finding::CONFINEMENT_NOT_TRIED, message));
                 }
                 Ok(subject)
             }
@@ -191,7 +192,7 @@ impl Subject {
                     "the unit {shown} does not run, so that only its user was tried, not its sandbox: `migrate config` reads that, and \
                      this try does where the unit runs"
                 );
-                subject.notes.push(super::told(&finding::CONFINEMENT_NOT_TRIED, message));
+                subject.notes.push(told(&finding::CONFINEMENT_NOT_TRIED, message));
                 Ok(subject)
             }
         }
@@ -229,7 +230,7 @@ impl Subject {
                 "AppArmor is in force: libvirt's profile for {shown} allows the directory of a <filesystem>, and not one in QEMU's own \
                  arguments; that was not tried, for the domain does not run"
             );
-            subject.notes.push(super::told(&finding::CONFINEMENT_NOT_TRIED, message));
+            subject.notes.push(told(&finding::CONFINEMENT_NOT_TRIED, message));
         }
         Ok(subject)
     }
@@ -330,7 +331,7 @@ fn descriptors(pid: i32) -> Option<Finding> {
     let soft: u64 = line.split_whitespace().next()?.parse().ok()?;
     (soft <= FEW_DESCRIPTORS).then(|| {
         let message = format!("process {pid} may have {soft} files open (RLIMIT_NOFILE), and QEMU keeps one open for each of the guest's");
-        super::told(&finding::FEW_DESCRIPTORS, message)
+        told(&finding::FEW_DESCRIPTORS, message)
     })
 }
 
@@ -341,6 +342,10 @@ impl fmt::Display for Subject {
             None => out.write_str(&self.name),
         }
     }
+}
+
+pub(super) fn told(kind: &'static Kind, message: String) -> Finding {
+    Finding { kind, place: Place::default(), message, remedy: None, subject: None }
 }
 
 #[cfg(test)]
