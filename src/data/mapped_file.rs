@@ -64,7 +64,7 @@ pub fn read_attributes(directory: &Directory, name: &CStr) -> Result<Option<Attr
 
 /// Whether the metadata file of an entry says what another inode of that name was: of one that QEMU's user `uid` does not own, as
 /// when a program of the host has put a new file in the place of an old one.
-pub fn is_anothers(directory: &Directory, name: &CStr, inode: &Inode, uid: u32) -> Result<bool> {
+pub fn belongs_to_another(directory: &Directory, name: &CStr, inode: &Inode, uid: u32) -> Result<bool> {
     if inode.kind().is_some_and(Kind::is_replaced) {
         return Ok(true);
     }

@@ -563,7 +563,7 @@ fn no_descriptor_of_a_readonly_helper_lets_its_client_write() {
 }
 
 #[test]
-fn no_directorys_descriptor_leads_out_of_the_export_where_there_can_be_a_mount_namespace() {
+fn no_descriptor_of_a_directory_leads_out_of_the_export_where_there_can_be_a_mount_namespace() {
     for (name, propagation) in PROPAGATIONS {
         with_own_mounts(propagation, move || {
             let host = Host::new();

@@ -120,7 +120,7 @@ impl Looker<'_> {
         }
         // A metadata file is the name's: that of a file which was replaced by another is of no use.
         let is_there = mapped_file::stat_metadata(directory, name)?.is_some();
-        let is_its = is_there && !mapped_file::is_anothers(directory, name, inode, self.goal.uid)?;
+        let is_its = is_there && !mapped_file::belongs_to_another(directory, name, inode, self.goal.uid)?;
         Ok(if is_its { Said::Other } else { Said::Nothing })
     }
 

@@ -97,7 +97,12 @@ impl Restorer<'_> {
             Model::MappedFile => {
                 // What the host has put in the place of another is as the host has it.
                 Ok(mapped_file::read_attributes(place.directory, place.name)?.is_some()
-                    && !mapped_file::is_anothers(place.directory, place.name, pin.inode(), self.goal.uid)?)
+                    && !mapped_file::belongs_to_another(
+                        place.directory,
+                        place.name,
+                        pin.inode(),
+                        self.goal.uid,
+                    )?)
             }
             Model::MappedXattr => {
                 let is_old = |numbers: &std::sync::Mutex<std::collections::HashSet<Key>>| {
