@@ -18,6 +18,7 @@ mod managers;
 pub mod options;
 mod owner;
 mod page;
+mod place;
 mod plan;
 mod qemu;
 mod snapshot;
@@ -54,6 +55,9 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<Outcome> {
             _ if document.moves.is_empty() => String::new(),
             Outcome::Findings => {
                 ". Answer the questions by the options that the plan names, and plan again".to_owned()
+            }
+            _ if document.root.is_some() => {
+                ". `migrate apply` does not take this plan: make one on the host itself before you move a guest".to_owned()
             }
             _ => format!(". Read '{file}'; `migrate apply '{file}'` carries it out"),
         };

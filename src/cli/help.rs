@@ -238,7 +238,9 @@ Examples:
   # Plan for one guest, and say as whom its QEMU runs:
   virtfs-proxy-helper migrate plan --guest web --owner web=libvirt-qemu
   # Keep the plan as a file:
-  virtfs-proxy-helper migrate plan --output plan.yaml";
+  virtfs-proxy-helper migrate plan --output plan.yaml
+  # See from a container that has the host's file system at /host what the move takes; apply and undo need the host itself:
+  virtfs-proxy-helper migrate plan --root /host";
 
 /// `migrate status`.
 pub const STATUS: &str = "\

@@ -33,6 +33,7 @@ mod trial;
 
 pub use cost::{of as cost, rollback_room};
 pub use judgement::{entry_findings, findings, live as live_findings, system as system_finding};
+pub use system::is_by_name as is_system_by_name;
 pub(super) use system::reasons as system_reasons;
 
 /// Everything that was found out about an export.

@@ -23,11 +23,14 @@ pub struct Owner {
 }
 
 /// Where libvirt's user is configured.
-const QEMU_CONF: &str = "/etc/libvirt/qemu.conf";
+const QEMU_CONF: &str = Owner::LIBVIRT;
 /// libvirt's own users: Debian's and Ubuntu's, then everybody else's.
 const LIBVIRT_USERS: [&str; 2] = ["libvirt-qemu", "qemu"];
 
 impl Owner {
+    /// Where libvirt's user is configured.
+    pub const LIBVIRT: &str = "/etc/libvirt/qemu.conf";
+
     /// Reads `USER[:GROUP]`, names or numbers. Without a group it is the user's own.
     pub fn parse(text: &OsStr) -> anyhow::Result<Self> {
         let shown = text::escape_os(text);
@@ -60,6 +63,42 @@ impl Owner {
             }
         }
         Ok(None)
+    }
+
+    /// [`Owner::parse`] by the accounts of another host: the texts of its passwd(5) and group(5).
+    pub fn parse_of(text: &OsStr, passwd: &str, group: &str) -> anyhow::Result<Self> {
+        let shown = text::escape_os(text);
+        let Some(text) = text.to_str() else { bail!("no user is called '{shown}'") };
+        let (user, own) = text.split_once(':').map_or((text, None), |(user, own)| (user, Some(own)));
+        let account = account_of(user, passwd);
+        let uid = match (&account, user.parse()) {
+            (Some(account), _) => account.uid,
+            (None, Ok(number)) => number,
+            (None, Err(_)) => bail!("no user is called '{}'", text::escape(user.as_bytes())),
+        };
+        let gid = match own {
+            Some(own) => match own.parse() {
+                Ok(number) => number,
+                Err(_) => group
+                    .lines()
+                    .find_map(|line| number_of(line.strip_prefix(own)?.strip_prefix(':')?, 1))
+                    .with_context(|| format!("no group is called '{}'", text::escape(own.as_bytes())))?,
+            },
+            None => account.as_ref().map(|account| account.gid).with_context(|| {
+                format!("user {user} has no entry in the host's /etc/passwd and so no group: give it as {user}:GROUP")
+            })?,
+        };
+        Ok(Self { uid, gid, name: account.and_then(|account| account.name) })
+    }
+
+    /// [`Owner::of_libvirt`] of another host: by the texts of its qemu.conf, passwd(5) and group(5).
+    pub fn of_libvirt_of(configuration: &str, passwd: &str, group: &str) -> anyhow::Result<Option<Self>> {
+        let parse = |owner: &str| Self::parse_of(OsStr::new(owner), passwd, group);
+        if let Some(owner) = configured(configuration) {
+            return parse(&owner).with_context(|| format!("{QEMU_CONF} names QEMU's user")).map(Some);
+        }
+        let known = LIBVIRT_USERS.iter().find(|name| account_of(name, passwd).is_some());
+        known.map(|name| parse(&format!("{name}:{name}")).or_else(|_| parse(name))).transpose()
     }
 
     /// As `--owner` takes it.
@@ -142,6 +181,21 @@ fn listed<T>(answer: nix::Result<Option<T>>) -> nix::Result<Option<T>> {
     }
 }
 
+/// The account of a passwd(5) with this name or number.
+fn account_of(user: &str, passwd: &str) -> Option<Owner> {
+    passwd.lines().find_map(|line| {
+        let (name, rest) = line.split_once(':')?;
+        let (uid, gid) = (number_of(rest, 1)?, number_of(rest, 2)?);
+        let is_it = name == user || user.parse() == Ok(uid);
+        (is_it && !name.is_empty()).then(|| Owner { uid, gid, name: Some(name.to_owned()) })
+    })
+}
+
+/// The number in a field of a line of an account database, counted from zero.
+fn number_of(line: &str, field: usize) -> Option<u32> {
+    line.split(':').nth(field)?.parse().ok()
+}
+
 fn find_user(user: &str) -> anyhow::Result<(u32, Option<User>)> {
     let shown = text::escape(user.as_bytes());
     if let Ok(number) = user.parse() {
@@ -199,6 +253,34 @@ mod tests {
         }
         assert!(Owner::parse(OsStr::from_bytes(b"\xff")).is_err());
         assert_eq!(Owner::parse(OsStr::new("root")).unwrap().to_string(), "root (0:0)");
+    }
+
+    #[test]
+    fn another_host_has_accounts_of_its_own() {
+        let (passwd, group) =
+            ("root:x:0:0::/root:/bin/sh\nvm:x:777:778::/:\nbad\n", "vm:x:778:\nkvm:x:36:vm\n");
+        for (text, expected) in [
+            ("vm", Some("vm:778")),
+            ("777", Some("vm:778")),
+            ("vm:kvm", Some("vm:36")),
+            ("5:6", Some("5:6")),
+            ("vm:6", Some("vm:6")),
+            ("5", None),
+            ("daemon", None),
+            ("vm:no such group", None),
+            ("", None),
+        ] {
+            let owner = Owner::parse_of(OsStr::new(text), passwd, group).ok();
+            assert_eq!(owner.map(|owner| owner.argument()).as_deref(), expected, "{text}");
+        }
+        let libvirt = |configuration, passwd, group| {
+            Owner::of_libvirt_of(configuration, passwd, group).unwrap().map(|owner| owner.argument())
+        };
+        assert_eq!(libvirt("user = \"vm\"\n", passwd, group).as_deref(), Some("vm:778"));
+        assert_eq!(libvirt("", passwd, group), None);
+        let debian = "libvirt-qemu:x:64055:108::/:\n";
+        assert_eq!(libvirt("", debian, "").as_deref(), Some("libvirt-qemu:108"));
+        assert_eq!(libvirt("", debian, "libvirt-qemu:x:9:\n").as_deref(), Some("libvirt-qemu:9"));
     }
 
     #[test]

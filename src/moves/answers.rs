@@ -2,20 +2,18 @@
 
 use std::ffi::{OsStr, OsString};
 
-use anyhow::Context as _;
-
 use super::document::Answers;
+use super::place::Place;
 use super::plan::path_of;
 use crate::moves::options::PlanArgs;
 use crate::report::rows;
 use crate::text::escape_os;
 
 /// The answers of a command line.
-pub fn of(args: &PlanArgs) -> anyhow::Result<Answers> {
+pub fn of(args: &PlanArgs, place: &Place) -> anyhow::Result<Answers> {
     let mut answers = Answers::default();
     for path in &args.paths {
-        let path = std::path::absolute(path).context("finding the current directory")?;
-        answers.paths.push(rows::path(&path));
+        answers.paths.push(rows::path(&place.absolute(path)?));
     }
     let mut add = |option: &str, value: &OsStr| {
         let mut word = OsString::from(option);

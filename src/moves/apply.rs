@@ -219,6 +219,14 @@ fn read(file: &Path) -> anyhow::Result<PlanDocument> {
     );
     let document: PlanDocument = crate::yaml::from_slice(&text)
         .with_context(|| format!("{shown} is no plan of `migrate plan --output`"))?;
+    if let Some(root) = &document.root {
+        bail!(
+            "{shown} is a plan of another root: it was made for the host {} by `migrate plan --root {root}`, and does not know what runs \
+             there. `migrate apply` and `migrate undo` need the host itself: they stop and start guests by its virsh, qm and systemctl, and see \
+             its processes, which a container does not. Run `migrate plan` and `migrate apply` on that host, without --root",
+            if document.host.is_empty() { "(no name in its /etc/hostname)" } else { &document.host }
+        );
+    }
     let here = rustix::system::uname();
     let here = here.nodename().to_string_lossy().into_owned();
     ensure!(

@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::document::{Command, Manager, Question, Source};
 use super::manager::Managed;
+use super::place::Place;
 use super::plan::{is_called, path_of};
 use super::tool;
 use crate::moves::options::PlanArgs;
@@ -57,6 +58,7 @@ pub fn change(
     rows: &[ShareRow],
     model: Option<&str>,
     args: &PlanArgs,
+    place: &Place,
 ) -> anyhow::Result<Change> {
     let mut change = Change::default();
     let ask = |text: String| Question { about: by.name.clone(), text, option: None };
@@ -76,7 +78,7 @@ pub fn change(
         ));
     }
     for one in &found {
-        one.plan(by, model, args, &mut change)?;
+        one.plan(by, model, args, place, &mut change)?;
     }
     if by.manager == Manager::Systemd && !change.documents.is_empty() {
         change.run.push(Command::of(["systemctl", "daemon-reload"]));
@@ -169,6 +171,7 @@ impl Found {
         by: &Managed,
         model: Option<&str>,
         args: &PlanArgs,
+        place: &Place,
         change: &mut Change,
     ) -> anyhow::Result<()> {
         if self.rows.iter().any(|row| row.export.is_none()) {
@@ -177,11 +180,21 @@ impl Found {
         }
         let options = self.options(model, args);
         let mut source = self.source.clone();
-        let text = source.read()?;
+        // The managers here are not that host's: what it has is in its files.
+        let on_host = self.rows.first().and_then(|row| row.file.as_deref()).filter(|_| place.is_elsewhere());
+        let text = match on_host {
+            Some(file) => {
+                let bytes = place.read(&path_of(file));
+                bytes.with_context(|| format!("{file} can't be read, or is too large"))?
+            }
+            None => source.read()?,
+        };
         source.sha256 = digest(&text);
         source.options = options.iter().map(|option| crate::text::escape_os(option).into_owned()).collect();
         let scratch = tempfile::tempdir().context("making a folder for the domain's XML")?;
-        let file = if source.dump.is_empty() {
+        let file = if let Some(file) = on_host {
+            path_of(file)
+        } else if source.dump.is_empty() {
             path_of(&source.file)
         } else {
             // The file is only root's: it may hold passwords.
@@ -190,6 +203,9 @@ impl Found {
             file
         };
         let mut words = options.clone();
+        if let Some(root) = place.root() {
+            words.extend(["--root".into(), root.as_os_str().to_owned()]);
+        }
         words.extend(["--diff".into(), "--".into(), file.clone().into_os_string()]);
         let output = tool::verb("config", words)?;
         if output.status != Some(0) {
@@ -213,7 +229,7 @@ impl Found {
             return Ok(());
         }
         change.diff += &renamed(&output.text(), &file, &source.shown);
-        source.commands(change);
+        source.commands(change, place);
         change.documents.push(source);
         Ok(())
     }
@@ -289,14 +305,14 @@ impl Source {
         Command::of(self.define.iter().map(String::as_str).chain([file]))
     }
 
-    fn commands(&self, change: &mut Change) {
+    fn commands(&self, change: &mut Change, place: &Place) {
         let mut config = vec![PROGRAM, "migrate", "config", "--in-place"];
         config.extend(self.options.iter().map(String::as_str));
         config.push(&self.file);
         let config = Command::of(config);
         if self.dump.is_empty() {
             change.run.push(config);
-            let kept = format!("{}{}", self.file, kept_as(&path_of(&self.file)));
+            let kept = format!("{}{}", self.file, kept_as(&place.here(&path_of(&self.file))));
             change.undo.push(Command::of(["mv", &kept, &self.file]));
             return;
         }

@@ -18,6 +18,10 @@ pub struct PlanDocument {
     pub schema: u32,
     /// The host that it was made on.
     pub host: String,
+    /// The folder where that host's file system was mounted (`--root`): `migrate apply` and `migrate undo` refuse such a plan. Null for a
+    /// plan that was made on the host itself. With it, no process of the host is known, and every guest may run.
+    #[serde(default)]
+    pub root: Option<String>,
     /// The version of this program.
     pub tool: String,
     /// The paths and options that it was made with: `migrate apply` makes it again, and compares.

@@ -6,10 +6,10 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use super::document::{Export, Guest, Question, Share};
+use super::place::Place;
 use super::plan::path_of;
 use super::tool;
 use crate::data::journal::{Journal, Stage, default_path};
-use crate::data::owner::Owner;
 use crate::moves::options::PlanArgs;
 use crate::report::FindingRow;
 use crate::report::check::CheckDocument;
@@ -17,7 +17,7 @@ use crate::report::finding::{self, Severity};
 use crate::text::escape;
 
 /// Checks each directory, and asks for what is not known.
-pub fn of(questions: &mut Vec<Question>, guests: &[Guest], args: &PlanArgs) -> Vec<Export> {
+pub fn of(questions: &mut Vec<Question>, guests: &[Guest], args: &PlanArgs, place: &Place) -> Vec<Export> {
     let mut owners: BTreeMap<&str, BTreeSet<Option<&str>>> = BTreeMap::new();
     for guest in guests {
         for share in &guest.shares {
@@ -44,7 +44,7 @@ pub fn of(questions: &mut Vec<Question>, guests: &[Guest], args: &PlanArgs) -> V
                 option: None,
             });
         }
-        exports.push(export(path, known.first().map(|owner| **owner), &pids, questions, args));
+        exports.push(export(path, known.first().map(|owner| **owner), &pids, questions, args, place));
     }
     exports
 }
@@ -65,29 +65,36 @@ fn export(
     guests: &[i32],
     questions: &mut Vec<Question>,
     args: &PlanArgs,
+    place: &Place,
 ) -> Export {
     let mut words = vec![OsString::from("--format=json")];
-    words.extend(owner.map(|owner| format!("--owner={owner}").into()));
+    // Another host's names mean nothing here.
+    let number = owner.and_then(|owner| place.owner(OsStr::new(owner)).ok());
+    let number = number.map(|owner| format!("{}:{}", owner.uid, owner.gid)).filter(|_| place.is_elsewhere());
+    words.extend(number.as_deref().or(owner).map(|owner| format!("--owner={owner}").into()));
     words.extend(args.security_model.map(|model| format!("--security-model={}", model.name()).into()));
-    words.extend(["--".into(), path_of(path).into_os_string()]);
+    words.extend(["--".into(), place.here(&path_of(path)).into_os_string()]);
     let ask = |text: String, option: Option<String>| Question { about: path.to_owned(), text, option };
-    let checked: CheckDocument = match tool::document("check", words) {
+    let mut checked: CheckDocument = match tool::document("check", words) {
         Ok(checked) => checked,
         Err(error) => {
-            questions.push(ask(format!("it can't be checked: {error:#}"), None));
+            questions.push(ask(place.as_on_host(&format!("it can't be checked: {error:#}")), None));
             return Export { path: path.to_owned(), owner: owner.map(str::to_owned), ..Export::default() };
         }
     };
-    let begun = Begun::of(&path_of(path));
+    let begun = Begun::of(&place.here(&path_of(path)));
     if let Some(begun) = &begun {
-        questions.extend(begun.objection(owner).map(|text| ask(text, None)));
+        questions.extend(begun.objection(owner, place).map(|text| ask(text, None)));
     }
     // The guest and its helper are stopped before the conversion; nobody else may use the export then.
     let strangers: Vec<_> = checked
         .in_use
         .iter()
         .filter(|user| {
-            user.busy && user.kind != "helper" && user.pid.is_none_or(|pid| !guests.contains(&pid))
+            user.busy
+                && !place.is_elsewhere()
+                && user.kind != "helper"
+                && user.pid.is_none_or(|pid| !guests.contains(&pid))
         })
         .collect();
     for user in &strangers {
@@ -96,6 +103,16 @@ fn export(
     }
     let mut ours = vec![finding::LIVE_EXPORT.id, finding::EXPORT_IN_USE.id];
     // What the host has added to a converted export is adopted on the way.
+    if place.is_elsewhere() {
+        // What uses an export here, and what is this machine's system, says nothing of that host.
+        ours.extend([finding::PROCESSES_UNSEEN.id, finding::NOT_PRIVILEGED.id, finding::SYSTEM_DIRECTORY.id]);
+        checked.findings.retain(|row| !ours.contains(&row.id.as_str()));
+        for row in &mut checked.findings {
+            row.message = place.as_on_host(&row.message);
+            row.remedy = place.as_on_host(&row.remedy);
+        }
+        questions.extend(of_system(&path_of(path), place).map(|text| ask(text, None)));
+    }
     ours.extend(begun.iter().flat_map(|_| [finding::ALREADY_CONVERTED.id, finding::ADDED_ON_HOST.id]));
     for row in checked.findings.iter().filter(|row| !ours.contains(&row.id.as_str())) {
         let text = format!("{} [{}]", row.message, row.id);
@@ -124,6 +141,16 @@ fn export(
     }
 }
 
+/// Why a directory of another host is the system's or an account's there, by its name.
+fn of_system(export: &Path, place: &Place) -> Option<String> {
+    let what = if crate::data::check::is_system_by_name(export) {
+        "a directory of the system".to_owned()
+    } else {
+        format!("or holds the home of {}", place.home_in(export)?)
+    };
+    Some(format!("it is {what} [{}]: export a directory that only guests use", finding::SYSTEM_DIRECTORY.id))
+}
+
 /// Whether the admin accepts a warning, or that of its kind which is about one subject.
 fn is_accepted(row: &FindingRow, args: &PlanArgs) -> bool {
     args.accept.iter().any(|word| match word.split_once(':') {
@@ -142,7 +169,7 @@ struct Begun {
 impl Begun {
     fn of(export: &Path) -> Option<Self> {
         let root = std::fs::File::open(export).ok()?;
-        let journal = Journal::of_export(&default_path(export), root.as_fd()).ok()??;
+        let journal = Journal::of_export_to_read(&default_path(export), root.as_fd()).ok()??;
         let stage = journal.stage();
         if matches!(stage, Stage::Recording | Stage::RolledBack) {
             return None;
@@ -153,13 +180,13 @@ impl Begun {
     }
 
     /// What of it is in the way of QEMU as `owner`.
-    fn objection(&self, owner: Option<&str>) -> Option<String> {
+    fn objection(&self, owner: Option<&str>, place: &Place) -> Option<String> {
         if self.stage == Stage::RollingBack {
             return Some(
                 "its rollback was interrupted: end it by `migrate rollback` with --apply".to_owned(),
             );
         }
-        let wanted = Owner::parse(OsStr::new(owner?)).ok()?;
+        let wanted = place.owner(OsStr::new(owner?)).ok()?;
         let (uid, gid) = self.owner;
         ((wanted.uid, wanted.gid) != self.owner).then(|| {
             format!("it was converted for QEMU as {uid}:{gid}, and its QEMU runs as {wanted}: take the conversion back first")

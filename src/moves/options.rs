@@ -17,6 +17,10 @@ pub struct PlanArgs {
     /// Files and folders to look at; this machine, its processes included, when none is given
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+    /// Plan for a host whose file system is mounted at DIR: PATHs and everything printed are as on that host. Such a plan is to read;
+    /// `migrate apply` takes one that was made on the host itself
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
     /// Plan for this guest alone, and for those that share an export with it. Repeatable
     #[arg(long = "guest", value_name = "NAME")]
     pub guests: Vec<OsString>,

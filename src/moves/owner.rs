@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use super::configuration;
 use super::document::Manager;
 use super::manager::{self, Managed};
+use super::place::Place;
 use super::plan::{Found, path_of};
 use super::tool;
 use crate::data::owner::Owner;
@@ -24,14 +25,14 @@ pub struct Owners {
 }
 
 impl Owners {
-    pub fn parse(words: &[String]) -> anyhow::Result<Self> {
+    pub fn parse(words: &[String], place: &Place) -> anyhow::Result<Self> {
         let mut owners = Self::default();
         for word in words {
             match word.split_once('=') {
                 Some((guest, owner)) => {
-                    owners.of.insert(guest.to_owned(), Owner::parse(OsStr::new(owner))?);
+                    owners.of.insert(guest.to_owned(), place.owner(OsStr::new(owner))?);
                 }
-                None => owners.all = Some(Owner::parse(OsStr::new(word))?),
+                None => owners.all = Some(place.owner(OsStr::new(word))?),
             }
         }
         Ok(owners)
@@ -48,7 +49,10 @@ pub fn of(
     found: &Found,
     audit: &Audited,
     owners: &Owners,
+    place: &Place,
 ) -> anyhow::Result<Option<(Owner, String)>> {
+    let said = |user: &str, source: &str| said(user, source, place);
+    let user_of = |found: &Found| crate::sources::config::user_of(&files_of(found), place.root());
     if let Some(owner) = owners.named(&by.name) {
         return Ok(Some((owner.clone(), "--owner".to_owned())));
     }
@@ -59,19 +63,25 @@ pub fn of(
     }
     match by.manager {
         Manager::Libvirt => {
-            let xml = tool::run("virsh", ["dumpxml", "--inactive", "--", &by.name])?;
-            if let Some(label) = configuration::dac_label(&xml.text()) {
+            let label = if place.is_elsewhere() {
+                files_of(found).iter().find_map(|file| configuration::dac_label(&place.text(file)))
+            } else {
+                let xml = tool::run("virsh", ["dumpxml", "--inactive", "--", &by.name])?;
+                configuration::dac_label(&xml.text())
+            };
+            if let Some(label) = label {
                 return said(&label, "the domain's seclabel");
             }
-            let owner = Owner::of_libvirt()?;
+            let owner = place.owner_of_libvirt()?;
             return Ok(owner.map(|owner| (owner, "libvirt's configuration".to_owned())));
         }
         Manager::Proxmox => return said("root", "Proxmox VE"),
         Manager::Systemd => {
-            if let Some(user) = crate::sources::config::user_of(&files_of(found)) {
+            if let Some(user) = user_of(found) {
                 return said(&user, "the unit's files");
             }
-            if let Some(values) = manager::properties(&by.name, &["LoadState", "User", "Group"])
+            if !place.is_elsewhere()
+                && let Some(values) = manager::properties(&by.name, &["LoadState", "User", "Group"])
                 && let [state, user, group] = values.as_slice()
                 && state == "loaded"
                 && !user.is_empty()
@@ -81,17 +91,17 @@ pub fn of(
             }
         }
         Manager::Incus | Manager::Commands => {
-            if let Some(user) = crate::sources::config::user_of(&files_of(found)) {
+            if let Some(user) = user_of(found) {
                 return said(&user, "its configuration");
             }
         }
     }
-    Ok(owner_of_helper(found, audit))
+    Ok(owner_of_helper(found, audit, place))
 }
 
 /// A user that this source names.
-fn said(user: &str, source: &str) -> anyhow::Result<Option<(Owner, String)>> {
-    let owner = Owner::parse(OsStr::new(user)).with_context(|| {
+fn said(user: &str, source: &str, place: &Place) -> anyhow::Result<Option<(Owner, String)>> {
+    let owner = place.owner(OsStr::new(user)).with_context(|| {
         format!("its QEMU runs as '{}' by {source}, which is not known here", text::escape(user.as_bytes()))
     })?;
     Ok(Some((owner, source.to_owned())))
@@ -109,7 +119,7 @@ fn owner_of_process(pid: i32) -> Option<Owner> {
 }
 
 /// A helper gives its socket to the user that QEMU runs as.
-fn owner_of_helper(found: &Found, audit: &Audited) -> Option<(Owner, String)> {
+fn owner_of_helper(found: &Found, audit: &Audited, place: &Place) -> Option<(Owner, String)> {
     let sockets: Vec<_> = found.rows.iter().filter_map(|row| row.socket.as_ref()).collect();
     let serving = |helper: &&HelperRow| helper.socket.as_ref().is_some_and(|own| sockets.contains(&own));
     let mut said: Vec<_> = audit
@@ -118,7 +128,7 @@ fn owner_of_helper(found: &Found, audit: &Audited) -> Option<(Owner, String)> {
         .filter(serving)
         .filter_map(|helper| {
             let (uid, gid) = (helper.uid.as_ref()?, helper.gid.as_ref()?);
-            Owner::parse(OsStr::new(&format!("{uid}:{gid}"))).ok()
+            place.owner(OsStr::new(&format!("{uid}:{gid}"))).ok()
         })
         .collect();
     said.dedup();

@@ -9,7 +9,7 @@ use crate::report::{Text, write_findings};
 impl Text for PlanDocument {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         for one in &self.moves {
-            one.text(out)?;
+            one.page(self.root.is_some(), out)?;
         }
         for file in &self.unread {
             writeln!(out, "not read: {file}")?;
@@ -27,7 +27,9 @@ impl PlanDocument {
         if guests == 0 {
             return "no proxy share was found: there is nothing to move".to_owned();
         }
-        let state = if open == 0 {
+        let state = if open == 0 && self.root.is_some() {
+            "no question is open, as far as the host's files say".to_owned()
+        } else if open == 0 {
             "the steps can be carried out as they are".to_owned()
         } else {
             format!("{} to deal with first", counted(open, "question"))
@@ -38,9 +40,16 @@ impl PlanDocument {
 
 impl Text for Move {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.guests.iter().try_for_each(|guest| guest.text(out))?;
+        self.page(false, out)
+    }
+}
+
+impl Move {
+    /// What runs on a host that is looked at from elsewhere is not known.
+    fn page(&self, is_elsewhere: bool, out: &mut dyn Write) -> io::Result<()> {
+        self.guests.iter().try_for_each(|guest| guest.page(is_elsewhere, out))?;
         self.exports.iter().try_for_each(|export| export.text(out))?;
-        self.helpers.iter().try_for_each(|helper| helper.text(out))?;
+        self.helpers.iter().try_for_each(|helper| helper.page(is_elsewhere, out))?;
         if !self.questions.is_empty() {
             writeln!(out, "questions:")?;
             for question in &self.questions {
@@ -68,8 +77,8 @@ impl Text for Move {
     }
 }
 
-impl Text for Guest {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+impl Guest {
+    fn page(&self, is_elsewhere: bool, out: &mut dyn Write) -> io::Result<()> {
         let manager = match self.manager {
             Manager::Libvirt => "libvirt",
             Manager::Proxmox => "Proxmox VE",
@@ -77,8 +86,11 @@ impl Text for Guest {
             Manager::Incus => "LXD or Incus",
             Manager::Commands => "started by hand or by a script",
         };
-        let state =
-            self.pid.map_or_else(|| "shut down".to_owned(), |pid| format!("running as process {pid}"));
+        let state = match self.pid {
+            Some(pid) => format!("running as process {pid}"),
+            None if is_elsewhere => "it is not known whether it runs".to_owned(),
+            None => "shut down".to_owned(),
+        };
         writeln!(out, "guest {} ({manager}, {state})", self.name)?;
         self.shares.iter().try_for_each(|share| share.text(out))?;
         match (&self.owner, &self.owner_from) {
@@ -123,12 +135,13 @@ impl Text for Export {
     }
 }
 
-impl Text for Helper {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+impl Helper {
+    fn page(&self, is_elsewhere: bool, out: &mut dyn Write) -> io::Result<()> {
         let who = match (&self.unit, self.pid) {
             (Some(unit), Some(pid)) => format!("{unit}, process {pid}"),
             (Some(unit), None) => unit.clone(),
             (None, Some(pid)) => format!("process {pid}"),
+            (None, None) if is_elsewhere => "it is not known whether it runs".to_owned(),
             (None, None) => "not running".to_owned(),
         };
         let place = self.place.as_ref().map(|place| format!(", started in {place}")).unwrap_or_default();

@@ -15,6 +15,7 @@ use super::exports;
 use super::helpers;
 use super::manager::{self, Managed};
 use super::owner::{self, Owners};
+use super::place::Place;
 use super::qemu;
 use super::steps;
 use super::tool;
@@ -27,6 +28,10 @@ use crate::text::{escape, unescape};
 
 /// Where units are.
 const UNITS: &[&str] = &["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system"];
+
+/// What is known only on the host itself, and not by its files.
+const UNSEEN: &str = "what runs on the host: guests and helpers that run, what their managers know, and who uses an export are seen only on \
+                      the host itself. Make a plan there before you move a guest";
 
 /// A guest as the audit found it.
 #[derive(Debug, Default)]
@@ -42,33 +47,37 @@ type Group = Vec<(Managed, Found)>;
 
 /// Looks at this host and makes the plan.
 pub fn make(args: &PlanArgs) -> anyhow::Result<PlanDocument> {
-    let paths = args.paths.iter().map(|path| path.as_os_str().to_owned());
-    let words = ["--format=json", "--"].map(OsString::from).into_iter().chain(paths);
+    let place = Place::of(args.root.as_deref())?;
+    let mut words = vec![OsString::from("--format=json")];
+    if let Some(root) = place.root() {
+        words.extend(["--root".into(), root.as_os_str().to_owned()]);
+    }
+    words.push("--".into());
+    words.extend(args.paths.iter().map(|path| path.as_os_str().to_owned()));
     let mut audit: Audited = tool::document("audit", words)?;
-    let running = if args.paths.is_empty() { Audited::default() } else { add_running(&mut audit)? };
+    let is_whole = args.paths.is_empty() || place.is_elsewhere();
+    let running = if is_whole { Audited::default() } else { add_running(&mut audit)? };
     for share in &mut audit.shares {
         answer(share, args);
     }
-    let owners = Owners::parse(&args.owners)?;
-    let mut guests = guests(&audit.shares);
+    let owners = Owners::parse(&args.owners, &place)?;
+    let mut guests = guests(&audit.shares, &place);
     for found in guests.values_mut().filter(|found| found.pid.is_none()) {
         let mut rows = running.shares.iter();
         let is_its = |row: &&ShareRow| found.rows.iter().any(|own| is_same(own, row));
         found.pid = rows.find(is_its).and_then(|row| row.pid);
     }
     let names: Vec<_> = guests.keys().map(|managed| managed.name.clone()).collect();
-    let mut groups = groups(guests);
+    let mut groups = groups(guests, &place);
     if !args.guests.is_empty() {
         groups = wanted(groups, &args.guests)?;
     }
     let mut document = PlanDocument {
         schema: document::SCHEMA,
-        host: rustix::system::uname()
-            .nodename()
-            .to_str()
-            .map_or_else(|_| String::new(), |it| rows::bytes(it.as_bytes())),
+        host: place.name(),
+        root: place.root().map(rows::path),
         tool: env!("CARGO_PKG_VERSION").to_owned(),
-        answers: answers::of(args)?,
+        answers: answers::of(args, &place)?,
         moves: Vec::new(),
         unread: audit
             .unread
@@ -77,13 +86,16 @@ pub fn make(args: &PlanArgs) -> anyhow::Result<PlanDocument> {
             .collect(),
     };
     for group in groups {
-        document.moves.push(plan_move(group, &audit, args, &owners, &names)?);
+        document.moves.push(plan_move(group, &audit, args, &owners, &names, &place)?);
     }
     // Who might use an export, and could not be seen.
     let unseen = [finding::PROCESSES_UNSEEN.id, finding::NOT_PRIVILEGED.id];
     for export in document.moves.iter().flat_map(|one| &one.exports) {
         let rows = export.findings.iter().filter(|row| unseen.contains(&row.id.as_str()));
         document.unread.extend(rows.map(|row| format!("{}: {}", export.path, row.message)));
+    }
+    if place.is_elsewhere() {
+        document.unread.push(UNSEEN.to_owned());
     }
     Ok(document)
 }
@@ -131,7 +143,7 @@ pub fn path_of(text: &str) -> PathBuf {
 }
 
 /// Puts the audit's rows together by guest.
-fn guests(rows: &[ShareRow]) -> BTreeMap<Managed, Found> {
+fn guests(rows: &[ShareRow], place: &Place) -> BTreeMap<Managed, Found> {
     let mut guests: BTreeMap<Managed, Found> = BTreeMap::new();
     let is_process = |row: &&ShareRow| row.pid.is_some();
     for row in rows.iter().filter(is_process) {
@@ -150,7 +162,7 @@ fn guests(rows: &[ShareRow]) -> BTreeMap<Managed, Found> {
             let running = guests.iter().find(|(_, found)| same(found)).map(|(managed, _)| managed.clone());
             managed = match running {
                 Some(running) => running,
-                None => starter_of(&file).unwrap_or(managed),
+                None => starter_of(&file, place).unwrap_or(managed),
             };
         }
         guests.entry(managed).or_default().rows.push(row.clone());
@@ -179,17 +191,19 @@ fn is_same(one: &ShareRow, other: &ShareRow) -> bool {
 }
 
 /// The unit that starts a file.
-fn starter_of(file: &Path) -> Option<Managed> {
+fn starter_of(file: &Path, place: &Place) -> Option<Managed> {
     let wanted = file.to_str().filter(|text| text.starts_with('/'))?;
-    let units = UNITS.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+    let folders = UNITS.iter().map(Path::new);
+    let folders = folders.filter_map(|folder| Some((folder, fs::read_dir(place.here(folder)).ok()?)));
+    let units = folders.flat_map(|(folder, entries)| entries.flatten().map(move |entry| (folder, entry)));
     let mut names: Vec<_> = units
-        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "service"))
-        .filter(|entry| {
-            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+        .filter(|(_, entry)| entry.path().extension().is_some_and(|extension| extension == "service"))
+        .filter(|(folder, entry)| {
+            let text = place.text(&folder.join(entry.file_name()));
             let commands = text.lines().filter(|line| line.trim_start().starts_with("ExecStart"));
             commands.flat_map(|line| line.split(['=', ' ', '\t', '"', '\''])).any(|word| word == wanted)
         })
-        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter_map(|(_, entry)| entry.file_name().into_string().ok())
         .collect();
     names.sort();
     names.dedup();
@@ -200,11 +214,14 @@ fn starter_of(file: &Path) -> Option<Managed> {
 }
 
 /// Guests that share an export belong together.
-fn groups(guests: BTreeMap<Managed, Found>) -> Vec<Group> {
+fn groups(guests: BTreeMap<Managed, Found>, place: &Place) -> Vec<Group> {
     let mut groups: Vec<(BTreeSet<PathBuf>, Group)> = Vec::new();
     for (managed, found) in guests {
-        let mut exports: BTreeSet<PathBuf> =
-            found.rows.iter().filter_map(|row| Some(canonical(&path_of(row.export.as_ref()?)))).collect();
+        let mut exports: BTreeSet<PathBuf> = found
+            .rows
+            .iter()
+            .filter_map(|row| Some(place.canonical(&path_of(row.export.as_ref()?))))
+            .collect();
         let mut members = vec![(managed, found)];
         let (joined, apart): (Vec<_>, Vec<_>) =
             groups.into_iter().partition(|(others, _)| !others.is_disjoint(&exports));
@@ -219,11 +236,6 @@ fn groups(guests: BTreeMap<Managed, Found>) -> Vec<Group> {
     let mut groups: Vec<_> = groups.into_iter().map(|(_, members)| members).collect();
     groups.sort_by(|one, other| one.first().map(|it| &it.0).cmp(&other.first().map(|it| &it.0)));
     groups
-}
-
-/// A path free of symbolic links, as far as it exists.
-pub fn canonical(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 /// The groups that hold a guest of one of these names.
@@ -249,15 +261,16 @@ fn plan_move(
     args: &PlanArgs,
     owners: &Owners,
     names: &[String],
+    place: &Place,
 ) -> anyhow::Result<Move> {
     let mut one = Move::default();
     let mut managed = Vec::new();
     for (by, found) in group {
-        let mut guest = guest(&by, &found, audit, owners, &mut one.questions);
+        let mut guest = guest(&by, &found, audit, owners, &mut one.questions, place);
         guest.stop = answers::command(&args.stop, &by.name, names);
         guest.start = answers::command(&args.start, &by.name, names);
         guest.running = answers::command(&args.running, &by.name, names);
-        if guest.pid.is_none() {
+        if guest.pid.is_none() && !place.is_elsewhere() {
             // An audit of files does not look at processes.
             let running = qemu::of(&guest)?.into_iter().find(|qemu| !qemu.proxy.is_empty());
             guest.pid = running.map(|qemu| qemu.pid);
@@ -265,20 +278,20 @@ fn plan_move(
         one.guests.push(guest);
         managed.push((by, found));
     }
-    one.exports = exports::of(&mut one.questions, &one.guests, args);
-    one.helpers = serving(&audit.helpers, &one.guests);
-    let unserved = one.guests.iter().flat_map(|guest| unserved(guest, &audit.helpers));
+    one.exports = exports::of(&mut one.questions, &one.guests, args, place);
+    one.helpers = serving(&audit.helpers, &one.guests, place);
+    let unserved = one.guests.iter().flat_map(|guest| unserved(guest, &audit.helpers, place));
     one.questions.extend(unserved);
     let model = model_of(&one.exports, &mut one.questions);
     let mut changes = Vec::new();
     for (guest, (by, found)) in one.guests.iter_mut().zip(&managed) {
-        let change = configuration::change(by, &found.rows, model.as_deref(), args)?;
+        let change = configuration::change(by, &found.rows, model.as_deref(), args, place)?;
         guest.diff.clone_from(&change.diff);
         one.questions.extend(change.questions.iter().cloned());
         changes.push(change);
     }
     one.questions.extend(steps::questions(&one.guests));
-    one.steps = steps::of(&one, &changes, args);
+    one.steps = steps::of(&one, &changes, args, place);
     one.questions.sort();
     one.questions.dedup();
     Ok(one)
@@ -292,8 +305,9 @@ fn guest(
     audit: &Audited,
     owners: &Owners,
     questions: &mut Vec<Question>,
+    place: &Place,
 ) -> Guest {
-    let mut shares: Vec<_> = found.rows.iter().map(share).collect();
+    let mut shares: Vec<_> = found.rows.iter().map(|row| share(row, place)).collect();
     shares.sort();
     shares.dedup();
     // One share that is configured and runs is one; which place says the export does not matter.
@@ -317,7 +331,7 @@ fn guest(
         });
         (None, None)
     };
-    let (owner, owner_from) = match owner::of(by, found, audit, owners) {
+    let (owner, owner_from) = match owner::of(by, found, audit, owners, place) {
         Ok(Some((owner, from))) => (Some(owner.argument()), Some(from)),
         Ok(None) => ask("nothing says which user its QEMU runs as".to_owned()),
         Err(error) => ask(format!("{error:#}: make that user on this host, or name another one")),
@@ -334,14 +348,14 @@ fn guest(
     }
 }
 
-fn share(row: &ShareRow) -> Share {
-    let place = row.export_place.as_ref().map(|place| format!(" at {place}")).unwrap_or_default();
+fn share(row: &ShareRow, place: &Place) -> Share {
+    let at = row.export_place.as_ref().map(|at| format!(" at {at}")).unwrap_or_default();
     Share {
         mount_tag: row.mount_tag.clone(),
         fsdev: row.fsdev.clone(),
         socket: row.socket.clone(),
-        export: row.export.as_ref().map(|export| rows::path(&canonical(&path_of(export)))),
-        export_from: row.export_from.as_ref().map(|from| format!("{from}{place}")),
+        export: row.export.as_ref().map(|export| rows::path(&place.canonical(&path_of(export)))),
+        export_from: row.export_from.as_ref().map(|from| format!("{from}{at}")),
         readonly: row.readonly,
     }
 }
@@ -365,12 +379,12 @@ fn model_of(exports: &[Export], questions: &mut Vec<Question>) -> Option<String>
 }
 
 /// The helpers that serve these guests' shares, each once.
-fn serving(rows: &[HelperRow], guests: &[Guest]) -> Vec<Helper> {
+fn serving(rows: &[HelperRow], guests: &[Guest], place: &Place) -> Vec<Helper> {
     let canonical =
-        |row: &HelperRow| row.export.as_ref().map(|export| rows::path(&canonical(&path_of(export))));
+        |row: &HelperRow| row.export.as_ref().map(|export| rows::path(&place.canonical(&path_of(export))));
     let shares = || guests.iter().flat_map(|guest| &guest.shares);
     let mut helpers: Vec<Helper> = Vec::new();
-    for row in rows.iter().filter(|row| shares().any(|share| serves(row, share))) {
+    for row in rows.iter().filter(|row| shares().any(|share| serves(row, share, place))) {
         let file = row.file.as_deref().filter(|file| !file.starts_with("/proc/"));
         let new = Helper {
             unit: unit_of(row, file),
@@ -408,14 +422,14 @@ fn serving(rows: &[HelperRow], guests: &[Guest]) -> Vec<Helper> {
 }
 
 /// Whether a helper serves a share.
-fn serves(row: &HelperRow, share: &Share) -> bool {
-    let export = row.export.as_ref().map(|export| rows::path(&canonical(&path_of(export))));
+fn serves(row: &HelperRow, share: &Share, place: &Place) -> bool {
+    let export = row.export.as_ref().map(|export| rows::path(&place.canonical(&path_of(export))));
     row.socket.is_some() && share.socket == row.socket || export.is_some() && share.export == export
 }
 
 /// The shares of a running guest that no known helper serves: the way back could not start one for them.
-fn unserved(guest: &Guest, rows: &[HelperRow]) -> Vec<Question> {
-    let is_unserved = |share: &&Share| !rows.iter().any(|row| serves(row, share));
+fn unserved(guest: &Guest, rows: &[HelperRow], place: &Place) -> Vec<Question> {
+    let is_unserved = |share: &&Share| !rows.iter().any(|row| serves(row, share, place));
     let shares = guest.shares.iter().filter(|_| guest.pid.is_some()).filter(is_unserved);
     let question = |share: &Share| Question {
         about: guest.name.clone(),

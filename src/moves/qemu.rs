@@ -10,7 +10,7 @@ use anyhow::Context as _;
 
 use super::document::{Guest, Manager, Share};
 use super::manager::Managed;
-use super::plan::{canonical, path_of};
+use super::plan::path_of;
 use crate::share::argv::{self, Arg};
 use crate::share::backend::Backend;
 use crate::share::{Transport, qemu_opts};
@@ -152,7 +152,10 @@ fn regular(file: &Path) -> Option<Vec<u8>> {
 }
 
 fn has_export(path: &Path, share: &Share) -> bool {
-    share.export.as_ref().is_some_and(|export| canonical(path) == path_of(export))
+    share
+        .export
+        .as_ref()
+        .is_some_and(|export| path.canonicalize().unwrap_or_else(|_| path.to_owned()) == path_of(export))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::configuration::Change;
 use super::document::{Command, Export, Guest, Helper, Kind, Manager, Move, Question, Step};
 use super::manager;
 use super::managers;
+use super::place::Place;
 use super::plan::is_of_guest;
 use crate::moves::options::PlanArgs;
 
@@ -12,11 +13,16 @@ pub const PROGRAM: &str = "virtfs-proxy-helper";
 
 /// The steps of a move. The guests are shut down throughout; a configuration changes only after its files are converted and verified;
 /// a helper is disabled only when the guests run without it.
-pub fn of(one: &Move, changes: &[Change], args: &PlanArgs) -> Vec<Step> {
+pub fn of(one: &Move, changes: &[Change], args: &PlanArgs, place: &Place) -> Vec<Step> {
     let mut steps = Vec::new();
-    let running = || one.guests.iter().enumerate().filter(|(_, guest)| guest.pid.is_some());
+    // Those of another host may run.
+    let may_run = |guest: &Guest| guest.pid.is_some() || place.is_elsewhere();
+    let running = || one.guests.iter().enumerate().filter(|(_, guest)| may_run(guest));
     steps.extend(running().map(|(index, guest)| stop(index, guest)));
-    let held: Vec<_> = one.guests.iter().map(|guest| managers::of(guest.manager).hold(guest)).collect();
+    // libvirt and Proxmox VE would have to be asked, and those of another host can't be.
+    let is_known = |guest: &Guest| !place.is_elsewhere() || guest.manager == Manager::Systemd;
+    let hold = |guest| if is_known(guest) { managers::of(guest.manager).hold(guest) } else { Vec::new() };
+    let held: Vec<_> = one.guests.iter().map(hold).collect();
     let holds = || one.guests.iter().zip(&held).enumerate().filter(|(_, (_, hold))| !hold.is_empty());
     steps.extend(holds().map(|(index, (guest, hold))| Step {
         kind: Kind::Hold,
@@ -27,8 +33,9 @@ pub fn of(one: &Move, changes: &[Change], args: &PlanArgs) -> Vec<Step> {
         undo: managers::of(guest.manager).release(guest),
         ..Step::default()
     }));
-    steps
-        .extend(one.helpers.iter().enumerate().filter_map(|(index, helper)| stop_helper(index, helper, one)));
+    steps.extend(
+        one.helpers.iter().enumerate().filter_map(|(index, helper)| stop_helper(index, helper, one, place)),
+    );
     steps.extend(args.before.as_ref().map(|command| Step {
         kind: Kind::Before,
         what: "Run the command of --before.".to_owned(),
@@ -62,7 +69,10 @@ pub fn of(one: &Move, changes: &[Change], args: &PlanArgs) -> Vec<Step> {
     }));
     steps.extend(running().map(|(index, guest)| start(index, guest)));
     steps.extend(
-        one.helpers.iter().enumerate().filter_map(|(index, helper)| disable_helper(index, helper, one)),
+        one.helpers
+            .iter()
+            .enumerate()
+            .filter_map(|(index, helper)| disable_helper(index, helper, one, place)),
     );
     steps
 }
@@ -192,11 +202,12 @@ fn of_helper(
     Step { kind, about, index, what, run, undo, ..Step::default() }
 }
 
-fn stop_helper(index: usize, helper: &Helper, one: &Move) -> Option<Step> {
+fn stop_helper(index: usize, helper: &Helper, one: &Move, place: &Place) -> Option<Step> {
     let export = name(helper);
     let step = |what, run, undo| of_helper(Kind::StopHelper, index, helper, what, run, undo);
     if let Some(unit) = &helper.unit {
-        let is_active = helper.pid.is_some() || managers::is_active(unit).unwrap_or(false);
+        let is_active =
+            helper.pid.is_some() || place.is_elsewhere() || managers::is_active(unit).unwrap_or(false);
         let mut run = managers::hold_unit(unit);
         run.push(Command::of(["systemctl", "stop", unit]));
         let mut undo = managers::release_unit(unit);
@@ -221,7 +232,7 @@ fn stop_helper(index: usize, helper: &Helper, one: &Move) -> Option<Step> {
     Some(step(what, run, undo))
 }
 
-fn disable_helper(index: usize, helper: &Helper, one: &Move) -> Option<Step> {
+fn disable_helper(index: usize, helper: &Helper, one: &Move, place: &Place) -> Option<Step> {
     let export = name(helper);
     let step = |what, run, undo| of_helper(Kind::DisableHelper, index, helper, what, run, undo);
     let Some(unit) = &helper.unit else {
@@ -233,7 +244,7 @@ fn disable_helper(index: usize, helper: &Helper, one: &Move) -> Option<Step> {
             vec![Command::by_hand(format!("put the helper's line back into {place}"))],
         ));
     };
-    let is_enabled = manager::is_enabled(unit);
+    let is_enabled = if place.is_elsewhere() { place.links_to(unit) } else { manager::is_enabled(unit) };
     let (mut run, mut undo) = (Vec::new(), managers::hold_unit(unit));
     if is_enabled {
         run.push(Command::of(["systemctl", "disable", unit]));

@@ -33,7 +33,7 @@ use super::mention::first_unread;
 use super::proved::{self, Rewritten};
 use crate::data::devices::multidevs_of;
 use crate::exit::Outcome;
-use crate::share::local::Options;
+use crate::share::local::{Multidevs, Options};
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::share::target::Target;
 use crate::share::virtiofs::Daemon;
@@ -50,7 +50,7 @@ pub fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
         complain!("virtfs-proxy-helper: {why}");
         return Ok(Outcome::Usage);
     }
-    let input = match Input::open(&args.file)? {
+    let input = match Input::open(&args.file, args.root.as_deref())? {
         Opened::Whole(input) => input,
         Opened::Long { name, file } => return unchanged_long(args, &name, file),
     };
@@ -72,7 +72,7 @@ pub fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     }
     let document = Document { path: input.path.as_deref(), bytes: &input.bytes };
     // What comes through a pipe may be another host's: the files around it are none of this machine's.
-    let host = if document.path.is_some() { Some(Host::new(None)?) } else { None };
+    let host = if document.path.is_some() { Some(Host::new(args.root.as_deref())?) } else { None };
     let recorder = host.as_ref().map(|host| Recorder::new(host));
     let recording = recorder.as_ref().map(|recorder| recorder as &dyn Beside);
     let held = reading::read(&document, recording).map_err(|error| input.error(error.line, &error.reason))?;
@@ -88,6 +88,9 @@ pub fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
         return Err(input.refused(&refusal));
     }
     let mut how = how(args, &reading).map_err(|refusal| input.refused(&refusal))?;
+    if let Some(host) = host.as_ref().filter(|host| host.is_elsewhere()) {
+        look_there(host, &reading, &mut how);
+    }
     how.view =
         document.path.zip(beside).and_then(|(path, beside)| super::systemd::view_of_starter(path, beside));
     if let Some(form) = args.to {
@@ -138,9 +141,21 @@ pub fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     Ok(if args.check { Outcome::Findings } else { Outcome::Clean })
 }
 
+/// The exports are another host's: whether they hold several file systems is looked at below its root.
+fn look_there(host: &Host, reading: &Reading, how: &mut Rewrite) {
+    how.multidevs_of = None;
+    let exports = reading.shares.iter().filter_map(|share| how.export_of(share).ok());
+    let found = exports.map(|export| multidevs_of(&host.here(&host.canonical(&export).ok()?)));
+    let found: Option<BTreeSet<_>> = found.map(|one| one.map(Multidevs::name)).collect();
+    let all = [Multidevs::Remap, Multidevs::Warn];
+    let found = found.filter(|found| found.len() == 1);
+    let is_it = |one: &Multidevs| found.as_ref().is_some_and(|found| found.contains(one.name()));
+    how.local.multidevs = how.local.multidevs.or_else(|| all.into_iter().find(is_it));
+}
+
 /// The user that QEMU runs as, where files say it; `None` where none does, or they say different users.
-pub fn user_of(files: &[PathBuf]) -> Option<String> {
-    let host = Host::new(None).ok()?;
+pub fn user_of(files: &[PathBuf], root: Option<&Path>) -> Option<String> {
+    let host = Host::new(root).ok()?;
     let mut users = BTreeSet::new();
     for path in files {
         let Ok(Some(bytes)) = host.file(path) else { continue };
@@ -297,7 +312,8 @@ struct Input {
 }
 
 impl Input {
-    fn open(file: &Path) -> anyhow::Result<Opened> {
+    /// Opens a file; with `root` one of the host whose file system is mounted there.
+    fn open(file: &Path, root: Option<&Path>) -> anyhow::Result<Opened> {
         if file.as_os_str() == "-" {
             let bytes = read(io::stdin().lock()).context("reading standard input")?;
             return Ok(Opened::Whole(Self {
@@ -308,12 +324,19 @@ impl Input {
             }));
         }
         let name = escape_path(file).into_owned();
-        let path = file.canonicalize().with_context(|| format!("finding {name}"))?;
-        let mut opened = File::open(&path).with_context(|| format!("opening {name}"))?;
+        let host = Host::new(root)?;
+        let found = if root.is_some() { host.canonical(&host.absolute(file)?) } else { file.canonicalize() };
+        let path = found.with_context(|| format!("finding {name}"))?;
+        let mut opened = if root.is_some() {
+            let opened = host.open(&path).with_context(|| format!("opening {name}"))?;
+            opened.with_context(|| format!("{name} is not a regular file"))?
+        } else {
+            File::open(&path).with_context(|| format!("opening {name}"))?
+        };
         let before = in_place::Stamp::of(&opened).with_context(|| format!("looking at {name}"))?;
         let read = read(&opened).with_context(|| format!("reading {name}"))?;
         if let Content::Beginning(start) = &read
-            && can_hold_all(&Host::new(None)?, &path, start) == Ok(false)
+            && can_hold_all(&host, &path, start) == Ok(false)
         {
             opened.rewind().with_context(|| format!("reading {name}"))?;
             return Ok(Opened::Long { name, file: opened });

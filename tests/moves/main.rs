@@ -13,6 +13,7 @@ mod snapshot;
 mod wire;
 
 mod by_hand;
+mod elsewhere;
 mod host;
 mod killed;
 mod two;

@@ -84,6 +84,15 @@ pub fn reasons(export: &Path) -> Vec<String> {
     reasons
 }
 
+/// Whether a directory of another host (free of symbolic links) is the system's, or holds one that is, as its name says.
+pub fn is_by_name(export: &Path) -> bool {
+    let is_below = |paths: &[&str]| paths.iter().any(|path| export.starts_with(path));
+    let mut system = WHOLE.iter().chain(&STATE).chain(&SHARED);
+    is_below(&WHOLE) && !USERS.iter().any(|path| export.starts_with(path) && export != Path::new(path))
+        || is_below(&STATE)
+        || system.any(|path| Path::new(path).starts_with(export))
+}
+
 /// A directory (or file), and where it lies.
 struct Directory {
     path: PathBuf,

@@ -17,6 +17,9 @@ pub struct ConfigArgs {
     /// or JSON document; - is standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// Read the file, and those that it names, of a host whose file system is mounted at DIR
+    #[arg(long, value_name = "DIR", hide = true, conflicts_with = "in_place")]
+    pub root: Option<PathBuf>,
     /// What a share exports, by its mount tag, its fsdev's id or its socket's path. Repeatable
     #[arg(long = "export", value_name = "TAG_OR_ID=PATH", value_parser = OsStringValueParser::new().try_map(|text| export(&text)))]
     pub exports: Vec<(OsString, PathBuf)>,
