@@ -23,6 +23,7 @@ mod convert;
 pub mod devices;
 pub mod entry;
 pub mod filesystem;
+mod filter;
 mod flags;
 pub mod form;
 pub mod goal;

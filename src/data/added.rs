@@ -9,17 +9,22 @@
 //! | a real symbolic link or special file, whoever owns it | it is adopted: no guest makes such |
 //! | one that is still being written, and a new directory around it | nothing yet |
 
+mod known;
+mod list;
 mod look;
+mod places;
 
-use std::collections::{HashMap, HashSet};
-use std::ffi::{CString, OsStr};
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
 
+use self::known::Found;
 use self::look::{Candidate, Eye, Looker, Said, Seen};
 use super::entry::{CAPABILITY, Kind};
 use super::filesystem::Filesystem;
@@ -29,45 +34,26 @@ use super::identity::Key;
 use super::journal::{self, Journal, Record};
 use super::staging::Staging;
 use super::survey::Group;
-use super::tree::{Directory, Tree};
+use super::tree::Tree;
 use super::{mapped_xattr, walk};
 use crate::report::check::counted;
 use crate::report::finding::{self, Finding};
+use crate::report::spool::Sorted;
 use crate::share::Place;
+
+pub use self::list::{Added, List, unspooled};
+pub use self::places::Places;
 
 /// How many entries that are left are named one by one.
 const NAMED: usize = 1000;
 
-/// An entry to be adopted, or whose owner is to be changed back.
-#[derive(Debug)]
-pub struct Added {
-    /// The directory that it is in.
-    pub directory: Arc<Directory>,
-    /// Its name there.
-    pub name: CString,
-    /// What it really is.
-    pub record: Record,
-}
-
-impl Added {
-    /// Its path from the export.
-    pub fn path(&self) -> Vec<u8> {
-        self.directory.path_of(&self.name)
-    }
-
-    /// Whether it is a directory.
-    pub fn is_directory(&self) -> bool {
-        self.record.entry.kind() == Some(Kind::Directory)
-    }
-}
-
 /// Everything that was added.
 #[derive(Debug, Default)]
 pub struct Additions {
-    /// What is to be adopted, in the order of paths.
-    pub new: Vec<Added>,
+    /// What is to be adopted.
+    pub new: List,
     /// What was converted or adopted before and has another owner now.
-    pub returned: Vec<Added>,
+    pub returned: List,
     /// Why entries are left as they are: the first of them.
     pub left: Vec<Finding>,
     /// How many entries are left as they are.
@@ -86,7 +72,7 @@ impl Additions {
 
     /// How many symbolic links and special files are to be replaced.
     pub fn replaced(&self) -> usize {
-        self.new.iter().filter(|added| added.record.entry.kind().is_some_and(Kind::is_replaced)).count()
+        self.new.replaced
     }
 
     /// What is to be said of them where they are only counted; nothing where there are none.
@@ -94,8 +80,8 @@ impl Additions {
         if self.count() == 0 {
             return None;
         }
-        let first = self.new.iter().chain(&self.returned).map(Added::path).min();
-        let named = first.map_or_else(String::new, |path| format!(" ('{}')", crate::text::escape(&path)));
+        let first = self.new.first.iter().chain(&self.returned.first).min();
+        let named = first.map_or_else(String::new, |path| format!(" ('{}')", crate::text::escape(path)));
         let message = format!(
             "{} {} added on the host since the conversion{named}, or given another owner: run `migrate convert --adopt`",
             counted(self.count(), "entry"),
@@ -149,116 +135,93 @@ impl Search<'_> {
             seen: Mutex::default(),
         };
         walk::parallel(self.tree, self.jobs, || Eye(&looker))?;
-        let Seen { candidates, unmapped } = looker.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let known = self.known(&candidates)?;
+        let Seen { candidates, busy, unmapped } =
+            looker.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut additions = Additions { unmapped, ..Additions::default() };
-        self.judge(&goal, candidates, &known, &mut additions);
+        if !candidates.is_empty() {
+            let found = known::join(&candidates, self.journal)?;
+            drop(candidates);
+            self.judge(&goal, &found, &busy, &mut additions)?;
+        }
         Ok(additions)
-    }
-
-    /// What the journal knows of candidates that it has recorded, by their inodes.
-    fn known(&self, candidates: &[Candidate]) -> Result<HashMap<Key, Known>> {
-        let mut known = HashMap::new();
-        if candidates.is_empty() {
-            return Ok(known);
-        }
-        // There may be very many: their places in the list take the least room.
-        let key = |place: usize| candidates.get(place).map(|candidate| candidate.inode.id.key());
-        let mut asked: Vec<usize> = (0..candidates.len()).collect();
-        asked.sort_unstable_by_key(|&place| key(place));
-        let inode = |wanted: Key| {
-            let place = asked.binary_search_by_key(&Some(wanted), |&place| key(place)).ok()?;
-            asked.get(place).and_then(|&place| candidates.get(place)).map(|candidate| candidate.inode)
-        };
-        let open = self.journal.adopting().unwrap_or(u64::MAX);
-        for listing in self.journal.listings()? {
-            let (at, listing) = listing?;
-            let own = listing.is_first(at).then_some(&listing.own);
-            let records = listing.entries.iter().filter_map(|(_, record)| record.as_ref());
-            for record in own.into_iter().chain(records) {
-                if inode(record.id.key()).is_some_and(|inode| record.is(&inode)) {
-                    known.insert(record.id.key(), Known { record: record.clone(), is_open: at >= open });
-                }
-            }
-        }
-        Ok(known)
     }
 
     /// Decides what becomes of each candidate.
     fn judge(
         &self,
         goal: &Goal,
-        mut candidates: Vec<Candidate>,
-        known: &HashMap<Key, Known>,
+        found: &Sorted<Found>,
+        busy: &Sorted<look::Path>,
         to: &mut Additions,
-    ) {
-        candidates.sort_unstable_by(|one, other| one.path.cmp(&other.path));
-        let mut names: HashMap<Key, u64> = HashMap::new();
-        for candidate in candidates.iter().filter(|candidate| candidate.inode.is_linked()) {
-            *names.entry(candidate.inode.id.key()).or_default() += 1;
-        }
-        let busy = busy_directories(&candidates, known);
-        let mut closed: HashSet<Vec<u8>> = HashSet::new();
+    ) -> Result<()> {
+        let mut busy = Busy::of(busy.iter());
+        // The outermost of the directories around the last candidate that is left.
+        let mut closed: Option<look::Path> = None;
         let mut left_names: HashSet<Key> = HashSet::new();
-        for mut candidate in candidates {
-            let known = known.get(&candidate.inode.id.key());
+        for found in found.iter() {
+            let Found { mut candidate, known, names } = unspooled(found)?;
             let is_directory = candidate.inode.kind() == Some(Kind::Directory);
-            if known.is_some_and(|known| known.is_open) {
+            let holds_busy = is_directory && known.is_none() && busy.is_below(&candidate.path)?;
+            if known.as_ref().is_some_and(|known| known.is_open) {
                 to.pending += 1;
                 continue;
             }
             // Where only numbers tell inodes apart, that of a link which was replaced may have been given to another.
             let known = known.filter(|_| !candidate.inode.kind().is_some_and(Kind::is_replaced));
-            let is_below_left = above(&candidate.path).any(|path| closed.contains(path));
+            let is_below_left = closed.as_ref().is_some_and(|closed| candidate.path.is_below(closed));
             if is_below_left && !candidate.is_busy {
                 // The directory was named.
                 to.left_count += 1;
                 left_names.extend(candidate.inode.is_linked().then(|| candidate.inode.id.key()));
                 continue;
             }
-            let found = if candidate.is_busy || busy.contains(&candidate.path) {
+            let found = if candidate.is_busy || holds_busy {
                 Some(self.busy(is_directory))
-            } else if let Some(known) = known {
+            } else if let Some(known) = &known {
                 stays(goal, &candidate, &known.record).map(|why| self.left(why))
             } else {
-                self.obstacle(&mut candidate, &names)
+                self.obstacle(&mut candidate, names)
             };
             if let Some(finding) = found {
                 left_names.extend(candidate.inode.is_linked().then(|| candidate.inode.id.key()));
-                if is_directory && known.is_none() {
-                    closed.insert(candidate.path.clone());
+                let place = Place { file: Some(self.path(&candidate.path.0)), ..Place::default() };
+                if is_directory && known.is_none() && !is_below_left {
+                    closed = Some(candidate.path);
                 }
-                let place = Place { file: Some(self.path(&candidate.path)), ..Place::default() };
                 to.leave(Finding { place, ..finding });
                 continue;
             }
-            let Candidate { directory, name, record, .. } = candidate;
+            let Candidate { path, within, record, .. } = candidate;
             let list = if known.is_some() { &mut to.returned } else { &mut to.new };
-            list.push(Added { directory, name, record });
+            list.push(&Added { path: path.0, within, record });
         }
-        self.leave_other_names(&left_names, to);
+        self.leave_other_names(&left_names, to)
     }
 
     /// Leaves what has another name that is left: a link or a special file would be parted from that.
-    fn leave_other_names(&self, left: &HashSet<Key>, to: &mut Additions) {
+    fn leave_other_names(&self, left: &HashSet<Key>, to: &mut Additions) -> Result<()> {
         const WHY: &str = "another of its names is left as it is, and what that shows changes with it";
         if left.is_empty() {
-            return;
+            return Ok(());
         }
-        let is_left = |added: &Added| added.record.entry.links > 1 && left.contains(&added.record.id.key());
-        let (others, new) = std::mem::take(&mut to.new).into_iter().partition(is_left);
-        to.new = new;
-        let others: Vec<Added> = others;
-        for added in others {
-            let place = Place { file: Some(self.path(&added.path())), ..Place::default() };
-            let finding = Finding { place, ..self.finding(&finding::LINKS_OUTSIDE, WHY) };
-            if (self.covers)(&finding) { to.new.push(added) } else { to.leave(finding) }
+        for added in std::mem::take(&mut to.new).iter() {
+            let added = added?;
+            if added.record.entry.links > 1 && left.contains(&added.record.id.key()) {
+                let place = Place { file: Some(self.path(&added.path)), ..Place::default() };
+                let finding = Finding { place, ..self.finding(&finding::LINKS_OUTSIDE, WHY) };
+                if !(self.covers)(&finding) {
+                    to.leave(finding);
+                    continue;
+                }
+            }
+            to.new.push(&added);
         }
-        to.new.sort_by_cached_key(Added::path);
+        Ok(())
     }
 
     /// What stands in the way of the adoption of an entry that the journal does not know.
-    fn obstacle(&self, candidate: &mut Candidate, names: &HashMap<Key, u64>) -> Option<Finding> {
+    /// `names` says how many names of its inode are to be adopted.
+    fn obstacle(&self, candidate: &mut Candidate, names: u64) -> Option<Finding> {
         if candidate.said == Said::Other {
             let why = "its metadata file (in .virtfs_metadata) was put there with it or changed since: the guest sees what that \
                        says. Give both to QEMU's user (chown)";
@@ -271,9 +234,7 @@ impl Search<'_> {
             return Some(self.left(why));
         }
         let inode = &candidate.inode;
-        let is_elsewhere =
-            inode.is_linked() && names.get(&inode.id.key()).is_none_or(|count| *count < inode.links);
-        if is_elsewhere {
+        if inode.is_linked() && names < inode.links {
             let message =
                 "it has names outside the export, or of QEMU's user, and what they show changes with it";
             candidate.findings.push(self.finding(&finding::LINKS_OUTSIDE, message));
@@ -299,13 +260,6 @@ impl Search<'_> {
     fn path(&self, entry: &[u8]) -> std::path::PathBuf {
         self.export.join(OsStr::from_bytes(entry))
     }
-}
-
-/// What the journal knows of an inode.
-struct Known {
-    record: Record,
-    /// Whether its adoption has not got to its end.
-    is_open: bool,
 }
 
 /// Why an entry that was converted or adopted, and has another owner now, stays so; `None` where it does not.
@@ -341,23 +295,23 @@ fn stays(goal: &Goal, candidate: &Candidate, was: &Record) -> Option<&'static st
     None
 }
 
-/// The paths of the directories around an entry, but for the export.
-fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    path.iter().enumerate().filter(|(_, byte)| **byte == b'/').filter_map(|(at, _)| path.get(..at))
-}
+/// The paths of what is still being written, in their order.
+struct Busy<I: Iterator<Item = io::Result<look::Path>>>(std::iter::Peekable<I>);
 
-/// The paths of new directories in which something is being written.
-fn busy_directories(candidates: &[Candidate], known: &HashMap<Key, Known>) -> HashSet<Vec<u8>> {
-    let is_new = |candidate: &&Candidate| {
-        candidate.inode.kind() == Some(Kind::Directory) && !known.contains_key(&candidate.inode.id.key())
-    };
-    let new: HashSet<&[u8]> =
-        candidates.iter().filter(is_new).map(|candidate| candidate.path.as_slice()).collect();
-    let busy = candidates.iter().filter(|candidate| candidate.is_busy);
-    busy.flat_map(|candidate| above(&candidate.path))
-        .filter(|path| new.contains(path))
-        .map(<[u8]>::to_vec)
-        .collect()
+impl<I: Iterator<Item = io::Result<look::Path>>> Busy<I> {
+    fn of(paths: I) -> Self {
+        Self(paths.peekable())
+    }
+
+    /// Whether something below the directory at `path` is being written. Asked for one path after the other, in their order.
+    fn is_below(&mut self, path: &look::Path) -> Result<bool> {
+        while self.0.next_if(|busy| busy.as_ref().is_ok_and(|busy| busy <= path)).is_some() {}
+        match self.0.peek() {
+            None => Ok(false),
+            Some(Ok(busy)) => Ok(busy.is_below(path)),
+            Some(Err(_)) => self.0.next().map_or(Ok(false), |failed| unspooled(failed).map(|_| false)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -365,9 +319,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_directories_above_are_all_but_the_export() {
-        let paths = |path: &'static str| above(path.as_bytes()).map(<[u8]>::to_vec).collect::<Vec<_>>();
-        assert_eq!(paths("a/bc/d"), [b"a".to_vec(), b"a/bc".to_vec()]);
-        assert!(paths("a").is_empty());
+    fn what_is_being_written_is_found_below_its_directories_alone() {
+        let path = |path: &str| look::Path(path.as_bytes().to_vec());
+        let mut busy = Busy::of(["a/b/c", "d", "e"].map(|busy| Ok(path(busy))).into_iter());
+        let asked = ["a", "a/b", "a/b/d", "a b", "d", "da", "e"];
+        let below: Vec<_> = asked.iter().filter(|asked| busy.is_below(&path(asked)).unwrap()).collect();
+        assert_eq!(below, [&"a", &"a/b"]);
     }
 }

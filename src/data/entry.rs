@@ -5,6 +5,8 @@
 
 use std::cmp::Ordering;
 
+use serde::{Deserialize, Serialize};
+
 use super::identity::Id;
 pub use super::time::Time;
 
@@ -101,7 +103,7 @@ impl Kind {
 pub type Xattr = (Vec<u8>, Vec<u8>);
 
 /// An entry as the guest sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Type bits, set-id bits, sticky bit and permissions: `st_mode`.
     pub mode: u32,
@@ -181,7 +183,7 @@ pub const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 pub const CAPABILITY: &[u8] = b"security.capability";
 
 /// Which inode, among all of this machine's until it restarts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Identity {
     /// The file system's device number.
     pub device: u64,
@@ -190,7 +192,7 @@ pub struct Identity {
 }
 
 /// An inode as the kernel tells it, whatever a mapped model makes of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inode {
     /// Which one, until this machine restarts.
     pub identity: Identity,

@@ -154,6 +154,11 @@ impl Directory {
         self.identity.get().copied()
     }
 
+    /// Says which inode it was when somebody else opened it. Without effect where it was opened already.
+    pub fn expect(&self, identity: Identity) {
+        let _ = self.identity.set(identity);
+    }
+
     /// Its path from the root, without a slash in front; empty for the root.
     pub fn path(&self) -> Vec<u8> {
         self.path_of(c"")

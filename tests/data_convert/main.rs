@@ -13,6 +13,7 @@ mod snapshot;
 
 mod adopt;
 mod adopt_errors;
+mod adopt_many;
 mod copies;
 mod crash;
 mod errors;

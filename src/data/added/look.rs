@@ -1,16 +1,20 @@
 //! The walk that finds what was added to a converted export: each entry that is not as a mapped model keeps it.
 
-use std::ffi::{CStr, CString};
+use std::cmp::Ordering;
+use std::ffi::CStr;
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::Search;
-use crate::data::entry::{Inode, Kind};
+use crate::data::entry::{Identity, Inode, Kind};
 use crate::data::filesystem::Filesystem;
 use crate::data::form::{Form, Model};
 use crate::data::goal::Goal;
+use crate::data::identity::Key;
 use crate::data::journal::Record;
 use crate::data::pin::Pin;
 use crate::data::staging::Staging;
@@ -19,12 +23,13 @@ use crate::data::tree::Directory;
 use crate::data::walk::{Trouble, Visitor};
 use crate::data::{check, mapped_file, mapped_xattr, passthrough, sys};
 use crate::report::finding::{self, Finding};
+use crate::report::spool::{Keyed, Sorted};
 
 /// For how long a file with a name of rsync's temporary files is taken for one.
 const TEMPORARY: u64 = 3600;
 
 /// What says that the guest sees an entry otherwise than it really is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Said {
     /// Nothing, or a metadata file that another inode of this name had.
     Nothing,
@@ -34,11 +39,47 @@ pub(super) enum Said {
     Other,
 }
 
+/// A path from the export. In the order of these, what is in a directory follows the directory at once: no byte is less than the slash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Path(pub(super) Vec<u8>);
+
+impl Path {
+    fn bytes(&self) -> impl Iterator<Item = u8> {
+        self.0.iter().map(|&byte| if byte == b'/' { 0 } else { byte })
+    }
+
+    /// Whether it is of something below the directory at `above`.
+    pub(super) fn is_below(&self, above: &Self) -> bool {
+        self.0.strip_prefix(above.0.as_slice()).is_some_and(|rest| rest.first() == Some(&b'/'))
+    }
+}
+
+impl Ord for Path {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.bytes().cmp(other.bytes())
+    }
+}
+
+impl PartialOrd for Path {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Keyed for Path {
+    type Key = Self;
+
+    fn key(&self) -> Self {
+        self.clone()
+    }
+}
+
 /// An entry that is not as a mapped model keeps it.
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Candidate {
-    pub(super) directory: Arc<Directory>,
-    pub(super) name: CString,
-    pub(super) path: Vec<u8>,
+    pub(super) path: Path,
+    /// Which directory it is in.
+    pub(super) within: Identity,
     pub(super) inode: Inode,
     pub(super) record: Record,
     pub(super) said: Said,
@@ -46,9 +87,20 @@ pub(super) struct Candidate {
     pub(super) findings: Vec<Finding>,
 }
 
+impl Keyed for Candidate {
+    type Key = Key;
+
+    fn key(&self) -> Key {
+        self.inode.id.key()
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Seen {
-    pub(super) candidates: Vec<Candidate>,
+    /// By their inodes.
+    pub(super) candidates: Sorted<Candidate>,
+    /// The paths of those that are still being written.
+    pub(super) busy: Sorted<Path>,
     pub(super) unmapped: Group,
 }
 
@@ -89,16 +141,19 @@ impl Looker<'_> {
         // It is adopted by what they say.
         findings.retain(|finding| *finding.kind != finding::ALREADY_MAPPED);
         let candidate = Candidate {
-            directory: Arc::clone(directory),
-            name: name.to_owned(),
-            path: directory.path_of(name),
+            path: Path(directory.path_of(name)),
+            within: directory.identity().ok_or(Errno::STALE)?,
             inode,
             record: Record::new(&inode, passthrough::read(pin)?),
             said: self.said(directory, name, pin)?,
             is_busy: self.is_busy(name, pin),
             findings,
         };
-        self.seen().candidates.push(candidate);
+        let mut seen = self.seen();
+        if candidate.is_busy {
+            seen.busy.push(&candidate.path);
+        }
+        seen.candidates.push(&candidate);
         Ok(())
     }
 
@@ -187,6 +242,16 @@ fn is_temporary(name: &CStr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_in_a_directory_follows_it_at_once() {
+        let path = |path: &str| Path(path.as_bytes().to_vec());
+        let mut paths = ["a.b", "a/b", "a b", "a", "ab", "a/b/c", "b", "a/b.c"].map(path);
+        paths.sort();
+        assert_eq!(paths, ["a", "a/b", "a/b/c", "a/b.c", "a b", "a.b", "ab", "b"].map(path));
+        assert!(path("a/b/c").is_below(&path("a")) && path("a/b").is_below(&path("a")));
+        assert!(!path("ab").is_below(&path("a")) && !path("a").is_below(&path("a")));
+    }
 
     #[test]
     fn names_of_rsyncs_temporary_files_are_known() {

@@ -6,10 +6,11 @@
 //! conversion. A guest may be running: a file or a directory stays the inode that it is, and a symbolic link or a special file is
 //! replaced in one step.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -17,7 +18,7 @@ use rustix::fs::{AtFlags, Gid, Mode, Uid};
 
 use super::consent::{Consent, ensure_root};
 use super::{Converter, lock, wrong_usage};
-use crate::data::added::{Added, Additions, Search};
+use crate::data::added::{Added, Additions, Places, Search};
 use crate::data::entry::Kind;
 use crate::data::flags::Lifted;
 use crate::data::form::Model;
@@ -29,7 +30,7 @@ use crate::data::origins::Origins;
 use crate::data::pin;
 use crate::data::progress::Progress;
 use crate::data::staging::{self, Links, Staging};
-use crate::data::tree::Tree;
+use crate::data::tree::{Directory, Tree};
 use crate::data::troubles::Troubles;
 use crate::data::walk;
 use crate::exit::Outcome;
@@ -183,9 +184,12 @@ impl Order<'_> {
             (writer, is_over) = (converted.0, is_over && converted.1);
         }
         let goal = Goal::of_journal(&journal)?;
-        for added in &additions.returned {
-            if let Err(obstacle) = give_back(added, &goal) {
-                troubles.add(added.path(), obstacle);
+        let mut places = Places::of(&self.tree);
+        for added in additions.returned.iter() {
+            let added = added?;
+            let (directory, name) = places.find(&added);
+            if let Err(obstacle) = give_back(&added, &directory, &name, &goal) {
+                troubles.add(added.path, obstacle);
             }
         }
         if begun.is_some() && troubles.failures() == 0 {
@@ -265,12 +269,12 @@ impl Order<'_> {
     /// Removes what an interrupted run has left on the way.
     fn remove_leftovers(&self, staging: &Staging) -> Result<()> {
         let mut found = Vec::new();
-        let mut directories = vec![std::sync::Arc::clone(self.tree.root())];
+        let mut directories = vec![Arc::clone(self.tree.root())];
         while let Some(directory) = directories.pop() {
             let Ok(names) = walk::names(&directory) else { continue };
             for (name, kind) in names {
                 if staging.made(&name) {
-                    found.push((std::sync::Arc::clone(&directory), name));
+                    found.push((Arc::clone(&directory), name));
                 } else if kind.is_none_or(|kind| kind == Kind::Directory) {
                     directories.push(directory.child(&name));
                 }
@@ -318,13 +322,13 @@ fn write_counts(additions: &Additions, out: &mut dyn std::io::Write) -> std::io:
 
 /// Gives a file or directory that was converted or adopted before, and that another program has given another owner, back to QEMU's
 /// user. Its owner changes last: killed before, the same is done again.
-fn give_back(added: &Added, goal: &Goal) -> Result<(), Obstacle> {
+fn give_back(added: &Added, directory: &Arc<Directory>, name: &CStr, goal: &Goal) -> Result<(), Obstacle> {
     let entry = &added.record.entry;
     let pin = if added.is_directory() {
-        added.directory.child(&added.name).pin()?
+        directory.child(name).pin()?
     } else {
         let kind = entry.kind().filter(|kind| *kind == Kind::File);
-        added.directory.entry_at(added.directory.open()?.as_fd(), &added.name, kind)?
+        directory.entry_at(directory.open()?.as_fd(), name, kind)?
     };
     let inode = pin.inode();
     if !added.record.is(inode) || inode.uid != added.record.entry.uid {

@@ -234,7 +234,7 @@ impl Stage {
 }
 
 /// The original state of one inode.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Which inode.
     pub id: Id,

@@ -7,11 +7,15 @@ use anyhow::Result;
 
 use super::reader::Journal;
 use super::records::{Listing, Record};
+use crate::data::filter::Filter;
+
+/// What an entry takes of a journal at least, in bytes.
+const ENTRY: u64 = 32;
 
 /// Entries that are told of more than once: the last time counts.
 #[derive(Debug, Default)]
 pub struct Superseded {
-    /// Where the names of a directory are told of last, by its id.
+    /// Where names of a directory are told of last, by its id: those that may have been told of before.
     last: HashMap<u64, HashMap<CString, u64>>,
     over: HashSet<u64>,
     /// What directories themselves were found to be last.
@@ -30,15 +34,23 @@ impl Superseded {
     fn of(journal: &Journal) -> Result<Self> {
         let mut superseded = Self::default();
         let mut listed = HashMap::new();
+        // What is told of once is not kept: there may be very much that was added to directories.
+        let mut told = Filter::of(journal.len() / ENTRY);
         for listing in journal.listings()? {
             let (at, listing) = listing?;
-            if let Some(parent) = listing.parent.filter(|_| listing.late && listing.is_first(at)) {
-                listed.insert((parent, listing.name.clone()), at);
+            if let Some(parent) = listing.parent.filter(|_| listing.is_first(at)) {
+                told.add((parent, &listing.name));
+                if listing.late {
+                    listed.insert((parent, listing.name.clone()), at);
+                }
             }
-            if listing.late && !listing.is_first(at) {
-                let names = listing.entries.into_iter().map(|(name, _)| name).chain(listing.gone);
-                superseded.own.insert(listing.id, listing.own);
-                superseded.last.entry(listing.id).or_default().extend(names.map(|name| (name, at)));
+            let is_more = listing.late && !listing.is_first(at);
+            let Listing { id, own, entries, gone, .. } = listing;
+            let names = entries.into_iter().map(|(name, _)| name).chain(gone);
+            let again: Vec<_> = names.filter(|name| told.add((id, name))).map(|name| (name, at)).collect();
+            if is_more {
+                superseded.own.insert(id, own);
+                superseded.last.entry(id).or_default().extend(again);
             }
         }
         // A directory's listings come before those of what is in it.
