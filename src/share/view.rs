@@ -36,6 +36,8 @@ pub enum By {
     Firejail,
     /// `chroot`.
     Chroot,
+    /// `unshare`, which changes users alone.
+    Unshare,
 }
 
 /// What one setting does at one path.
@@ -135,6 +137,10 @@ pub struct View {
     pub user: Option<String>,
     /// Where one more setting can stand.
     pub gap: Option<Gap>,
+    /// What may show more of the host, and is not known here, safe to print: `--volumes-from data`.
+    pub unknown: Option<String>,
+    /// What there is to say about an export at or below a path of QEMU's, or above it.
+    pub remarks_at: Vec<(PathBuf, Remark)>,
 }
 
 /// What stands against an export.
@@ -184,8 +190,19 @@ pub struct Addition {
 impl View {
     /// A view without any setting yet.
     pub fn new(by: By, host: bool, place: Place) -> Self {
-        let inherits = matches!(by, By::Bwrap | By::Nspawn | By::Firejail | By::Chroot);
-        Self { by, host, inherits, layers: Vec::new(), remarks: Vec::new(), place, user: None, gap: None }
+        let inherits = matches!(by, By::Bwrap | By::Nspawn | By::Firejail | By::Chroot | By::Unshare);
+        Self {
+            by,
+            host,
+            inherits,
+            layers: Vec::new(),
+            remarks: Vec::new(),
+            place,
+            user: None,
+            gap: None,
+            unknown: None,
+            remarks_at: Vec::new(),
+        }
     }
 
     /// Where `export` is, and what stands against it.

@@ -13,7 +13,8 @@ use super::lexed::{Lexed, Required};
 use super::mention::says_word;
 use super::quote_style::Spelt;
 use super::spelling::respell;
-use super::{templates, wrappers};
+use super::templates;
+use super::wrappers::{self, users};
 use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, Arg, ArgvShare, Splice};
 use crate::share::backend::Backend;
@@ -21,7 +22,7 @@ use crate::share::helper::Helper;
 use crate::share::invocation::{self, Invocation, Text};
 use crate::share::rewrite::{Edit, Edits, Refusal, Rewrite};
 use crate::share::target::Target;
-use crate::share::view::{Addition, View};
+use crate::share::view::{Addition, By, View};
 use crate::share::{ExportFrom, ExportPath, Note, Part, Place, Share, Transport};
 use crate::text::{escape, escape_path};
 
@@ -227,9 +228,25 @@ fn rewrite_embedded(
     Ok(())
 }
 
-/// What the container or the program shows QEMU in which a command of the document runs it.
+/// What the container or the program shows QEMU in which a command of the document runs it, and what a user namespace around it means.
 /// `at`: a place in the word that holds QEMU's command line, where that is a text of its own.
 fn view_of(
+    document: &Document,
+    lexed: &Lexed,
+    lines: &Lines,
+    words: &[Word],
+    at: Option<usize>,
+) -> Option<View> {
+    let view = mounts_of(document, lexed, lines, words, at);
+    let Some(remark) = users::remark(document, lines, words, at) else { return view };
+    let mut view = view.unwrap_or_else(|| View::new(By::Unshare, true, remark.place.clone()));
+    view.user = None;
+    view.remarks.push(remark);
+    Some(view)
+}
+
+/// The same of its mounts alone.
+fn mounts_of(
     document: &Document,
     lexed: &Lexed,
     lines: &Lines,

@@ -51,6 +51,9 @@ const FLAGS: &[&str] = &[
     "--use-api-socket",
 ];
 
+/// How far containers may take their volumes from each other.
+const MAX_OTHERS: usize = 8;
+
 /// Short options that take no value.
 const SHORT_FLAGS: &[u8] = b"ditqP";
 
@@ -93,6 +96,29 @@ pub struct Container {
     pub service: Option<String>,
     /// The other file that may change what it runs and sees.
     pub changed_in: Option<PathBuf>,
+    /// The containers and pods whose volumes it has, too.
+    pub others: Vec<Other>,
+}
+
+/// A container or pod whose volumes another container has, too.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Other {
+    /// What it is called, without options; for a pod nothing.
+    pub name: Vec<u8>,
+    /// Whether its volumes can't be written here.
+    pub readonly: bool,
+    /// What says it: `--volumes-from data`.
+    pub said: Vec<u8>,
+}
+
+impl Other {
+    /// `NAME[:OPTIONS]`, which `said` spells with the option's name.
+    pub fn parse(text: &[u8], said: Vec<u8>) -> Self {
+        let mut parts = text.split(|byte| *byte == b':');
+        let name = parts.next().unwrap_or_default().to_vec();
+        let readonly = parts.flat_map(|part| part.split(|byte| *byte == b',')).any(|option| option == b"ro");
+        Self { name, readonly, said }
+    }
 }
 
 /// The users of the host that the users of Docker's containers are: `userns-remap` in Docker's configuration.
@@ -142,6 +168,10 @@ pub struct Volume {
     pub target: Word,
     /// Whether the container can't write it.
     pub readonly: bool,
+    /// Whether podman gives all its files to the container's user: `U`.
+    pub chowned: bool,
+    /// Whether the engine keeps its files: it is no directory that the host has otherwise.
+    pub engines: bool,
 }
 
 /// What a container's path is on the host.
@@ -156,16 +186,17 @@ enum Source {
 impl Volume {
     /// A volume of which all is mounted.
     pub fn whole(source: Word, target: Word) -> Self {
-        Self { source, below: PathBuf::new(), target, readonly: false }
+        Self { source, below: PathBuf::new(), target, readonly: false, chowned: false, engines: false }
     }
 
     /// `SOURCE:TARGET[:OPTIONS]`.
     pub fn parse(word: &Word) -> Option<Self> {
         let mut parts = split(word, b':').into_iter();
         let volume = Self::whole(parts.next()?, parts.next()?);
-        let readonly =
-            parts.flat_map(|part| split(&part, b',')).any(|option| option.is(b"ro") || option.is(b"O"));
-        Some(Self { readonly, ..volume })
+        let options: Vec<Word> = parts.flat_map(|part| split(&part, b',')).collect();
+        let readonly = options.iter().any(|option| option.is(b"ro") || option.is(b"O"));
+        let chowned = options.iter().any(|option| option.is(b"U"));
+        Some(Self { readonly, chowned, ..volume })
     }
 
     /// `type=bind,source=SOURCE,target=TARGET`.
@@ -178,15 +209,16 @@ impl Volume {
             })
         };
         let volume = Self::whole(value(&[b"source", b"src"])?, value(&[b"target", b"destination", b"dst"])?);
-        let is_said = |word: &Word| {
+        let is_said = |word: &Word, names: &[&[u8]]| {
             let text = word.bytes();
             let (name, value) = match text.iter().position(|byte| *byte == b'=') {
                 Some(at) => (text.get(..at).unwrap_or_default(), text.get(at + 1..).unwrap_or_default()),
                 None => (text.as_slice(), &b"true"[..]),
             };
-            matches!(name, b"ro" | b"readonly") && matches!(value, b"true" | b"1")
+            names.contains(&name) && matches!(value, b"true" | b"1")
         };
-        Some(Self { readonly: parts.iter().any(is_said), ..volume })
+        let has = |names: &[&[u8]]| parts.iter().any(|part| is_said(part, names));
+        Some(Self { readonly: has(&[b"ro", b"readonly"]), chowned: has(&[b"U", b"chown"]), ..volume })
     }
 
     /// Where the container has it; `None`: not statically known.
@@ -323,12 +355,18 @@ impl Container {
                 Source::Other(_) => None,
             };
             let access = if volume.readonly { Access::ReadOnly } else { Access::Writable };
+            if volume.chowned {
+                view.remarks_at.push((target.clone(), chowned(at(&volume.target.span), volume)));
+            }
             let shown = [volume.source.bytes(), b":".to_vec(), volume.target.bytes()].concat();
             let ro = if volume.readonly { ":ro" } else { "" };
             let said = format!("the volume {}{ro}", escape(&shown));
             let place = at(&volume.target.span);
-            view.layers.push(Layer { target, effect: Effect::Bind(source, access), place, said });
+            let effect = if volume.engines { Effect::Empty } else { Effect::Bind(source, access) };
+            view.layers.push(Layer { target, effect, place, said });
         }
+        let others = self.others.iter().map(|other| escape(&other.said).into_owned());
+        view.unknown = others.reduce(|all, other| format!("{all}, {other}"));
         for word in &self.tmpfs {
             let target = split(word, b':').first().map(Word::bytes).unwrap_or_default();
             let said = format!("the tmpfs {}", escape(&target));
@@ -365,6 +403,20 @@ impl Container {
         let words = self.image.iter_mut().chain(&mut self.entrypoint).chain(&mut self.arguments);
         let words = words.chain(&mut self.tmpfs).chain(&mut self.user).chain(&mut self.user_namespace);
         words.chain(volumes).chain(variables).map(|word| &mut word.chars)
+    }
+}
+
+/// What podman's `U` does to a volume's files.
+fn chowned(place: Place, volume: &Volume) -> Remark {
+    let shown = escape(&[volume.source.bytes(), b":".to_vec(), volume.target.bytes()].concat()).into_owned();
+    Remark {
+        place,
+        message: format!(
+            "the volume {shown} has the option U: before QEMU starts, podman changes the owner of every file in it on the host to the \
+             container's user, and the owners that the guest knows are lost unless the export is converted before"
+        ),
+        remedy: "take U out, or start the container only after `migrate convert`; after a rollback U takes the owners again"
+            .to_owned(),
     }
 }
 
@@ -449,6 +501,33 @@ fn option<'a>(word: &Word, rest: &mut impl Iterator<Item = &'a Word>) -> Option<
 }
 
 impl Container {
+    /// Takes the volumes of the containers that `find` knows by their names.
+    pub fn take_others(&mut self, find: &dyn Fn(&[u8]) -> Option<Self>) {
+        self.take_others_below(find, 0);
+    }
+
+    fn take_others_below(&mut self, find: &dyn Fn(&[u8]) -> Option<Self>, depth: usize) {
+        for other in std::mem::take(&mut self.others) {
+            let found = Some(&other.name).filter(|name| depth < MAX_OTHERS && !name.is_empty());
+            let Some(mut found) = found.and_then(|name| find(name)) else {
+                self.others.push(other);
+                continue;
+            };
+            found.take_others_below(find, depth + 1);
+            self.take_volumes(found, other.readonly);
+        }
+    }
+
+    /// Takes the volumes of another container. Its own ones count for more.
+    pub fn take_volumes(&mut self, other: Self, readonly: bool) {
+        let taken = other
+            .volumes
+            .into_iter()
+            .map(|volume| Volume { readonly: volume.readonly || readonly, ..volume });
+        self.volumes.splice(..0, taken);
+        self.others.extend(other.others);
+    }
+
     /// `type=bind,source=SOURCE,target=TARGET`, `type=tmpfs,target=TARGET`.
     pub fn mount(&mut self, word: &Word) {
         if let Some(volume) = Volume::mount(word) {
@@ -477,6 +556,23 @@ impl Container {
             b"-e" | b"--env" => self.environment.extend(variable(&value)),
             b"--entrypoint" => self.entrypoint = vec![value],
             b"--tmpfs" => self.tmpfs.push(value),
+            b"--volumes-from" => {
+                for part in split(&value, b',') {
+                    let text = part.bytes();
+                    // Podman takes several names, and several options behind one.
+                    match self.others.last_mut().filter(|_| matches!(text.as_slice(), b"rw" | b"z" | b"ro")) {
+                        Some(last) => last.readonly |= text == b"ro",
+                        None => {
+                            let said = [b"--volumes-from ", text.as_slice()].concat();
+                            self.others.push(Other::parse(&text, said));
+                        }
+                    }
+                }
+            }
+            b"--pod" | b"--pod-id-file" => {
+                let said = [name, b" ", &value.bytes()].concat();
+                self.others.push(Other { name: Vec::new(), readonly: false, said });
+            }
             b"-u" | b"--user" => self.user = Some(value),
             b"--userns" | b"--uidmap" | b"--gidmap" | b"--subuidname" | b"--subgidname" => {
                 self.user_namespace = Some(value);

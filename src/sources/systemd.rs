@@ -1,6 +1,7 @@
 //! systemd units, their drop-ins, and podman's quadlets.
 
 mod lines;
+mod quadlets;
 pub mod sandbox;
 pub mod setting;
 mod starting;
@@ -214,10 +215,12 @@ fn quadlet(
     let folder = document.path.and_then(|path| path.parent()).map(Path::to_owned);
     let mut container = Container { folder, span: 0..document.bytes.len(), ..Container::default() };
     container.by = Some(By::Quadlet);
+    let mut pod = None;
     for entry in entries {
         // An empty setting takes back what was said before.
         let empty = entry.value.iter().all(|c| c.byte.is_ascii_whitespace());
         match entry.key.as_slice() {
+            b"Pod" => pod = words(entry).into_iter().next(),
             b"Image" => {
                 container.image = words(entry).into_iter().next();
                 container.place = place(entry);
@@ -243,6 +246,8 @@ fn quadlet(
         }
     }
     if let Some(path) = document.path.filter(|_| container.image.is_some()) {
+        quadlets::take_pod(path, pod, beside, &mut container);
+        quadlets::take_volumes(path, beside, &mut container);
         starting::about_quadlet(path, beside, &mut container);
     }
     container.image.is_some().then_some(container)

@@ -3,6 +3,8 @@
 //!
 //! Sources: systemd-run(1), bwrap(1), systemd-nspawn(1), firejail(1), chroot(1).
 
+pub mod users;
+
 use std::ops::Range;
 use std::path::PathBuf;
 

@@ -415,3 +415,145 @@ fn what_waits_for_the_helper_is_named() {
         "{said}"
     );
 }
+
+/// Volumes that are described elsewhere: in the file, in one beside it, or where nobody here knows.
+#[test]
+fn volumes_are_found_where_they_are_described() {
+    let vm = |more: &str| format!("[Container]\nImage=img\nExec=@\nVolume=/run:/run\n{more}");
+    let pod = |more: &str| ("vm.pod", format!("[Pod]\n{more}"));
+    let compose = |more: &str| format!("{COMPOSE}{more}");
+    let volumes_of = |more: &str| format!("{COMPOSE}      - d:/data\nvolumes:\n  d:\n{more}");
+    let script = |line: &str| format!("#!/bin/sh\n{line}\n");
+    let well: &[&str] = &["path=/data,"];
+    let none: (&str, String) = ("other", String::new());
+    let not_known = &["path=/srv/x,", "is not known here", "[qemu-confined]"][..];
+    let absent = &["path=/srv/x,", "[export-hidden]", "add "][..];
+    for (name, file, beside, expected) in [
+        ("vm.container", vm("Pod=vm.pod\n"), pod("Volume=/srv/x:/data\n"), well),
+        ("vm.container", vm("Pod=vm.pod\n"), pod("PodmanArgs=-v /srv/x:/data\n"), well),
+        (
+            "vm.container",
+            vm("Pod=vm.pod\n"),
+            pod("Volume=/srv/x:/data:ro\n"),
+            &["path=/data,", "[export-locked]"],
+        ),
+        ("vm.container", vm("Pod=vm.pod\n"), pod("Volume=/srv/y:/data\n"), absent),
+        (
+            "vm.container",
+            vm("Pod=vm.pod\n"),
+            pod("Volume=/srv/x:/data\nUserNS=auto\n"),
+            &["path=/data,", "[qemu-confined]"],
+        ),
+        ("vm.container", vm("Pod=vm.pod\n"), none.clone(), not_known),
+        ("vm.container", vm("PodmanArgs=--volumes-from other\n"), none.clone(), not_known),
+        (
+            "vm.container",
+            vm("Volume=d.volume:/data\n"),
+            ("d.volume", "[Volume]\nDevice=/srv/x\nOptions=bind\nType=none\n".to_owned()),
+            well,
+        ),
+        (
+            "vm.container",
+            vm("Pod=vm.pod\nVolume=d.volume:/data\n"),
+            ("d.volume.d/10.conf", "[Volume]\nDevice=/srv/x\n".to_owned()),
+            not_known,
+        ),
+        (
+            "vm.container",
+            vm("Volume=d.volume:/data\n"),
+            ("d.volume", "[Volume]\nDevice=/srv/x\nOptions=ro,bind\n".to_owned()),
+            &["path=/data,", "[export-locked]"],
+        ),
+        (
+            "vm.container",
+            vm("Volume=d.volume:/data\n"),
+            ("d.volume", "[Volume]\nLabel=a=b\n".to_owned()),
+            absent,
+        ),
+        ("vm.container", vm("Volume=d.volume:/data\n"), none.clone(), not_known),
+        (
+            "compose.yml",
+            volumes_of("    driver_opts: {type: none, o: bind, device: /srv/x}\n"),
+            none.clone(),
+            well,
+        ),
+        (
+            "compose.yml",
+            volumes_of("    driver_opts: {type: none, o: \"bind,ro\", device: /srv/x}\n"),
+            none.clone(),
+            &["path=/data,", "[export-locked]"],
+        ),
+        (
+            "compose.yml",
+            volumes_of("    driver_opts: {type: none, o: bind, device: \"${D}\"}\n"),
+            none.clone(),
+            not_known,
+        ),
+        ("compose.yml", volumes_of("    external: true\n"), none.clone(), not_known),
+        ("compose.yml", volumes_of("    labels: [a]\n"), none.clone(), absent),
+        (
+            "compose.yml",
+            compose(
+                "    volumes_from: [a]\n  a: {image: i, volumes_from: [b]}\n  b: {image: i, volumes: [\"/srv/x:/data\"]}\n",
+            ),
+            none.clone(),
+            well,
+        ),
+        (
+            "compose.yml",
+            compose("    volumes_from: [\"a:ro\"]\n  a: {image: i, volumes: [\"/srv/x:/data\"]}\n"),
+            none.clone(),
+            &["path=/data,", "[export-locked]"],
+        ),
+        (
+            "compose.yml",
+            compose("    volumes_from: [a]\n  a: {image: i, volumes_from: [vm]}\n"),
+            none.clone(),
+            not_known,
+        ),
+        ("compose.yml", compose("    volumes_from: [\"container:a\"]\n"), none.clone(), not_known),
+        ("vm.sh", script("docker run --volumes-from b i @"), none.clone(), not_known),
+        ("vm.sh", script("podman run --pod p i @"), none.clone(), not_known),
+        ("vm.sh", script("podman run -v $D:/data i @"), none.clone(), not_known),
+    ] {
+        let (new, told) = in_place(&[(name, &file), (beside.0, &beside.1)], "/srv/x");
+        for part in expected {
+            assert!(new.contains(part) || told.contains(part), "{part}:\n{file}{new}{told}");
+        }
+        let is_told = told.contains("[export-") || told.contains("[qemu-confined]");
+        assert_eq!(is_told, expected.len() > 1, "{file}{told}");
+        // What is not known is no reason to add a volume.
+        assert_eq!(told.contains("This change adds"), expected == absent && name != "vm.sh", "{file}{told}");
+    }
+}
+
+/// What changes the owner of files, or what QEMU's user is on the host.
+#[test]
+fn other_users_around_qemu_are_told() {
+    const CHOWNED: &str = "podman changes the owner of every file";
+    const ONE: &str = "to the host it is the user that starts it";
+    const MANY: &str = "the ids of its users are other ids on the host";
+    for (name, file, expected) in [
+        ("vm.sh", "podman run -v /srv/x:/data:z,U i @\n", Some(CHOWNED)),
+        ("vm.sh", "podman run --mount type=bind,src=/srv,dst=/srv,U=true i @\n", Some(CHOWNED)),
+        ("vm.sh", "podman run -v /run:/run:U -v /srv/x:/srv/x i @\n", None),
+        ("vm.container", "[Container]\nImage=i\nExec=@\nVolume=/srv/x:/srv/x:U\n", Some(CHOWNED)),
+        ("vm.sh", "unshare -U @\n", Some(ONE)),
+        ("vm.sh", "unshare -mr --fork @\n", Some(ONE)),
+        ("vm.sh", "exec unshare --map-user=1000 -- @\n", Some(ONE)),
+        ("vm.sh", "unshare --map-auto -r @\n", Some(MANY)),
+        ("vm.sh", "podman unshare @\n", Some(MANY)),
+        ("vm.sh", "unshare -r sh -c '@'\n", Some(ONE)),
+        ("vm.sh", "unshare -m @\n", None),
+        ("vm.sh", "unshare -m -S 7 -R /root su -c '@'\n", None),
+        ("vm.sh", "systemd-nspawn -U -D / @\n", Some(MANY)),
+        ("vm.sh", "systemd-nspawn --private-users=no -D / @\n", None),
+        ("vm.service", "[Service]\nExecStart=unshare -r @\n", Some(ONE)),
+    ] {
+        let file = if name == "vm.sh" { format!("#!/bin/sh\n{file}") } else { file.to_owned() };
+        let file = file.replace("@'", &format!("{QEMU}'"));
+        let (_, told) = in_place(&[(name, &file)], "/srv/x");
+        assert_eq!(told.contains("[qemu-confined]"), expected.is_some(), "{file}{told}");
+        assert!(told.contains(expected.unwrap_or_default()), "{file}{told}");
+    }
+}

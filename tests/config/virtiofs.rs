@@ -103,3 +103,78 @@ fn options_of_local_do_not_go_with_it() {
         assert!(errors.contains("goes with --backend"), "{options:?}: {errors}");
     }
 }
+
+/// A domain with `before` in front of its processors and `device` among its devices.
+fn domain(before: &str, device: &str) -> String {
+    format!(
+        "<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\n  <name>web</name>\n  \
+         <memory unit='GiB'>2</memory>\n  {before}\n  <vcpu>2</vcpu>\n  <devices>\n    {device}\n  </devices>\n  \
+         <qemu:commandline>\n    <qemu:arg value='-fsdev'/>\n    <qemu:arg value='proxy,id=fs0,socket=/run/p.sock'/>\n    \
+         <qemu:arg value='-device'/>\n    <qemu:arg value='virtio-9p-pci,fsdev=fs0,mount_tag=data'/>\n  \
+         </qemu:commandline>\n</domain>\n"
+    )
+}
+
+/// What a domain says of its memory is kept, and only what is missing is added; what virtiofs can't have is refused.
+#[test]
+fn a_domains_memory_is_merged_or_refused() {
+    const MEMFD: &str = "<source type='memfd'/>";
+    const SHARED: &str = "<access mode='shared'/>";
+    let backing = |inner: &str| format!("<memoryBacking>{inner}</memoryBacking>");
+    let cells = |access: &str| {
+        format!("<cpu><numa><cell id='0' cpus='0-1' memory='2' unit='GiB'{access}/></numa></cpu>")
+    };
+    let dimm = |model: &str, access: &str| {
+        format!(
+            "<memory model='{model}'{access}><target><size unit='GiB'>1</size><node>0</node></target></memory>"
+        )
+    };
+    for (before, device, expected) in [
+        (cells(""), String::new(), Ok(&[MEMFD, SHARED][..])),
+        (cells(" memAccess='shared'"), String::new(), Ok(&[MEMFD, SHARED])),
+        (cells(" memAccess='private'"), String::new(), Err("a NUMA cell asks for private memory")),
+        (
+            "<metadata><x:cell xmlns:x='u' memAccess='private'/></metadata>".to_owned(),
+            String::new(),
+            Ok(&[MEMFD, SHARED]),
+        ),
+        (backing("<hugepages/>"), String::new(), Ok(&[SHARED])),
+        (
+            backing("<hugepages><page size='2' unit='M' nodeset='0'/></hugepages>") + &cells(""),
+            String::new(),
+            Ok(&[SHARED]),
+        ),
+        (
+            backing("<hugepages/><access mode='private'/>"),
+            String::new(),
+            Err("the domain asks for private memory"),
+        ),
+        (backing(MEMFD), String::new(), Ok(&[SHARED])),
+        (backing(&format!("{MEMFD}{SHARED}")), String::new(), Ok(&[])),
+        (backing("<source type='file'/>"), String::new(), Ok(&[SHARED])),
+        (backing("<source type='anonymous'/>"), String::new(), Err("anonymous memory")),
+        (backing("<nosharepages/><locked/><discard/>"), String::new(), Ok(&[MEMFD, SHARED])),
+        ("<memoryBacking/>".to_owned(), String::new(), Ok(&[MEMFD, SHARED])),
+        (cells(""), dimm("dimm", ""), Ok(&[MEMFD, SHARED])),
+        (cells(""), dimm("dimm", " access='shared'"), Ok(&[MEMFD, SHARED])),
+        (cells(""), dimm("dimm", " access='private'"), Err("a <memory> device asks for private memory")),
+        (cells(""), dimm("nvdimm", " access='private'"), Err("a <memory> device asks for private memory")),
+    ] {
+        let xml = domain(&before, &device);
+        let (code, new, errors) = run(&xml, &["--backend", "virtiofs"]);
+        match expected {
+            Ok(added) => {
+                assert_eq!(code, 0, "{xml}{errors}");
+                for part in [MEMFD, SHARED] {
+                    let more = new.matches(part).count() - xml.matches(part).count();
+                    assert_eq!(more, usize::from(added.contains(&part)), "{part}: {new}");
+                }
+                assert!(before.contains("<memoryBacking") || new.contains(&before), "{new}");
+            }
+            Err(why) => {
+                assert_eq!((code, new.as_str()), (1, ""), "{xml}{new}");
+                assert!(errors.contains(why), "{errors}");
+            }
+        }
+    }
+}

@@ -21,6 +21,7 @@ impl By {
             Self::Nspawn => "systemd-nspawn",
             Self::Firejail => "firejail",
             Self::Chroot => "chroot",
+            Self::Unshare => "unshare",
         }
     }
 
@@ -50,7 +51,7 @@ impl By {
             Self::Nspawn if readonly => format!("--bind-ro={pair}"),
             Self::Nspawn => format!("--bind={pair}"),
             Self::Firejail => format!("--whitelist={from}"),
-            Self::Chroot => format!("`mount --bind` of {from} below the new root"),
+            Self::Chroot | Self::Unshare => format!("`mount --bind` of {from} below the new root"),
         }
     }
 
@@ -104,6 +105,10 @@ impl View {
         }
         let remarks = self.remarks.iter().map(super::Remark::finding);
         looked.findings.extend(remarks);
+        let is_seen = seen.troubles.iter().all(|trouble| *trouble != Trouble::Absent);
+        let about = |path: &Path| seen.inside.starts_with(path) || path.starts_with(&seen.inside);
+        let at = self.remarks_at.iter().filter(|(path, _)| is_seen && about(path));
+        looked.findings.extend(at.map(|(_, remark)| remark.finding()));
         looked
     }
 
@@ -126,16 +131,26 @@ impl View {
             }
             Trouble::Absent => {
                 let unknown = self.layers.iter().find(|layer| matches!(layer.effect, Effect::Bind(None, _)));
-                let message = match unknown {
-                    Some(layer) => format!(
-                        "{noun} shows QEMU no directory that is known to be {export}: what {} shows is not known here",
-                        layer.said
+                match unknown.map(|layer| &layer.said).or(self.unknown.as_ref()) {
+                    Some(said) => (
+                        &finding::QEMU_CONFINED,
+                        &self.place,
+                        format!(
+                            "whether {noun} shows QEMU {export} is not known here: it may come by {said}"
+                        ),
+                        Fix::ByHand(format!(
+                            "see at which path QEMU has {export}, and write that path; only where it has none, add {bind}"
+                        )),
                     ),
-                    None => {
-                        format!("{noun} shows QEMU no directory that is {export}, so that QEMU can't open it")
-                    }
-                };
-                (&finding::EXPORT_HIDDEN, &self.place, message, Fix::Line(bind))
+                    None => (
+                        &finding::EXPORT_HIDDEN,
+                        &self.place,
+                        format!(
+                            "{noun} shows QEMU no directory that is {export}, so that QEMU can't open it"
+                        ),
+                        Fix::Line(bind),
+                    ),
+                }
             }
             Trouble::ReadOnly(layer) => {
                 let own = layer.target == asked.inside;

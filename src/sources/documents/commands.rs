@@ -53,7 +53,14 @@ pub fn collect(file: &str, folder: Option<&Path>, node: &Rc<Node>, lexed: &mut L
                     let told =
                         ["image", "build", "extends", "volumes"].iter().any(|key| whole.get(key).is_some());
                     if told {
-                        lexed.containers.push(service(file, services.name(&node), &whole, &node, folder));
+                        lexed.containers.push(service(
+                            file,
+                            services.name(&node),
+                            &whole,
+                            &node,
+                            folder,
+                            &services,
+                        ));
                     }
                 } else {
                     together(file, &node, lexed);

@@ -13,7 +13,7 @@ use crate::sources::format::Beside;
 const MAX_DEPTH: usize = 8;
 
 /// Keys whose values are put together with those that are taken over.
-const JOINED: &[&str] = &["volumes", "tmpfs", "environment"];
+const JOINED: &[&str] = &["volumes", "volumes_from", "tmpfs", "environment"];
 
 /// What makes a file be one with the one that is called like this.
 const OVERRIDES: &[&str] = &[
@@ -30,8 +30,8 @@ const CHANGES: &[&str] =
 /// How many of the YAML files beside a document are looked at.
 const MOST_BESIDE: usize = 64;
 
-/// The services of a document.
-pub struct Services(Option<Rc<Node>>);
+/// The services of a document, and its volumes.
+pub struct Services(Option<Rc<Node>>, Option<Rc<Node>>);
 
 /// A key with its value.
 type Pair = (Rc<Node>, Rc<Node>);
@@ -39,7 +39,19 @@ type Pair = (Rc<Node>, Rc<Node>);
 impl Services {
     /// Those below the document's root.
     pub fn of(root: &Node) -> Self {
-        Self(root.get("services").filter(|all| matches!(all.value, Value::Mapping(_))).cloned())
+        let mapping = |key: &str| root.get(key).filter(|all| matches!(all.value, Value::Mapping(_))).cloned();
+        Self(mapping("services"), mapping("volumes"))
+    }
+
+    /// What the document says of a volume.
+    pub fn volume(&self, name: &str) -> Option<&Rc<Node>> {
+        self.1.as_ref()?.get(name)
+    }
+
+    /// A service with what it takes over, and its own node.
+    pub fn named(&self, name: &str) -> Option<(Rc<Node>, Rc<Node>)> {
+        let own = self.0.as_ref()?.get(name)?;
+        Some((self.whole(own), Rc::clone(own)))
     }
 
     /// Whether a node describes one.

@@ -4,16 +4,20 @@ use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 
+use super::compose::Services;
 use super::scalars::chars;
 use super::tree::{Node, Value};
 use super::words::{known, words};
 use crate::share::view::{By, Gap};
 use crate::sources::chars::Word;
-use crate::sources::containers::{Container, Volume, variable};
+use crate::sources::containers::{Container, Other, Volume, variable};
 use crate::sources::format::path_of;
 
 /// Keys of which a container's description has one besides its image.
 const KEYS: &[&str] = &["command", "args", "entrypoint", "env", "environment", "volumes", "volumeMounts"];
+
+/// Volumes of a pod that are no directory of the host's otherwise.
+const OF_ENGINE: &[&str] = &["emptyDir", "configMap", "secret", "projected", "downwardAPI"];
 
 /// The container that `node` describes. `pod`: the node with the volumes that a pod's containers mount. `folder`: where
 /// relative paths of the host start.
@@ -44,6 +48,7 @@ pub fn container(file: &str, node: &Node, pod: Option<&Node>, folder: Option<&Pa
         more_environment: node.get("envFrom").is_some(),
         service: None,
         changed_in: None,
+        others: Vec::new(),
     })
 }
 
@@ -55,15 +60,16 @@ pub fn service(
     whole: &Rc<Node>,
     own: &Node,
     folder: Option<&Path>,
+    services: &Services,
 ) -> Container {
     let image = whole.get("image").filter(|image| image.text().is_some());
     let list = |key: &str| whole.get(key).map(|part| words(file, part, Some(whole))).unwrap_or_default();
-    Container {
+    let mut container = Container {
         image: image.map(|image| text(file, whole, image)),
         entrypoint: list("entrypoint"),
         arguments: list("command"),
         environment: environment(file, whole),
-        volumes: volumes(file, whole, None),
+        volumes: bound(file, services, volumes(file, whole, None)),
         folder: folder.map(Path::to_owned),
         span: own.span.clone(),
         place: own.get("image").map_or(own.span.start..own.span.start, |image| image.span.clone()),
@@ -78,7 +84,53 @@ pub fn service(
             || whole.get("extends").is_some_and(|it| it.get("file").is_some()),
         service: name,
         changed_in: None,
-    }
+        others: others(whole),
+    };
+    container.take_others(&|name| {
+        let (whole, own) = services.named(std::str::from_utf8(name).ok()?)?;
+        let volumes = bound(file, services, volumes(file, &whole, None));
+        Some(Container { volumes, others: others(&whole), span: own.span.clone(), ..Container::default() })
+    });
+    container
+}
+
+/// Compose's `volumes_from`: services of the same file, or containers of which it says nothing.
+fn others(node: &Node) -> Vec<Other> {
+    let given = items(node.get("volumes_from")).iter().filter_map(|item| item.text());
+    let other = |text: &str| {
+        let said = format!("volumes_from: {text}").into_bytes();
+        // A container by its own name may be anywhere.
+        match text.strip_prefix("container:") {
+            Some(_) => Other { said, ..Other::default() },
+            None => Other::parse(text.as_bytes(), said),
+        }
+    };
+    given.map(other).collect()
+}
+
+/// Volumes with what the document says of those that have a name: a directory of the host that is mounted by `driver_opts`, or the
+/// engine's own.
+fn bound(file: &str, services: &Services, volumes: Vec<Volume>) -> Vec<Volume> {
+    let bound = |volume: Volume| {
+        let name = volume.source.bytes();
+        let described = std::str::from_utf8(&name).ok().and_then(|name| services.volume(name));
+        let Some(described) = described else { return volume };
+        let Some(options) = described.get("driver_opts") else {
+            let is_named = ["external", "driver", "name"].iter().any(|key| described.get(key).is_some());
+            return Volume { engines: !is_named, ..volume };
+        };
+        let option = |key: &str| options.get(key).and_then(|value| value.text()).unwrap_or_default();
+        let mut flags = option("o").split(',').map(str::trim);
+        let binds = flags.clone().any(|flag| matches!(flag, "bind" | "rbind"));
+        match options.get("device").filter(|device| binds && device.text().is_some()) {
+            Some(device) => {
+                let readonly = volume.readonly || flags.any(|flag| flag == "ro");
+                Volume { source: text(file, options, device), readonly, ..volume }
+            }
+            None => volume,
+        }
+    };
+    volumes.into_iter().map(bound).collect()
 }
 
 fn user_namespace(file: &str, node: &Node) -> Option<Word> {
@@ -199,7 +251,9 @@ fn volumes(file: &str, node: &Node, pod: Option<&Node>) -> Vec<Volume> {
         let host = volume.and_then(|volume| volume.get("hostPath")?.get("path"));
         let below = item.get("subPath").map(|below| path_of(&text(below).bytes())).unwrap_or_default();
         let readonly = is_true(item.get("readOnly"));
-        found.push(Volume { source: text(host.unwrap_or(name)), below, target: text(target), readonly });
+        let engines = OF_ENGINE.iter().any(|key| volume.is_some_and(|volume| volume.get(key).is_some()));
+        let whole = Volume::whole(text(host.unwrap_or(name)), text(target));
+        found.push(Volume { below, readonly, engines, ..whole });
     }
     found
 }

@@ -59,10 +59,19 @@ fn refuse_conflicts(file: &File, domain: &Domain) -> Result<(), Refusal> {
             return refuse(node, message, "write <access mode='shared'/> in its place first");
         }
     }
-    let cells = domain.node.descendants().filter(|node| node.has_tag_name("cell"));
-    if let Some(node) = cells.into_iter().find(|node| node.attribute("memAccess") == Some("private")) {
+    let numa = elements(domain.node, "cpu").flat_map(|cpu| elements(cpu, "numa"));
+    let mut cells = numa.flat_map(|numa| elements(numa, "cell"));
+    if let Some(node) = cells.find(|node| node.attribute("memAccess") == Some("private")) {
         let message = "a NUMA cell asks for private memory, and virtiofs needs shared memory";
         return refuse(node, message, "take memAccess='private' out of it first");
+    }
+    // Memory that is plugged in has a setting of its own.
+    let mut modules = elements(domain.node, "devices").flat_map(|devices| elements(devices, "memory"));
+    if let Some(node) = modules.find(|node| node.attribute("access") == Some("private")) {
+        let message =
+            "a <memory> device asks for private memory, and virtiofs needs all of the guest's memory shared";
+        let remedy = "write access='shared' in its place first; what the guest writes into an NVDIMM is then stored in its file";
+        return refuse(node, message, remedy);
     }
     let message = match crate::share::argv::memory(&domain.args) {
         Memory::Plain(None) => return Ok(()),

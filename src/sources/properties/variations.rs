@@ -222,7 +222,9 @@ fn is_as_spelt(form: &Form, case: &Case, new: &str) -> bool {
     let Some((before, behind)) = frame.split_once(&spelt) else { return false };
     let Some(own) = new.strip_prefix(before).and_then(|rest| rest.strip_suffix(behind)) else { return false };
     let again = own.replacen("local", "proxy", 1).replacen("path=", "socket=", 1);
-    let again = [before, &again.replacen(",security_model=mapped-xattr", "", 1), behind].concat();
+    // Another option stays behind the path: a blank at its end would end the text, and not be the path's.
+    let again =
+        [before, &again.replacen(",security_model=mapped-xattr", ",writeout=immediate", 1), behind].concat();
     let document = Document { path: Some(Path::new(form.name)), bytes: again.as_bytes() };
     let Some(Ok(reading)) = recognise_named(&document).map(|format| format.read(&document)) else {
         return false;
@@ -249,6 +251,27 @@ proptest! {
     #[test]
     fn a_share_is_the_same_however_it_is_spelt(form in 0..FORMS.len(), case in case()) {
         check(&FORMS[form], &case);
+    }
+}
+
+/// A blank at the end of the path is the path's own in every form.
+#[test]
+fn a_path_may_end_with_a_blank() {
+    for form in FORMS {
+        for spelling in 0..form.spellings.len() {
+            let case = Case {
+                tag: "tag".to_owned(),
+                socket: Some("/run/n.sock".to_owned()),
+                export: "/srv/a ".to_owned(),
+                more: vec!["readonly"],
+                layout: Layout::NamedDriver,
+                order: vec![0, 1, 1],
+                spelling,
+                crlf: false,
+                last_line_ends: true,
+            };
+            check(form, &case);
+        }
     }
 }
 
