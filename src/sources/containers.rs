@@ -560,12 +560,12 @@ impl Container {
                 for part in split(&value, b',') {
                     let text = part.bytes();
                     // Podman takes several names, and several options behind one.
-                    match self.others.last_mut().filter(|_| matches!(text.as_slice(), b"rw" | b"z" | b"ro")) {
-                        Some(last) => last.readonly |= text == b"ro",
-                        None => {
-                            let said = [b"--volumes-from ", text.as_slice()].concat();
-                            self.others.push(Other::parse(&text, said));
-                        }
+                    let is_option = matches!(text.as_slice(), b"rw" | b"z" | b"ro");
+                    if let Some(last) = self.others.last_mut().filter(|_| is_option) {
+                        last.readonly |= text == b"ro";
+                    } else {
+                        let said = [b"--volumes-from ", text.as_slice()].concat();
+                        self.others.push(Other::parse(&text, said));
                     }
                 }
             }
