@@ -454,12 +454,6 @@ fn volumes_are_found_where_they_are_described() {
         ),
         (
             "vm.container",
-            vm("Pod=vm.pod\nVolume=d.volume:/data\n"),
-            ("d.volume.d/10.conf", "[Volume]\nDevice=/srv/x\n".to_owned()),
-            not_known,
-        ),
-        (
-            "vm.container",
             vm("Volume=d.volume:/data\n"),
             ("d.volume", "[Volume]\nDevice=/srv/x\nOptions=ro,bind\n".to_owned()),
             &["path=/data,", "[export-locked]"],
