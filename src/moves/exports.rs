@@ -106,8 +106,11 @@ fn export(
     if place.is_elsewhere() {
         // What uses an export here, and what is this machine's system, says nothing of that host.
         ours.extend([finding::PROCESSES_UNSEEN.id, finding::NOT_PRIVILEGED.id, finding::SYSTEM_DIRECTORY.id]);
+        // A container may have the host's file system read-only, and the host not.
+        ours.push(finding::READ_ONLY_FILESYSTEM.id);
         checked.findings.retain(|row| !ours.contains(&row.id.as_str()));
         for row in &mut checked.findings {
+            row.file = row.file.as_deref().map(|file| place.as_on_host(file));
             row.message = place.as_on_host(&row.message);
             row.remedy = place.as_on_host(&row.remedy);
         }
