@@ -25,6 +25,8 @@ use crate::text::escape_path;
 struct Plan {
     schema: u32,
     host: String,
+    #[serde(default)]
+    root: Option<String>,
     tool: String,
     answers: Answers,
     moves: Vec<Move>,
