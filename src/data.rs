@@ -7,7 +7,7 @@
 //! | [`pin`] | one inode, held by a descriptor |
 //! | [`tree`], [`walk`] | a tree's directories, and walks over them that nothing leads outside |
 //! | [`form`] | the forms of a tree, and one reader for all |
-//! | [`mod@journal`], [`origins`] | the original state of everything, and its format; of what is elsewhere now |
+//! | [`mod@journal`], [`moved_inodes`] | the original state of everything, and its format; of what is elsewhere now |
 //! | [`passthrough`], [`mapped_xattr`], [`mapped_file`] | one form each |
 //! | [`survey`], [`filesystem`], [`mounts`], [`idmap`] | what an export holds, and what it lies on |
 //! | [`mod@check`] | whether an export can move, and what that takes |
@@ -22,6 +22,7 @@ pub mod check;
 mod convert;
 pub mod devices;
 pub mod entry;
+pub mod error_summary;
 pub mod filesystem;
 mod filter;
 mod flags;
@@ -38,9 +39,9 @@ pub mod manifest;
 pub mod mapped_file;
 pub mod mapped_xattr;
 pub mod mounts;
+pub mod moved_inodes;
 pub mod neighbours;
 pub mod options;
-pub mod origins;
 mod outside;
 pub mod owner;
 pub mod passthrough;
@@ -53,7 +54,6 @@ pub mod survey;
 mod sys;
 mod time;
 pub mod tree;
-pub mod troubles;
 mod unmap;
 pub mod verify;
 pub mod walk;

@@ -13,7 +13,7 @@
 //! | [`worker`], [`supervisor`] | a process that serves, and the one that starts them |
 //! | [`waiting`] | a process that serves its one client itself, until the client comes |
 //! | [`layers`] | which isolation layers were asked for, and which there are |
-//! | [`pid_namespace`], [`lifeline`] | what a worker has besides, because it was forked |
+//! | [`pid_namespace`], [`parent_death`] | what a worker has besides, because it was forked |
 //! | [`connection`], [`busy_poll`] | bytes ↔ requests and replies on a socket |
 //! | [`protocol`] | the wire format: table and codec |
 //! | [`operations`], [`export`], [`path`], [`identity`], [`sticky`], [`version`] | what requests do, to which files, as whom |
@@ -37,7 +37,6 @@ pub mod isolation;
 pub mod landlock;
 pub mod layer_switch;
 pub mod layers;
-pub mod lifeline;
 pub mod log_relay;
 pub mod logging;
 pub mod mount_table;
@@ -45,6 +44,7 @@ pub mod mount_watch;
 pub mod notify;
 pub mod operations;
 pub mod options;
+pub mod parent_death;
 pub mod path;
 pub mod pid_file;
 pub mod pid_namespace;

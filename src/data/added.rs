@@ -29,7 +29,7 @@ use self::look::{Candidate, Eye, Looker, Said, Seen};
 use super::entry::{CAPABILITY, Kind};
 use super::filesystem::Filesystem;
 use super::form::Model;
-use super::goal::Goal;
+use super::goal::ConversionTarget;
 use super::identity::Key;
 use super::journal::{self, Journal, Record};
 use super::staging::Staging;
@@ -123,7 +123,7 @@ pub struct Search<'s> {
 impl Search<'_> {
     /// Finds everything that was added.
     pub fn run(&self) -> Result<Additions> {
-        let goal = Goal::of_journal(self.journal)?;
+        let goal = ConversionTarget::of_journal(self.journal)?;
         let root = self.tree.root().open()?;
         let filesystem = Filesystem::of(&root, self.export)?;
         let looker = Looker {
@@ -149,7 +149,7 @@ impl Search<'_> {
     /// Decides what becomes of each candidate.
     fn judge(
         &self,
-        goal: &Goal,
+        goal: &ConversionTarget,
         found: &Sorted<Found>,
         busy: &Sorted<look::Path>,
         to: &mut Additions,
@@ -263,7 +263,7 @@ impl Search<'_> {
 }
 
 /// Why an entry that was converted or adopted, and has another owner now, stays so; `None` where it does not.
-fn stays(goal: &Goal, candidate: &Candidate, was: &Record) -> Option<&'static str> {
+fn stays(goal: &ConversionTarget, candidate: &Candidate, was: &Record) -> Option<&'static str> {
     let (now, was) = (&candidate.record.entry, &was.entry);
     let seen = mapped_xattr::adopted(now).unwrap_or_else(|| now.clone());
     let recorded = goal.shown(was);

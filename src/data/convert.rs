@@ -8,8 +8,8 @@ mod adopt;
 mod apply;
 mod consent;
 mod earlier;
+mod passes;
 mod record;
-mod rounds;
 mod sweep;
 mod takeover;
 mod wanted;
@@ -27,16 +27,16 @@ use rustix::fs::FlockOperation;
 use super::check::{self, Facts};
 use super::entry::Time;
 use super::form::Model;
-use super::goal::Goal;
+use super::goal::ConversionTarget;
 
+use super::error_summary::ErrorSummary;
 use super::journal::{self, Begin, Journal, Stage, Totals, Writer};
-use super::origins::Origins;
+use super::moved_inodes::MovedInodes;
 use super::owner::Owner;
 use super::progress::Progress;
 use super::staging::{Links, Staging};
 use super::survey;
 use super::tree::Tree;
-use super::troubles::Troubles;
 use super::walk;
 use super::{hidden, idmap};
 use crate::data::options::ConvertArgs;
@@ -46,15 +46,15 @@ use crate::text;
 use consent::{Consent, decide};
 pub(super) use consent::{ensure_root, refuses_live};
 use earlier::Earlier;
+use passes::Reached;
+pub(super) use passes::{each_listing, each_of};
 use record::{Recorder, Recording};
-use rounds::Reached;
-pub(super) use rounds::{each_listing, each_of};
 use wanted::Wanted;
 
 /// Who converts one inode after the other: shared by all workers.
 struct Converter<'c> {
     tree: &'c Tree,
-    goal: Goal,
+    goal: ConversionTarget,
     journal: &'c Path,
     writer: Mutex<Writer>,
     jobs: usize,
@@ -71,8 +71,8 @@ struct Converter<'c> {
     links: Links,
     /// Metadata files of inodes of several names, by the inodes' original numbers.
     metadata: Links,
-    origins: Origins,
-    troubles: &'c Troubles,
+    moved_inodes: MovedInodes,
+    error_summary: &'c ErrorSummary,
     progress: &'c Progress,
 }
 
@@ -356,7 +356,7 @@ impl Order<'_> {
         let accepted = &self.args.accept;
         let adopts = model == Model::MappedXattr
             && accepted.iter().any(|id| id == crate::report::finding::ALREADY_MAPPED.id);
-        Begin::of(&self.export, lock, &Goal { model, uid, gid, fmode, dmode, adopts }, accepted)
+        Begin::of(&self.export, lock, &ConversionTarget { model, uid, gid, fmode, dmode, adopts }, accepted)
     }
 
     /// Records everything; `None` where the admin has to decide first.
@@ -423,7 +423,7 @@ impl Order<'_> {
         resumed: bool,
     ) -> Result<Outcome> {
         let progress = Progress::start(self.args.work.progress, "converting", totals.entries);
-        let (goal, troubles) = (Goal::of(begin)?, Troubles::default());
+        let (goal, error_summary) = (ConversionTarget::of(begin)?, ErrorSummary::default());
         let converter = Converter {
             tree,
             goal,
@@ -437,15 +437,15 @@ impl Order<'_> {
             staging: Staging::new(&begin.staging),
             links: Links::default(),
             metadata: Links::default(),
-            origins: Origins::new(&self.journal, goal, true),
-            troubles: &troubles,
+            moved_inodes: MovedInodes::new(&self.journal, goal, true),
+            error_summary: &error_summary,
             progress: &progress,
         };
         let reached = converter.convert_all(self.args.in_use)?;
         let Converter { writer, .. } = converter;
         drop(progress);
         // Whether anybody hears it changes nothing of what was done.
-        let _ = troubles.write(&mut std::io::stderr().lock());
+        let _ = error_summary.write(&mut std::io::stderr().lock());
         let shown = text::escape_path(&self.export);
         if reached == Reached::Part {
             complain!(
@@ -467,6 +467,6 @@ impl Order<'_> {
         let mut writer = writer.into_inner().unwrap_or_else(PoisonError::into_inner);
         writer.converted().map_err(|error| journal::not_written(error, &self.journal))?;
         say!("'{shown}': {} entries are converted.", totals.entries)?;
-        Ok(if troubles.is_empty() { Outcome::Clean } else { Outcome::Failure })
+        Ok(if error_summary.is_empty() { Outcome::Clean } else { Outcome::Failure })
     }
 }

@@ -34,13 +34,13 @@ pub fn set_again(pin: &Pin, record: &Record) -> Result<()> {
 
 /// Lifted flags, which are set again when this is dropped.
 #[derive(Debug)]
-pub struct Lifted {
+pub struct FlagGuard {
     fd: OwnedFd,
     immutable: bool,
     append_only: bool,
 }
 
-impl Lifted {
+impl FlagGuard {
     /// Lifts the flags of an open inode that has, or is to have, these; `None` where it has none.
     pub fn of(fd: BorrowedFd<'_>, immutable: bool, append_only: bool) -> Result<Option<Self>> {
         if !immutable && !append_only {
@@ -58,7 +58,7 @@ impl Lifted {
     }
 }
 
-impl Drop for Lifted {
+impl Drop for FlagGuard {
     fn drop(&mut self) {
         // Whoever wants to know calls `restore`; this is for the way out after another error.
         let _ = set(self.fd.as_fd(), self.immutable, self.append_only);

@@ -12,7 +12,7 @@ use super::mapped_xattr;
 
 /// What a conversion makes of every inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Goal {
+pub struct ConversionTarget {
     /// Where what the guest sees is kept.
     pub model: Model,
     /// The user that QEMU runs as.
@@ -31,7 +31,7 @@ pub struct Goal {
 const FILE_NEEDS: u32 = 0o600;
 const DIRECTORY_NEEDS: u32 = 0o700;
 
-impl Goal {
+impl ConversionTarget {
     /// The goal of the conversion that a journal tells of.
     pub fn of(begin: &Begin) -> Result<Self> {
         let model = begin.model();
@@ -92,7 +92,7 @@ impl Goal {
 
 /// Why something was not done to an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Obstacle {
+pub enum EntryError {
     /// It is not there any more.
     Vanished,
     /// It is not what was recorded.
@@ -105,7 +105,7 @@ pub enum Obstacle {
     Failed(Errno),
 }
 
-impl From<Errno> for Obstacle {
+impl From<Errno> for EntryError {
     fn from(error: Errno) -> Self {
         match error {
             Errno::NOENT => Self::Vanished,

@@ -30,15 +30,15 @@ use self::room::Room;
 use super::convert::{ensure_root, lock, refuses_live};
 use super::entry::Time;
 use super::form::Form;
-use super::goal::Goal;
+use super::goal::ConversionTarget;
 use super::identity::Key;
 
+use super::error_summary::ErrorSummary;
 use super::journal::{self, Journal, Stage};
-use super::origins::Origins;
+use super::moved_inodes::MovedInodes;
 use super::progress::Progress;
 use super::staging::{Links, Staging};
 use super::tree::Tree;
-use super::troubles::Troubles;
 use super::{hidden, idmap};
 use crate::data::options::{RollbackArgs, WorkArgs};
 use crate::exit::Outcome;
@@ -48,7 +48,7 @@ use crate::text;
 /// Who restores one inode after the other: shared by all workers.
 struct Restorer<'r> {
     tree: &'r Tree,
-    goal: Goal,
+    goal: ConversionTarget,
     form: Form,
     journal: &'r Journal,
     jobs: usize,
@@ -71,14 +71,14 @@ struct Restorer<'r> {
     /// The times that directories of several parts had before the first was worked on, by their ids.
     parted: Mutex<HashMap<u64, (Time, Time)>>,
     /// What was recorded of inodes that are not at their recorded places.
-    origins: Origins,
+    moved_inodes: MovedInodes,
     /// Inodes that had mapped attributes before the conversion, and have them again. The admin agreed to convert them.
     mapped_before: Option<Mutex<HashSet<Key>>>,
     counts: Counts,
     /// Entries that lost what says what the guest sees of them.
     lost: Lost,
     room: Room,
-    troubles: Troubles,
+    errors: ErrorSummary,
     progress: &'r Progress,
 }
 
@@ -217,15 +217,15 @@ pub(super) fn apply(
     } else {
         writer.rollback_begun().map_err(|error| journal::not_written(error, journal.path()))?;
     }
-    let goal = Goal::of_journal(journal)?;
+    let goal = ConversionTarget::of_journal(journal)?;
     let had_mapped =
         journal.has_adopted() || begin.accepted.iter().any(|id| id == finding::ALREADY_MAPPED.id);
     let totals = journal.totals().unwrap_or_default();
     let progress = Progress::start(work.progress, words.doing, totals.entries);
     let (staging, carriers) = (Staging::new(&begin.staging), Links::default());
-    let troubles = Troubles::default();
+    let (complete, errors) = (journal.was_converted(), ErrorSummary::default());
     let kept = Kept::open(&tree, &staging, &carriers, work.jobs()).unwrap_or_else(|obstacle| {
-        troubles.add(staging.kept().into_bytes(), obstacle);
+        errors.add(staging.kept().into_bytes(), obstacle);
         Kept::default()
     });
     let restorer = Restorer {
@@ -234,7 +234,7 @@ pub(super) fn apply(
         form: Form::Mapped(goal.model),
         journal,
         jobs: work.jobs(),
-        complete: journal.was_converted(),
+        complete,
         open: open_adoption(journal)?,
         since: journal.rollback_since(),
         staging,
@@ -243,35 +243,35 @@ pub(super) fn apply(
         carriers,
         kept,
         parted: Mutex::default(),
-        origins: Origins::new(journal.path(), goal, !journal.was_converted()).by_path(journal.is_by_path()),
+        moved_inodes: MovedInodes::new(journal.path(), goal, !complete).by_path(journal.is_by_path()),
         mapped_before: had_mapped.then(Mutex::default),
         counts: Counts::default(),
         lost: Lost::default(),
         room: Room::new(File::open(export)?),
-        troubles,
+        errors,
         progress: &progress,
     };
-    if restorer.troubles.is_empty() {
+    if restorer.errors.is_empty() {
         restorer.journaled()?;
     }
     // Otherwise the walk would restore, without what only the journal knows, what it could not.
-    if restorer.troubles.is_empty() {
+    if restorer.errors.is_empty() {
         restorer.rest()?;
     }
-    let Restorer { troubles, counts, lost, kept, staging, .. } = restorer;
-    if troubles.is_empty()
+    let Restorer { errors, counts, lost, kept, staging, .. } = restorer;
+    if errors.is_empty()
         && let Err(obstacle) = kept.close()
     {
-        troubles.add(staging.kept().into_bytes(), obstacle);
+        errors.add(staging.kept().into_bytes(), obstacle);
     }
     drop(progress);
     // Whether anybody hears it changes nothing of what was done.
-    let _ = troubles.write(&mut std::io::stderr().lock());
+    let _ = errors.write(&mut std::io::stderr().lock());
     let shown = text::escape_path(export);
-    if troubles.lacks_room() {
+    if errors.lacks_room() {
         room::complain(export, journal, work.jobs(), words.doing)?;
     }
-    if !troubles.is_empty() {
+    if !errors.is_empty() {
         complain!(
             "virtfs-proxy-helper: '{shown}' is not wholly {}. Nothing is lost: deal with the above and run the same command \
              again to go on.",

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::convert::{ensure_root, is_inside, lock, refuses_live};
 use super::entry::{Kind, Time};
 use super::form::{Form, Model};
-use super::goal::Goal;
+use super::goal::ConversionTarget;
 use super::journal::{Begin, Format, Journal, Part, Record, Stage, Totals, Writer};
 use super::pin::Pin;
 use super::rollback::{self, Words};
@@ -156,8 +156,14 @@ fn begin(args: &UnmapArgs, tree: &Path, root: &File, path: &Path) -> Result<Jour
     let opened = Tree::open(tree)?;
     let inode = *opened.inode();
     let (uid, gid) = (inode.uid, inode.gid);
-    let goal =
-        Goal { model: args.from, uid, gid, fmode: 0o600, dmode: inode.permissions() & 0o777, adopts: false };
+    let goal = ConversionTarget {
+        model: args.from,
+        uid,
+        gid,
+        fmode: 0o600,
+        dmode: inode.permissions() & 0o777,
+        adopts: false,
+    };
     let begin = Begin { unmaps: true, ..Begin::of(tree, root, &goal, &[])? };
     let pin = opened.root().pin()?;
     let entry = Form::Mapped(args.from).read_directory(opened.root(), &pin)?;

@@ -18,7 +18,7 @@ use super::added;
 use super::convert::each_of;
 use super::entry::{self, Identity};
 use super::form::Form;
-use super::goal::Goal;
+use super::goal::ConversionTarget;
 use super::identity::Key;
 use super::journal::{self, Gaps, Journal, Listing, NameSum, Record, Stage, Superseded};
 use super::owner::Owner;
@@ -101,7 +101,7 @@ pub fn verify(export: &Path, journal: &Path, by_path: bool, jobs: usize) -> anyh
         superseded: journal.superseded()?,
         form,
         owner: owner.as_ref(),
-        goal: if form == Form::Passthrough { None } else { Some(Goal::of_journal(&journal)?) },
+        goal: if form == Form::Passthrough { None } else { Some(ConversionTarget::of_journal(&journal)?) },
         inodes: Mutex::default(),
         found: Mutex::default(),
     };
@@ -116,7 +116,7 @@ struct Verifier<'v> {
     superseded: Superseded,
     form: Form,
     owner: Option<&'v Owner>,
-    goal: Option<Goal>,
+    goal: Option<ConversionTarget>,
     /// Inodes of several names: what each was, by the number it had.
     inodes: Mutex<HashMap<Key, Identity>>,
     found: Mutex<Found>,

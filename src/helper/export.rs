@@ -3,8 +3,8 @@
 //! Two rules hold whatever the client sends and whoever changes the tree meanwhile:
 //!
 //! - Nothing outside the export is reached. Where the export is this process's root directory the kernel sees to
-//!   it, and each operation is the one system call on an absolute path ([`Reach::Rooted`]). Elsewhere openat2(2) resolves
-//!   the path beneath the export first ([`Reach::Beneath`]).
+//!   it, and each operation is the one system call on an absolute path ([`ExportRoot::Rooted`]). Elsewhere openat2(2) resolves
+//!   the path beneath the export first ([`ExportRoot::Beneath`]).
 //! - No device and no FIFO is opened or handed out. A file is *pinned* first: `O_PATH` opens nothing, only takes hold of the
 //!   inode. What was pinned is then looked at, and only a regular file or a directory is opened, through its magic link: by
 //!   then a rename can't put another file in its place. Where the client has just been told that the file is a regular one
@@ -31,7 +31,7 @@ use super::signals;
 use super::sys::{self, MagicLink};
 
 /// How paths are kept inside the export.
-pub enum Reach {
+pub enum ExportRoot {
     /// The export is this process's root directory.
     Rooted {
         /// Whether the mount at the root is nodev. The mounts below it need not be.
@@ -42,13 +42,13 @@ pub enum Reach {
 }
 
 /// Where a system call finds its file: a directory and a path from there.
-pub struct At<'p> {
+pub struct DirAndName<'p> {
     parent: Option<OwnedFd>,
     /// The path: absolute where the export is the root directory, one name otherwise.
     pub name: &'p CStr,
 }
 
-impl At<'_> {
+impl DirAndName<'_> {
     /// The directory.
     pub fn dir(&self) -> BorrowedFd<'_> {
         self.parent.as_ref().map_or(AT_FDCWD, AsFd::as_fd)
@@ -67,29 +67,29 @@ pub enum Known {
 /// How many times openat2(2) is asked again when renames elsewhere keep it from deciding.
 const RESOLVE_TRIES: u32 = 64;
 
-impl Reach {
+impl ExportRoot {
     /// Where a system call that looks at a file, and does not follow a final symbolic link, finds the absolute
     /// `path`.
-    pub fn at<'p>(&self, path: &'p CStr) -> Result<At<'p>, Errno> {
+    pub fn at<'p>(&self, path: &'p CStr) -> Result<DirAndName<'p>, Errno> {
         self.split(path, Split::file)
     }
 
     /// Where a system call that makes, renames or removes a name finds the absolute `path`.
-    pub fn slot<'p>(&self, path: &'p CStr) -> Result<At<'p>, Errno> {
-        self.split(path, Split::slot)
+    pub fn parent_and_name<'p>(&self, path: &'p CStr) -> Result<DirAndName<'p>, Errno> {
+        self.split(path, Split::parent_and_name)
     }
 
     fn split<'p>(
         &self,
         path: &'p CStr,
         split: impl FnOnce(&'p CStr) -> Result<Split<'p>, Errno>,
-    ) -> Result<At<'p>, Errno> {
+    ) -> Result<DirAndName<'p>, Errno> {
         match self {
-            Self::Rooted { .. } => Ok(At { parent: None, name: path }),
+            Self::Rooted { .. } => Ok(DirAndName { parent: None, name: path }),
             Self::Beneath(root) => {
                 let Split { parent, name } = split(path)?;
                 let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-                Ok(At { parent: Some(resolve(root, parent.as_c_str(), flags)?), name })
+                Ok(DirAndName { parent: Some(resolve(root, parent.as_c_str(), flags)?), name })
             }
         }
     }
@@ -145,7 +145,7 @@ impl Reach {
 
     /// The status of the directory in which a file is made at the absolute `path`.
     pub fn directory_of(&self, path: &CStr) -> Result<FileStat, Errno> {
-        let parent = Split::slot(path)?.parent;
+        let parent = Split::parent_and_name(path)?.parent;
         fstat(self.pin_target(parent.as_c_str())?)
     }
 
@@ -160,8 +160,8 @@ impl Reach {
     }
 
     /// Whether that is the export itself. Only for choosing between two errors.
-    pub fn is_root(&self, at: &At<'_>) -> bool {
-        let stat = |at: &At<'_>| fstatat(at.dir(), at.name, AtFlags::AT_SYMLINK_NOFOLLOW);
+    pub fn is_root(&self, at: &DirAndName<'_>) -> bool {
+        let stat = |at: &DirAndName<'_>| fstatat(at.dir(), at.name, AtFlags::AT_SYMLINK_NOFOLLOW);
         let root = self.at(c"/").and_then(|root| stat(&root));
         matches!((stat(at), root), (Ok(one), Ok(root)) if (one.st_dev, one.st_ino) == (root.st_dev, root.st_ino))
     }
@@ -332,7 +332,7 @@ impl<'p> Split<'p> {
     /// Splits an absolute path to a name that is to be made, renamed or removed. System calls that do so look at no file
     /// behind it: they refuse `/`, `.` and `..` by sight, and take a slash at its end for "must be a directory",
     /// of which a symbolic link there is none.
-    fn slot(path: &'p CStr) -> Result<Self, Errno> {
+    fn parent_and_name(path: &'p CStr) -> Result<Self, Errno> {
         let bytes = path.to_bytes();
         let trimmed = bytes.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
         if trimmed == 0 {
@@ -378,7 +378,7 @@ mod tests {
     #[test]
     fn a_path_splits_before_its_last_name() {
         // The path, then what a look at a file and what a change of a name make of it.
-        for (path, file, slot) in [
+        for (path, file, parent_and_name) in [
             (c"/f", (c"/", c"f"), (c"/", c"f")),
             (c"//d//f", (c"//d//", c"f"), (c"//d//", c"f")),
             (c"/d/e/f", (c"/d/e/", c"f"), (c"/d/e/", c"f")),
@@ -392,7 +392,7 @@ mod tests {
             let parts = |split: Split<'static>| (split.parent.as_c_str().to_owned(), split.name);
             let owned = |(parent, name): (&CStr, &'static CStr)| (parent.to_owned(), name);
             assert_eq!(parts(Split::file(path).unwrap()), owned(file), "{path:?}");
-            assert_eq!(parts(Split::slot(path).unwrap()), owned(slot), "{path:?}");
+            assert_eq!(parts(Split::parent_and_name(path).unwrap()), owned(parent_and_name), "{path:?}");
         }
     }
 }

@@ -9,7 +9,7 @@
 //! effective set; it restores them from the permitted set when the uid is 0 again (capabilities(7), "Effect of user ID
 //! changes"). That is wanted: as an ordinary guest user the kernel should clear a foreign group's setgid bit and refuse devices.
 //! Where this thread's own uid is not 0, or the `NO_SETUID_FIXUP` secure bit is set, the kernel does not do that, or does
-//! it at the wrong moment: from 1000 to 0 and back the capabilities are lost. There [`Identity::lend`] sets the effective
+//! it at the wrong moment: from 1000 to 0 and back the capabilities are lost. There [`Identity::with_fsids`] sets the effective
 //! set itself, by one capset(2) before the operation and one after it ([`Capabilities::ByHand`]).
 //!
 //! What must stay is `CAP_DAC_OVERRIDE`, because the guest's kernel has already decided who may create here and the wire
@@ -25,7 +25,7 @@ use nix::errno::Errno;
 use super::sys::{self, EffectiveSet};
 
 /// "Leave this id as it is", on the wire and in the kernel.
-pub const LEAVE: u32 = u32::MAX;
+pub const NO_CHANGE: u32 = u32::MAX;
 
 /// The identity of the serving thread.
 pub struct Identity {
@@ -74,7 +74,7 @@ struct Id {
 impl Id {
     /// Whether `id` asks for a switch, and if so whether it can be done.
     fn wants(&self, id: u32) -> Result<bool, Errno> {
-        if id == LEAVE || id == self.base {
+        if id == NO_CHANGE || id == self.base {
             Ok(false)
         } else if !self.may_switch {
             Err(Errno::EPERM)
@@ -121,14 +121,14 @@ impl Identity {
         Ok(Self { uid, gid, capabilities })
     }
 
-    /// The file system uid that `operation` of [`Self::lend`] has for this `uid`.
+    /// The file system uid that `operation` of [`Self::with_fsids`] has for this `uid`.
     pub fn fsuid(&self, uid: u32) -> u32 {
-        if uid == LEAVE { self.uid.base } else { uid }
+        if uid == NO_CHANGE { self.uid.base } else { uid }
     }
 
     /// Runs `operation` as `uid:gid`, and is itself again when it returns. `EPERM` where this process may not
     /// switch, `EINVAL` where its user namespace has no such id.
-    pub fn lend<T>(
+    pub fn with_fsids<T>(
         &self,
         uid: u32,
         gid: u32,
@@ -173,7 +173,7 @@ impl Identity {
     /// is to be changed.
     fn sets_for(&self, uid: u32) -> Option<(&EffectiveSet, &EffectiveSet)> {
         match &self.capabilities {
-            Capabilities::ByHand { own, reduced } if uid != LEAVE && own != reduced => {
+            Capabilities::ByHand { own, reduced } if uid != NO_CHANGE && own != reduced => {
                 Some((own, if uid == ROOT { own } else { reduced }))
             }
             Capabilities::ByHand { .. } | Capabilities::ByKernel => None,
@@ -236,7 +236,7 @@ mod tests {
         let whole = "         0          0 4294967295\n";
         for (id, wanted, judged) in [
             (id(0, whole, true), 0, Ok(false)),
-            (id(0, whole, true), LEAVE, Ok(false)),
+            (id(0, whole, true), NO_CHANGE, Ok(false)),
             (id(0, whole, true), 1000, Ok(true)),
             (id(0, whole, false), 1000, Err(Errno::EPERM)),
             (id(0, whole, false), 0, Ok(false)),

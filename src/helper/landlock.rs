@@ -14,7 +14,7 @@ use ::landlock::{
 };
 use anyhow::{Context as _, Result};
 
-use super::export::Reach;
+use super::export::ExportRoot;
 use super::isolation;
 
 /// The first version that lets a guest do all that it may: before Linux 5.19 there was no renaming or linking from one
@@ -26,7 +26,7 @@ const MOST: ABI = ABI::V6;
 
 /// Confines this process to the files that `reach` reaches, for good. False on a kernel without Landlock, or with its first
 /// version.
-pub fn confine(reach: &Reach, access: isolation::Access) -> Result<bool> {
+pub fn confine(reach: &ExportRoot, access: isolation::Access) -> Result<bool> {
     match restrict(reach, access) {
         Ok(()) => Ok(true),
         Err(error @ (RulesetError::CreateRuleset(_) | RulesetError::HandleAccesses(_))) => {
@@ -73,7 +73,7 @@ pub fn confine_to_removal(removing: &[BorrowedFd<'_>], reading: Option<BorrowedF
     restrict().context("cannot confine this process by Landlock")
 }
 
-fn restrict(reach: &Reach, access: isolation::Access) -> Result<(), RulesetError> {
+fn restrict(reach: &ExportRoot, access: isolation::Access) -> Result<(), RulesetError> {
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(LEAST))?
@@ -87,12 +87,12 @@ fn restrict(reach: &Reach, access: isolation::Access) -> Result<(), RulesetError
         isolation::Access::Read => AccessFs::ReadFile | AccessFs::ReadDir,
     };
     let ruleset = match reach {
-        Reach::Rooted { .. } => match PathFd::new("/") {
+        ExportRoot::Rooted { .. } => match PathFd::new("/") {
             Ok(root) => ruleset.add_rule(PathBeneath::new(root, allowed))?,
             // The export itself was reached a moment ago.
             Err(_) => ruleset,
         },
-        Reach::Beneath(root) => ruleset.add_rule(PathBeneath::new(root, allowed))?,
+        ExportRoot::Beneath(root) => ruleset.add_rule(PathBeneath::new(root, allowed))?,
     };
     ruleset.restrict_self().map(drop)
 }
@@ -112,7 +112,7 @@ mod tests {
             // Landlock confines the thread that asks for it.
             let confined = std::thread::spawn(move || {
                 nix::sys::prctl::set_no_new_privs().unwrap();
-                confine(&Reach::Beneath(File::open(&path).unwrap().into()), access).unwrap();
+                confine(&ExportRoot::Beneath(File::open(&path).unwrap().into()), access).unwrap();
                 let read = fs::read(path.join("file")).is_ok() && fs::read_dir(&path).is_ok();
                 let changes = [
                     File::options().write(true).open(path.join("file")).is_ok(),

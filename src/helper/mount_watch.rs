@@ -194,7 +194,7 @@ struct Watcher {
 
 impl Watcher {
     /// Gives up what watching does not take.
-    fn confine(&self, [lifeline, told]: [&OwnedFd; 2], seccomp: Seccomp) -> Result<()> {
+    fn confine(&self, [parent_death, told]: [&OwnedFd; 2], seccomp: Seccomp) -> Result<()> {
         signals::ignore_stop()?;
         let _ = nix::sys::prctl::set_name(c"virtfs-mounts");
         // Standard error is for the log.
@@ -208,7 +208,7 @@ impl Watcher {
             self.tree.as_fd(),
             self.own.as_fd(),
             self.own_namespace.as_fd(),
-            lifeline.as_fd(),
+            parent_death.as_fd(),
             told.as_fd(),
         ];
         sys::close_all_from(0, &held).context("cannot close the serving process's descriptors")?;
@@ -223,7 +223,7 @@ impl Watcher {
     }
 
     /// Follows the host until the serving process ends. Sends one byte through `told` when the mounts are as the host's.
-    fn run(&mut self, lifeline: &OwnedFd, told: OwnedFd) -> Result<()> {
+    fn run(&mut self, parent_death: &OwnedFd, told: OwnedFd) -> Result<()> {
         nix::unistd::fchdir(&self.tree)?;
         let mut private = self.follow()?;
         sys::send(told.as_fd(), b"r").context("cannot tell that the mounts are followed")?;
@@ -231,7 +231,7 @@ impl Watcher {
         loop {
             let change = PollFlags::POLLPRI | PollFlags::POLLERR;
             let mut fds = vec![
-                PollFd::new(lifeline.as_fd(), PollFlags::POLLIN),
+                PollFd::new(parent_death.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.own.as_fd(), change),
                 PollFd::new(self.host.table.as_fd(), change),
             ];

@@ -9,8 +9,8 @@ use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fstatat, mkdirat, mk
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 
-use super::export::{Kind, Known, Opened, Reach};
-use super::identity::{Identity, LEAVE};
+use super::export::{ExportRoot, Kind, Known, Opened};
+use super::identity::{Identity, NO_CHANGE};
 use super::path::{NameBuffer, PathBuffer, TargetBuffer};
 use super::protocol::{
     DONE, Effect, HEADER, MAX_PAYLOAD, MAX_VALUE, Request, StatfsReply, VALUE_AT, encode_length, encode_stat,
@@ -33,7 +33,7 @@ pub enum Answer {
 
 /// Does what requests ask, to one export.
 pub struct Operations {
-    reach: Reach,
+    reach: ExportRoot,
     identity: Identity,
     readonly: bool,
     protected: ProtectedRegular,
@@ -122,12 +122,12 @@ fn opens_for_change(flags: OFlag) -> bool {
 
 /// An id for chown(2).
 fn id<T>(raw: u32, new: impl FnOnce(u32) -> T) -> Option<T> {
-    (raw != LEAVE).then(|| new(raw))
+    (raw != NO_CHANGE).then(|| new(raw))
 }
 
 impl Operations {
     /// Serves what `reach` reaches, as `identity` where nothing else is asked for. `protected` is the host's setting.
-    pub fn new(reach: Reach, identity: Identity, readonly: bool, protected: ProtectedRegular) -> Self {
+    pub fn new(reach: ExportRoot, identity: Identity, readonly: bool, protected: ProtectedRegular) -> Self {
         let looked = Looked::new(&reach);
         Self {
             reach,
@@ -162,20 +162,20 @@ impl Operations {
             }
             Request::Mknod { uid, gid, path, mode, rdev } => {
                 refuse_kind(mode)?;
-                let at = self.reach.slot(self.first.set(path)?)?;
+                let at = self.reach.parent_and_name(self.first.set(path)?)?;
                 let (kind, mode) = (SFlag::from_bits_retain(mode & libc::S_IFMT), permissions(mode));
-                self.identity.lend(uid, gid, || mknodat(at.dir(), at.name, kind, mode, rdev))?;
+                self.identity.with_fsids(uid, gid, || mknodat(at.dir(), at.name, kind, mode, rdev))?;
                 Ok(put(reply, &DONE))
             }
             Request::Mkdir { uid, gid, path, mode } => {
-                let at = self.reach.slot(self.first.set(path)?)?;
-                self.identity.lend(uid, gid, || mkdirat(at.dir(), at.name, permissions(mode)))?;
+                let at = self.reach.parent_and_name(self.first.set(path)?)?;
+                self.identity.with_fsids(uid, gid, || mkdirat(at.dir(), at.name, permissions(mode)))?;
                 Ok(put(reply, &DONE))
             }
             Request::Symlink { uid, gid, target, path } => {
                 let target = self.target.set(target)?;
-                let at = self.reach.slot(self.first.set(path)?)?;
-                self.identity.lend(uid, gid, || symlinkat(target, at.dir(), at.name))?;
+                let at = self.reach.parent_and_name(self.first.set(path)?)?;
+                self.identity.with_fsids(uid, gid, || symlinkat(target, at.dir(), at.name))?;
                 Ok(put(reply, &DONE))
             }
             Request::Link { old, new } => self.link(old, new).map(|()| put(reply, &DONE)),
@@ -226,7 +226,7 @@ impl Operations {
     /// Makes a hard link. The old name is judged before the new one.
     fn link(&mut self, old: &[u8], new: &[u8]) -> Result<(), Errno> {
         let old = self.reach.at(self.first.set(old)?)?;
-        let new = match self.second.set(new).and_then(|new| self.reach.slot(new)) {
+        let new = match self.second.set(new).and_then(|new| self.reach.parent_and_name(new)) {
             Ok(new) => new,
             // The kernel looks for the old file first.
             Err(second) => {
@@ -244,9 +244,9 @@ impl Operations {
 
     /// Renames a file. Of the old name, the directory is looked for before the new one is judged.
     fn rename(&mut self, old: &[u8], new: &[u8]) -> Result<(), Errno> {
-        let old = self.reach.slot(self.first.set(old)?)?;
+        let old = self.reach.parent_and_name(self.first.set(old)?)?;
         let new = match self.second.set(new) {
-            Ok(new) => self.reach.slot(new)?,
+            Ok(new) => self.reach.parent_and_name(new)?,
             Err(Errno::EINVAL) => return Err(Errno::EINVAL),
             Err(second) => {
                 // The kernel looks for the old file's directory first, and this asks it to go on to such a path.
@@ -321,7 +321,7 @@ impl Operations {
             return Err(Errno::EINVAL);
         }
         let path = self.first.set(path)?;
-        let at = self.reach.slot(path)?;
+        let at = self.reach.parent_and_name(path)?;
         let create =
             flags | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
         let (reach, protected) = (&self.reach, self.protected);
@@ -333,7 +333,7 @@ impl Operations {
             let refuses = is_judged && protected.refuses(&reach.directory_of(path)?, stat, fsuid);
             if refuses { Err(Errno::EACCES) } else { Ok(()) }
         };
-        self.identity.lend(uid, gid, || {
+        self.identity.with_fsids(uid, gid, || {
             // A file that comes and goes meanwhile sends us from one call to the other and back.
             for _ in 0..CREATE_TRIES {
                 if makes {
@@ -374,8 +374,8 @@ impl Operations {
     fn statfs(&mut self, path: &[u8]) -> Result<StatfsReply, Errno> {
         let path = self.first.set(path)?;
         let status = match self.reach {
-            Reach::Rooted { .. } => sys::statfs(path)?,
-            Reach::Beneath(_) => sys::fstatfs(self.reach.pin_target(path)?.as_fd())?,
+            ExportRoot::Rooted { .. } => sys::statfs(path)?,
+            ExportRoot::Beneath(_) => sys::fstatfs(self.reach.pin_target(path)?.as_fd())?,
         };
         Ok(statfs_reply(&status))
     }
@@ -397,7 +397,7 @@ impl Operations {
     }
 
     fn remove(&mut self, path: &[u8]) -> Result<(), Errno> {
-        let at = self.reach.slot(self.first.set(path)?)?;
+        let at = self.reach.parent_and_name(self.first.set(path)?)?;
         match unlinkat(at.dir(), at.name, UnlinkatFlags::NoRemoveDir) {
             Err(Errno::EISDIR) => unlinkat(at.dir(), at.name, UnlinkatFlags::RemoveDir),
             result => result,
@@ -418,7 +418,7 @@ struct Looked {
 }
 
 impl Looked {
-    fn new(reach: &Reach) -> Self {
+    fn new(reach: &ExportRoot) -> Self {
         let root = reach.at(c"/").and_then(|at| fstatat(at.dir(), at.name, AtFlags::empty()));
         Self {
             path: Box::new([0; libc::PATH_MAX as usize]),
@@ -519,23 +519,23 @@ enum Target<'p> {
 
 impl<'p> Target<'p> {
     /// What the path names, be it a symbolic link.
-    fn itself(reach: &Reach, buffer: &'p mut PathBuffer, path: &[u8]) -> Result<Self, Errno> {
-        Self::of(reach, buffer.set(path)?, Reach::pin)
+    fn itself(reach: &ExportRoot, buffer: &'p mut PathBuffer, path: &[u8]) -> Result<Self, Errno> {
+        Self::of(reach, buffer.set(path)?, ExportRoot::pin)
     }
 
     /// What the path leads to, through a final symbolic link too.
-    fn behind(reach: &Reach, buffer: &'p mut PathBuffer, path: &[u8]) -> Result<Self, Errno> {
-        Self::of(reach, buffer.set(path)?, Reach::pin_target)
+    fn behind(reach: &ExportRoot, buffer: &'p mut PathBuffer, path: &[u8]) -> Result<Self, Errno> {
+        Self::of(reach, buffer.set(path)?, ExportRoot::pin_target)
     }
 
     fn of(
-        reach: &Reach,
+        reach: &ExportRoot,
         path: &'p CStr,
-        pin: impl FnOnce(&Reach, &CStr) -> Result<OwnedFd, Errno>,
+        pin: impl FnOnce(&ExportRoot, &CStr) -> Result<OwnedFd, Errno>,
     ) -> Result<Self, Errno> {
         match reach {
-            Reach::Rooted { .. } => Ok(Self::Path(path)),
-            Reach::Beneath(_) => {
+            ExportRoot::Rooted { .. } => Ok(Self::Path(path)),
+            ExportRoot::Beneath(_) => {
                 let pin = pin(reach, path)?;
                 let link = MagicLink::of(&pin);
                 Ok(Self::Pinned { _held: pin, link })

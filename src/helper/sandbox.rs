@@ -1,6 +1,6 @@
 //! The walls around a serving process: namespace, chroot or none.
 //!
-//! Each kind ends in the same place: the export is reached as [`Reach`] says, and the working directory is a
+//! Each kind ends in the same place: the export is reached as [`ExportRoot`] says, and the working directory is a
 //! view of this process's own `/proc/self/fd`. That view is what [`super::export`] opens pinned files through. Where the
 //! kernel lets us clone the mount it is unattached to anything: `..` leads nowhere from it, and there is
 //! no other way from it either, so that nothing of `/proc` but this process's own descriptors is in reach.
@@ -16,7 +16,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::OFlags;
 
-use super::export::Reach;
+use super::export::ExportRoot;
 use super::isolation::{Access, Sandbox, Seccomp};
 use super::layer_switch::layer_enabled;
 use super::layers::{Layer, Layers};
@@ -106,7 +106,7 @@ impl Export {
 /// How a process that is behind its walls reaches the export.
 pub struct Entered {
     /// How paths become files.
-    pub reach: Reach,
+    pub reach: ExportRoot,
     /// The sandbox that it got.
     pub sandbox: Sandbox,
     /// The layers of it.
@@ -123,7 +123,7 @@ pub fn enter(sandbox: Sandbox, directory: &Directory, access: Access, seccomp: S
     let mut entered = match sandbox {
         Sandbox::Namespace => match enter_namespace(directory, RESTRICTIONS | access.attributes(), seccomp) {
             Ok(watched) => {
-                let reach = Reach::Rooted { nodev: true };
+                let reach = ExportRoot::Rooted { nodev: true };
                 let layers =
                     Layers::of(&[Layer::MountNamespace, Layer::Restrictions]).and(read_only_layer(access));
                 Entered { reach, sandbox: Sandbox::Namespace, layers, watched: Some(watched) }
@@ -249,7 +249,7 @@ fn enter_chroot_in_namespace(directory: &Directory, access: Access, seccomp: Sec
     if layer_enabled("mounts") && (access == Access::Read || follows()) {
         match enter_namespace(directory, access.attributes(), seccomp) {
             Ok(watched) => {
-                let reach = Reach::Rooted { nodev: false };
+                let reach = ExportRoot::Rooted { nodev: false };
                 let layers = Layers::of(&[Layer::MountNamespace, Layer::Chroot]).and(read_only_layer(access));
                 return Ok(Entered { reach, sandbox: Sandbox::Chroot, layers, watched: Some(watched) });
             }
@@ -267,7 +267,7 @@ fn enter_chroot(directory: &Directory) -> Result<Entered> {
     match nix::unistd::chroot(".") {
         // Its mounts are the host's, with devices or without.
         Ok(()) => Ok(Entered {
-            reach: Reach::Rooted { nodev: false },
+            reach: ExportRoot::Rooted { nodev: false },
             sandbox: Sandbox::Chroot,
             layers: Layers::of(&[Layer::Chroot]),
             watched: None,
@@ -283,11 +283,11 @@ fn enter_chroot(directory: &Directory) -> Result<Entered> {
     }
 }
 
-fn beneath(directory: &Directory) -> Result<Reach> {
+fn beneath(directory: &Directory) -> Result<ExportRoot> {
     let root = directory.again()?;
     let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
     match openat2(&root, ".", how) {
-        Ok(_) => Ok(Reach::Beneath(root)),
+        Ok(_) => Ok(ExportRoot::Beneath(root)),
         Err(Errno::ENOSYS) => {
             bail!("--sandbox=none needs openat2 (Linux 5.6); use --sandbox=chroot on this kernel")
         }

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::health_socket;
 use super::identity::Identity;
-use super::lifeline::Lifeline;
+use super::parent_death::Lifeline;
 use super::socket::{Listener, Name, accept};
 
 /// How many may wait for an answer at once; others wait in the socket's queue.
@@ -121,8 +121,8 @@ impl SelfCheck {
     }
 
     /// The check runs as this process.
-    pub fn started(&mut self, pid: Pid, lifeline: Lifeline) {
-        self.running = Some((pid, lifeline));
+    pub fn started(&mut self, pid: Pid, parent_death: Lifeline) {
+        self.running = Some((pid, parent_death));
     }
 
     /// Whether this process is the check that runs.

@@ -81,7 +81,7 @@ impl Listener {
         // Where the owner may not write to the directory, and this process has no CAP_DAC_OVERRIDE, it may itself: the socket is
         // given away then before anybody else may connect.
         let bind_as_owner =
-            || match identity.lend(owner.uid, owner.gid, || bind(socket.as_raw_fd(), &address)) {
+            || match identity.with_fsids(owner.uid, owner.gid, || bind(socket.as_raw_fd(), &address)) {
                 Err(Errno::EACCES) => bind(socket.as_raw_fd(), &address),
                 bound => bound,
             };

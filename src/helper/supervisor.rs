@@ -20,9 +20,9 @@ use nix::unistd::{ForkResult, Pid, pipe2};
 use super::identity::{IdMaps, Identity};
 use super::isolation::Sandbox;
 use super::layer_switch::layer_enabled;
-use super::lifeline::{self, Lifeline, WorkersEnd};
 use super::log_relay::LogRelay;
 use super::notify::{Manager, Parent};
+use super::parent_death::{self, Lifeline, WorkersEnd};
 use super::pid_file::PidFile;
 use super::pid_namespace::{PidNamespaces, id_outside};
 use super::sandbox::{Directory, Export};
@@ -140,8 +140,10 @@ pub fn run(
         *pid_file = None;
     }
     match ended {
-        Ok(Role::Worker(client, lifeline)) => return Ok(supervisor.become_worker(Some(client), lifeline)),
-        Ok(Role::Check(lifeline)) => return Ok(supervisor.become_worker(None, lifeline)),
+        Ok(Role::Worker(client, parent_death)) => {
+            return Ok(supervisor.become_worker(Some(client), parent_death));
+        }
+        Ok(Role::Check(parent_death)) => return Ok(supervisor.become_worker(None, parent_death)),
         Ok(Role::Supervisor) | Err(_) => {}
     }
     supervisor.manager.tell("STOPPING=1");
@@ -225,14 +227,14 @@ impl<'s> Supervisor<'s> {
             if let Some(log) = &mut self.log_relay {
                 log.reader().forward();
             }
-            if let Some((client, lifeline)) = self.accept_clients() {
-                return Ok(Role::Worker(client, lifeline));
+            if let Some((client, parent_death)) = self.accept_clients() {
+                return Ok(Role::Worker(client, parent_death));
             }
             self.check.take_questions();
             if self.check.is_due()
-                && let Some(lifeline) = self.start_check()
+                && let Some(parent_death) = self.start_check()
             {
-                return Ok(Role::Check(lifeline));
+                return Ok(Role::Check(parent_death));
             }
         }
     }
@@ -423,7 +425,7 @@ impl<'s> Supervisor<'s> {
     /// Starts to find out whether a client could be served. Returns that process's end of its pair in the process that does.
     fn start_check(&mut self) -> Option<WorkersEnd> {
         self.check.begin();
-        let (ours, its) = match lifeline::pair() {
+        let (ours, its) = match parent_death::pair() {
             Ok(pair) => pair,
             Err(errno) => {
                 self.check.ended(false, &format!("cannot start a process: {}", errno.desc()));
@@ -471,7 +473,7 @@ impl<'s> Supervisor<'s> {
         let mut short = None;
         // First what its worker needs: a client that is off the socket can't wait for better times.
         if self.spare.is_none() {
-            match lifeline::pair() {
+            match parent_death::pair() {
                 Ok(pair) => self.spare = Some(pair),
                 Err(errno) => short = Some(errno),
             }
@@ -503,13 +505,13 @@ impl<'s> Supervisor<'s> {
 
     /// In a forked process: lets go of all that is the supervisor's, and serves the client, or finds out whether one could be
     /// served.
-    fn become_worker(self, client: Option<Client>, lifeline: WorkersEnd) -> Outcome {
+    fn become_worker(self, client: Option<Client>, parent_death: WorkersEnd) -> Outcome {
         logging::set_pid(id_outside());
         let (settings, sandbox, export, log_relay) = self.into_workers_part();
         let confine = || {
             log_relay.map(LogRelay::use_in_worker).transpose()?;
             signals::handle_stop(-1)?;
-            lifeline.hold()?;
+            parent_death.hold()?;
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
             let directory = if client.is_some() { export.find() } else { export.find_silently() };
             worker::confine(settings, sandbox, &directory?, None)

@@ -18,7 +18,7 @@ use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::fstatat;
 use nix::sys::statfs::FUSE_SUPER_MAGIC;
 
-use super::export::{At, Kind, Known, Opened, Reach, wait_for_lease};
+use super::export::{DirAndName, ExportRoot, Kind, Known, Opened, wait_for_lease};
 use super::sys::{self, FileHandle};
 
 /// How many mounts are remembered: an export with more file systems mounted in it gets slower, not wrong.
@@ -95,7 +95,7 @@ impl Generation {
 impl Versions {
     /// The generation number of the file at the absolute `path`; 0 where the file system keeps none. `ENXIO`
     /// for a special file; a final symbolic link is followed.
-    pub fn get(&mut self, reach: &Reach, path: &CStr) -> Result<u64, Errno> {
+    pub fn get(&mut self, reach: &ExportRoot, path: &CStr) -> Result<u64, Errno> {
         let at = reach.at(path)?;
         let (kind, mount) = self.look_at(&at)?;
         match kind {
@@ -135,7 +135,7 @@ impl Versions {
     }
 
     /// The kind of a file, and the unique id of the mount that it is on, where the kernel tells it.
-    fn look_at(&mut self, at: &At<'_>) -> Result<(Kind, Option<u64>), Errno> {
+    fn look_at(&mut self, at: &DirAndName<'_>) -> Result<(Kind, Option<u64>), Errno> {
         if !self.no_statx {
             match sys::kind_and_mount(at.dir(), at.name) {
                 Err(Errno::ENOSYS | Errno::EPERM) => {}
@@ -179,10 +179,10 @@ fn word(handle: &FileHandle, offset: usize) -> Option<u32> {
 
 /// The type of the file system that a file is on, which is no symbolic link. None where it can't be told by the path alone, and for
 /// FUSE: what the server of one file says does not hold for another's.
-fn type_at(reach: &Reach, path: &CStr) -> Option<Place> {
+fn type_at(reach: &ExportRoot, path: &CStr) -> Option<Place> {
     match reach {
-        Reach::Rooted { .. } => sys::statfs(path).ok().and_then(|status| of_type(&status)),
-        Reach::Beneath(_) => None,
+        ExportRoot::Rooted { .. } => sys::statfs(path).ok().and_then(|status| of_type(&status)),
+        ExportRoot::Beneath(_) => None,
     }
 }
 
@@ -207,7 +207,7 @@ fn place_of(opened: &Opened, like: Place) -> Option<Place> {
     }
 }
 
-fn open(reach: &Reach, path: &CStr, known: Known) -> Result<Opened, Errno> {
+fn open(reach: &ExportRoot, path: &CStr, known: Known) -> Result<Opened, Errno> {
     // Without O_NONBLOCK a file under a lease would keep us waiting for its holder.
     wait_for_lease(|| reach.open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, known))
 }
@@ -261,7 +261,7 @@ mod tests {
         use nix::sys::stat::Mode;
         let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/helper");
         let root = nix::fcntl::open("/", OFlag::O_PATH, Mode::empty()).unwrap();
-        let reach = Reach::Beneath(root);
+        let reach = ExportRoot::Beneath(root);
         let mut versions = Versions::default();
         for entry in std::fs::read_dir(here).unwrap() {
             let path = entry.unwrap().path();

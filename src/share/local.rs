@@ -7,7 +7,9 @@ mod options;
 mod readconfig;
 
 pub use libvirt::{Address, Filesystem, bus_number, libvirt_filesystem, pci_slot};
-pub use options::{Multidevs, Options, SecurityModel, Unsayable, model_options, model_pairs, path_bytes};
+pub use options::{
+    Multidevs, Options, SecurityModel, Unrepresentable, model_options, model_pairs, path_bytes,
+};
 pub use readconfig::{quotable, readconfig};
 
 use std::path::Path;

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::local::{self, Options, Unsayable};
+use super::local::{self, Options, Unrepresentable};
 use super::{Share, virtiofs};
 
 /// What a share moves to.
@@ -37,7 +37,7 @@ impl Target {
     }
 
     /// libvirt's element, or why there is none.
-    pub fn element(self, share: &Share, path: &Path, options: &Options) -> Result<Element, Unsayable> {
+    pub fn element(self, share: &Share, path: &Path, options: &Options) -> Result<Element, Unrepresentable> {
         match self {
             Self::Local => local::Filesystem::of(share, path, options).map(Element::Local),
             Self::Virtiofs => virtiofs::Filesystem::of(share, path).map(Element::Virtiofs),
@@ -45,7 +45,12 @@ impl Target {
     }
 
     /// QEMU's arguments of the share alone, option words included.
-    pub fn qemu_args(self, share: &Share, path: &Path, options: &Options) -> Result<Vec<Vec<u8>>, Unsayable> {
+    pub fn qemu_args(
+        self,
+        share: &Share,
+        path: &Path,
+        options: &Options,
+    ) -> Result<Vec<Vec<u8>>, Unrepresentable> {
         match self {
             Self::Local => Ok(local::qemu_args(share, path, options)),
             Self::Virtiofs => virtiofs::qemu_args(share),

@@ -13,7 +13,7 @@ pub use libvirt::{Filesystem, MEMORY_BACKING};
 
 use std::path::{Path, PathBuf};
 
-use super::local::{Unsayable, path_bytes, push_option};
+use super::local::{Unrepresentable, path_bytes, push_option};
 use super::memory::Memory;
 use super::{Device, Share, Transport};
 use crate::text::escape;
@@ -26,7 +26,7 @@ const MEMORY_ID: &str = "virtiofs-mem";
 const OF_LEGACY: [&[u8]; 2] = [b"disable-legacy", b"disable-modern"];
 
 /// QEMU's arguments of a share: a chardev of virtiofsd's socket and the device on it.
-pub fn qemu_args(share: &Share) -> Result<Vec<Vec<u8>>, Unsayable> {
+pub fn qemu_args(share: &Share) -> Result<Vec<Vec<u8>>, Unrepresentable> {
     let mut chardev = b"socket".to_vec();
     let id = chardev_id(share);
     push_option(&mut chardev, b"id", &id);
@@ -35,7 +35,7 @@ pub fn qemu_args(share: &Share) -> Result<Vec<Vec<u8>>, Unsayable> {
     Ok(vec![b"-chardev".to_vec(), chardev, b"-device".to_vec(), device])
 }
 
-fn device_option(share: &Share, chardev: &[u8]) -> Result<Vec<u8>, Unsayable> {
+fn device_option(share: &Share, chardev: &[u8]) -> Result<Vec<u8>, Unrepresentable> {
     let tag = tag(share)?;
     let pci = Device { driver: b"virtio-9p-pci".to_vec(), ..Device::default() };
     let device = share.device.as_ref().unwrap_or(&pci);
@@ -59,7 +59,7 @@ fn device_option(share: &Share, chardev: &[u8]) -> Result<Vec<u8>, Unsayable> {
 }
 
 /// The vhost-user-fs device on the same bus as a 9p device.
-fn driver(device: &Device) -> Result<&'static [u8], Unsayable> {
+fn driver(device: &Device) -> Result<&'static [u8], Unrepresentable> {
     match device.driver.as_slice() {
         b"virtio-9p-ccw" => Ok(b"vhost-user-fs-ccw"),
         b"virtio-9p" if device.properties.iter().any(|(key, _)| key == b"devno") => Ok(b"vhost-user-fs-ccw"),
@@ -68,15 +68,17 @@ fn driver(device: &Device) -> Result<&'static [u8], Unsayable> {
         | b"virtio-9p-pci"
         | b"virtio-9p-pci-transitional"
         | b"virtio-9p-pci-non-transitional" => Ok(b"vhost-user-fs-pci"),
-        other => Err(Unsayable(format!("no vhost-user-fs device is known in place of {}", escape(other)))),
+        other => {
+            Err(Unrepresentable(format!("no vhost-user-fs device is known in place of {}", escape(other))))
+        }
     }
 }
 
 /// The arguments that make the guest's memory shared; none where it is already. `Err`: it can't be made so here.
-pub fn memory_args(memory: &Memory) -> Result<Vec<String>, Unsayable> {
+pub fn memory_args(memory: &Memory) -> Result<Vec<String>, Unrepresentable> {
     match memory {
         Memory::Shared => Ok(Vec::new()),
-        Memory::Conflict(why) => Err(Unsayable(why.clone())),
+        Memory::Conflict(why) => Err(Unrepresentable(why.clone())),
         Memory::Plain(size) => {
             let size = size.map_or_else(|| "SIZE".to_owned(), size_text);
             Ok(vec![
@@ -152,10 +154,12 @@ fn chardev_id(share: &Share) -> Vec<u8> {
 
 /// The systemd unit of the share's virtiofsd, which takes the place of the proxy's helper. Paths that systemd's syntax
 /// can't hold as they are, are refused.
-pub fn unit(share: &Share, export: &Path, daemon: &Daemon) -> Result<String, Unsayable> {
+pub fn unit(share: &Share, export: &Path, daemon: &Daemon) -> Result<String, Unrepresentable> {
     let path = unit_word(path_bytes(export))?;
     if daemon.of_qemu && path.contains(',') {
-        return Err(Unsayable(format!("the path {path} has a comma, at which QEMU's own virtiofsd ends it")));
+        return Err(Unrepresentable(format!(
+            "the path {path} has a comma, at which QEMU's own virtiofsd ends it"
+        )));
     }
     let (program, options) = (daemon.program.display(), daemon.options(&path));
     let name = unit_name(share);
@@ -184,11 +188,11 @@ pub fn unit(share: &Share, export: &Path, daemon: &Daemon) -> Result<String, Uns
 }
 
 /// A path as a word of a unit's line: `%` doubled, `$` doubled.
-fn unit_word(path: &[u8]) -> Result<String, Unsayable> {
+fn unit_word(path: &[u8]) -> Result<String, Unrepresentable> {
     let plain = |byte: &u8| byte.is_ascii_graphic() && !b"\"'\\;".contains(byte) || *byte >= 0x80;
     let text = std::str::from_utf8(path).ok().filter(|_| path.iter().all(plain));
     let text = text.ok_or_else(|| {
-        Unsayable(format!(
+        Unrepresentable(format!(
             "the path {} needs quoting, which is not done here: write the unit by hand",
             escape(path)
         ))

@@ -6,8 +6,8 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::expansions::{Expansions, Via};
-use super::quote_style::Spelt;
+use super::expansions::{Expansion, Expansions};
+use super::quote_style::QuoteStyle;
 use crate::share::argv::Arg;
 
 /// One byte of text, and where it stands.
@@ -20,7 +20,7 @@ pub struct Char {
     /// Whether a blank here would end the word: it came through a variable without quotes.
     pub splits: bool,
     /// What escapes a new byte needs here.
-    pub spelt: Spelt,
+    pub spelt: QuoteStyle,
     /// The bytes of the file that spell it, from…
     pub start: u32,
     /// …to.
@@ -43,13 +43,13 @@ pub fn offset(at: usize) -> u32 {
 
 impl Char {
     /// A known byte that the file spells at `range`.
-    pub fn new(byte: u8, range: Range<usize>, spelt: Spelt) -> Self {
+    pub fn new(byte: u8, range: Range<usize>, spelt: QuoteStyle) -> Self {
         let (start, end) = (offset(range.start), offset(range.end));
         Self { byte, known: true, splits: false, spelt, start, end, expansions: Expansions::default() }
     }
 
     /// The outermost expansion that it came through.
-    pub fn via(&self) -> Option<Via> {
+    pub fn via(&self) -> Option<Expansion> {
         self.expansions.first().map(|(via, _)| via)
     }
 
@@ -59,7 +59,7 @@ impl Char {
     }
 
     /// The same byte with another outermost expansion, if it has any.
-    pub fn with_via(self, change: impl FnOnce(Via) -> Via) -> Self {
+    pub fn with_via(self, change: impl FnOnce(Expansion) -> Expansion) -> Self {
         match self.expansions.first() {
             Some((via, inner)) => Self { expansions: inner.behind(change(via)), ..self },
             None => self,
@@ -68,7 +68,7 @@ impl Char {
 
     /// Where it stands and how it is spelt there: at level 0 at its outermost expansion, at each further level one
     /// deeper, and once there is none, in the file's own text.
-    pub fn place(&self, level: usize) -> (Range<usize>, Spelt) {
+    pub fn place(&self, level: usize) -> (Range<usize>, QuoteStyle) {
         match self.expansion(level) {
             Some(via) => (via.start as usize..via.end as usize, via.spelt),
             None => (self.range(), self.spelt),
@@ -76,7 +76,7 @@ impl Char {
     }
 
     /// Its expansion at a level.
-    pub fn expansion(&self, level: usize) -> Option<Via> {
+    pub fn expansion(&self, level: usize) -> Option<Expansion> {
         let mut way = self.expansions;
         for _ in 0..level {
             (_, way) = way.first()?;
@@ -91,13 +91,13 @@ impl Char {
 }
 
 /// The bytes `range` of `file` as they stand there.
-pub fn verbatim(file: &[u8], range: Range<usize>, spelt: Spelt) -> Chars {
+pub fn verbatim(file: &[u8], range: Range<usize>, spelt: QuoteStyle) -> Chars {
     let text = file.get(range.clone()).unwrap_or_default();
     text.iter().zip(range).map(|(&byte, at)| Char::new(byte, at..at + 1, spelt)).collect()
 }
 
 /// The bytes `range` of `file` as they stand there, with no known value.
-pub fn unknown(file: &[u8], range: Range<usize>, spelt: Spelt) -> Chars {
+pub fn unknown(file: &[u8], range: Range<usize>, spelt: QuoteStyle) -> Chars {
     let mut chars = verbatim(file, range, spelt);
     for char in &mut chars {
         char.known = false;
@@ -106,7 +106,7 @@ pub fn unknown(file: &[u8], range: Range<usize>, spelt: Spelt) -> Chars {
 }
 
 /// Text that came through one more expansion.
-pub fn through(chars: impl IntoIterator<Item = Char>, via: Via) -> Chars {
+pub fn through(chars: impl IntoIterator<Item = Char>, via: Expansion) -> Chars {
     // Bytes beside each other mostly came the same way: it is looked up once.
     let mut last: Option<(Expansions, Expansions)> = None;
     let way = |char: Char| {
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn unknown_parts_become_ranges() {
-        let mut word = Word::plain(verbatim(b"a$x$yb", 0..6, Spelt::ShellBare));
+        let mut word = Word::plain(verbatim(b"a$x$yb", 0..6, QuoteStyle::ShellBare));
         for at in 1..5 {
             word.chars[at].known = false;
         }

@@ -6,7 +6,7 @@ use super::chars::{Command, Word, verbatim};
 use super::commands;
 use super::format::{Beside, Document, Format, Reading, Unreadable};
 use super::lexed::Lexed;
-use super::quote_style::Spelt;
+use super::quote_style::QuoteStyle;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 
 /// NUL-separated arguments.
@@ -52,7 +52,7 @@ fn lex(file: &[u8]) -> Lexed {
     let words = file.split(|byte| *byte == 0).map(|argument| {
         let range = at..at + argument.len();
         at = range.end + 1;
-        Word { chars: verbatim(file, range.clone(), Spelt::Verbatim), span: range }
+        Word { chars: verbatim(file, range.clone(), QuoteStyle::Verbatim), span: range }
     });
     Lexed { commands: vec![Command { words: words.collect(), guest: None }], ..Lexed::default() }
 }

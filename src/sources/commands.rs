@@ -11,7 +11,7 @@ use super::containers::{self, Container};
 use super::format::{Document, Format, Reading, Unreadable};
 use super::lexed::{Lexed, Required};
 use super::mention::says_word;
-use super::quote_style::Spelt;
+use super::quote_style::QuoteStyle;
 use super::spelling::respell;
 use super::templates;
 use super::wrappers::{self, users};
@@ -355,7 +355,7 @@ fn shares<'a>(lexed: &'a Lexed, lines: &Lines) -> Vec<Found<'a>> {
 fn origin(command: &Command, share: &ArgvShare) -> Option<(u32, Vec<u8>)> {
     let word = command.words.get(share.fsdev)?;
     let first = word.chars.first()?;
-    Some((first.start, if first.spelt == Spelt::Fixed { word.bytes() } else { Vec::new() }))
+    Some((first.start, if first.spelt == QuoteStyle::Fixed { word.bytes() } else { Vec::new() }))
 }
 
 /// Whether the command is QEMU's: other emulators have a `-virtfs proxy,ws://…` of their own.

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::chars::{Chars, Lines, Word, bytes};
 use super::format::{Beside, Document, path_of};
-use super::quote_style::Spelt;
+use super::quote_style::QuoteStyle;
 use crate::share::Place;
 use crate::share::helper::Helper;
 use crate::share::invocation::{self, Invocation, Text, is_helper};
@@ -471,7 +471,8 @@ pub fn of_command(words: &[Word]) -> Option<Container> {
 /// The place in front of a word that the file spells as it is, where one more option can stand.
 pub fn gap_before(word: &Word) -> Option<Gap> {
     let direct = word.chars.first()?.via().is_none();
-    let bare = word.chars.iter().all(|c| c.known && matches!(c.spelt, Spelt::ShellBare | Spelt::UnitBare));
+    let bare =
+        word.chars.iter().all(|c| c.known && matches!(c.spelt, QuoteStyle::ShellBare | QuoteStyle::UnitBare));
     (direct && bare).then(|| Gap { at: word.span.start, before: Vec::new(), after: b" ".to_vec() })
 }
 
@@ -615,7 +616,7 @@ mod tests {
     fn run(line: &str) -> Option<Helper> {
         let words: Vec<_> = line
             .split(' ')
-            .map(|word| Word::plain(verbatim(word.as_bytes(), 0..word.len(), Spelt::ShellBare)))
+            .map(|word| Word::plain(verbatim(word.as_bytes(), 0..word.len(), QuoteStyle::ShellBare)))
             .collect();
         of_command(&words)?.helper()
     }
@@ -734,7 +735,11 @@ mod tests {
                 .scan(0, |at, word| {
                     let start = *at;
                     *at += word.len() + 1;
-                    Some(Word::plain(verbatim(line.as_bytes(), start..start + word.len(), Spelt::ShellBare)))
+                    Some(Word::plain(verbatim(
+                        line.as_bytes(),
+                        start..start + word.len(),
+                        QuoteStyle::ShellBare,
+                    )))
                 })
                 .collect();
             let container = of_command(&words).unwrap();

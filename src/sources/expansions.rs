@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use super::quote_style::Spelt;
+use super::quote_style::QuoteStyle;
 use crate::share::bounds::document;
 
 /// How many expansions of a way are kept, the outermost ones: a variable that is made of itself again and again has ways without end.
@@ -16,13 +16,13 @@ const MOST: usize = 4;
 
 /// An expansion: where the variable is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Via {
+pub struct Expansion {
     /// The bytes of the file that spell the expansion, from…
     pub start: u32,
     /// …to.
     pub end: u32,
     /// What escapes a new byte needs there.
-    pub spelt: Spelt,
+    pub spelt: QuoteStyle,
     /// Whether the expansion makes several words, so that it can't be replaced by one text.
     pub several: bool,
 }
@@ -35,10 +35,10 @@ pub struct Expansions(u32);
 struct Table {
     /// Of which document.
     document: u64,
-    ways: Vec<(Via, Expansions)>,
-    numbers: HashMap<(Via, Expansions), Expansions>,
+    ways: Vec<(Expansion, Expansions)>,
+    numbers: HashMap<(Expansion, Expansions), Expansions>,
     /// What was asked for last: mostly, the next byte came the same way.
-    last: Option<((Via, Expansions), Expansions)>,
+    last: Option<((Expansion, Expansions), Expansions)>,
 }
 
 thread_local! {
@@ -47,19 +47,19 @@ thread_local! {
 
 impl Expansions {
     /// The way through `via` and then through these.
-    pub fn behind(self, via: Via) -> Self {
+    pub fn behind(self, via: Expansion) -> Self {
         TABLE.with_borrow_mut(|table| table.behind(via, self))
     }
 
     /// The outermost one, and the way behind it.
-    pub fn first(self) -> Option<(Via, Self)> {
+    pub fn first(self) -> Option<(Expansion, Self)> {
         let index = usize::try_from(self.0).ok()?.checked_sub(1)?;
         TABLE.with_borrow(|table| table.ways.get(index).copied())
     }
 }
 
 impl Table {
-    fn behind(&mut self, via: Via, rest: Expansions) -> Expansions {
+    fn behind(&mut self, via: Expansion, rest: Expansions) -> Expansions {
         if self.document != document() {
             *self = Self { document: document(), ..Self::default() };
         }
@@ -87,7 +87,7 @@ impl Table {
         }
     }
 
-    fn number(&mut self, via: Via, rest: Expansions) -> Expansions {
+    fn number(&mut self, via: Expansion, rest: Expansions) -> Expansions {
         *self.numbers.entry((via, rest)).or_insert_with(|| {
             self.ways.push((via, rest));
             Expansions(u32::try_from(self.ways.len()).unwrap_or(0))
@@ -99,11 +99,11 @@ impl Table {
 mod tests {
     use super::*;
     use crate::share::bounds::bounded;
-    use crate::sources::quote_style::Spelt;
+    use crate::sources::quote_style::QuoteStyle;
 
     #[test]
     fn a_way_is_told_as_it_was_made_and_forgotten_with_its_document() {
-        let via = |start| Via { start, end: start + 2, spelt: Spelt::ShellBare, several: false };
+        let via = |start| Expansion { start, end: start + 2, spelt: QuoteStyle::ShellBare, several: false };
         let none = Expansions::default();
         assert_eq!(none.first(), None);
         let two = || none.behind(via(1)).behind(via(5));

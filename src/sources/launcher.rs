@@ -16,7 +16,7 @@ use super::chars::{Command, Embedded, verbatim};
 use super::commands;
 use super::format::{Beside, Document, Format, Reading, Unreadable};
 use super::lexed::Lexed;
-use super::quote_style::Spelt;
+use super::quote_style::QuoteStyle;
 use super::templates::{Masked, all_expressions};
 use crate::share::backend::Backend;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
@@ -174,7 +174,7 @@ fn by_lines(file: &[u8]) -> Lexed {
     let mut lexed = Lexed::default();
     for line in logical_lines(file) {
         if commands::is_candidate(file.get(line.clone()).unwrap_or_default()) {
-            let chars = verbatim(file, line, Spelt::Verbatim);
+            let chars = verbatim(file, line, QuoteStyle::Verbatim);
             lexed.embedded.push(Embedded { chars, name: None, guest: None });
         }
     }

@@ -4,7 +4,7 @@ use super::chars::{Char, Chars, Command, Lines, Word, verbatim};
 use super::commands;
 use super::format::{Beside, Document, Format, Reading, Unreadable};
 use super::lexed::Lexed;
-use super::quote_style::Spelt;
+use super::quote_style::QuoteStyle;
 use super::templates::Masked;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 
@@ -114,9 +114,9 @@ pub fn words(file: &[u8], range: std::ops::Range<usize>) -> Result<Vec<Word>, Un
     while at < range.end {
         let byte = file.get(at).copied().unwrap_or_default();
         let spelt = match quote {
-            Some((b'\'', _)) => Spelt::ShellSingle,
-            Some(_) => Spelt::ShellDouble,
-            None => Spelt::ShellBare,
+            Some((b'\'', _)) => QuoteStyle::ShellSingle,
+            Some(_) => QuoteStyle::ShellDouble,
+            None => QuoteStyle::ShellBare,
         };
         match (byte, quote) {
             (byte, None) if byte.is_ascii_whitespace() => {
@@ -129,7 +129,7 @@ pub fn words(file: &[u8], range: std::ops::Range<usize>) -> Result<Vec<Word>, Un
                 start.get_or_insert(at);
             }
             (byte, Some((open, _))) if byte == open => quote = None,
-            (b'\\', _) if spelt != Spelt::ShellSingle && at + 1 < range.end => {
+            (b'\\', _) if spelt != QuoteStyle::ShellSingle && at + 1 < range.end => {
                 start.get_or_insert(at);
                 let escaped = file.get(at + 1).copied().unwrap_or_default();
                 chars.push(Char::new(escaped, at..at + 2, spelt));

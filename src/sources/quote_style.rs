@@ -2,7 +2,7 @@
 
 /// How a file spells the text around a byte: what a new byte there must look like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum Spelt {
+pub enum QuoteStyle {
     /// As it is, the text itself.
     #[default]
     Verbatim,
@@ -44,7 +44,7 @@ pub enum Spelt {
     Fixed,
 }
 
-impl Spelt {
+impl QuoteStyle {
     /// What opens and closes it.
     pub fn quotes(self) -> Option<(&'static str, &'static str)> {
         match self {

@@ -12,7 +12,7 @@ use super::managed::Managed;
 use super::templates::all_expressions;
 use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, Arg, ArgvShare};
-use crate::share::local::{self, Options, Unsayable, quotable};
+use crate::share::local::{self, Options, Unrepresentable, quotable};
 use crate::share::qemu_opts;
 use crate::share::rewrite::{Edit, Edits, Refusal, Rewrite};
 use crate::share::{Note, Place, Share};
@@ -86,7 +86,7 @@ impl Format for Readconfig {
             let path = edits.take(how.answered(&found.share)?, export.clone(), how.view.as_ref());
             if !done.contains(&found.fsdev) {
                 done.push(found.fsdev);
-                let unsayable = |Unsayable(reason): Unsayable| {
+                let unsayable = |Unrepresentable(reason): Unrepresentable| {
                     Refusal::at(line, reason, "give the directory another name")
                 };
                 let path = quotable(local::path_bytes(&path)).map_err(unsayable)?;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::chars::{Char, LEVELS, Word, bytes, unknown_parts};
-use super::quote_style::Spelt;
+use super::quote_style::QuoteStyle;
 use super::templates::{is_positional, steers};
 use crate::share::argv::Splice;
 use crate::share::rewrite::Edit;
@@ -132,11 +132,13 @@ fn insert(file: &[u8], word: &Word, at: usize, with: &[u8]) -> Result<Edit, Stri
 }
 
 /// Gives the new lines of a block the indentation of the old ones.
-fn newline_as_file(file: &[u8], text: &[Char], with: Vec<u8>, spelt: Spelt) -> Vec<u8> {
+fn newline_as_file(file: &[u8], text: &[Char], with: Vec<u8>, spelt: QuoteStyle) -> Vec<u8> {
     let newline = text.iter().find(|c| c.byte == b'\n' && c.end - c.start > 1);
     match newline.and_then(|c| file.get(c.range())) {
         Some(indented)
-            if spelt == Spelt::YamlBlock || spelt == Spelt::Verbatim || spelt == Spelt::Heredoc =>
+            if spelt == QuoteStyle::YamlBlock
+                || spelt == QuoteStyle::Verbatim
+                || spelt == QuoteStyle::Heredoc =>
         {
             with.iter()
                 .flat_map(|byte| if *byte == b'\n' { indented } else { std::slice::from_ref(byte) })
@@ -151,31 +153,31 @@ fn newline_as_file(file: &[u8], text: &[Char], with: Vec<u8>, spelt: Spelt) -> V
 mod tests {
     use super::*;
     use crate::sources::chars::{through, verbatim};
-    use crate::sources::expansions::Via;
+    use crate::sources::expansions::Expansion;
 
     #[test]
     fn each_place_has_its_escapes() {
         for (spelt, text, spelling) in [
-            (Spelt::ShellBare, "/my srv", r"/my\ srv"),
-            (Spelt::ShellSingle, "it's", r"it'\''s"),
-            (Spelt::ShellDouble, "a$b\"c", r#"a\$b\"c"#),
-            (Spelt::UnitBare, "50% of $x y", r"50%%\x20of\x20$$x\x20y"),
-            (Spelt::YamlSingle, "it's", "it''s"),
-            (Spelt::YamlDouble, "a\"\t", r#"a\"\u0009"#),
+            (QuoteStyle::ShellBare, "/my srv", r"/my\ srv"),
+            (QuoteStyle::ShellSingle, "it's", r"it'\''s"),
+            (QuoteStyle::ShellDouble, "a$b\"c", r#"a\$b\"c"#),
+            (QuoteStyle::UnitBare, "50% of $x y", r"50%%\x20of\x20$$x\x20y"),
+            (QuoteStyle::YamlSingle, "it's", "it''s"),
+            (QuoteStyle::YamlDouble, "a\"\t", r#"a\"\u0009"#),
         ] {
             assert_eq!(spelt.spell(text.as_bytes()).unwrap(), spelling.as_bytes(), "{spelt:?}");
         }
-        assert!(Spelt::YamlFlow.spell(b"a,b").is_err());
-        assert!(Spelt::YamlPlain.spell(b"a: b").is_err());
-        assert!(Spelt::ShellBare.spell(b"a\nb").is_err());
+        assert!(QuoteStyle::YamlFlow.spell(b"a,b").is_err());
+        assert!(QuoteStyle::YamlPlain.spell(b"a: b").is_err());
+        assert!(QuoteStyle::ShellBare.spell(b"a\nb").is_err());
     }
 
     #[test]
     fn a_quote_that_ends_with_the_text_goes_with_it() {
         let file = br#"socket="/a",ro"#;
-        let mut chars = verbatim(file, 0..7, Spelt::ShellBare);
-        chars.extend(verbatim(file, 8..10, Spelt::ShellDouble));
-        chars.extend(verbatim(file, 11..14, Spelt::ShellBare));
+        let mut chars = verbatim(file, 0..7, QuoteStyle::ShellBare);
+        chars.extend(verbatim(file, 8..10, QuoteStyle::ShellDouble));
+        chars.extend(verbatim(file, 11..14, QuoteStyle::ShellBare));
         let word = Word { chars, span: 0..14 };
         let splice = Splice { range: 0..9, with: b"path=/b".to_vec() };
         let edit = respell_one(file, &word, &splice).unwrap();
@@ -186,9 +188,9 @@ mod tests {
     fn a_whole_expansion_is_replaced_where_it_is_used() {
         let file = b"S=/a;socket=$S";
         let splits = |c: Char| Char { splits: true, ..c };
-        let via = Via { start: 12, end: 14, spelt: Spelt::ShellBare, several: false };
-        let mut chars = verbatim(file, 5..12, Spelt::ShellBare);
-        chars.extend(through(verbatim(file, 2..4, Spelt::ShellBare), via).into_iter().map(splits));
+        let via = Expansion { start: 12, end: 14, spelt: QuoteStyle::ShellBare, several: false };
+        let mut chars = verbatim(file, 5..12, QuoteStyle::ShellBare);
+        chars.extend(through(verbatim(file, 2..4, QuoteStyle::ShellBare), via).into_iter().map(splits));
         let word = Word { chars, span: 5..14 };
         let edit = respell_one(file, &word, &Splice { range: 0..9, with: b"path=/b c".to_vec() }).unwrap();
         assert_eq!((edit.span, edit.with), (5..14, br"path=/b\ c".to_vec()));

@@ -1,11 +1,11 @@
 //! systemd units, their drop-ins, and podman's quadlets.
 
+mod drop_ins;
 mod lines;
 mod quadlets;
 pub mod sandbox;
 pub mod setting;
 mod starting;
-mod surroundings;
 mod words;
 
 use std::path::{Path, PathBuf};
@@ -21,9 +21,9 @@ use crate::share::bounds::spend;
 use crate::share::helper::Helper;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::share::view::By;
+pub use drop_ins::FOLDERS;
 use lines::Entry;
 pub use starting::{view_of_daemon, view_of_starter};
-pub use surroundings::FOLDERS;
 use words::Unit;
 
 /// Units, drop-ins and quadlets.
@@ -51,7 +51,7 @@ const COMMANDS: &[&str] = &[
 pub(super) fn user(path: &Path, own: &[u8], beside: &dyn Beside) -> Option<String> {
     Systemd
         .recognises(&Document { path: Some(path), bytes: own })
-        .then(|| surroundings::user(path, own, beside))?
+        .then(|| drop_ins::user(path, own, beside))?
 }
 
 /// More lines than any unit has.
@@ -94,7 +94,7 @@ impl Format for Systemd {
         let mut reading = Reading::default();
         if is_candidate(document, beside) {
             reading = commands::read(document, &lex(document)?);
-            let instances = beside.map(|beside| surroundings::instances(document.path, &entries, beside));
+            let instances = beside.map(|beside| drop_ins::instances(document.path, &entries, beside));
             // Each instance is the whole unit once more.
             let pays = |_: &PathBuf| spend(document.bytes.len().saturating_mul(4));
             let helpers = instances.unwrap_or_default().into_iter().take_while(pays).flat_map(|unit| {
@@ -166,7 +166,7 @@ fn lex(document: &Document, entries: &[Entry], beside: Option<&dyn Beside>) -> R
     let path = document.telling_path();
     let mut unit = Unit::new(path.as_deref());
     if let Some((beside, path)) = beside.zip(path.as_deref()) {
-        surroundings::look(&mut unit, path, document.bytes, entries, beside)?;
+        drop_ins::look(&mut unit, path, document.bytes, entries, beside)?;
     } else {
         for entry in entries {
             unit.directory(&entry.key, bytes(&entry.value).trim_ascii());

@@ -13,7 +13,7 @@ use super::Search;
 use crate::data::entry::{Identity, Inode, Kind};
 use crate::data::filesystem::Filesystem;
 use crate::data::form::{Form, Model};
-use crate::data::goal::Goal;
+use crate::data::goal::ConversionTarget;
 use crate::data::identity::Key;
 use crate::data::journal::Record;
 use crate::data::pin::Pin;
@@ -107,7 +107,7 @@ pub(super) struct Seen {
 /// What all workers of a walk share.
 pub(super) struct Looker<'l> {
     pub(super) search: &'l Search<'l>,
-    pub(super) goal: Goal,
+    pub(super) goal: ConversionTarget,
     pub(super) filesystem: &'l Filesystem,
     pub(super) staging: Staging,
     /// Seconds since 1970.

@@ -6,9 +6,9 @@ use std::sync::{Arc, PoisonError};
 use rustix::io::Errno;
 
 use super::Converter;
-use super::record::{Late, Recorder, Recording};
+use super::record::{Recorder, Recording, Rescan};
 use crate::data::entry::Kind;
-use crate::data::goal::Obstacle;
+use crate::data::goal::EntryError;
 use crate::data::journal::{Listing, Part};
 use crate::data::staging::{self, Place};
 use crate::data::tree::Directory;
@@ -18,11 +18,11 @@ impl Converter<'_> {
     /// Records what is at a place now, if that is anything; `listing` tells of the directory.
     pub(super) fn adopt(&self, place: Place<'_>, listing: &Listing) {
         let adopted = match self.try_adopt(place, listing) {
-            Err(Obstacle::Vanished) => self.forget(place, listing),
+            Err(EntryError::Vanished) => self.forget(place, listing),
             adopted => adopted,
         };
         if let Err(obstacle) = adopted {
-            self.troubles.add(place.path(), obstacle);
+            self.error_summary.add(place.path(), obstacle);
         }
     }
 
@@ -34,14 +34,14 @@ impl Converter<'_> {
             if is_it {
                 self.adopt(place, parent);
             }
-            Ok::<_, Obstacle>(())
+            Ok::<_, EntryError>(())
         });
-        if let Err(obstacle @ Obstacle::Failed(_)) = adopted {
-            self.troubles.add(directory.path(), obstacle);
+        if let Err(obstacle @ EntryError::Failed(_)) = adopted {
+            self.error_summary.add(directory.path(), obstacle);
         }
     }
 
-    fn try_adopt(&self, place: Place<'_>, listing: &Listing) -> Result<(), Obstacle> {
+    fn try_adopt(&self, place: Place<'_>, listing: &Listing) -> Result<(), EntryError> {
         let pin = place.directory.entry_at(place.fd, place.name, None)?;
         if pin.inode().kind() == Some(Kind::Directory) {
             return self.adopt_directory(place, listing);
@@ -53,7 +53,7 @@ impl Converter<'_> {
     }
 
     /// Records a directory that was not there, and all that is in it.
-    fn adopt_directory(&self, place: Place<'_>, listing: &Listing) -> Result<(), Obstacle> {
+    fn adopt_directory(&self, place: Place<'_>, listing: &Listing) -> Result<(), EntryError> {
         let mut part = more(listing);
         part.push(place.name.to_bytes(), None);
         self.write(&mut part)?;
@@ -61,25 +61,25 @@ impl Converter<'_> {
         let recording = Recording::new(&self.writer, Some(self.late()), self.progress);
         let top = place.directory.child(place.name);
         let walked = walk::from(&top, 1, || Recorder::new(&recording, None));
-        walked.map(drop).map_err(|_| Obstacle::Failed(Errno::IO))
+        walked.map(drop).map_err(|_| EntryError::Failed(Errno::IO))
     }
 
     /// Records that nothing is at a place any more.
-    fn forget(&self, place: Place<'_>, listing: &Listing) -> Result<(), Obstacle> {
+    fn forget(&self, place: Place<'_>, listing: &Listing) -> Result<(), EntryError> {
         let mut part = more(listing);
         part.push_gone(place.name.to_bytes());
         self.write(&mut part)
     }
 
-    fn late(&self) -> Late<'_> {
-        Late { goal: self.goal, origins: &self.origins, staging: &self.staging }
+    fn late(&self) -> Rescan<'_> {
+        Rescan { goal: self.goal, moved_inodes: &self.moved_inodes, staging: &self.staging }
     }
 
-    pub(super) fn write(&self, part: &mut Part) -> Result<(), Obstacle> {
+    pub(super) fn write(&self, part: &mut Part) -> Result<(), EntryError> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         writer
             .listing(part)
-            .map_err(|error| Obstacle::Failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
+            .map_err(|error| EntryError::Failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
     }
 }
 

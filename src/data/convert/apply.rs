@@ -12,9 +12,9 @@ use rustix::io::{Errno, Result};
 
 use super::Converter;
 use crate::data::entry::{Entry, Inode, Kind};
-use crate::data::flags::Lifted;
+use crate::data::flags::FlagGuard;
 use crate::data::form::Model;
-use crate::data::goal::{Goal, Obstacle};
+use crate::data::goal::{ConversionTarget, EntryError};
 use crate::data::journal::Record;
 use crate::data::mapped_xattr::{
     self, Attributes, GID, MAPPED_ACCESS_ACL, MAPPED_DEFAULT_ACL, MODE, RDEV, UID,
@@ -23,7 +23,7 @@ use crate::data::pin::Pin;
 use crate::data::staging::{self, Place};
 use crate::data::{mapped_file, passthrough};
 
-type Done = std::result::Result<(), Obstacle>;
+type Done = std::result::Result<(), EntryError>;
 
 impl Converter<'_> {
     /// Converts what is at `place`, where `record` was.
@@ -33,7 +33,7 @@ impl Converter<'_> {
                 let pin = place.directory.entry_at(place.fd, place.name, Some(Kind::File))?;
                 self.keep(place, &pin, record)
             }
-            Some(Kind::Directory) | None => Err(Obstacle::Changed),
+            Some(Kind::Directory) | None => Err(EntryError::Changed),
             Some(_) => self.replace(place, record),
         }
     }
@@ -43,18 +43,18 @@ impl Converter<'_> {
     pub(super) fn keep(&self, place: Place<'_>, pin: &Pin, record: &Record) -> Done {
         let inode = pin.inode();
         if !record.is(inode) {
-            return Err(Obstacle::Changed);
+            return Err(EntryError::Changed);
         }
         if self.is_done(inode, record) {
             return Ok(());
         }
-        let lifted = Lifted::of(pin.as_fd(), record.immutable, record.append_only)?;
+        let lifted = FlagGuard::of(pin.as_fd(), record.immutable, record.append_only)?;
         let known = if is_pristine(inode, record) {
             Attributes::default()
         } else if has_changed(inode, record) {
-            return Err(Obstacle::Changed);
+            return Err(EntryError::Changed);
         } else {
-            self.resumed(pin, record)?.ok_or(Obstacle::Changed)?
+            self.resumed(pin, record)?.ok_or(EntryError::Changed)?
         };
         self.show(place, pin, record, &known)?;
         self.own(pin, &record.entry)?;
@@ -99,7 +99,7 @@ impl Converter<'_> {
     }
 
     fn try_show_in_file(&self, place: Place<'_>, record: &Record) -> Result<()> {
-        let Goal { uid, gid, .. } = self.goal;
+        let ConversionTarget { uid, gid, .. } = self.goal;
         if record.entry.links < 2 || record.entry.kind() == Some(Kind::Directory) {
             return mapped_file::write(place.fd, place.name, &record.entry, uid, gid).map(drop);
         }
@@ -118,7 +118,7 @@ impl Converter<'_> {
 
     /// Gives an inode that shows what the guest is to see to QEMU's user.
     fn own(&self, pin: &Pin, entry: &Entry) -> Result<()> {
-        let Goal { uid, gid, .. } = self.goal;
+        let ConversionTarget { uid, gid, .. } = self.goal;
         let inode = pin.inode();
         if (inode.uid, inode.gid) != (uid, gid) {
             rustix::fs::fchown(pin, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
@@ -182,7 +182,7 @@ impl Converter<'_> {
         let pin = place.directory.entry_at(place.fd, place.name, None)?;
         let state = self.state(&pin, record)?;
         if state == State::Foreign {
-            return Err(Obstacle::Changed);
+            return Err(EntryError::Changed);
         }
         if !(self.adopting && state == State::Done && self.is_shown(place)?) {
             self.show_replaced(place, record)?;
@@ -253,7 +253,7 @@ impl Converter<'_> {
 
     /// Makes the regular file that stands for `record`.
     fn make(&self, place: Place<'_>, staged: &CStr, record: &Record) -> Result<()> {
-        let Goal { uid, gid, model, .. } = self.goal;
+        let ConversionTarget { uid, gid, model, .. } = self.goal;
         let (pin, entry) = (staging::create_file(place.fd, staged)?, &record.entry);
         mapped_file::shed_acls(&pin)?;
         label(&pin, entry)?;

@@ -9,9 +9,9 @@ use anyhow::Context as _;
 
 use crate::data::entry::{Entry, Kind};
 use crate::data::form::{Form, Model};
-use crate::data::goal::Goal;
+use crate::data::goal::ConversionTarget;
 use crate::data::journal::{Format, Part, Record, Totals, Writer};
-use crate::data::origins::Origins;
+use crate::data::moved_inodes::MovedInodes;
 use crate::data::passthrough;
 use crate::data::pin::Pin;
 use crate::data::progress::Progress;
@@ -24,7 +24,7 @@ use crate::data::walk::{Trouble, Visitor};
 pub(super) struct Recording<'r> {
     pub(super) writer: &'r Mutex<Writer>,
     /// For entries that are met after the recording proper.
-    pub(super) late: Option<Late<'r>>,
+    pub(super) late: Option<Rescan<'r>>,
     pub(super) progress: &'r Progress,
     /// The journal's.
     format: Format,
@@ -34,14 +34,14 @@ pub(super) struct Recording<'r> {
 
 /// What is known of entries that are met after the recording proper: some of them may be converted already.
 #[derive(Clone, Copy)]
-pub(super) struct Late<'r> {
-    pub(super) goal: Goal,
-    pub(super) origins: &'r Origins,
+pub(super) struct Rescan<'r> {
+    pub(super) goal: ConversionTarget,
+    pub(super) moved_inodes: &'r MovedInodes,
     pub(super) staging: &'r Staging,
 }
 
 impl<'r> Recording<'r> {
-    pub(super) fn new(writer: &'r Mutex<Writer>, late: Option<Late<'r>>, progress: &'r Progress) -> Self {
+    pub(super) fn new(writer: &'r Mutex<Writer>, late: Option<Rescan<'r>>, progress: &'r Progress) -> Self {
         let format = writer.lock().unwrap_or_else(PoisonError::into_inner).format();
         Self { writer, late, progress, format, suspended: Mutex::default() }
     }
@@ -104,7 +104,7 @@ impl<'r> Recorder<'r> {
     }
 }
 
-impl Late<'_> {
+impl Rescan<'_> {
     /// The record of an inode that somebody has changed or moved since, which may be converted, if only in part: what the
     /// guest would see of it counts.
     pub(super) fn current(
@@ -114,7 +114,7 @@ impl Late<'_> {
         pin: &Pin,
     ) -> rustix::io::Result<Record> {
         let now = self.look(directory, name, pin)?;
-        self.origins.note(&now);
+        self.moved_inodes.note(&now);
         Ok(now)
     }
 
@@ -127,17 +127,17 @@ impl Late<'_> {
             if (inode.uid, inode.gid) != (goal.uid, goal.gid) {
                 return Ok(now);
             }
-            if let Some(origin) = self.origins.scattered(pin)? {
+            if let Some(origin) = self.moved_inodes.scattered(pin)? {
                 let Entry { mode, uid, gid, rdev, target, access_acl, default_acl, .. } = origin.entry;
                 now.entry = Entry { mode, uid, gid, rdev, target, access_acl, default_acl, ..now.entry };
-                self.origins.complete(pin, &mut now);
+                self.moved_inodes.complete(pin, &mut now);
                 return Ok(now);
             }
         }
         let shown = Form::Mapped(goal.model).read(directory, name, pin)?;
         let is_link = shown.kind() == Some(Kind::Symlink);
         // What a name's metadata file says of another inode that has taken the name may not fit it.
-        let fits = shown.kind().is_some_and(|kind| Some(Goal::carrier(kind)) == inode.kind());
+        let fits = shown.kind().is_some_and(|kind| Some(ConversionTarget::carrier(kind)) == inode.kind());
         if fits && (!is_link || shown.target.as_ref().is_some_and(|target| !target.is_empty())) {
             let real_acls = (now.entry.access_acl, now.entry.default_acl);
             now.entry = Entry { xattrs: now.entry.xattrs, ..shown };
@@ -145,7 +145,7 @@ impl Late<'_> {
             now.entry.default_acl = now.entry.default_acl.or(real_acls.1);
             if goal.model == Model::MappedXattr {
                 now.entry.xattrs.retain(|(name, _)| !name.starts_with(b"user.virtfs."));
-                self.origins.complete(pin, &mut now);
+                self.moved_inodes.complete(pin, &mut now);
             }
         }
         Ok(now)
@@ -223,7 +223,7 @@ impl Visitor for Recorder<'_> {
 
     fn hides(&self, directory: &Arc<Directory>, name: &CStr) -> bool {
         // Before the conversion they are entries like all others.
-        self.shared.late.is_some_and(|Late { goal, staging, .. }| {
+        self.shared.late.is_some_and(|Rescan { goal, staging, .. }| {
             // What a crash left is removed when its directory's names are looked at.
             staging.made(name) || Form::Mapped(goal.model).hides(directory, name)
         })

@@ -11,11 +11,11 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::Converter;
-use super::rounds::{each_listing, each_of};
+use super::passes::{each_listing, each_of};
 use crate::data::entry::Time;
-use crate::data::flags::Lifted;
+use crate::data::flags::FlagGuard;
 use crate::data::form::Model;
-use crate::data::goal::Obstacle;
+use crate::data::goal::EntryError;
 use crate::data::journal::{Gaps, Journal, Listing, NameSum, Superseded};
 use crate::data::staging::{self, Place};
 use crate::data::tree::Directory;
@@ -43,7 +43,7 @@ impl Converter<'_> {
             let directory = journal.directory(self.tree, &listing)?;
             let is_known = |name: &CString| known.contains(name) && !gaps.is_unlisted(id, name);
             if let Err(obstacle) = self.sweep_directory(&directory, &listing, is_known) {
-                self.troubles.add(directory.path(), obstacle);
+                self.error_summary.add(directory.path(), obstacle);
             }
             for name in gaps.unlisted(id) {
                 self.sweep_unlisted(&directory, &listing, name);
@@ -104,10 +104,10 @@ impl Converter<'_> {
         directory: &Arc<Directory>,
         listing: &Listing,
         is_known: impl Fn(&CString) -> bool,
-    ) -> Result<(), Obstacle> {
+    ) -> Result<(), EntryError> {
         let fd = directory.open()?;
         if !listing.own.is_inode(&pin::stat(fd.as_fd())?) {
-            return Err(Obstacle::Changed);
+            return Err(EntryError::Changed);
         }
         for (name, _) in walk::names(directory)? {
             let place = Place { directory, fd: fd.as_fd(), name: &name };
@@ -116,12 +116,12 @@ impl Converter<'_> {
             }
             if self.staging.made(&name) {
                 let own = &listing.own;
-                let lifted = Lifted::of(fd.as_fd(), own.immutable, own.append_only)?;
+                let lifted = FlagGuard::of(fd.as_fd(), own.immutable, own.append_only)?;
                 rustix::fs::unlinkat(&fd, &*name, AtFlags::empty())?;
                 staging::restore_times(fd.as_fd(), own.entry.accessed, own.entry.modified)?;
-                lifted.map_or(Ok(()), Lifted::restore)?;
+                lifted.map_or(Ok(()), FlagGuard::restore)?;
             } else if !is_mount(place) {
-                self.troubles.add(place.path(), Obstacle::Appeared);
+                self.error_summary.add(place.path(), EntryError::Appeared);
                 self.adopt(place, listing);
             }
         }
@@ -133,7 +133,7 @@ impl Converter<'_> {
         let Ok(fd) = directory.open() else { return };
         let place = Place { directory, fd: fd.as_fd(), name };
         if matches!(directory.entry_at(place.fd, name, None), Err(Errno::NOENT)) {
-            self.troubles.add(place.path(), Obstacle::Vanished);
+            self.error_summary.add(place.path(), EntryError::Vanished);
             self.adopt(place, listing);
         }
     }

@@ -20,18 +20,18 @@ use super::consent::{Consent, ensure_root};
 use super::{Converter, lock, wrong_usage};
 use crate::data::added::{Added, Additions, Places, Search};
 use crate::data::entry::Kind;
-use crate::data::flags::Lifted;
+use crate::data::error_summary::ErrorSummary;
+use crate::data::flags::FlagGuard;
 use crate::data::form::Model;
-use crate::data::goal::{Goal, Obstacle};
+use crate::data::goal::{ConversionTarget, EntryError};
 use crate::data::idmap;
 use crate::data::journal::{self, Format, Journal, Stage, Writer};
+use crate::data::moved_inodes::MovedInodes;
 use crate::data::options::ConvertArgs;
-use crate::data::origins::Origins;
 use crate::data::pin;
 use crate::data::progress::Progress;
 use crate::data::staging::{self, Links, Staging};
 use crate::data::tree::{Directory, Tree};
-use crate::data::troubles::Troubles;
 use crate::data::walk;
 use crate::exit::Outcome;
 use crate::report::check::counted;
@@ -165,11 +165,11 @@ impl Order<'_> {
         let mut writer = journal.append_marking(self.root.as_fd())?;
         // A run that was killed may not have got to this.
         writer.mark(Stage::Converted).context("marking the export")?;
-        let troubles = Troubles::default();
+        let error_summary = ErrorSummary::default();
         let begun = journal.adopting();
         let mut is_over = true;
         if let Some(from) = begun {
-            (writer, is_over) = self.convert(&journal, writer, from, true, &troubles)?;
+            (writer, is_over) = self.convert(&journal, writer, from, true, &error_summary)?;
             journal = Journal::open(&self.journal)?;
         }
         let additions = self.search(&journal)?;
@@ -180,25 +180,25 @@ impl Order<'_> {
             batch::record(&self.tree, &journal, goal, &additions.new, &mut writer)?;
             writer.reserve().map_err(full)?;
             writer.adopting().map_err(full)?;
-            let converted = self.convert(&journal, writer, from, false, &troubles)?;
+            let converted = self.convert(&journal, writer, from, false, &error_summary)?;
             (writer, is_over) = (converted.0, is_over && converted.1);
         }
-        let goal = Goal::of_journal(&journal)?;
+        let goal = ConversionTarget::of_journal(&journal)?;
         let mut places = Places::of(&self.tree);
         for added in additions.returned.iter() {
             let added = added?;
             let (directory, name) = places.find(&added);
             if let Err(obstacle) = give_back(&added, &directory, &name, &goal) {
-                troubles.add(added.path, obstacle);
+                error_summary.add(added.path, obstacle);
             }
         }
-        if begun.is_some() && troubles.failures() == 0 {
+        if begun.is_some() && error_summary.failures() == 0 {
             self.remove_leftovers(&Staging::new(&journal.begin().staging))?;
         }
         // Whether anybody hears it changes nothing of what was done.
-        let _ = troubles.write(&mut std::io::stderr().lock());
+        let _ = error_summary.write(&mut std::io::stderr().lock());
         let shown = text::escape_path(&self.export);
-        if troubles.failures() > 0 || !is_over {
+        if error_summary.failures() > 0 || !is_over {
             write_findings(&rows(&additions), &mut std::io::stderr().lock())?;
             complain!(
                 "virtfs-proxy-helper: not all of what was added to '{shown}' is adopted. Nothing is lost: deal with the above and \
@@ -211,7 +211,7 @@ impl Order<'_> {
         if begun.is_some() || !additions.new.is_empty() {
             writer.converted().map_err(full)?;
         }
-        self.tell(&additions, begun.is_some(), troubles.is_empty())
+        self.tell(&additions, begun.is_some(), error_summary.is_empty())
     }
 
     /// Says what was done.
@@ -240,7 +240,7 @@ impl Order<'_> {
         writer: Writer,
         from: u64,
         resumed: bool,
-        troubles: &Troubles,
+        error_summary: &ErrorSummary,
     ) -> Result<(Writer, bool)> {
         let goal = adopting_goal(journal)?;
         let progress = Progress::start(self.args.work.progress, "adopting", 0);
@@ -257,8 +257,8 @@ impl Order<'_> {
             staging: Staging::new(&journal.begin().staging),
             links: Links::default(),
             metadata: Links::default(),
-            origins: Origins::new(&self.journal, goal, true),
-            troubles,
+            moved_inodes: MovedInodes::new(&self.journal, goal, true),
+            error_summary,
             progress: &progress,
         };
         let is_over = converter.convert_added(from)?;
@@ -283,19 +283,19 @@ impl Order<'_> {
         for (directory, name) in found {
             let fd = directory.open()?;
             let before = pin::stat(fd.as_fd())?;
-            let lifted = Lifted::of(fd.as_fd(), before.immutable, before.append_only)?;
+            let lifted = FlagGuard::of(fd.as_fd(), before.immutable, before.append_only)?;
             rustix::fs::unlinkat(&fd, &*name, AtFlags::empty())
                 .with_context(|| format!("removing '{}'", text::escape(&directory.path_of(&name))))?;
             staging::restore_times(fd.as_fd(), before.accessed, before.modified)?;
-            lifted.map_or(Ok(()), Lifted::restore)?;
+            lifted.map_or(Ok(()), FlagGuard::restore)?;
         }
         Ok(())
     }
 }
 
 /// What is adopted that has mapped attributes is kept as they say.
-fn adopting_goal(journal: &Journal) -> Result<Goal> {
-    Ok(Goal { adopts: true, ..Goal::of_journal(journal)? })
+fn adopting_goal(journal: &Journal) -> Result<ConversionTarget> {
+    Ok(ConversionTarget { adopts: true, ..ConversionTarget::of_journal(journal)? })
 }
 
 fn rows(additions: &Additions) -> Vec<FindingRow> {
@@ -322,7 +322,12 @@ fn write_counts(additions: &Additions, out: &mut dyn std::io::Write) -> std::io:
 
 /// Gives a file or directory that was converted or adopted before, and that another program has given another owner, back to QEMU's
 /// user. Its owner changes last: killed before, the same is done again.
-fn give_back(added: &Added, directory: &Arc<Directory>, name: &CStr, goal: &Goal) -> Result<(), Obstacle> {
+fn give_back(
+    added: &Added,
+    directory: &Arc<Directory>,
+    name: &CStr,
+    goal: &ConversionTarget,
+) -> Result<(), EntryError> {
     let entry = &added.record.entry;
     let pin = if added.is_directory() {
         directory.child(name).pin()?
@@ -332,9 +337,9 @@ fn give_back(added: &Added, directory: &Arc<Directory>, name: &CStr, goal: &Goal
     };
     let inode = pin.inode();
     if !added.record.is(inode) || inode.uid != added.record.entry.uid {
-        return Err(Obstacle::Changed);
+        return Err(EntryError::Changed);
     }
-    let lifted = Lifted::of(pin.as_fd(), inode.immutable, inode.append_only)?;
+    let lifted = FlagGuard::of(pin.as_fd(), inode.immutable, inode.append_only)?;
     if goal.model == Model::MappedXattr {
         for (name, acl) in [
             (c"system.posix_acl_access", &entry.access_acl),
@@ -347,5 +352,5 @@ fn give_back(added: &Added, directory: &Arc<Directory>, name: &CStr, goal: &Goal
     }
     rustix::fs::fchmod(&pin, Mode::from_raw_mode(goal.permissions(entry)))?;
     rustix::fs::fchown(&pin, Some(Uid::from_raw(goal.uid)), Some(Gid::from_raw(goal.gid)))?;
-    Ok(lifted.map_or(Ok(()), Lifted::restore)?)
+    Ok(lifted.map_or(Ok(()), FlagGuard::restore)?)
 }

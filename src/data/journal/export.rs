@@ -17,7 +17,7 @@ use super::reader::Journal;
 use super::records::{Begin, FileSystem, Stage};
 use super::writer::Writer;
 use crate::data::entry::Inode;
-use crate::data::goal::Goal;
+use crate::data::goal::ConversionTarget;
 use crate::data::mapped_file::METADATA_ROOT;
 use crate::data::mapped_xattr::UID;
 use crate::data::mounts::{self, Mounts};
@@ -234,7 +234,7 @@ impl Journal {
 
 impl Begin {
     /// What is begun with the export at `export`, whose open root is `root`.
-    pub fn of(export: &Path, root: &File, goal: &Goal, accepted: &[String]) -> Result<Self> {
+    pub fn of(export: &Path, root: &File, goal: &ConversionTarget, accepted: &[String]) -> Result<Self> {
         let inode = pin::stat(root.as_fd())?;
         let mounts = Mounts::own()?;
         let mount = mounts::mount_id(root).ok().and_then(|id| mounts.by_id(id));

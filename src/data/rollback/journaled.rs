@@ -11,9 +11,9 @@ use super::lost::Seen;
 use super::{Restorer, times};
 use crate::data::convert::each_listing;
 use crate::data::entry::{Entry, Inode, Kind, Time};
-use crate::data::flags::Lifted;
+use crate::data::flags::FlagGuard;
 use crate::data::form::Model;
-use crate::data::goal::Obstacle;
+use crate::data::goal::EntryError;
 use crate::data::identity::Stamp;
 use crate::data::journal::{Listing, Record};
 use crate::data::mapped_xattr;
@@ -26,7 +26,7 @@ impl Restorer<'_> {
     pub(super) fn journaled(&self) -> Result<()> {
         let superseded = self.journal.superseded()?;
         each_listing(self.journal, self.jobs, |at, mut listing| {
-            if self.troubles.is_hopeless() {
+            if self.errors.is_hopeless() {
                 return Ok(());
             }
             let is_over = superseded.is_over(&listing);
@@ -48,7 +48,7 @@ impl Restorer<'_> {
             // Its listings may be worked on at the same time.
             let is_alone = listing.is_first(at) && listing.names.is_some() && !superseded.has(&listing);
             if let Err(obstacle) = self.listing(&directory, at, &listing, is_alone) {
-                self.troubles.add(directory.path(), obstacle);
+                self.errors.add(directory.path(), obstacle);
             }
             Ok(())
         })
@@ -61,7 +61,7 @@ impl Restorer<'_> {
         at: u64,
         listing: &Listing,
         is_alone: bool,
-    ) -> Result<(), Obstacle> {
+    ) -> Result<(), EntryError> {
         let own = &listing.own;
         let (pin, fd) = match directory.pin().and_then(|pin| Ok((pin, directory.open()?))) {
             Ok((pin, fd)) if own.is_inode(pin.inode()) => (pin, fd),
@@ -90,7 +90,7 @@ impl Restorer<'_> {
                 .entries
                 .iter()
                 .any(|(_, record)| record.as_ref().is_some_and(|record| is_replaced(&record.entry)));
-        let lifted = if touches { Lifted::of(fd.as_fd(), own.immutable, own.append_only)? } else { None };
+        let lifted = if touches { FlagGuard::of(fd.as_fd(), own.immutable, own.append_only)? } else { None };
         if touches && (accessed, modified) != (own.entry.accessed, own.entry.modified) {
             times::keep(fd.as_fd(), accessed, modified)?;
         }
@@ -98,10 +98,10 @@ impl Restorer<'_> {
             let Some(record) = record else { continue };
             let place = Place { directory, fd: fd.as_fd(), name };
             if let Err(obstacle) = self.room.retry(|| self.entry(place, record, at, is_open)) {
-                self.troubles.add(place.path(), obstacle);
+                self.errors.add(place.path(), obstacle);
             }
             self.progress.add(1);
-            if self.troubles.is_hopeless() {
+            if self.errors.is_hopeless() {
                 break;
             }
         }
@@ -115,7 +115,7 @@ impl Restorer<'_> {
     }
 
     /// The times that a directory is to have after its entries were replaced.
-    fn times(&self, pin: &Pin, listing: &Listing, is_alone: bool) -> Result<(Time, Time), Obstacle> {
+    fn times(&self, pin: &Pin, listing: &Listing, is_alone: bool) -> Result<(Time, Time), EntryError> {
         if let Some(pending) = times::pending(pin.as_fd())? {
             return Ok(pending);
         }
@@ -152,7 +152,7 @@ impl Restorer<'_> {
     }
 
     /// Restores an entry that is no directory, of which the journal tells at `at`. `is_open` says that its adoption was interrupted.
-    fn entry(&self, place: Place<'_>, record: &Record, at: u64, is_open: bool) -> Result<(), Obstacle> {
+    fn entry(&self, place: Place<'_>, record: &Record, at: u64, is_open: bool) -> Result<(), EntryError> {
         let hint = (record.entry.kind() == Some(Kind::File)).then_some(Kind::File);
         let (_turn, pin) = match self.pin(place, hint) {
             Ok(pin) => pin,
@@ -192,7 +192,7 @@ impl Restorer<'_> {
         record: &Record,
         at: u64,
         is_open: bool,
-    ) -> Result<(), Obstacle> {
+    ) -> Result<(), EntryError> {
         if !record.is(pin.inode()) {
             self.note_absent(record, at);
             return Ok(());
@@ -226,7 +226,7 @@ impl Restorer<'_> {
     }
 
     /// Makes a regular file or a directory of a complete conversion what the guest sees.
-    pub(super) fn as_seen(&self, place: Place<'_>, pin: &Pin, record: &Record) -> Result<(), Obstacle> {
+    pub(super) fn as_seen(&self, place: Place<'_>, pin: &Pin, record: &Record) -> Result<(), EntryError> {
         let adopted = self.goal.adopted(&record.entry);
         let Seen { entry: shown, is_lost } =
             self.seen(place, pin, adopted.as_ref().unwrap_or(&record.entry))?;
@@ -254,7 +254,7 @@ impl Restorer<'_> {
         record: &Record,
         shown: &Entry,
         adopted: Option<&Entry>,
-    ) -> Result<bool, Obstacle> {
+    ) -> Result<bool, EntryError> {
         let Some(adopted) = adopted else {
             self.restore(place, pin, shown, Some(record))?;
             self.note_mapped_before(pin, record);
@@ -305,7 +305,7 @@ impl Restorer<'_> {
     }
 
     /// Restores a symbolic link or a special file.
-    fn replaced(&self, place: Place<'_>, pin: &Pin, record: &Record, at: u64) -> Result<(), Obstacle> {
+    fn replaced(&self, place: Place<'_>, pin: &Pin, record: &Record, at: u64) -> Result<(), EntryError> {
         if pin.inode().kind() == record.entry.kind() {
             // An interrupted rollback made it, or it was never converted.
             if record.entry.links > 1 {
@@ -368,7 +368,7 @@ impl Restorer<'_> {
             if is_remnant && pin.inode().modified == was.modified {
                 return Ok(Some(record.clone()));
             }
-            if let Some(origin) = self.origins.scattered(pin)? {
+            if let Some(origin) = self.moved_inodes.scattered(pin)? {
                 return Ok(is_replaced(&origin.entry).then_some(origin));
             }
             return Ok((is_remnant || shown.kind() == was.kind()).then(|| record.clone()));
@@ -383,12 +383,12 @@ impl Restorer<'_> {
             return Ok(Some(record.clone()));
         }
         let mut origin = Record::new(pin.inode(), shown);
-        self.origins.complete(pin, &mut origin);
+        self.moved_inodes.complete(pin, &mut origin);
         Ok(Some(origin))
     }
 
     /// Makes a name of a special inode that was several times there before the conversion one of the same inode again.
-    fn rejoin(&self, place: Place<'_>, pin: &Pin, record: &Record) -> Result<(), Obstacle> {
+    fn rejoin(&self, place: Place<'_>, pin: &Pin, record: &Record) -> Result<(), EntryError> {
         let mut originals = self.originals.lock();
         let first = originals.get(record.id.recorded_key()).map(staging::Linked::pin).transpose()?.flatten();
         match first {

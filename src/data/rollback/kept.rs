@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 
 use super::rest::changing;
-use crate::data::goal::Obstacle;
+use crate::data::goal::EntryError;
 use crate::data::identity::{Key, Stamp};
 use crate::data::pin::Pin;
 use crate::data::staging::{Links, Place, Staging};
@@ -36,20 +36,20 @@ impl Kept {
         staging: &Staging,
         carriers: &Links,
         jobs: usize,
-    ) -> Result<Self, Obstacle> {
+    ) -> Result<Self, EntryError> {
         let mut kept = Self { name: staging.kept(), directories: HashMap::new() };
         kept.open_in(tree.root(), carriers)?;
         for volume in volumes(tree, jobs) {
             match kept.open_in(&volume, carriers) {
                 // Nothing in it can be restored, which is said of what is in it.
-                Err(Obstacle::Failed(Errno::ROFS)) => {}
+                Err(EntryError::Failed(Errno::ROFS)) => {}
                 opened => opened?,
             }
         }
         Ok(kept)
     }
 
-    fn open_in(&mut self, parent: &Arc<Directory>, carriers: &Links) -> Result<(), Obstacle> {
+    fn open_in(&mut self, parent: &Arc<Directory>, carriers: &Links) -> Result<(), EntryError> {
         let root = parent.open()?;
         let mut is_refused = false;
         changing(root.as_fd(), || match rustix::fs::mkdirat(&root, &*self.name, Mode::RWXU) {
@@ -102,7 +102,7 @@ impl Kept {
     }
 
     /// Takes them away: every name has its inode.
-    pub(super) fn close(self) -> Result<(), Obstacle> {
+    pub(super) fn close(self) -> Result<(), EntryError> {
         for directory in self.directories.values() {
             let Some(parent) = directory.parent() else { continue };
             let fd = directory.open()?;

@@ -11,7 +11,7 @@ use rustix::io::Result;
 
 use super::Restorer;
 use crate::data::entry::{Entry, Inode, Kind};
-use crate::data::flags::Lifted;
+use crate::data::flags::FlagGuard;
 use crate::data::form::Model;
 use crate::data::identity::{Key, Stamp};
 use crate::data::journal::Record;
@@ -109,7 +109,7 @@ impl Restorer<'_> {
 
     /// Notes that what `record` tells of is not at its place; the journal tells of it at `at`.
     pub(super) fn note_absent(&self, record: &Record, at: u64) {
-        self.origins.note_absent(record);
+        self.moved_inodes.note_absent(record);
         if self.complete && matches!(record.entry.kind(), Some(Kind::File | Kind::Directory)) {
             let mut absent = self.lost.absent.lock().unwrap_or_else(PoisonError::into_inner);
             absent.insert(record.id.recorded_key(), at);
@@ -172,14 +172,14 @@ impl Restorer<'_> {
         let inode = pin.inode();
         let may_be = inode.kind() == Some(Kind::File)
             && inode.size <= LONGEST_TARGET as u64
-            && self.origins.has_absent();
+            && self.moved_inodes.has_absent();
         if !may_be || !self.is_unrestored(inode) {
             return Ok(None);
         }
         let said = self.said(place, pin)?;
         let content = pin.content(LONGEST_TARGET + 1)?;
         let mut candidates = Vec::new();
-        for record in self.origins.absent(&content, inode.modified) {
+        for record in self.moved_inodes.absent(&content, inode.modified) {
             if lacks_some(&said, &record.entry) && self.is_remnant(pin, &record)? && self.was_made_for(inode)
             {
                 candidates.push(record);
@@ -235,11 +235,11 @@ impl Restorer<'_> {
             return Ok(());
         }
         let inode = pin.inode();
-        let lifted = Lifted::of(pin.as_fd(), inode.immutable, inode.append_only)?;
+        let lifted = FlagGuard::of(pin.as_fd(), inode.immutable, inode.append_only)?;
         for (name, value) in record.entry.xattrs.iter().filter(|(name, _)| of_guest(name)) {
             pin.set_xattr(&mapped_xattr::name(name), value)?;
         }
-        lifted.map_or(Ok(()), Lifted::restore)
+        lifted.map_or(Ok(()), FlagGuard::restore)
     }
 
     /// Notes that the inode of `record` is restored to what looks converted: where the journal tells of it at another place, too, it is

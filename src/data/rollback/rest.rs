@@ -11,12 +11,12 @@ use rustix::io::Errno;
 
 use super::{Restorer, times};
 use crate::data::entry::{Entry, Kind};
-use crate::data::flags::Lifted;
+use crate::data::flags::FlagGuard;
 use crate::data::form::Model;
-use crate::data::goal::Obstacle;
+use crate::data::goal::EntryError;
 use crate::data::identity::Key;
 use crate::data::journal::Record;
-use crate::data::origins::Moved;
+use crate::data::moved_inodes::Moved;
 use crate::data::pin::{self, Pin};
 use crate::data::staging::{self, Place};
 use crate::data::tree::Directory;
@@ -28,14 +28,14 @@ impl Restorer<'_> {
     pub(super) fn rest(&self) -> Result<()> {
         walk::parallel(self.tree, self.jobs, || Rest { restorer: self, clears: false })?;
         // Only now: until all is restored, this is where it says what it is.
-        if self.goal.model == Model::MappedFile && self.troubles.failures() == 0 {
+        if self.goal.model == Model::MappedFile && self.errors.failures() == 0 {
             walk::parallel(self.tree, self.jobs, || Rest { restorer: self, clears: true })?;
         }
         Ok(())
     }
 
     /// Restores an entry that a guest made or moved, if it is one.
-    fn unrecorded(&self, place: Place<'_>, pin: &Pin) -> Result<(), Obstacle> {
+    fn unrecorded(&self, place: Place<'_>, pin: &Pin) -> Result<(), EntryError> {
         if let Some(record) = self.absent_lost(place, pin)? {
             return self.as_seen(place, pin, &record);
         }
@@ -44,14 +44,14 @@ impl Restorer<'_> {
             self.note_lost(place);
             return Ok(());
         }
-        let (entry, record) = if let Some(origin) = self.origins.scattered(pin)? {
+        let (entry, record) = if let Some(origin) = self.moved_inodes.scattered(pin)? {
             (origin.entry.clone(), Some(origin))
         } else if self.carries(place, pin)? {
             let shown = self.shown(place, pin)?;
             let record = if shown.kind().is_some_and(Kind::is_replaced) {
                 self.moved(&shown)
             } else {
-                self.origins.kept(pin.inode())
+                self.moved_inodes.kept(pin.inode())
             };
             (shown, record)
         } else {
@@ -79,7 +79,7 @@ impl Restorer<'_> {
 
     /// What was recorded of a link or a special file that a guest moved here.
     fn moved(&self, shown: &Entry) -> Option<Record> {
-        match self.origins.moved(shown) {
+        match self.moved_inodes.moved(shown) {
             Moved::From(record) => Some(*record),
             Moved::Unknown => None,
             Moved::Ambiguous => {
@@ -116,7 +116,7 @@ impl Restorer<'_> {
 }
 
 /// Removes a directory's metadata files and their directory.
-fn clear(directory: &Arc<Directory>) -> Result<(), Obstacle> {
+fn clear(directory: &Arc<Directory>) -> Result<(), EntryError> {
     let fd = directory.open()?;
     changing(fd.as_fd(), || {
         let touched = mapped_file::remove_metadata_directory(directory)?;
@@ -135,11 +135,11 @@ fn clear(directory: &Arc<Directory>) -> Result<(), Obstacle> {
 /// where `work` says that it did something, its times are given back.
 pub(super) fn changing(
     directory: BorrowedFd<'_>,
-    work: impl FnOnce() -> Result<bool, Obstacle>,
-) -> Result<(), Obstacle> {
+    work: impl FnOnce() -> Result<bool, EntryError>,
+) -> Result<(), EntryError> {
     let before = pin::stat(directory)?;
     let pending = times::pending(directory)?;
-    let lifted = Lifted::of(directory, before.immutable, before.append_only)?;
+    let lifted = FlagGuard::of(directory, before.immutable, before.append_only)?;
     let (accessed, modified) = pending.unwrap_or((before.accessed, before.modified));
     times::keep(directory, accessed, modified)?;
     let worked = work();
@@ -163,15 +163,15 @@ struct Rest<'r> {
 }
 
 impl Rest<'_> {
-    fn note(&self, directory: &Directory, name: &CStr, done: Result<(), Obstacle>) {
+    fn note(&self, directory: &Directory, name: &CStr, done: Result<(), EntryError>) {
         match done {
             // What goes away while nobody may use the export was not there to be restored.
-            Ok(()) | Err(Obstacle::Vanished) => {}
-            Err(obstacle) => self.restorer.troubles.add(directory.path_of(name), obstacle),
+            Ok(()) | Err(EntryError::Vanished) => {}
+            Err(obstacle) => self.restorer.errors.add(directory.path_of(name), obstacle),
         }
     }
 
-    fn restore_entry(&self, directory: &Arc<Directory>, name: &CStr, pin: &Pin) -> Result<(), Obstacle> {
+    fn restore_entry(&self, directory: &Arc<Directory>, name: &CStr, pin: &Pin) -> Result<(), EntryError> {
         let fd = directory.open()?;
         if self.restorer.staging.made(name) {
             return changing(fd.as_fd(), || {
@@ -216,7 +216,7 @@ impl Visitor for Rest<'_> {
             // Mounts are no part of the export.
             Trouble::Mount | Trouble::Changed => {}
             Trouble::Failed(error) => {
-                self.restorer.troubles.add(directory.path_of(name), Obstacle::Failed(error));
+                self.restorer.errors.add(directory.path_of(name), EntryError::Failed(error));
             }
         }
         Ok(())

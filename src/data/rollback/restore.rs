@@ -10,9 +10,9 @@ use rustix::io::{Errno, Result};
 
 use super::Restorer;
 use crate::data::entry::{CAPABILITY, Entry, Inode, Kind};
-use crate::data::flags::{self, Lifted};
+use crate::data::flags::{self, FlagGuard};
 use crate::data::form::Model;
-use crate::data::goal::Obstacle;
+use crate::data::goal::EntryError;
 use crate::data::journal::Record;
 use crate::data::pin::Pin;
 use crate::data::staging::{self, Place};
@@ -29,9 +29,9 @@ impl Restorer<'_> {
         pin: &Pin,
         entry: &Entry,
         record: Option<&Record>,
-    ) -> std::result::Result<(), Obstacle> {
+    ) -> std::result::Result<(), EntryError> {
         let (Some(is), Some(becomes)) = (pin.inode().kind(), entry.kind()) else {
-            return Err(Obstacle::Failed(Errno::INVAL));
+            return Err(EntryError::Failed(Errno::INVAL));
         };
         if is == becomes && !is.is_replaced() {
             return Ok(self.restore_inode(place, pin, entry, record)?);
@@ -40,7 +40,7 @@ impl Restorer<'_> {
             return Ok(self.restore_special(place, pin, entry, record)?);
         }
         // It is special already.
-        if is == becomes { Ok(()) } else { Err(Obstacle::Failed(Errno::INVAL)) }
+        if is == becomes { Ok(()) } else { Err(EntryError::Failed(Errno::INVAL)) }
     }
 
     /// A regular file or a directory.
@@ -54,7 +54,7 @@ impl Restorer<'_> {
         let inode = pin.inode();
         let flags = record
             .map_or((inode.immutable, inode.append_only), |record| (record.immutable, record.append_only));
-        let lifted = Lifted::of(pin.as_fd(), inode.immutable, inode.append_only)?;
+        let lifted = FlagGuard::of(pin.as_fd(), inode.immutable, inode.append_only)?;
         if (inode.uid, inode.gid) != (entry.uid, entry.gid) {
             rustix::fs::fchown(pin, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))?;
         }

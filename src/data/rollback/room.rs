@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::data::check::rollback_room;
 use crate::data::entry::Kind;
-use crate::data::goal::Obstacle;
+use crate::data::goal::EntryError;
 use crate::data::journal::{Journal, Record};
 use crate::data::pin::Pin;
 use crate::data::unmap;
@@ -42,8 +42,8 @@ impl Room {
     pub(super) fn retry_on(
         &self,
         pin: &Pin,
-        work: impl Fn(&Pin) -> Result<(), Obstacle>,
-    ) -> Result<(), Obstacle> {
+        work: impl Fn(&Pin) -> Result<(), EntryError>,
+    ) -> Result<(), EntryError> {
         let is_first = Cell::new(true);
         self.retry(|| if is_first.replace(false) { work(pin) } else { work(&pin.again()?) })
     }
@@ -51,7 +51,7 @@ impl Room {
     /// Does something that can be repeated; where there is no room for it, once more after everything was put on stable storage.
     ///
     /// A try may have done a part: `work` must not rely on what an inode was before it.
-    pub(super) fn retry(&self, work: impl Fn() -> Result<(), Obstacle>) -> Result<(), Obstacle> {
+    pub(super) fn retry(&self, work: impl Fn() -> Result<(), EntryError>) -> Result<(), EntryError> {
         let mut done = work();
         if !lacks_room(done) {
             return done;
@@ -73,8 +73,8 @@ impl Room {
     }
 }
 
-fn lacks_room(done: Result<(), Obstacle>) -> bool {
-    matches!(done, Err(Obstacle::Failed(Errno::NOSPC | Errno::DQUOT)))
+fn lacks_room(done: Result<(), EntryError>) -> bool {
+    matches!(done, Err(EntryError::Failed(Errno::NOSPC | Errno::DQUOT)))
 }
 
 /// Says how much room is needed, and where.

@@ -9,7 +9,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::{Errno, Result};
 
 use crate::data::entry::Time;
-use crate::data::flags::Lifted;
+use crate::data::flags::FlagGuard;
 use crate::data::{pin, staging};
 
 /// Where they are kept: seconds and nanoseconds of the time of access, then of that of modification, little-endian.
@@ -43,10 +43,10 @@ pub(super) fn keep(directory: BorrowedFd<'_>, accessed: Time, modified: Time) ->
 pub(super) fn give_back(directory: BorrowedFd<'_>) -> Result<()> {
     let Some((accessed, modified)) = pending(directory)? else { return Ok(()) };
     let inode = pin::stat(directory)?;
-    let lifted = Lifted::of(directory, inode.immutable, inode.append_only)?;
+    let lifted = FlagGuard::of(directory, inode.immutable, inode.append_only)?;
     staging::restore_times(directory, accessed, modified)?;
     forget(directory)?;
-    lifted.map_or(Ok(()), Lifted::restore)
+    lifted.map_or(Ok(()), FlagGuard::restore)
 }
 
 /// Takes away what is kept with a directory.

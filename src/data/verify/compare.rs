@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use crate::data::acl;
 use crate::data::entry::{self, Entry, Identity, Inode, Time, Xattr};
 use crate::data::form::{Form, Model};
-use crate::data::goal::Goal;
+use crate::data::goal::ConversionTarget;
 use crate::data::identity::Key;
 use crate::data::journal::Record;
 use crate::data::mapped_xattr;
@@ -22,7 +22,7 @@ pub struct Comparison<'c> {
     /// What the tree is read as.
     pub form: Form,
     /// What the conversion makes of entries, while they are converted.
-    pub goal: Option<Goal>,
+    pub goal: Option<ConversionTarget>,
     /// Who must be able to use every entry.
     pub owner: Option<&'c Owner>,
     /// The tree is a copy: tools that copy set no times of access.

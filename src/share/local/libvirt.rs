@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::options::{Options, SecurityModel, Unsayable, path_bytes};
+use super::options::{Options, SecurityModel, Unrepresentable, path_bytes};
 use crate::share::qemu_opts::boolean;
 use crate::share::{Device, Share};
 use crate::text::{escape, escape_path, markup};
@@ -52,26 +52,26 @@ pub enum Address {
 }
 
 /// The `<filesystem>` of a share, with lines ended by `\n` and no indentation of its own.
-pub fn libvirt_filesystem(share: &Share, path: &Path, options: &Options) -> Result<String, Unsayable> {
+pub fn libvirt_filesystem(share: &Share, path: &Path, options: &Options) -> Result<String, Unrepresentable> {
     Ok(Filesystem::of(share, path, options)?.print("", "  ", "\n"))
 }
 
 impl Filesystem {
     /// The element that says `share`, or why there is none.
-    pub fn of(share: &Share, path: &Path, options: &Options) -> Result<Self, Unsayable> {
+    pub fn of(share: &Share, path: &Path, options: &Options) -> Result<Self, Unrepresentable> {
         if options.security_model == SecurityModel::MappedFile {
-            return Err(Unsayable("libvirt has no accessmode for mapped-file".into()));
+            return Err(Unrepresentable("libvirt has no accessmode for mapped-file".into()));
         }
         let (Some(tag), Some(device)) = (&share.mount_tag, &share.device) else {
-            return Err(Unsayable(format!(
+            return Err(Unrepresentable(format!(
                 "no device shows the fsdev {} to the guest",
                 escape(&share.fsdev)
             )));
         };
         let source = xml_text(path_bytes(path))
-            .ok_or_else(|| Unsayable(format!("XML can't hold the path {}", escape_path(path))))?;
-        let tag =
-            xml_text(tag).ok_or_else(|| Unsayable(format!("XML can't hold the tag {}", share.title())))?;
+            .ok_or_else(|| Unrepresentable(format!("XML can't hold the path {}", escape_path(path))))?;
+        let tag = xml_text(tag)
+            .ok_or_else(|| Unrepresentable(format!("XML can't hold the tag {}", share.title())))?;
         let mut properties = Properties::of(device)?;
         let address = address(device, &mut properties)?;
         Ok(Self {
@@ -163,7 +163,7 @@ struct Properties {
 }
 
 impl Properties {
-    fn of(device: &Device) -> Result<Self, Unsayable> {
+    fn of(device: &Device) -> Result<Self, Unrepresentable> {
         let mut found = Self::default();
         let (mut no_legacy, mut no_modern) = (None, None);
         for (key, value) in &device.properties {
@@ -190,17 +190,17 @@ impl Properties {
             (None | Some(b"auto"), None | Some(Some(false))) => {}
             (Some(b"on"), None | Some(Some(false))) => found.model = Some("virtio-non-transitional"),
             (Some(b"off"), Some(Some(false)) | None) => found.model = Some("virtio-transitional"),
-            _ => return Err(Unsayable("libvirt has no device that is legacy virtio alone".into())),
+            _ => return Err(Unrepresentable("libvirt has no device that is legacy virtio alone".into())),
         }
         Ok(found)
     }
 }
 
-fn unknown_property(key: &[u8], value: &[u8]) -> Unsayable {
-    Unsayable(format!("libvirt has no element for the device's {}={}", escape(key), escape(value)))
+fn unknown_property(key: &[u8], value: &[u8]) -> Unrepresentable {
+    Unrepresentable(format!("libvirt has no element for the device's {}={}", escape(key), escape(value)))
 }
 
-fn address(device: &Device, properties: &mut Properties) -> Result<Option<Address>, Unsayable> {
+fn address(device: &Device, properties: &mut Properties) -> Result<Option<Address>, Unrepresentable> {
     match device.driver.as_slice() {
         b"virtio-9p"
         | b"virtio-9p-pci"
@@ -213,7 +213,7 @@ fn address(device: &Device, properties: &mut Properties) -> Result<Option<Addres
         b"virtio-9p" | b"virtio-9p-ccw" if device.bus.is_none() && device.addr.is_none() => {
             let devno = properties.devno.as_deref();
             let address = devno.map(|text| {
-                ccw_number(text).ok_or_else(|| Unsayable(format!("{} is no CCW address", escape(text))))
+                ccw_number(text).ok_or_else(|| Unrepresentable(format!("{} is no CCW address", escape(text))))
             });
             Ok(Some(Address::Ccw(address.transpose()?)))
         }
@@ -222,29 +222,29 @@ fn address(device: &Device, properties: &mut Properties) -> Result<Option<Addres
         {
             Ok(Some(Address::VirtioMmio))
         }
-        b"virtio-9p-ccw" | b"virtio-9p-device" => Err(Unsayable(format!(
+        b"virtio-9p-ccw" | b"virtio-9p-device" => Err(Unrepresentable(format!(
             "libvirt can't put the device {} on the bus that it names",
             escape(&device.driver)
         ))),
-        other => Err(Unsayable(format!("libvirt knows no device {}", escape(other)))),
+        other => Err(Unrepresentable(format!("libvirt knows no device {}", escape(other)))),
     }
 }
 
-fn pci_address(device: &Device, multifunction: bool) -> Result<Option<Address>, Unsayable> {
+fn pci_address(device: &Device, multifunction: bool) -> Result<Option<Address>, Unrepresentable> {
     let bus = match &device.bus {
         None => 0,
         Some(name) => bus_number(name)
-            .ok_or_else(|| Unsayable(format!("{} is no PCI bus of libvirt's", escape(name))))?,
+            .ok_or_else(|| Unrepresentable(format!("{} is no PCI bus of libvirt's", escape(name))))?,
     };
     let Some(addr) = &device.addr else {
         if multifunction {
-            return Err(Unsayable("libvirt wants an address where multifunction is on".into()));
+            return Err(Unrepresentable("libvirt wants an address where multifunction is on".into()));
         }
         // A bus behind a root port has one slot; for the others libvirt picks bus and slot.
         return Ok(None);
     };
     let (slot, function) =
-        pci_slot(addr).ok_or_else(|| Unsayable(format!("{} is no PCI address", escape(addr))))?;
+        pci_slot(addr).ok_or_else(|| Unrepresentable(format!("{} is no PCI address", escape(addr))))?;
     Ok(Some(Address::Pci { bus, slot, function, multifunction }))
 }
 
@@ -395,7 +395,7 @@ mod tests {
             (device("virtio-9p-device", Some("virtio-mmio-bus.3"), None, &[]), "bus"),
             (device("virtio-9p-foo", None, None, &[]), "virtio-9p-foo"),
         ] {
-            let Unsayable(reason) =
+            let Unrepresentable(reason) =
                 Filesystem::of(&share(device), Path::new("/x"), &Options::default()).unwrap_err();
             assert!(reason.contains(why), "{reason}");
         }

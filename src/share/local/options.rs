@@ -85,4 +85,4 @@ pub fn path_bytes(path: &Path) -> &[u8] {
 
 /// Why libvirt can't say a share in its own words; in one sentence without a full stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unsayable(pub String);
+pub struct Unrepresentable(pub String);

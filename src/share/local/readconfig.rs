@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use super::options::{Options, Unsayable, model_pairs, path_bytes};
+use super::options::{Options, Unrepresentable, model_pairs, path_bytes};
 use crate::share::Share;
 use crate::text::escape;
 
 /// The sections of a share's `local` equivalent: its fsdev, and its device where there is one.
-pub fn readconfig(share: &Share, path: &Path, options: &Options) -> Result<Vec<u8>, Unsayable> {
+pub fn readconfig(share: &Share, path: &Path, options: &Options) -> Result<Vec<u8>, Unrepresentable> {
     let mut out = section("fsdev", Some(&share.fsdev))?;
     line(&mut out, b"fsdriver", b"local")?;
     line(&mut out, b"path", path_bytes(path))?;
@@ -37,7 +37,7 @@ pub fn readconfig(share: &Share, path: &Path, options: &Options) -> Result<Vec<u
     Ok(out)
 }
 
-fn section(group: &str, id: Option<&[u8]>) -> Result<Vec<u8>, Unsayable> {
+fn section(group: &str, id: Option<&[u8]>) -> Result<Vec<u8>, Unrepresentable> {
     let mut out = format!("[{group}").into_bytes();
     if let Some(id) = id {
         out.extend_from_slice(b" \"");
@@ -48,7 +48,7 @@ fn section(group: &str, id: Option<&[u8]>) -> Result<Vec<u8>, Unsayable> {
     Ok(out)
 }
 
-fn line(out: &mut Vec<u8>, key: &[u8], value: &[u8]) -> Result<(), Unsayable> {
+fn line(out: &mut Vec<u8>, key: &[u8], value: &[u8]) -> Result<(), Unrepresentable> {
     out.extend_from_slice(b"  ");
     out.extend_from_slice(key);
     out.extend_from_slice(b" = \"");
@@ -59,9 +59,9 @@ fn line(out: &mut Vec<u8>, key: &[u8], value: &[u8]) -> Result<(), Unsayable> {
 
 /// A value that can stand between double quotes: the format knows no escapes, and QEMU reads lines of at most 1023
 /// bytes.
-pub fn quotable(value: &[u8]) -> Result<&[u8], Unsayable> {
+pub fn quotable(value: &[u8]) -> Result<&[u8], Unrepresentable> {
     if value.is_empty() || value.len() > 900 || value.iter().any(|byte| b"\"\n\r\0".contains(byte)) {
-        return Err(Unsayable(format!("a -readconfig file can't hold the value {}", escape(value))));
+        return Err(Unrepresentable(format!("a -readconfig file can't hold the value {}", escape(value))));
     }
     Ok(value)
 }

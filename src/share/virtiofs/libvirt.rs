@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::tag::tag;
 use crate::share::Share;
-use crate::share::local::{self, Address, Options, Unsayable};
+use crate::share::local::{self, Address, Options, Unrepresentable};
 use crate::text::markup;
 
 /// What a domain needs beside the element, where it says nothing of its memory: two lines for `<memoryBacking>`.
@@ -19,14 +19,14 @@ pub struct Filesystem {
 
 impl Filesystem {
     /// The element that says `share`, or why there is none.
-    pub fn of(share: &Share, path: &Path) -> Result<Self, Unsayable> {
+    pub fn of(share: &Share, path: &Path) -> Result<Self, Unrepresentable> {
         tag(share)?;
         let place = local::Filesystem::of(share, path, &Options::default())?;
         if let Some((key, value)) = place.driver.first() {
-            return Err(Unsayable(format!("virtiofsd does not support the device's {key}={value}")));
+            return Err(Unrepresentable(format!("virtiofsd does not support the device's {key}={value}")));
         }
         if place.address == Some(Address::VirtioMmio) {
-            return Err(Unsayable("libvirt has no virtiofs device on virtio-mmio".into()));
+            return Err(Unrepresentable("libvirt has no virtiofs device on virtio-mmio".into()));
         }
         Ok(Self { place })
     }

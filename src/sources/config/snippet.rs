@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::super::managed::Managed;
-use crate::share::local::{Options, Unsayable, libvirt_filesystem, qemu_args, readconfig};
+use crate::share::local::{Options, Unrepresentable, libvirt_filesystem, qemu_args, readconfig};
 use crate::share::rewrite::{Moved, Refusal, Rewrite};
 use crate::share::target::Target;
 use crate::share::virtiofs::{self, Daemon};
@@ -54,14 +54,14 @@ pub(super) fn print(
         match form {
             Snippet::Libvirt => match libvirt_filesystem(&as_text(&share), &export, &local) {
                 Ok(element) => out.extend(element.into_bytes()),
-                Err(Unsayable(reason)) => {
+                Err(Unrepresentable(reason)) => {
                     tell_other_form(&share, &reason);
                     out.extend(xml_args(&qemu_args(&as_text(&share), &export, &local)));
                 }
             },
             Snippet::Readconfig => match readconfig(&as_text(&share), &export, &local) {
                 Ok(sections) => out.extend(sections),
-                Err(Unsayable(reason)) => {
+                Err(Unrepresentable(reason)) => {
                     tell_other_form(&share, &reason);
                     for line in shell_args(&share, &export, &local).split_inclusive(|byte| *byte == b'\n') {
                         out.extend([b"# ", line].concat());
@@ -96,7 +96,7 @@ fn over_virtiofs(
     daemon: &Daemon,
     ends: bool,
 ) -> Result<Vec<u8>, Refusal> {
-    let unsayable = |Unsayable(reason)| Refusal::at(share.place.line, reason, "change that first");
+    let unsayable = |Unrepresentable(reason)| Refusal::at(share.place.line, reason, "change that first");
     tell_unknown(share);
     match form {
         Snippet::VirtiofsdUnit | Snippet::Readconfig => {

@@ -6,7 +6,7 @@ use saphyr_parser::ScalarStyle;
 
 use super::tree::{Node, Value};
 use crate::sources::chars::{Char, Chars};
-use crate::sources::quote_style::Spelt;
+use crate::sources::quote_style::QuoteStyle;
 
 /// The text of a scalar with its places. One whose spelling can't be followed has a place as a whole, and can't be
 /// rewritten.
@@ -20,7 +20,7 @@ pub fn chars(file: &str, node: &Node, flow: bool) -> Chars {
         ScalarStyle::Folded => align(file, value, block(file, &node.span), Style::Folded),
     };
     aligned.unwrap_or_else(|| {
-        value.bytes().map(|byte| Char::new(byte, node.span.clone(), Spelt::Fixed)).collect()
+        value.bytes().map(|byte| Char::new(byte, node.span.clone(), QuoteStyle::Fixed)).collect()
     })
 }
 
@@ -34,13 +34,13 @@ enum Style {
 }
 
 impl Style {
-    fn spelt(self) -> Spelt {
+    fn spelt(self) -> QuoteStyle {
         match self {
-            Self::Plain(false) => Spelt::YamlPlain,
-            Self::Plain(true) => Spelt::YamlFlow,
-            Self::Single => Spelt::YamlSingle,
-            Self::Double => Spelt::YamlDouble,
-            Self::Literal | Self::Folded => Spelt::YamlBlock,
+            Self::Plain(false) => QuoteStyle::YamlPlain,
+            Self::Plain(true) => QuoteStyle::YamlFlow,
+            Self::Single => QuoteStyle::YamlSingle,
+            Self::Double => QuoteStyle::YamlDouble,
+            Self::Literal | Self::Folded => QuoteStyle::YamlBlock,
         }
     }
 }

@@ -6,8 +6,8 @@ use super::scalars::chars;
 use super::tree::{Node, Value};
 use crate::share::bounds::spend;
 use crate::sources::chars::{Char, Chars, Word, offset, through};
-use crate::sources::expansions::Via;
-use crate::sources::quote_style::Spelt;
+use crate::sources::expansions::Expansion;
+use crate::sources::quote_style::QuoteStyle;
 use crate::sources::templates;
 
 /// More words than any command line has: aliases can multiply them without end.
@@ -78,7 +78,7 @@ pub fn known(chars: &[Char], file: &str, around: Option<&Node>) -> Chars {
         } else if let Some(value) = variable(rest.get(..length).unwrap_or_default(), file, around) {
             let (first, last) = (spelling.first(), spelling.last());
             let Some((first, last)) = first.zip(last) else { break };
-            let via = Via {
+            let via = Expansion {
                 start: offset(first.start as usize),
                 end: offset(last.end as usize),
                 spelt: first.spelt,
@@ -114,6 +114,6 @@ fn variable(placeholder: &[u8], file: &str, around: Option<&Node>) -> Option<Cha
     })?;
     let value = item.get("value")?;
     let chars = chars(file, value, false);
-    let fixed = chars.iter().any(|c| c.spelt == Spelt::Fixed || c.byte == b'$');
+    let fixed = chars.iter().any(|c| c.spelt == QuoteStyle::Fixed || c.byte == b'$');
     (!fixed).then_some(chars)
 }

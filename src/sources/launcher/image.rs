@@ -4,7 +4,7 @@ use super::lines::logical_lines;
 use super::literals;
 use crate::sources::chars::{Command, Embedded, Word, verbatim};
 use crate::sources::lexed::Lexed;
-use crate::sources::quote_style::Spelt;
+use crate::sources::quote_style::QuoteStyle;
 
 /// The instructions that run something, and those that set a variable for it.
 const INSTRUCTIONS: &[&str] = &["ENTRYPOINT", "CMD", "RUN", "HEALTHCHECK", "SHELL", "ENV", "ARG"];
@@ -33,7 +33,7 @@ pub fn lex(file: &[u8]) -> Lexed {
             }
             lexed.commands.push(Command { words, guest: None });
         } else {
-            let chars = verbatim(file, rest, Spelt::Verbatim);
+            let chars = verbatim(file, rest, QuoteStyle::Verbatim);
             lexed.embedded.push(Embedded { chars, name: None, guest: None });
         }
     }

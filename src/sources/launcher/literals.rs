@@ -10,7 +10,7 @@ use crate::sources::chars::{Char, Chars, Command, Embedded, Word, unknown, verba
 use crate::sources::commands::MAX_WORDS;
 use crate::sources::lexed::Lexed;
 use crate::sources::mention;
-use crate::sources::quote_style::Spelt;
+use crate::sources::quote_style::QuoteStyle;
 use crate::sources::shell::split;
 use crate::sources::templates::{balanced, dollar};
 
@@ -55,7 +55,7 @@ pub fn lex(file: &[u8], language: &Language) -> Lexed {
                     continue;
                 };
                 if let Some((body, end)) = heredoc(file, at, name) {
-                    let chars = verbatim(file, body, Spelt::Verbatim);
+                    let chars = verbatim(file, body, QuoteStyle::Verbatim);
                     lexer.lexed.embedded.push(Embedded { chars, name: None, guest: None });
                     at = end;
                 } else {
@@ -73,7 +73,7 @@ pub fn lex(file: &[u8], language: &Language) -> Lexed {
             _ => {
                 let length = name(file, at);
                 if length > 0 && lexer.in_list() {
-                    lexer.words.push(Word::plain(unknown(file, at..at + length, Spelt::Fixed)));
+                    lexer.words.push(Word::plain(unknown(file, at..at + length, QuoteStyle::Fixed)));
                 }
                 at += length.max(1);
             }
@@ -248,7 +248,7 @@ impl Gap {
             if line < start || !spend(line * size_of::<Char>()) {
                 return none;
             }
-            let chars = unknown(file, at + start..at + line, Spelt::Fixed);
+            let chars = unknown(file, at + start..at + line, QuoteStyle::Fixed);
             return Self { chars, end: if joins { end } else { at }, joins };
         }
         if language.adjacent && quoted && text.is_empty() {
@@ -259,7 +259,7 @@ impl Gap {
             && text.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
         if is_macro && !text.is_empty() {
             let start = at + gap.len() - gap.trim_ascii_start().len();
-            let chars = unknown(file, start..start + text.len(), Spelt::Fixed);
+            let chars = unknown(file, start..start + text.len(), QuoteStyle::Fixed);
             return Self { chars, end: if quoted { end } else { start + text.len() }, joins: quoted };
         }
         none
@@ -399,9 +399,11 @@ fn literal(file: &[u8], open: usize, quote: Quote) -> (Option<Chars>, Range<usiz
         if let Some((bytes, length)) = escape(rest, quote) {
             match bytes {
                 Meaning::Bytes(bytes) => {
-                    chars.extend(bytes.iter().map(|byte| Char::new(*byte, at..at + length, Spelt::Literal)));
+                    chars.extend(
+                        bytes.iter().map(|byte| Char::new(*byte, at..at + length, QuoteStyle::Literal)),
+                    );
                 }
-                Meaning::Unknown => chars.extend(unknown(file, at..at + length, Spelt::Literal)),
+                Meaning::Unknown => chars.extend(unknown(file, at..at + length, QuoteStyle::Literal)),
             }
             at += length;
             continue;
@@ -420,9 +422,9 @@ fn literal(file: &[u8], open: usize, quote: Quote) -> (Option<Chars>, Range<usiz
             interpolation(file.get(at..close).unwrap_or_default(), formatted)
         };
         if length > 0 {
-            chars.extend(unknown(file, at..at + length, Spelt::Literal));
+            chars.extend(unknown(file, at..at + length, QuoteStyle::Literal));
         } else {
-            chars.extend(verbatim(file, at..at + 1, Spelt::Literal));
+            chars.extend(verbatim(file, at..at + 1, QuoteStyle::Literal));
         }
         at += length.max(1);
     }

@@ -3,7 +3,7 @@
 use crate::sources::chars::{Char, Embedded, unknown, verbatim};
 use crate::sources::format::path_of;
 use crate::sources::lexed::Lexed;
-use crate::sources::quote_style::Spelt;
+use crate::sources::quote_style::QuoteStyle;
 use crate::sources::templates::dollar;
 
 /// Whether a file of that name is a makefile.
@@ -19,11 +19,11 @@ pub fn lex(file: &[u8]) -> Lexed {
     let mut at = 0;
     while let Some(found) = file.get(at..).and_then(|rest| memchr::memchr(b'$', rest)) {
         let start = at + found;
-        chars.extend(verbatim(file, at..start, Spelt::Make));
+        chars.extend(verbatim(file, at..start, QuoteStyle::Make));
         let rest = file.get(start..).unwrap_or_default();
         at = match rest.get(1) {
             Some(b'$') => {
-                chars.push(Char::new(b'$', start..start + 2, Spelt::Make));
+                chars.push(Char::new(b'$', start..start + 2, QuoteStyle::Make));
                 start + 2
             }
             Some(b'(' | b'{') => start + dollar(rest).max(1),
@@ -32,10 +32,10 @@ pub fn lex(file: &[u8]) -> Lexed {
             _ => start + 1,
         };
         if rest.get(1) != Some(&b'$') {
-            chars.extend(unknown(file, start..at, Spelt::Make));
+            chars.extend(unknown(file, start..at, QuoteStyle::Make));
         }
     }
-    chars.extend(verbatim(file, at..file.len(), Spelt::Make));
+    chars.extend(verbatim(file, at..file.len(), QuoteStyle::Make));
     // A name that no format claims, so that the text is taken for what it is.
     Lexed {
         embedded: vec![Embedded { chars, name: Some(path_of(b"text.lines")), guest: None }],

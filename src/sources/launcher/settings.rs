@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::sources::chars::{Char, Chars, Embedded, bytes, verbatim};
 use crate::sources::commands;
 use crate::sources::lexed::Lexed;
-use crate::sources::quote_style::Spelt;
+use crate::sources::quote_style::QuoteStyle;
 
 /// Takes the settings of a file; `None` where it is no such file.
 pub fn lex(file: &[u8]) -> Option<Lexed> {
@@ -20,7 +20,7 @@ pub fn lex(file: &[u8]) -> Option<Lexed> {
     let mut lexed = Lexed::default();
     // The setting that the next line may go on with: only those that can hold something are kept.
     let mut setting: Option<Chars> = None;
-    let mut spelt = Spelt::Verbatim;
+    let mut spelt = QuoteStyle::Verbatim;
     for (line, text) in said {
         if is_section(text) {
             spelt = spelling(text);
@@ -48,21 +48,21 @@ fn candidate(chars: Chars) -> Option<Embedded> {
 }
 
 /// How the settings of a section are spelt.
-fn spelling(section: &[u8]) -> Spelt {
+fn spelling(section: &[u8]) -> QuoteStyle {
     let is = |starts: &[&[u8]]| starts.iter().any(|start| section.starts_with(start));
     if is(&[b"[Desktop Entry]", b"[Desktop Action "]) {
-        Spelt::Desktop
+        QuoteStyle::Desktop
     } else if is(&[b"[program:", b"[eventlistener:", b"[fcgi-program:", b"[supervisord]"]) {
-        Spelt::Supervisor
+        QuoteStyle::Supervisor
     } else {
-        Spelt::Verbatim
+        QuoteStyle::Verbatim
     }
 }
 
 /// A piece of a setting. Where `%` is doubled, `%%` is one.
-fn own(file: &[u8], range: Range<usize>, spelt: Spelt) -> Chars {
+fn own(file: &[u8], range: Range<usize>, spelt: QuoteStyle) -> Chars {
     let mut chars = verbatim(file, range, spelt);
-    if matches!(spelt, Spelt::Desktop | Spelt::Supervisor) {
+    if matches!(spelt, QuoteStyle::Desktop | QuoteStyle::Supervisor) {
         let mut at = 0;
         while at + 1 < chars.len() {
             if let Some([first, second]) = chars.get_mut(at..at + 2)

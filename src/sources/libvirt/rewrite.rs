@@ -13,7 +13,7 @@ use super::memory;
 use super::spelling::AttributeValue;
 use crate::report::finding::{self, Finding, Kind};
 use crate::share::argv::{self, ArgvShare, Spelling as _};
-use crate::share::local::Unsayable;
+use crate::share::local::Unrepresentable;
 use crate::share::rewrite::{Edit, Edits, Moved, Refusal, Rewrite};
 use crate::share::target::{Element, Target};
 use crate::share::{Note, Part, Share};
@@ -136,10 +136,10 @@ fn plan<'a>(
                     }
                     Way::Native(Box::new(element))
                 }
-                Err(Unsayable(reason)) if how.target != Target::Local => {
+                Err(Unrepresentable(reason)) if how.target != Target::Local => {
                     return Err(Refusal::at(answered.place.line, reason, NO_ELEMENT));
                 }
-                Err(Unsayable(reason)) => {
+                Err(Unrepresentable(reason)) => {
                     findings.push(about(domain, found, &finding::KEPT_AS_ARGUMENT, &reason));
                     Way::InPlace
                 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use crate::share::backend::Backend;
 use crate::share::bounds::spend;
 use crate::sources::chars::{Char, Chars, Command, Word, bytes, verbatim};
-use crate::sources::quote_style::Spelt;
+use crate::sources::quote_style::QuoteStyle;
 
 /// A variable's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,7 +179,7 @@ impl Env {
 
     /// Takes what another file set. Its text has no place in this one but the word that names the file.
     pub fn take_from(&mut self, other: Env, named: &Word) {
-        let here = |c: &Char| Char::new(c.byte, named.span.clone(), Spelt::Fixed);
+        let here = |c: &Char| Char::new(c.byte, named.span.clone(), QuoteStyle::Fixed);
         let moved =
             |chars: &Chars| chars.iter().map(|c| Char { known: c.known, ..here(c) }).collect::<Chars>();
         for (name, variable) in other.now {
@@ -339,7 +339,7 @@ fn as_list(chars: &Chars) -> Vec<Word> {
                 .strip_prefix(Backend::sought().name())
                 .is_some_and(|rest| rest.starts_with(b",")) =>
         {
-            let option = verbatim(b"-fsdev", 0..6, Spelt::Fixed);
+            let option = verbatim(b"-fsdev", 0..6, QuoteStyle::Fixed);
             vec![Word { chars: option, span: 0..0 }, word.clone()]
         }
         _ => words,

@@ -6,9 +6,9 @@ use super::env::{Value, Variable, split};
 use super::lexer::{Lexer, unreadable};
 use crate::share::backend::Backend;
 use crate::sources::chars::{Char, Chars, Embedded, Word, offset, through, unknown, verbatim};
-use crate::sources::expansions::Via;
+use crate::sources::expansions::Expansion;
 use crate::sources::format::Unreadable;
-use crate::sources::quote_style::Spelt;
+use crate::sources::quote_style::QuoteStyle;
 
 /// More than any word of a script has, in bytes.
 const MAX_WORD: usize = 1 << 20;
@@ -55,7 +55,7 @@ fn read_as(lexer: &mut Lexer, splits: bool) -> Result<Fields, Unreadable> {
             b'<' | b'>' if lexer.peek(1) == Some(b'(') => {
                 lexer.at += 2;
                 lexer.substitution()?;
-                builder.push_all(unknown(lexer.file, at..lexer.at, Spelt::ShellBare));
+                builder.push_all(unknown(lexer.file, at..lexer.at, QuoteStyle::ShellBare));
             }
             b' ' | b'\t' | b'\r' | b'\n' | b';' | b'&' | b'|' | b'(' | b')' | b'<' | b'>' => break,
             b'/' if ends_element(lexer, &builder) => {
@@ -67,14 +67,14 @@ fn read_as(lexer: &mut Lexer, splits: bool) -> Result<Fields, Unreadable> {
             b'\'' => single(lexer, &mut builder)?,
             b'"' => double(lexer, &mut builder)?,
             b'$' => dollar(lexer, &mut builder, false)?,
-            b'`' => backticks(lexer, &mut builder, Spelt::ShellBare)?,
+            b'`' => backticks(lexer, &mut builder, QuoteStyle::ShellBare)?,
             b'{' if template(lexer).is_some() => {
                 lexer.at = template(lexer).unwrap_or(at + 1);
-                builder.push_all(unknown(lexer.file, at..lexer.at, Spelt::ShellBare));
+                builder.push_all(unknown(lexer.file, at..lexer.at, QuoteStyle::ShellBare));
             }
             _ => {
                 lexer.at += 1;
-                builder.push_all(verbatim(lexer.file, at..at + 1, Spelt::ShellBare));
+                builder.push_all(verbatim(lexer.file, at..at + 1, QuoteStyle::ShellBare));
             }
         }
     }
@@ -121,7 +121,7 @@ impl Builder {
             for c in &mut field.chars {
                 c.splits = true;
                 if several {
-                    *c = c.with_via(|via| Via { several: true, ..via });
+                    *c = c.with_via(|via| Expansion { several: true, ..via });
                 }
             }
             self.push_all(field.chars);
@@ -159,7 +159,7 @@ fn escaped(lexer: &mut Lexer, builder: &mut Builder) {
         (Some(b'\r'), Some(b'\n')) => lexer.at += 3,
         (Some(byte), _) => {
             lexer.at += 2;
-            builder.push_all(vec![Char::new(byte, at..at + 2, Spelt::ShellBare)]);
+            builder.push_all(vec![Char::new(byte, at..at + 2, QuoteStyle::ShellBare)]);
         }
         (None, _) => lexer.at += 1,
     }
@@ -172,7 +172,7 @@ fn single(lexer: &mut Lexer, builder: &mut Builder) -> Result<(), Unreadable> {
     let Some(length) = memchr::memchr(b'\'', rest) else {
         return Err(unreadable(lexer.file, open, "the quote that opens here is not closed"));
     };
-    builder.push_all(verbatim(lexer.file, open + 1..open + 1 + length, Spelt::ShellSingle));
+    builder.push_all(verbatim(lexer.file, open + 1..open + 1 + length, QuoteStyle::ShellSingle));
     lexer.at = open + length + 2;
     Ok(())
 }
@@ -194,11 +194,11 @@ fn double(lexer: &mut Lexer, builder: &mut Builder) -> Result<(), Unreadable> {
                 Some(b'\n') => lexer.at += 2,
                 Some(byte @ (b'$' | b'`' | b'"' | b'\\')) => {
                     lexer.at += 2;
-                    builder.push_all(vec![Char::new(byte, at..at + 2, Spelt::ShellDouble)]);
+                    builder.push_all(vec![Char::new(byte, at..at + 2, QuoteStyle::ShellDouble)]);
                 }
                 _ => {
                     lexer.at += 1;
-                    builder.push_all(verbatim(lexer.file, at..at + 1, Spelt::ShellDouble));
+                    builder.push_all(verbatim(lexer.file, at..at + 1, QuoteStyle::ShellDouble));
                 }
             },
             Some(b'$') => {
@@ -208,10 +208,10 @@ fn double(lexer: &mut Lexer, builder: &mut Builder) -> Result<(), Unreadable> {
                     continue;
                 }
             }
-            Some(b'`') => backticks(lexer, builder, Spelt::ShellDouble)?,
+            Some(b'`') => backticks(lexer, builder, QuoteStyle::ShellDouble)?,
             Some(_) => {
                 lexer.at += 1;
-                builder.push_all(verbatim(lexer.file, at..at + 1, Spelt::ShellDouble));
+                builder.push_all(verbatim(lexer.file, at..at + 1, QuoteStyle::ShellDouble));
             }
         }
         only_lists = false;
@@ -224,7 +224,7 @@ fn double(lexer: &mut Lexer, builder: &mut Builder) -> Result<(), Unreadable> {
 }
 
 /// `` `…` ``: not known.
-fn backticks(lexer: &mut Lexer, builder: &mut Builder, spelt: Spelt) -> Result<(), Unreadable> {
+fn backticks(lexer: &mut Lexer, builder: &mut Builder, spelt: QuoteStyle) -> Result<(), Unreadable> {
     let open = lexer.at;
     let mut at = open + 1;
     while at < lexer.end {
@@ -254,7 +254,7 @@ fn template(lexer: &Lexer) -> Option<usize> {
 /// `$…`.
 fn dollar(lexer: &mut Lexer, builder: &mut Builder, quoted: bool) -> Result<(), Unreadable> {
     let at = lexer.at;
-    let spelt = if quoted { Spelt::ShellDouble } else { Spelt::ShellBare };
+    let spelt = if quoted { QuoteStyle::ShellDouble } else { QuoteStyle::ShellBare };
     match lexer.peek(1) {
         Some(b'{') => return braces(lexer, builder, quoted),
         Some(b'(') => {
@@ -320,7 +320,7 @@ fn ansi(lexer: &mut Lexer, builder: &mut Builder) -> Result<(), Unreadable> {
             (Some(byte), _) => (byte, 1),
         };
         lexer.at += width;
-        builder.push_all(vec![Char::new(byte, at..at + width, Spelt::ShellAnsi)]);
+        builder.push_all(vec![Char::new(byte, at..at + width, QuoteStyle::ShellAnsi)]);
     }
     lexer.at += 1;
     Ok(())
@@ -341,7 +341,7 @@ fn digits(lexer: &Lexer, skip: usize, radix: u32, most: usize) -> (u8, usize) {
 /// `${…}`.
 fn braces(lexer: &mut Lexer, builder: &mut Builder, quoted: bool) -> Result<(), Unreadable> {
     let at = lexer.at;
-    let spelt = if quoted { Spelt::ShellDouble } else { Spelt::ShellBare };
+    let spelt = if quoted { QuoteStyle::ShellDouble } else { QuoteStyle::ShellBare };
     let Some(close) = closing_brace(lexer.file, at + 2, lexer.end) else {
         return Err(unreadable(lexer.file, at, "the expansion that opens here is not closed"));
     };
@@ -417,8 +417,8 @@ fn known(lexer: &Lexer, name: &[u8]) -> bool {
 
 /// Puts a variable's value in for the expansion that started at `at` and ends at the lexer's place.
 fn expand(lexer: &mut Lexer, builder: &mut Builder, name: &[u8], at: usize, quoted: bool, list: bool) {
-    let spelt = if quoted { Spelt::ShellDouble } else { Spelt::ShellBare };
-    let via = Via { start: offset(at), end: offset(lexer.at), spelt, several: false };
+    let spelt = if quoted { QuoteStyle::ShellDouble } else { QuoteStyle::ShellBare };
+    let via = Expansion { start: offset(at), end: offset(lexer.at), spelt, several: false };
     let next = lexer.peek(0);
     let ends = next.is_none_or(|byte| b" \t\r\n;&|()<>".contains(&byte));
     let alone = builder.chars.is_empty() && ends && !quoted;
@@ -461,7 +461,7 @@ pub fn expand_heredoc(lexer: &mut Lexer, range: Range<usize>) -> Chars {
         let rest = lexer.file.get(at..range.end).unwrap_or_default();
         match rest {
             [b'\\', byte @ (b'$' | b'`' | b'\\'), ..] => {
-                chars.push(Char::new(*byte, at..at + 2, Spelt::Heredoc));
+                chars.push(Char::new(*byte, at..at + 2, QuoteStyle::Heredoc));
                 at += 2;
             }
             [b'$', ..] => {
@@ -473,19 +473,24 @@ pub fn expand_heredoc(lexer: &mut Lexer, range: Range<usize>) -> Chars {
                     .copied()
                     .filter(|byte| !matches!(byte, b'{' | b'}'))
                     .collect();
-                let via = Via { start: offset(at), end: offset(end), spelt: Spelt::Heredoc, several: false };
+                let via = Expansion {
+                    start: offset(at),
+                    end: offset(end),
+                    spelt: QuoteStyle::Heredoc,
+                    several: false,
+                };
                 let variable = lexer.env.get(&name).filter(|variable| lexer.afford(variable));
                 match variable {
                     Some(Variable { value: Value::Scalar(value), maybe: false }) => {
                         chars.extend(through(value, via));
                     }
-                    _ if end - at == 1 => chars.extend(verbatim(lexer.file, at..end, Spelt::Heredoc)),
-                    _ => chars.extend(unknown(lexer.file, at..end, Spelt::Heredoc)),
+                    _ if end - at == 1 => chars.extend(verbatim(lexer.file, at..end, QuoteStyle::Heredoc)),
+                    _ => chars.extend(unknown(lexer.file, at..end, QuoteStyle::Heredoc)),
                 }
                 at = end;
             }
             _ => {
-                chars.extend(verbatim(lexer.file, at..at + 1, Spelt::Heredoc));
+                chars.extend(verbatim(lexer.file, at..at + 1, QuoteStyle::Heredoc));
                 at += 1;
             }
         }

@@ -1,7 +1,7 @@
 //! A unit's text → its settings.
 
 use crate::sources::chars::{Char, Chars, verbatim};
-use crate::sources::quote_style::Spelt;
+use crate::sources::quote_style::QuoteStyle;
 
 /// A setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,12 +35,12 @@ pub fn entries(file: &[u8]) -> Vec<Entry> {
         let continues = text.ends_with(b"\\");
         match text.strip_suffix(b"\\") {
             Some(text) => {
-                logical.extend(verbatim(file, start..start + text.len(), Spelt::UnitBare));
+                logical.extend(verbatim(file, start..start + text.len(), QuoteStyle::UnitBare));
                 let gap = start + text.len()..at.min(file.len());
-                logical.push(Char::new(b' ', gap, Spelt::Fixed));
+                logical.push(Char::new(b' ', gap, QuoteStyle::Fixed));
             }
             None => {
-                logical.extend(verbatim(file, start..start + text.len(), Spelt::UnitBare));
+                logical.extend(verbatim(file, start..start + text.len(), QuoteStyle::UnitBare));
             }
         }
         if !continues {

@@ -6,8 +6,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::drop_ins;
 use super::lines::entries;
-use super::surroundings;
 use super::words::Unit;
 use crate::sources::chars::{Char, Word};
 use crate::sources::containers::{Container, Other, Volume};
@@ -27,7 +27,7 @@ fn settings(path: &Path, beside: &dyn Beside) -> Option<Vec<(Vec<u8>, Word)>> {
     beside.file(path).ok().flatten()?;
     let unit = Unit::new(Some(path));
     let mut all = Vec::new();
-    for part in surroundings::ordered(path, beside) {
+    for part in drop_ins::ordered(path, beside) {
         let text = beside.file(&part).ok().flatten()?;
         for entry in entries(&text) {
             let words = unit.words(&text, &entry.value).ok()?;

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use super::drop_ins;
 use super::lines::{Entry, entries};
 use super::sandbox;
 use super::setting::Setting;
-use super::surroundings;
 use super::words::Unit;
 use crate::report::finding::{self, Finding};
 use crate::share::Place;
@@ -49,10 +49,8 @@ fn settings(unit: &Unit, file: Option<&Path>, text: &[u8], entries: &[Entry]) ->
 /// The settings of the unit that a document is a file of, in the order in which systemd reads them.
 fn all_settings(document: &Document, own: &[Entry], beside: Option<&dyn Beside>) -> Vec<Setting> {
     let unit = Unit::new(document.path);
-    let mut parts = beside
-        .zip(document.path)
-        .map(|(beside, path)| surroundings::ordered(path, beside))
-        .unwrap_or_default();
+    let mut parts =
+        beside.zip(document.path).map(|(beside, path)| drop_ins::ordered(path, beside)).unwrap_or_default();
     if parts.is_empty() {
         parts.extend(document.path.map(Path::to_owned));
     }
@@ -113,7 +111,7 @@ pub fn line_before(text: &[u8], at: usize) -> Gap {
 pub fn view_of_starter(file: &Path, beside: &dyn Beside) -> Option<View> {
     use std::os::unix::ffi::OsStrExt as _;
     let name = file.as_os_str().as_bytes();
-    let mut folders: Vec<PathBuf> = surroundings::FOLDERS.iter().map(PathBuf::from).collect();
+    let mut folders: Vec<PathBuf> = drop_ins::FOLDERS.iter().map(PathBuf::from).collect();
     folders.extend(file.parent().map(Path::to_owned));
     let units = folders.iter().flat_map(|folder| beside.files(folder).to_vec());
     let mut units: Vec<_> = units.filter(|path| path.extension().is_some_and(|it| it == "service")).collect();
@@ -121,7 +119,7 @@ pub fn view_of_starter(file: &Path, beside: &dyn Beside) -> Option<View> {
         units.iter().filter_map(|unit| unit.file_name()).flat_map(|unit| {
             let mut name = unit.to_owned();
             name.push(".d");
-            surroundings::below(folder, name, beside).to_vec()
+            drop_ins::below(folder, name, beside).to_vec()
         })
     });
     let drop_ins: Vec<_> = drop_ins.filter(|path| path.extension().is_some_and(|it| it == "conf")).collect();
@@ -153,7 +151,7 @@ pub fn view_of_starter(file: &Path, beside: &dyn Beside) -> Option<View> {
 
 /// What the processes see that a service of this name starts; `None`: there is no such unit.
 pub fn view_of_daemon(name: &str, beside: &dyn Beside) -> Option<View> {
-    let units = surroundings::FOLDERS.iter().rev().map(|folder| Path::new(folder).join(name));
+    let units = drop_ins::FOLDERS.iter().rev().map(|folder| Path::new(folder).join(name));
     let (path, text) = units.into_iter().find_map(|path| {
         let text = beside.file(&path).ok()??;
         Some((path, text))
@@ -193,7 +191,7 @@ pub fn about_quadlet(path: &Path, beside: Option<&dyn Beside>, container: &mut C
         ));
     }
     let Some(beside) = beside else { return };
-    for part in surroundings::ordered(path, beside).into_iter().filter(|part| part != path) {
+    for part in drop_ins::ordered(path, beside).into_iter().filter(|part| part != path) {
         let Ok(Some(text)) = beside.file(&part) else { continue };
         let said = entries(&text).into_iter().find(|entry| OF_VIEW.contains(&entry.key.as_slice()));
         if let Some(entry) = said {
@@ -243,7 +241,7 @@ pub fn requirements(document: &Document, own: &[Entry], beside: Option<&dyn Besi
 /// Takes a helper's unit that is linked into the unit's folder of requirements, `vm.service.requires`: an `[Install]` section with
 /// RequiredBy= makes it.
 fn linked(path: &Path, beside: &dyn Beside, all: &mut Edits) {
-    for link in surroundings::required_links(path, beside) {
+    for link in drop_ins::required_links(path, beside) {
         use std::os::unix::ffi::OsStrExt as _;
         let name = link.file_name().unwrap_or_default().as_bytes();
         if !is_helper(name, Some(path), Some(beside)) {
@@ -289,7 +287,7 @@ fn is_helper(name: &[u8], path: Option<&Path>, beside: Option<&dyn Beside>) -> b
     let around = path.parent().filter(|folder| folder.extension().is_none_or(|it| it != "d"));
     let around = around.or_else(|| path.parent()?.parent());
     let mut found = false;
-    let mut folders: Vec<PathBuf> = surroundings::FOLDERS.iter().map(PathBuf::from).collect();
+    let mut folders: Vec<PathBuf> = drop_ins::FOLDERS.iter().map(PathBuf::from).collect();
     folders.extend(around.map(Path::to_owned));
     for candidate in files_of(name) {
         for folder in &folders {

@@ -6,9 +6,9 @@ use std::path::Path;
 use crate::share::bounds::spend;
 use crate::sources::chars::{Char, Chars, Lines, Word, offset, span, through};
 use crate::sources::commands::{MAX_WORDS, TOO_MANY_WORDS};
-use crate::sources::expansions::Via;
+use crate::sources::expansions::Expansion;
 use crate::sources::format::Unreadable;
-use crate::sources::quote_style::Spelt;
+use crate::sources::quote_style::QuoteStyle;
 use crate::sources::unit_names::unescape;
 
 /// What stands in front of a program's path and says how it is run.
@@ -173,7 +173,7 @@ impl Unit {
             return Some(through(value.iter().copied(), via));
         }
         let place = span(spelling);
-        let spelt = spelling.first().map_or(Spelt::Fixed, |c| c.spelt);
+        let spelt = spelling.first().map_or(QuoteStyle::Fixed, |c| c.spelt);
         let value = self.foreign.get(name)?;
         Some(value.iter().map(|byte| Char::new(*byte, place.clone(), spelt)).collect())
     }
@@ -336,7 +336,7 @@ impl Unit {
                     self.foreign.contains_key(name) && value.iter().any(|c| c.byte.is_ascii_whitespace());
                 for c in &mut value {
                     c.splits = true;
-                    c.spelt = if list { Spelt::Fixed } else { c.spelt };
+                    c.spelt = if list { QuoteStyle::Fixed } else { c.spelt };
                 }
                 return split(&value);
             }
@@ -381,21 +381,21 @@ impl Unit {
     }
 }
 
-fn via_of(spelling: &[Char], several: bool) -> Via {
+fn via_of(spelling: &[Char], several: bool) -> Expansion {
     let place = span(spelling);
-    let spelt = spelling.first().map_or(Spelt::UnitBare, |c| c.spelt);
-    Via { start: offset(place.start), end: offset(place.end), spelt, several }
+    let spelt = spelling.first().map_or(QuoteStyle::UnitBare, |c| c.spelt);
+    Expansion { start: offset(place.start), end: offset(place.end), spelt, several }
 }
 
 fn is_name(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
 }
 
-fn spelt(quote: Option<(u8, usize)>) -> Spelt {
+fn spelt(quote: Option<(u8, usize)>) -> QuoteStyle {
     match quote {
-        Some((b'\'', _)) => Spelt::UnitSingle,
-        Some(_) => Spelt::UnitDouble,
-        None => Spelt::UnitBare,
+        Some((b'\'', _)) => QuoteStyle::UnitSingle,
+        Some(_) => QuoteStyle::UnitDouble,
+        None => QuoteStyle::UnitBare,
     }
 }
 

@@ -14,10 +14,10 @@ use anyhow::{Context as _, Result};
 use self::around::{Around, Hashes};
 use self::line::{Line, What, names};
 use crate::data::added::{List, Places, unspooled};
-use crate::data::convert::record::Late;
-use crate::data::goal::Goal;
+use crate::data::convert::record::Rescan;
+use crate::data::goal::ConversionTarget;
 use crate::data::journal::{self, Journal, Listing, Part, Record, Writer};
-use crate::data::origins::Origins;
+use crate::data::moved_inodes::MovedInodes;
 use crate::data::staging::Staging;
 use crate::data::tree::{Directory, Tree};
 use crate::report::spool::Sorted;
@@ -27,14 +27,14 @@ use crate::text;
 pub(super) fn record(
     tree: &Tree,
     journal: &Journal,
-    goal: Goal,
+    goal: ConversionTarget,
     added: &List,
     writer: &mut Writer,
 ) -> Result<()> {
     let lines = lines(tree, journal, added)?;
-    let (staging, origins) =
-        (Staging::new(&journal.begin().staging), Origins::new(journal.path(), goal, true));
-    let late = Late { goal, origins: &origins, staging: &staging };
+    let (staging, moved_inodes) =
+        (Staging::new(&journal.begin().staging), MovedInodes::new(journal.path(), goal, true));
+    let late = Rescan { goal, moved_inodes: &moved_inodes, staging: &staging };
     let mut scribe = Scribe { journal, late, writer, root: tree.root(), open: Vec::new(), entry: None };
     let superseded = journal.superseded()?;
     for line in lines.iter() {
@@ -101,7 +101,7 @@ struct Open {
 /// Writes lines.
 struct Scribe<'s> {
     journal: &'s Journal,
-    late: Late<'s>,
+    late: Rescan<'s>,
     writer: &'s mut Writer,
     root: &'s Arc<Directory>,
     /// The directories around the last one, the outermost first, and that.
@@ -195,7 +195,7 @@ fn with_times_of(own: &Record, directory: &Directory) -> Result<Record> {
 
 /// The record of a directory that the journal does not tell of: what it really is where it was added on the host, what the guest
 /// sees of it where the guest has made it.
-fn own(late: &Late<'_>, directory: &Arc<Directory>, added: Option<&Record>) -> Result<Record> {
+fn own(late: &Rescan<'_>, directory: &Arc<Directory>, added: Option<&Record>) -> Result<Record> {
     if let Some(record) = added {
         return with_times_of(record, directory);
     }

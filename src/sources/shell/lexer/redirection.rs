@@ -6,7 +6,7 @@ use super::Lexer;
 use super::simple::Simple;
 use crate::sources::chars::{Char, Embedded, Word, verbatim};
 use crate::sources::format::Unreadable;
-use crate::sources::quote_style::Spelt;
+use crate::sources::quote_style::QuoteStyle;
 use crate::sources::shell::word;
 
 /// A heredoc whose body starts on the next line.
@@ -81,13 +81,13 @@ impl Lexer<'_> {
                     break;
                 }
                 if let Some(newline) = gap.take() {
-                    chars.push(Char::new(b'\n', newline..from, Spelt::Verbatim));
+                    chars.push(Char::new(b'\n', newline..from, QuoteStyle::Verbatim));
                 }
                 chars.extend(self.heredoc_line(from..from + line.len(), heredoc.quoted));
                 gap = Some(from + line.len());
             }
             if let Some(newline) = gap {
-                chars.push(Char::new(b'\n', newline..(newline + 1).min(self.end), Spelt::Verbatim));
+                chars.push(Char::new(b'\n', newline..(newline + 1).min(self.end), QuoteStyle::Verbatim));
             }
             if !heredoc.idle {
                 self.out.embedded.push(Embedded {
@@ -101,7 +101,7 @@ impl Lexer<'_> {
 
     pub(super) fn heredoc_line(&mut self, range: Range<usize>, quoted: bool) -> Vec<Char> {
         if quoted {
-            return verbatim(self.file, range, Spelt::Verbatim);
+            return verbatim(self.file, range, QuoteStyle::Verbatim);
         }
         word::expand_heredoc(self, range)
     }

@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::entry::{CAPABILITY, Entry, Inode, Kind, Time};
 use super::form::Model;
-use super::goal::Goal;
+use super::goal::ConversionTarget;
 use super::identity::Stamp;
 use super::journal::{Journal, Listing, Record};
 use super::mapped_xattr::LONGEST_TARGET;
@@ -17,9 +17,9 @@ use super::pin::Pin;
 
 /// The original states of inodes, found by what they are. The journal is gone through when the first is asked for.
 #[derive(Debug)]
-pub struct Origins {
+pub struct MovedInodes {
     journal: PathBuf,
-    goal: Goal,
+    goal: ConversionTarget,
     /// Whether inodes may be anywhere, with nothing beside them that says what they are: of all of them then, not
     /// only of those of which the journal alone knows something.
     all: bool,
@@ -54,10 +54,10 @@ struct Index {
     recent: Mutex<Option<(u64, Arc<Listing>)>>,
 }
 
-impl Origins {
+impl MovedInodes {
     /// The origins that a journal tells of. Under mapped-file, `scattered` says that inodes may have lost the metadata
     /// files beside them.
-    pub fn new(journal: &Path, goal: Goal, scattered: bool) -> Self {
+    pub fn new(journal: &Path, goal: ConversionTarget, scattered: bool) -> Self {
         let all = scattered && goal.model == Model::MappedFile;
         Self {
             journal: journal.into(),
@@ -138,7 +138,7 @@ impl Origins {
         }
     }
 
-    /// The record that the journal, or [`Origins::note`], has for a look.
+    /// The record that the journal, or [`MovedInodes::note`], has for a look.
     fn look_up(&self, key: u64, is_it: impl Fn(&Record) -> bool) -> Option<Record> {
         let index = self.index()?;
         let others = index.others.get(&key).into_iter().flatten();

@@ -11,9 +11,9 @@ use rustix::time::{ClockId, clock_gettime};
 use super::Converter;
 use super::adopt::more;
 use crate::data::entry::{Kind, Time};
-use crate::data::flags::Lifted;
+use crate::data::flags::FlagGuard;
 use crate::data::form::Model;
-use crate::data::goal::Obstacle;
+use crate::data::goal::EntryError;
 use crate::data::journal::{Journal, Listing, Record, Stage, not_written};
 use crate::data::mapped_file;
 use crate::data::pin::Pin;
@@ -51,27 +51,27 @@ impl Converter<'_> {
             }
             if from == 0 {
                 // What is in the way still will be met again.
-                self.troubles.retry();
+                self.error_summary.retry();
             }
             let began = now();
             let (failed, noticed, end) =
-                (self.troubles.failures(), self.troubles.noticed(), self.journal_len());
+                (self.error_summary.failures(), self.error_summary.noticed(), self.journal_len());
             self.convert_from(from)?;
-            if self.troubles.is_hopeless() {
+            if self.error_summary.is_hopeless() {
                 return Ok(Reached::Part);
             }
             self.sweep()?;
             let is_longer = self.journal_len() > end;
-            if self.troubles.failures() > failed && from == 0 && !is_longer {
+            if self.error_summary.failures() > failed && from == 0 && !is_longer {
                 // What stood in the way may have been somebody else's turn.
-                self.troubles.retry();
+                self.error_summary.retry();
                 self.convert_from(0)?;
                 self.sweep()?;
             }
-            if !is_longer && self.troubles.failures() > 0 {
+            if !is_longer && self.error_summary.failures() > 0 {
                 return Ok(Reached::Part);
             }
-            let is_clean = !is_longer && self.troubles.noticed() == noticed;
+            let is_clean = !is_longer && self.error_summary.noticed() == noticed;
             if is_clean && from == 0 && !(in_use && self.has_changed(began)?) {
                 return Ok(Reached::All);
             }
@@ -79,7 +79,7 @@ impl Converter<'_> {
             // What was met late first; a round that found nothing more is no proof before it went over all.
             from = if is_longer { end } else { 0 };
         }
-        Ok(if self.troubles.failures() == 0 { Reached::Found } else { Reached::Part })
+        Ok(if self.error_summary.failures() == 0 { Reached::Found } else { Reached::Part })
     }
 
     /// Converts what the listings from `from` on tell of, all of it added to the converted export; what has changed since is recorded
@@ -100,7 +100,7 @@ impl Converter<'_> {
 
     /// The times that a directory is to have in the end, in which entries are adopted while a guest may work in it: those that it
     /// has before it is touched.
-    fn heed_guest(&self, pin: &Pin, listing: &mut Listing) -> Result<(), Obstacle> {
+    fn heed_guest(&self, pin: &Pin, listing: &mut Listing) -> Result<(), EntryError> {
         // Under mapped-file the directory of metadata files may have been made in it already.
         if !self.adopting || self.resumed || self.goal.model == Model::MappedFile {
             return Ok(());
@@ -123,7 +123,7 @@ impl Converter<'_> {
         pin: &Pin,
         listing: &mut Listing,
         touches: bool,
-    ) -> Result<(), Obstacle> {
+    ) -> Result<(), EntryError> {
         let (inode, was) = (pin.inode(), &listing.own.entry);
         if (inode.modified, inode.accessed.min(was.accessed)) == (was.modified, was.accessed) {
             return Ok(());
@@ -137,7 +137,7 @@ impl Converter<'_> {
             return Ok(());
         }
         (listing.own.entry.modified, listing.own.entry.accessed) = (inode.modified, inode.accessed);
-        self.troubles.add(directory.path(), Obstacle::Changed);
+        self.error_summary.add(directory.path(), EntryError::Changed);
         self.write(&mut more(listing))
     }
 
@@ -160,17 +160,17 @@ impl Converter<'_> {
         let journal = Journal::open(self.journal)?;
         let superseded = journal.superseded()?;
         each_listing(&journal, self.jobs, |at, mut listing| {
-            if at < offset || self.troubles.is_hopeless() || superseded.is_over(&listing) {
+            if at < offset || self.error_summary.is_hopeless() || superseded.is_over(&listing) {
                 return Ok(());
             }
             superseded.prune(at, &mut listing);
             let directory = journal.directory(self.tree, &listing)?;
             if let Err(obstacle) = self.listing(&directory, at, &mut listing) {
-                self.troubles.add(directory.path(), obstacle);
-                if matches!(obstacle, Obstacle::Failed(_)) {
+                self.error_summary.add(directory.path(), obstacle);
+                if matches!(obstacle, EntryError::Failed(_)) {
                     self.unfinished().insert(listing.id);
                 }
-                if let Some(parent) = listing.parent.filter(|_| !matches!(obstacle, Obstacle::Failed(_))) {
+                if let Some(parent) = listing.parent.filter(|_| !matches!(obstacle, EntryError::Failed(_))) {
                     let mut parent = journal.listing_at(parent)?;
                     superseded.prune(parent.id, &mut parent);
                     self.adopt_other(&directory, &parent);
@@ -181,10 +181,10 @@ impl Converter<'_> {
     }
 
     /// Converts (a part of) a directory.
-    fn listing(&self, directory: &Arc<Directory>, at: u64, listing: &mut Listing) -> Result<(), Obstacle> {
+    fn listing(&self, directory: &Arc<Directory>, at: u64, listing: &mut Listing) -> Result<(), EntryError> {
         let pin = directory.pin()?;
         if !listing.own.is_inode(pin.inode()) {
-            return Err(Obstacle::Changed);
+            return Err(EntryError::Changed);
         }
         let fd = directory.open()?;
         let files = self.goal.model == Model::MappedFile;
@@ -194,7 +194,7 @@ impl Converter<'_> {
         let touches = files || listing.entries.iter().any(|(_, record)| replaces(record));
         if listing.is_first(at) {
             let kept = staging::at_own_place(directory, |place| self.keep(place, &pin, &listing.own));
-            if files && directory.is_root() && matches!(kept, Err(Obstacle::Failed(_))) {
+            if files && directory.is_root() && matches!(kept, Err(EntryError::Failed(_))) {
                 // Its own metadata file, which is in it, may have been made.
                 staging::restore_times(fd.as_fd(), listing.own.entry.accessed, listing.own.entry.modified)?;
             }
@@ -204,7 +204,7 @@ impl Converter<'_> {
         }
         self.heed_guest(&pin, listing)?;
         let own = &listing.own;
-        let lifted = if touches { Lifted::of(fd.as_fd(), own.immutable, own.append_only)? } else { None };
+        let lifted = if touches { FlagGuard::of(fd.as_fd(), own.immutable, own.append_only)? } else { None };
         let converted = self.entries(directory, fd.as_fd(), listing);
         // Whatever failed, names in it may have changed: its times and its flags are given back.
         let given_back = if touches {
@@ -212,7 +212,7 @@ impl Converter<'_> {
         } else {
             Ok(())
         };
-        let locked = lifted.map_or(Ok(()), Lifted::restore);
+        let locked = lifted.map_or(Ok(()), FlagGuard::restore);
         converted?;
         Ok(given_back.and(locked)?)
     }
@@ -223,7 +223,7 @@ impl Converter<'_> {
         directory: &Arc<Directory>,
         fd: BorrowedFd<'_>,
         listing: &Listing,
-    ) -> Result<(), Obstacle> {
+    ) -> Result<(), EntryError> {
         if self.goal.model == Model::MappedFile && !listing.entries.is_empty() {
             mapped_file::make_metadata_directory(fd, self.goal.uid, self.goal.gid)?;
         }
@@ -233,14 +233,14 @@ impl Converter<'_> {
             match self.entry(place, record) {
                 Ok(()) => {}
                 Err(obstacle) => {
-                    self.troubles.add(place.path(), obstacle);
-                    if !matches!(obstacle, Obstacle::Failed(_)) {
+                    self.error_summary.add(place.path(), obstacle);
+                    if !matches!(obstacle, EntryError::Failed(_)) {
                         self.adopt(place, listing);
                     }
                 }
             }
             self.progress.add(1);
-            if self.troubles.is_hopeless() {
+            if self.error_summary.is_hopeless() {
                 break;
             }
         }

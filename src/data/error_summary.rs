@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
 
-use super::goal::Obstacle;
+use super::goal::EntryError;
 use crate::text;
 
 /// How many paths of each sort are kept to be named.
@@ -17,7 +17,7 @@ const HOPELESS: u64 = 1000;
 
 /// What went wrong, gathered from all workers.
 #[derive(Debug, Default)]
-pub struct Troubles(Mutex<Sorts>);
+pub struct ErrorSummary(Mutex<Sorts>);
 
 #[derive(Debug, Default)]
 struct Sorts {
@@ -42,16 +42,16 @@ struct Sort {
     paths: Vec<Vec<u8>>,
 }
 
-impl Troubles {
+impl ErrorSummary {
     /// Adds an entry by its path from the export.
-    pub fn add(&self, path: Vec<u8>, obstacle: Obstacle) {
+    pub fn add(&self, path: Vec<u8>, obstacle: EntryError) {
         let mut sorts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let sort = match obstacle {
-            Obstacle::Vanished => &mut sorts.vanished,
-            Obstacle::Changed => &mut sorts.changed,
-            Obstacle::Appeared => &mut sorts.appeared,
-            Obstacle::Mounted => &mut sorts.mounted,
-            Obstacle::Failed(error) => sorts.failed.entry(error.raw_os_error()).or_default(),
+            EntryError::Vanished => &mut sorts.vanished,
+            EntryError::Changed => &mut sorts.changed,
+            EntryError::Appeared => &mut sorts.appeared,
+            EntryError::Mounted => &mut sorts.mounted,
+            EntryError::Failed(error) => sorts.failed.entry(error.raw_os_error()).or_default(),
         };
         sort.count += 1;
         if sort.paths.len() < NAMED {
