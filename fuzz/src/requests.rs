@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::{SFlag, fstat};
 use tempfile::TempDir;
 use virtfs_proxy_helper::helper::identity::{IdMaps, Identity};
+use virtfs_proxy_helper::helper::isolation::{Access, Sandbox, Seccomp};
 use virtfs_proxy_helper::helper::operations::{Answer, Operations, REPLY};
 use virtfs_proxy_helper::helper::protocol::{Frame, HEADER, Request};
-use virtfs_proxy_helper::helper::isolation::{Access, Sandbox, Seccomp};
 use virtfs_proxy_helper::helper::sandbox::{Directory, enter};
 use virtfs_proxy_helper::helper::sticky::ProtectedRegular;
 
