@@ -390,10 +390,11 @@ fn plural(n: u64) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn document() -> AuditDocument {
+    /// An audit with one share and one unread file.
+    pub fn document() -> AuditDocument {
         let mut document = AuditDocument { target_qemu: Some("9.2".to_owned()), ..AuditDocument::new() };
         document.add_share(&ShareRow {
             file: Some("/srv/a.sh".to_owned()),

@@ -40,19 +40,7 @@ pub fn write_audit(document: &AuditDocument, format: AuditFormat, out: &mut dyn 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::audit::{ShareRow, UnreadRow};
-
-    fn document() -> AuditDocument {
-        let mut document = AuditDocument { target_qemu: Some("9.2".to_owned()), ..AuditDocument::new() };
-        document.add_share(&ShareRow {
-            file: Some("/srv/a.sh".to_owned()),
-            line: Some(3),
-            kind: "shell".to_owned(),
-            ..ShareRow::default()
-        });
-        document.add_unread(&UnreadRow { file: None, reason: "line 1: not closed".to_owned() });
-        document
-    }
+    use crate::report::audit::tests::document;
 
     #[test]
     fn json_and_yaml_hold_the_same() {

@@ -120,7 +120,8 @@ struct Waiting {
     named: bool,
 }
 
-/// Reads every file at and below `roots`; by `read_named`, where it is one of them and `named`: where somebody asked for it.
+/// Reads every file at and below `roots`. If `named` is set, somebody asked for the roots: those that are files are read by
+/// `read_named`.
 pub fn scan(host: &Host, roots: &[PathBuf], named: bool, read_named: ReadNamed, progress: &Progress) -> Scan {
     progress.doing("reading files");
     let total = Mutex::new(Scan::default());

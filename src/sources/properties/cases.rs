@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::share::rewrite::{Refusal, Rewrite};
-use crate::share::{ExportPath, Transport};
+use crate::share::{ExportPath, Share, Transport};
 use crate::sources::{Document, Reading, mention, proved, recognise_named};
 
 /// Names for `T` (tag), `I` (id) and `S` (the socket's file).
@@ -17,6 +17,13 @@ fn read(name: &str, text: &str) -> Reading {
     let lines: Vec<_> = reading.shares.iter().map(|share| share.place.line).collect();
     assert_eq!(mention::first_unread(text.as_bytes(), &lines), None, "{name}: {text}");
     reading
+}
+
+/// The share of a document that has to have exactly one.
+fn only_share(name: &str, text: &str) -> Share {
+    let shares = read(name, text).shares;
+    let [share] = shares.as_slice() else { panic!("{name}: {} shares: {text}", shares.len()) };
+    share.clone()
 }
 
 /// The file with its shares over local, exporting /srv/n.
@@ -80,10 +87,7 @@ fn an_expression_of_a_template_is_never_cut() {
         {
             for (text, (tag, id, _)) in variations(&frame.replace("ARGS", args), quotes) {
                 let text = text.replace("EXPR", expression);
-                let reading = read(name, &text);
-                let [share] = reading.shares.as_slice() else {
-                    panic!("{name}: {} shares: {text}", reading.shares.len())
-                };
+                let share = only_share(name, &text);
                 assert!(matches!(share.transport, Transport::Unknown(_)), "{name}: {text}");
                 assert_eq!(
                     (share.fsdev.as_slice(), share.mount_tag.as_deref()),
@@ -113,10 +117,7 @@ fn a_variant_has_its_own_directory() {
         let own = format!("    - @I@:\n{own}");
         for frame in [format!("variants:\n{own}{local}"), format!("variants:\n{local}{own}")] {
             for (text, (tag, _, socket)) in variations(&frame, &["", "\"", "'"]) {
-                let reading = read("/tests.cfg", &text);
-                let [share] = reading.shares.as_slice() else {
-                    panic!("{} shares: {text}", reading.shares.len())
-                };
+                let share = only_share("/tests.cfg", &text);
                 assert_eq!(share.transport, Transport::Socket(format!("/run/{socket}").into()), "{text}");
                 let path = format!("/srv/{tag}");
                 let is_own = matches!(&share.export, ExportPath::Known { path: known, .. } if *known == Path::new(&path));
@@ -139,10 +140,7 @@ fn a_tag_that_is_made_is_not_known() {
             "args += [\"-fsdev\", \"proxy,id=@I@,socket=/run/@S@\"]\nargs += [\"-device\", \"virtio-9p-pci,fsdev=@I@,{made}]\n"
         );
         for (text, (_, id, socket)) in variations(&text, BOTH) {
-            let reading = read("/vm.py", &text);
-            let [share] = reading.shares.as_slice() else {
-                panic!("{} shares: {text}", reading.shares.len())
-            };
+            let share = only_share("/vm.py", &text);
             assert_eq!(share.fsdev, id.as_bytes(), "{text}");
             assert_eq!(share.mount_tag, None, "{text}");
             assert!(share.device.is_some(), "the device is there: {text}");
@@ -162,10 +160,7 @@ fn what_a_variable_may_hold_is_not_lost() {
         "#!/bin/bash\na=(-virtfs \"proxy,id=@I@,mount_tag=@T@,socket=$SOCK\")\nqemu \"${a[@]}\"\n",
     ] {
         for (text, (tag, id, _)) in variations(template, &["\""]) {
-            let reading = read("/vm.sh", &text);
-            let [share] = reading.shares.as_slice() else {
-                panic!("{} shares: {text}", reading.shares.len())
-            };
+            let share = only_share("/vm.sh", &text);
             assert_eq!(
                 (share.fsdev.as_slice(), share.mount_tag.as_deref()),
                 (id.as_bytes(), Some(tag.as_bytes())),
@@ -263,10 +258,7 @@ fn a_string_over_lines_is_read() {
         ),
     ] {
         for (text, (tag, id, socket)) in variations(template, quotes) {
-            let reading = read(name, &text);
-            let [share] = reading.shares.as_slice() else {
-                panic!("{} shares: {text}", reading.shares.len())
-            };
+            let share = only_share(name, &text);
             assert_eq!(
                 (share.fsdev.as_slice(), share.mount_tag.as_deref()),
                 (id.as_bytes(), Some(tag.as_bytes())),
