@@ -9,7 +9,7 @@
 //! | [`form`] | the forms of a tree, and one reader for all |
 //! | [`mod@journal`], [`moved_inodes`] | the original state of everything, and its format; of what is elsewhere now |
 //! | [`passthrough`], [`mapped_xattr`], [`mapped_file`] | one form each |
-//! | [`survey`], [`filesystem`], [`mounts`], [`idmap`] | what an export holds, and what it lies on |
+//! | [`survey`], [`filesystem`], [`mounts`], [`idmap`], [`id_view`] | what an export holds, and what it lies on |
 //! | [`mod@check`] | whether an export can move, and what that takes |
 //! | [`mod@verify`] | a conversion proved against its journal |
 //! | [`live`], [`neighbours`] | who has an export open, and who else is configured to use it |
@@ -29,6 +29,7 @@ mod flags;
 pub mod form;
 pub mod goal;
 mod hidden;
+pub mod id_view;
 pub mod identity;
 pub mod idmap;
 mod inspect;

@@ -42,6 +42,15 @@ pub fn with_owner_rights(value: &[u8], rights: u16) -> Vec<u8> {
     out
 }
 
+/// Whether an ACL names a user or group that the reader's user namespace, or the id map of the mount, lacks: the kernel shows it as −1,
+/// and takes no such ACL back.
+pub fn names_unmapped(value: &[u8]) -> bool {
+    let (entries, _) = value.get(4..).unwrap_or_default().as_chunks::<8>();
+    entries.iter().any(|[t0, t1, _, _, id @ ..]| {
+        matches!(u16::from_le_bytes([*t0, *t1]), 0x02 | 0x08) && u32::from_le_bytes(*id) == u32::MAX
+    })
+}
+
 /// Adds one entry: a tag, permissions and a number, all little-endian.
 fn push_entry(out: &mut String, [t0, t1, p0, p1, i0, i1, i2, i3]: [u8; 8]) -> Option<()> {
     let permissions = u16::from_le_bytes([p0, p1]);
@@ -99,6 +108,18 @@ mod tests {
         assert_eq!(with_owner_rights(&acl(0), 6), acl(6));
         assert_eq!(with_owner_rights(&acl(5), 2), acl(7));
         assert_eq!(with_owner_rights(b"no", 6), b"no");
+    }
+
+    #[test]
+    fn an_unmapped_user_or_group_is_found() {
+        let acl = |entries: &[Vec<u8>]| [2u32.to_le_bytes().to_vec(), entries.concat()].concat();
+        let owners =
+            [entry(1, 6, u32::MAX), entry(4, 0, u32::MAX), entry(16, 7, u32::MAX), entry(32, 0, u32::MAX)];
+        assert!(!names_unmapped(&acl(&owners)));
+        for (tag, id, is) in [(2, 7, false), (8, 65534, false), (2, u32::MAX, true), (8, u32::MAX, true)] {
+            assert_eq!(names_unmapped(&acl(&[&owners[..], &[entry(tag, 4, id)]].concat())), is, "{tag} {id}");
+        }
+        assert!(!names_unmapped(b"no"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use rustix::fs::{Gid, Uid, fchown};
 use rustix::io::Errno;
 
 use super::filesystem::temporary;
+use super::id_view::IdMaps;
 use super::journal::Journal;
 use super::mounts::{self, Mounts};
 use crate::text;
@@ -45,9 +46,34 @@ pub fn lacking(export: impl AsFd, owners: impl IntoIterator<Item = (u32, u32)>) 
     })
 }
 
-/// Refuses to go on with a conversion, or to roll it back, through an id-mapped mount that can't have the owners that the journal
-/// tells of.
+/// Refuses an export that shows other numbers of users and groups than at the conversion, by another id map of its mount or in another
+/// user namespace: what is recorded of owners would be other users'.
+pub fn ensure_same_ids(export: &Path, journal: &Journal) -> Result<()> {
+    let Some(was) = &journal.begin().ids else { return Ok(()) };
+    let shown = text::escape_path(export);
+    let directory = open_export(export)?;
+    let id = mounts::mount_id(&directory).with_context(|| format!("asking for the mount of '{shown}'"))?;
+    let now = IdMaps::of(directory.as_fd(), Mounts::own()?.by_id(id));
+    if was.agrees(&now) {
+        return Ok(());
+    }
+    let how = match (&was.mount, &now.mount) {
+        (Some(_), None) => "it was converted through an id-mapped mount, and this mount has no id map",
+        (None, Some(_)) => "it was converted through a mount without an id map, and this mount has one",
+        (was, now) if was != now => "it was converted through a mount with another id map",
+        _ => "it was converted in another user namespace",
+    };
+    bail!(
+        "'{shown}' shows the numbers of users and groups otherwise than at its conversion: {how}. Files would become other users'. Nothing \
+         was changed. Run the same command on the export as it was reached then: in the same user namespace, and through a mount with \
+         the same id map, or without one if it had none"
+    )
+}
+
+/// Refuses to go on with a conversion, or to roll it back, where the numbers of users and groups are not those of the conversion, or
+/// through an id-mapped mount that can't have the owners that the journal tells of.
 pub fn refuse(export: &Path, journal: &Journal) -> Result<()> {
+    ensure_same_ids(export, journal)?;
     refuse_unless_it_has(export, || {
         let mut owners = BTreeSet::from([(journal.begin().uid, journal.begin().gid)]);
         for listing in journal.listings()? {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{Access, AtFlags};
 use rustix::io::Errno;
 
+use super::acl;
 use super::entry::{ACCESS_ACL, DEFAULT_ACL, Identity, Inode, Kind};
 use super::filesystem::{self, Attributes, Filesystem};
 use super::journal::SUFFIX as JOURNAL_SUFFIX;
@@ -113,6 +114,8 @@ pub struct Survey {
     pub unread: BTreeMap<i32, Group>,
     /// Entries whose owner or group the mount's id map lacks.
     pub unmapped: Group,
+    /// Entries with ACLs that name users or groups which the id map of the mount or of the user namespace lacks.
+    pub unmapped_acls: Group,
     /// Names of files with several names that are in a lower layer of an overlay, which copies each name up by itself.
     pub breaking: Group,
     /// Entries that an overlay would copy up from a lower layer.
@@ -185,6 +188,7 @@ impl Survey {
             (&mut self.absent, other.absent),
             (&mut self.changed, other.changed),
             (&mut self.unmapped, other.unmapped),
+            (&mut self.unmapped_acls, other.unmapped_acls),
             (&mut self.breaking, other.breaking),
         ] {
             group.merge(more);
@@ -391,11 +395,12 @@ impl Surveyor<'_> {
         if names.is_empty() {
             return Ok(());
         }
-        let (mut acl, mut mapped, mut heavy) = (false, false, false);
+        let (mut acl, mut mapped, mut heavy, mut unmapped) = (false, false, false, false);
         for name in names.iter() {
             let bytes = name.to_bytes();
             if bytes == ACCESS_ACL || bytes == DEFAULT_ACL {
                 acl = true;
+                unmapped |= pin.xattr(name)?.is_some_and(|value| acl::names_unmapped(&value));
                 if bytes == ACCESS_ACL && !pin.inode().suits_owner() {
                     self.survey.weak_owners.add(path);
                 }
@@ -417,6 +422,9 @@ impl Surveyor<'_> {
         self.survey.acls += u64::from(acl);
         if mapped {
             self.survey.mapped.add(path);
+        }
+        if unmapped {
+            self.survey.unmapped_acls.add(path);
         }
         if (acl || heavy) && self.is_tight(pin)? {
             self.survey.tight.add(path);

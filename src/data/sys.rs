@@ -102,3 +102,76 @@ pub fn sees_trusted_attributes() -> bool {
         std::fs::read_link("/proc/self/ns/user").is_ok_and(|name| name == Path::new(FIRST_USER_NAMESPACE));
     is_first && caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false)
 }
+
+/// `STATMOUNT_MNT_UIDMAP` and `STATMOUNT_MNT_GIDMAP` (Linux 6.15): include/uapi/linux/mount.h.
+const ID_MAPS: u64 = 0x2000 | 0x4000;
+
+/// `struct mnt_id_req`, its first version.
+#[repr(C)]
+struct MountRequest {
+    size: u32,
+    spare: u32,
+    mount: u64,
+    wanted: u64,
+}
+
+/// `struct statmount`, with room for strings. Only the fields that are read have names.
+#[repr(C)]
+struct MountAnswer {
+    size: u32,
+    other: u32,
+    told: u64,
+    others: [u64; 17],
+    uid_count: u32,
+    uid_map: u32,
+    gid_count: u32,
+    gid_map: u32,
+    spare: [u64; 43],
+    strings: [u8; 16384],
+}
+
+/// The maps of users and of groups of the id-mapped mount through which `fd` was opened, by statmount(2), a line for each range. `None`
+/// where the kernel does not tell.
+pub fn mount_id_maps(fd: BorrowedFd<'_>) -> Option<[String; 2]> {
+    // The same number on every architecture; the libc crate does not name it everywhere.
+    const STATMOUNT: libc::c_long = 457;
+    // `STATX_MNT_ID_UNIQUE`.
+    let unique = rustix::fs::StatxFlags::from_bits_retain(0x4000);
+    let told = rustix::fs::statx(fd, c"", rustix::fs::AtFlags::EMPTY_PATH, unique).ok()?;
+    if told.stx_mask & unique.bits() == 0 {
+        return None;
+    }
+    let request = MountRequest { size: 24, spare: 0, mount: told.stx_mnt_id, wanted: ID_MAPS };
+    let mut answer = Box::new(MountAnswer {
+        size: 0,
+        other: 0,
+        told: 0,
+        others: [0; 17],
+        uid_count: 0,
+        uid_map: 0,
+        gid_count: 0,
+        gid_map: 0,
+        spare: [0; 43],
+        strings: [0; 16384],
+    });
+    // SAFETY: both structures are laid out as the kernel's; it reads 24 bytes of the request, the length that this says, and writes no
+    // more than the length of the answer that it is told.
+    let result = unsafe {
+        libc::syscall(STATMOUNT, &raw const request, &raw mut *answer, size_of::<MountAnswer>(), 0)
+    };
+    if result != 0 || answer.told & ID_MAPS != ID_MAPS {
+        return None;
+    }
+    let map = |at: u32, count: u32| {
+        let mut rest = answer.strings.get(usize::try_from(at).ok()?..)?;
+        let mut lines = String::new();
+        for _ in 0..count {
+            let end = rest.iter().position(|&byte| byte == 0)?;
+            lines.push_str(std::str::from_utf8(rest.get(..end)?).ok()?);
+            lines.push('\n');
+            rest = rest.get(end + 1..)?;
+        }
+        Some(lines)
+    };
+    Some([map(answer.uid_map, answer.uid_count)?, map(answer.gid_map, answer.gid_count)?])
+}

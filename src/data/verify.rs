@@ -20,6 +20,7 @@ use super::entry::{self, Identity};
 use super::form::Form;
 use super::goal::ConversionTarget;
 use super::identity::Key;
+use super::idmap;
 use super::journal::{self, Gaps, Journal, Listing, NameSum, Record, Stage, Superseded};
 use super::owner::Owner;
 use super::pin::Pin;
@@ -75,6 +76,7 @@ pub fn verify(export: &Path, journal: &Path, by_path: bool, jobs: usize) -> anyh
         .context("without its journal a conversion can't be verified")?
         .context("nothing of the export was converted yet: there is nothing to verify")?;
     journal.ensure_of_conversion()?;
+    idmap::ensure_same_ids(export, &journal)?;
     let form = match journal.stage() {
         Stage::Recording => bail!("nothing of the export was converted yet: there is nothing to verify"),
         Stage::RolledBack => Form::Passthrough,

@@ -169,6 +169,83 @@ fn an_unmapping_through_a_map_that_lacks_an_owner_changes_nothing() {
     );
 }
 
+#[test]
+fn an_acl_or_a_capability_outside_the_id_map_is_an_error_before_the_first_change() {
+    for (model, make, what) in [
+        (
+            "mapped-xattr",
+            "setfacl -m u:70000:r disk/export/f",
+            "its ACL names users or groups that are not in the id map",
+        ),
+        (
+            "mapped-file",
+            "setfacl -d -m g:70000:r disk/export/d",
+            "its ACL names users or groups that are not in the id map",
+        ),
+        (
+            "mapped-xattr",
+            "setcap -n 70000 cap_chown+p disk/export/f",
+            "an id in its file capabilities is not in the id map",
+        ),
+        ("mapped-xattr", "setfacl -m u:1000:r disk/export/f", ""),
+    ] {
+        let script = format!(
+            r"{DISK}
+            {make}
+            idmap '0 0 65536'
+            state >before
+            migrate convert mapped --owner=12345:12345 --apply --progress=never --accept=owner-kept-out --security-model={model}
+            if [ -e mapped.virtfs-journal ]; then migrate rollback mapped --apply --progress=never; fi
+            state >after
+            cmp before after"
+        );
+        let said = run(&script);
+        assert!(said.contains(what), "{make}: {said}");
+        let is_refused = said.contains("[ids-not-mapped]") && said.contains("status 3");
+        assert_eq!(is_refused, !what.is_empty(), "{make}: {said}");
+        assert_eq!(said.contains("is rolled back"), what.is_empty(), "{make}: {said}");
+    }
+}
+
+/// The host's root must not become the owner of what belonged to a container's root.
+#[test]
+fn nothing_goes_by_a_journal_where_ids_are_shown_otherwise_than_at_the_conversion() {
+    let script = format!(
+        r"{DISK}
+        chown -Rh 100000:100000 disk/export; chmod 4755 disk/export/f; mkdir other
+        idmap '100000 0 65536'
+        state >before
+        migrate convert mapped --owner=12345:12345 --apply --progress=never --accept=owner-kept-out --journal journal
+        state >converted
+        TARGET=other SOURCE=disk/export MAP='100000 5 100
+        112345 12345 1' $tool --exact --ignored layers::mount_with_an_id_map >/dev/null
+        for tree in disk/export other; do
+            echo == $tree
+            migrate rollback $tree --journal journal
+            migrate rollback $tree --journal journal --apply --progress=never
+            migrate rollback $tree --journal journal --by-path --apply --progress=never
+            migrate convert $tree --journal journal --adopt --apply --progress=never
+            migrate verify $tree --journal journal
+        done
+        echo == end
+        state >after
+        cmp converted after
+        migrate rollback mapped --journal journal --apply --progress=never
+        state >after
+        cmp before after"
+    );
+    let said = run(&script);
+    let [_, plain, other, end] = said.split("== ").collect::<Vec<_>>()[..] else { panic!("{said}") };
+    assert_eq!(
+        plain.matches("through an id-mapped mount, and this mount has no id map").count(),
+        5,
+        "{said}"
+    );
+    assert_eq!(other.matches("shows the numbers of users and groups otherwise").count(), 5, "{said}");
+    assert_eq!(said.matches("status 1").count(), 10, "{said}");
+    assert!(end.contains("is rolled back"), "{said}");
+}
+
 /// An overlay with hard links in both layers at `export`; `$1` are further options.
 const OVERLAY: &str = r#"
 migrate() { "$program" migrate "$@" 2>&1 || echo "status $?"; }

@@ -204,7 +204,16 @@ impl Judge<'_> {
         let facts = self.facts;
         let mut entries = Entries { export: &facts.export, found: Vec::new() };
         for (errno, group) in &facts.survey.unread {
-            let what = format!("it could not be looked at: {}", said(Errno::from_raw_os_error(*errno)));
+            let errno = Errno::from_raw_os_error(*errno);
+            let what = format!("it could not be looked at: {}", said(errno));
+            if errno == Errno::OVERFLOW {
+                // The kernel says so of file capabilities of a user namespace's root.
+                let what = format!(
+                    "{what}: an id in its file capabilities is not in the id map of the mount, or of the user namespace"
+                );
+                entries.some(&finding::IDS_NOT_MAPPED, group, &what);
+                continue;
+            }
             entries.some(&finding::UNREADABLE_ENTRY, group, &what);
         }
         let changed = "it went away or was replaced while it was looked at";
@@ -297,6 +306,8 @@ impl Entries<'_> {
         self.some(&finding::XATTR_LOST, &survey.other_lost, "the guest loses attributes of many other names");
         let unmapped = "its owner or group is not in the id map of the mount: nothing can be changed of it";
         self.some(&finding::IDS_NOT_MAPPED, &survey.unmapped, unmapped);
+        let unmapped = "its ACL names users or groups that are not in the id map of the mount, or of the user namespace: they would be lost";
+        self.some(&finding::IDS_NOT_MAPPED, &survey.unmapped_acls, unmapped);
         let breaking = "it has several names in a lower layer of the overlay, which are copied up one by one: they become \
                         different files";
         self.some(&finding::LINKS_WOULD_BREAK, &survey.breaking, breaking);

@@ -88,6 +88,7 @@ impl Order<'_> {
         let journal = Journal::of_export(&self.journal, self.root.as_fd())?;
         if let Some(journal) = &journal {
             journal.ensure_no_other(self.root.as_fd())?;
+            idmap::ensure_same_ids(&self.export, journal)?;
         }
         let stage = journal.as_ref().map_or(Stage::Recording, Journal::stage);
         let advice = match stage {

@@ -18,6 +18,7 @@ use super::records::{Begin, FileSystem, Stage};
 use super::writer::Writer;
 use crate::data::entry::Inode;
 use crate::data::goal::ConversionTarget;
+use crate::data::id_view::IdMaps;
 use crate::data::mapped_file::METADATA_ROOT;
 use crate::data::mapped_xattr::UID;
 use crate::data::mounts::{self, Mounts};
@@ -261,6 +262,7 @@ impl Begin {
                     .map_or_else(|_| String::new(), |told| format!("{:016x}", told.f_fsid)),
             },
             root: Some(inode.id),
+            ids: Some(IdMaps::of(root.as_fd(), mount)),
             marks: mark::is_possible(root),
             adopts: goal.adopts,
             unmaps: false,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::entry::{Entry, Inode, Time};
 use crate::data::form::Model;
+use crate::data::id_view::IdMaps;
 use crate::data::identity::{Id, Stamp};
 use crate::text;
 
@@ -133,6 +134,9 @@ pub struct Begin {
     /// The export's root.
     #[serde(default)]
     pub root: Option<Id>,
+    /// By which maps the numbers of users and groups were seen; `None` where an earlier version did not record it.
+    #[serde(default)]
+    pub ids: Option<IdMaps>,
     /// Whether the export's root is marked before the first change: without a mark, nothing was changed.
     #[serde(default)]
     pub marks: bool,
