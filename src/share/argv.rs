@@ -21,7 +21,7 @@ use super::{Note, Part, Share, Transport, bounds, qemu_opts};
 use crate::text::escape;
 pub use arg::{Arg, ArgEdit, ArgvShare, Spelling, Splice};
 use describe::is_proxy;
-pub use memory::memory;
+pub use memory::{REST, memory};
 use model::{GuestDevice, Model, Value};
 pub use scan::{Valued, valued};
 

@@ -8,16 +8,27 @@ use serde::{Deserialize, Serialize};
 /// Where a guest's memory comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Memory {
-    /// QEMU allocates it by itself: so many bytes; `None` where the size is not here, or not statically known.
-    Plain(Option<u64>),
+    /// QEMU allocates it by itself, as far as the arguments say.
+    Plain(Plain),
     /// All memory backends are there, and shared.
     Shared,
     /// It can't be shared as the arguments stand: why, and what to do; one sentence without a full stop.
     Conflict(String),
 }
 
+/// Memory that QEMU allocates by itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plain {
+    /// Its bytes; `None` where the size is not here, or not statically known.
+    pub size: Option<u64>,
+    /// The ids of the objects that are there: a new backend needs another one.
+    pub objects: Vec<String>,
+    /// What may say more of memory and is not read here, safe to print: `-readconfig /etc/vm.cfg`, `$OPTIONS`.
+    pub elsewhere: Option<String>,
+}
+
 impl Default for Memory {
     fn default() -> Self {
-        Self::Plain(None)
+        Self::Plain(Plain::default())
     }
 }

@@ -79,13 +79,19 @@ pub fn memory_args(memory: &Memory) -> Result<Vec<String>, Unrepresentable> {
     match memory {
         Memory::Shared => Ok(Vec::new()),
         Memory::Conflict(why) => Err(Unrepresentable(why.clone())),
-        Memory::Plain(size) => {
-            let size = size.map_or_else(|| "SIZE".to_owned(), size_text);
+        Memory::Plain(plain) => {
+            let size = plain.size.map_or_else(|| "SIZE".to_owned(), size_text);
+            let numbered = |number: usize| {
+                if number == 1 { MEMORY_ID.to_owned() } else { format!("{MEMORY_ID}{number}") }
+            };
+            let is_free = |id: &String| !plain.objects.contains(id);
+            // One more number than objects is enough.
+            let id = (1..=plain.objects.len() + 1).map(numbered).find(is_free).unwrap_or_default();
             Ok(vec![
                 "-object".to_owned(),
-                format!("memory-backend-memfd,id={MEMORY_ID},size={size},share=on"),
+                format!("memory-backend-memfd,id={id},size={size},share=on"),
                 "-machine".to_owned(),
-                format!("memory-backend={MEMORY_ID}"),
+                format!("memory-backend={id}"),
             ])
         }
     }

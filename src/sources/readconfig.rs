@@ -13,6 +13,7 @@ use super::templates::all_expressions;
 use crate::report::finding::{self, Finding};
 use crate::share::argv::{self, Arg, ArgvShare};
 use crate::share::local::{self, Options, Unrepresentable, quotable};
+use crate::share::memory::Memory;
 use crate::share::qemu_opts;
 use crate::share::rewrite::{Edit, Edits, Refusal, Rewrite};
 use crate::share::{Note, Place, Share};
@@ -146,6 +147,9 @@ impl<'a> Configuration<'a> {
             guest: guest.or(instance),
             ..share.place.clone()
         };
+        if let Memory::Plain(plain) = &mut share.memory {
+            plain.elsewhere.get_or_insert_with(|| argv::REST.to_owned());
+        }
         if managed.is_some() {
             share.notes.push(Note::Generated);
         }
@@ -214,13 +218,17 @@ impl<'a> Configuration<'a> {
     }
 }
 
-/// The option whose values a group of sections holds, of those that make shares.
+/// The option whose values a group of sections holds, of those that make shares and the guest's memory.
 fn option_of(group: &[u8]) -> Option<&'static [u8]> {
     match group {
         b"fsdev" => Some(b"-fsdev"),
         b"device" => Some(b"-device"),
         b"global" => Some(b"-global"),
         b"name" => Some(b"-name"),
+        b"memory" => Some(b"-m"),
+        b"machine" => Some(b"-machine"),
+        b"object" => Some(b"-object"),
+        b"numa" => Some(b"-numa"),
         _ => None,
     }
 }

@@ -73,6 +73,68 @@ fn memory_is_merged_or_refused() {
     assert!(out.contains("size=SIZE") && errors.contains("SIZE is the guest's memory"), "{out}{errors}");
 }
 
+/// A new backend has an id of its own, and what is not read here is named.
+#[test]
+fn a_new_memory_backend_meets_no_other() {
+    let printed = ["--backend", "virtiofs", "--to", "qemu-args"];
+    let taken =
+        "-m 2G -object memory-backend-memfd,id=virtiofs-mem,size=1G -device pc-dimm,memdev=virtiofs-mem";
+    let (code, out, errors) = run(&SCRIPT.replace("-m 2G", taken), &printed);
+    assert_eq!(code, 0, "{errors}");
+    assert!(
+        out.contains("id=virtiofs-mem2,size=2G") && out.contains("memory-backend=virtiofs-mem2\n"),
+        "{out}"
+    );
+    assert!(!errors.contains("not read here"), "{errors}");
+    for (more, named) in [("-readconfig /etc/vm.cfg", "-readconfig /etc/vm.cfg"), ("$MORE", "$MORE")] {
+        let (code, out, errors) = run(&SCRIPT.replace("-m 2G", &format!("-m 2G {more}")), &printed);
+        assert_eq!(code, 0, "{errors}");
+        assert!(
+            out.contains("size=2G") && errors.contains(&format!("See what {named} says")),
+            "{out}{errors}"
+        );
+    }
+    let random = "-m 2G -object rng-random,id=r,filename=/dev/memory-backend";
+    let (code, _, errors) = run(&SCRIPT.replace("-m 2G", random), &printed);
+    assert_eq!(code, 0, "{errors}");
+}
+
+/// What a file of -readconfig says of memory counts as what arguments say.
+#[test]
+fn the_memory_of_a_readconfig_file_is_read() {
+    const SHARE: &str = "[fsdev \"fs0\"]\n  fsdriver = \"proxy\"\n  socket = \"/run/p.sock\"\n\n[device]\n  driver = \"virtio-9p-pci\"\n  \
+                         fsdev = \"fs0\"\n  mount_tag = \"data\"\n";
+    const SIZE: &str = "[memory]\n  size = \"512\"\n\n";
+    let object = |share: &str| {
+        format!(
+            "[object \"m\"]\n  qom-type = \"memory-backend-file\"\n  mem-path = \"/x\"\n  size = \"512M\"\n  share = \"{share}\"\n\n"
+        )
+    };
+    let machine = "[machine]\n  memory-backend = \"m\"\n\n";
+    let node = "[numa]\n  type = \"node\"\n  memdev = \"m\"\n\n";
+    for (memory, expected) in [
+        (SIZE.to_owned(), Ok(Some("size=512M,"))),
+        (object("on") + SIZE + machine, Ok(None)),
+        (object("on") + SIZE + node, Ok(None)),
+        (object("off") + SIZE + node, Err("the memory backend m is not shared")),
+    ] {
+        let (code, out, errors) =
+            run(&(memory.clone() + SHARE), &["--backend", "virtiofs", "--to", "qemu-args"]);
+        match expected {
+            Ok(size) => {
+                assert_eq!(code, 0, "{memory}: {errors}");
+                assert_eq!(out.contains("-object"), size.is_some(), "{memory}: {out}");
+                assert!(out.contains(size.unwrap_or_default()), "{memory}: {out}");
+                assert_eq!(errors.contains("the rest of QEMU's command line"), size.is_some(), "{errors}");
+            }
+            Err(why) => {
+                assert_eq!(code, 1, "{memory}: {out}");
+                assert!(errors.contains(why), "{errors}");
+            }
+        }
+    }
+}
+
 #[test]
 fn variables_stay_variables_and_an_unknown_readonly_is_read_only() {
     let script = "#!/bin/sh\nqemu-system-x86_64 -m 1G -fsdev proxy,id=fs0,socket=/run/p.sock,readonly=$RO \\\n  \
@@ -158,6 +220,10 @@ fn a_domains_memory_is_merged_or_refused() {
         (cells(""), dimm("dimm", ""), Ok(&[MEMFD, SHARED])),
         (cells(""), dimm("dimm", " access='shared'"), Ok(&[MEMFD, SHARED])),
         (cells(""), dimm("dimm", " access='private'"), Err("a <memory> device asks for private memory")),
+        (cells(""), dimm("nvdimm", ""), Err("an NVDIMM keeps what the guest writes to itself")),
+        (cells(""), dimm("nvdimm", " access='shared'"), Ok(&[MEMFD, SHARED])),
+        (cells(" memAccess='shared'"), dimm("nvdimm", ""), Ok(&[MEMFD, SHARED])),
+        (backing(SHARED), dimm("nvdimm", ""), Ok(&[MEMFD])),
         (cells(""), dimm("nvdimm", " access='private'"), Err("a <memory> device asks for private memory")),
     ] {
         let xml = domain(&before, &device);

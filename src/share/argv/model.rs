@@ -142,11 +142,7 @@ impl Fsdev {
 
 impl GuestDevice {
     fn of(word: Word, arg: &Arg, sets: &[Set], globals: &[Global]) -> Option<Self> {
-        let all = if arg.value.starts_with(b"{") && arg.value.len() <= LONGEST_ARGUMENT {
-            json_properties(arg)?
-        } else {
-            key_values(arg)
-        };
+        let all = properties(arg, b"driver")?;
         let mut device = Self {
             word,
             driver: Value { bytes: Vec::new(), unknown: false },
@@ -266,9 +262,14 @@ fn parse(arg: &Arg, first: Option<&[u8]>) -> Vec<Opt> {
     qemu_opts::parse(&arg.value, &arg.unknown, first)
 }
 
-fn key_values(arg: &Arg) -> Vec<(Vec<u8>, Value)> {
-    let opts = parse(arg, Some(b"driver"));
-    opts.into_iter().map(|opt| (opt.key, Value { bytes: opt.value, unknown: opt.unknown })).collect()
+/// What an argument says of a device or an object, as an option string or as JSON; `None` where it is neither. `implied` is the key of
+/// the first word.
+pub(super) fn properties(arg: &Arg, implied: &[u8]) -> Option<Vec<(Vec<u8>, Value)>> {
+    if arg.value.starts_with(b"{") && arg.value.len() <= LONGEST_ARGUMENT {
+        return json_properties(arg);
+    }
+    let opts = parse(arg, Some(implied)).into_iter();
+    Some(opts.map(|opt| (opt.key, Value { bytes: opt.value, unknown: opt.unknown })).collect())
 }
 
 /// The members of a JSON object, as text.

@@ -142,6 +142,18 @@ pub fn valued(args: &[Arg]) -> Vec<Valued<'_>> {
     found
 }
 
+/// An argument that may stand for any number of others: a variable that is neither an option's value nor the program.
+pub(super) fn loose(args: &[Arg]) -> Option<&Arg> {
+    let mut values = vec![false; args.len()];
+    walk(args, |_, at| values.iter_mut().skip(at + 1).take(1).for_each(|value| *value = true));
+    let may_be_more = |(at, arg): &(usize, &Arg)| {
+        let begins_unknown = arg.unknown.first().is_some_and(|range| range.start == 0);
+        let is_list = arg.value.starts_with(b"@");
+        !values.get(*at).is_some_and(|value| *value) && (is_list || begins_unknown && *at > 0)
+    };
+    args.iter().enumerate().find(may_be_more).map(|(_, arg)| arg)
+}
+
 /// The options that shares are made of, each with its value. A word that no QEMU knows as an option, or that takes no
 /// value, stands alone.
 pub(super) fn scan(args: &[Arg]) -> Vec<Word> {

@@ -62,9 +62,22 @@ pub(super) fn tell_printed(form: Snippet, shares: &[Share], daemon: &Daemon) {
                 "Put these arguments in the place of the share's -fsdev (or -virtfs) and -device. vhost-user-fs is in QEMU 4.2 and newer."
                     .to_owned(),
             );
-            if shares.iter().any(|share| share.memory == Memory::Plain(None)) {
+            let plain = |share: &Share| match &share.memory {
+                Memory::Plain(plain) => Some(plain.clone()),
+                Memory::Shared | Memory::Conflict(_) => None,
+            };
+            let plain: Vec<_> = shares.iter().filter_map(plain).collect();
+            if plain.iter().any(|plain| plain.size.is_none()) {
                 steps.push("SIZE is the guest's memory, as its -m says it, with its unit (512M): it is not known here.".to_owned());
             }
+            let elsewhere: BTreeSet<_> = plain.iter().filter_map(|plain| plain.elsewhere.as_deref()).collect();
+            steps.extend(elsewhere.into_iter().map(|elsewhere| {
+                format!(
+                    "See what {elsewhere} says of the guest's memory, which is not read here: where it makes a memory backend (-object \
+                     memory-backend-…, -machine memory-backend=, -numa node, -mem-path), leave the last two arguments out and give that backend \
+                     share=on."
+                )
+            }));
         }
         Snippet::VirtiofsdUnit | Snippet::Readconfig => steps.push(unit),
     }

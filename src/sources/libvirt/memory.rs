@@ -5,7 +5,7 @@ use roxmltree::Node;
 use super::arguments::{Domain, elements};
 use super::file::File;
 use super::layout::Slot;
-use crate::share::memory::Memory;
+use crate::share::memory::{Memory, Plain};
 use crate::share::rewrite::{Edit, Refusal};
 use crate::share::virtiofs::MEMORY_BACKING;
 
@@ -73,12 +73,18 @@ fn refuse_conflicts(file: &File, domain: &Domain) -> Result<(), Refusal> {
         let remedy = "write access='shared' in its place first; what the guest writes into an NVDIMM is then stored in its file";
         return refuse(node, message, remedy);
     }
+    if let Some(node) = unsaid_nvdimm(domain) {
+        let message = "an NVDIMM keeps what the guest writes to itself, and would store it in its file once all of the memory is shared";
+        return refuse(
+            node,
+            message,
+            "write access='shared' into its <memory> first, if that file may change",
+        );
+    }
     let message = match crate::share::argv::memory(&domain.args) {
-        Memory::Plain(None) => return Ok(()),
+        Memory::Plain(Plain { size: None, .. }) => return Ok(()),
         Memory::Conflict(why) => why,
-        Memory::Plain(Some(_)) | Memory::Shared => {
-            "QEMU's own arguments here say how the memory is made".into()
-        }
+        Memory::Plain(_) | Memory::Shared => "QEMU's own arguments here say how the memory is made".into(),
     };
     let line = domain.args.first().map(|arg| arg.line);
     Err(Refusal::at(
@@ -86,4 +92,27 @@ fn refuse_conflicts(file: &File, domain: &Domain) -> Result<(), Refusal> {
         message,
         "take what speaks of memory out of <qemu:commandline> first, and say it by <memoryBacking>",
     ))
+}
+
+/// An NVDIMM that is private so far because nothing makes it shared.
+fn unsaid_nvdimm<'a, 'input>(domain: &Domain<'a, 'input>) -> Option<Node<'a, 'input>> {
+    let is_shared = |node: Node| node.attribute("mode") == Some("shared");
+    let backing = elements(domain.node, "memoryBacking");
+    if backing.flat_map(|backing| elements(backing, "access")).any(is_shared) {
+        return None;
+    }
+    let cells = elements(domain.node, "cpu").flat_map(|cpu| elements(cpu, "numa"));
+    let shared: Vec<_> = cells
+        .flat_map(|numa| elements(numa, "cell"))
+        .filter(|cell| cell.attribute("memAccess") == Some("shared"))
+        .filter_map(|cell| cell.attribute("id"))
+        .collect();
+    let of_shared_node = |node: &Node| {
+        let mut targets = elements(*node, "target").flat_map(|target| elements(target, "node"));
+        targets.any(|number| number.text().is_some_and(|number| shared.contains(&number.trim())))
+    };
+    elements(domain.node, "devices")
+        .flat_map(|devices| elements(devices, "memory"))
+        .filter(|node| node.attribute("model") == Some("nvdimm"))
+        .find(|node| node.attribute("access").is_none() && !of_shared_node(node))
 }
