@@ -29,7 +29,7 @@ use crate::sources::config::options::ConfigArgs;
 pub struct Cli {
     /// What to do instead of serving an export.
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub(crate) command: Option<Command>,
     /// The helper's own options.
     #[command(flatten)]
     pub helper: HelperArgs,
@@ -38,7 +38,9 @@ pub struct Cli {
 impl Cli {
     /// Reads a command line, the program's name included, and the environment. An empty variable counts as
     /// unset.
-    pub fn read<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Self, clap::Error> {
+    pub(crate) fn read<W: Into<OsString> + Clone>(
+        words: impl IntoIterator<Item = W>,
+    ) -> Result<Self, clap::Error> {
         let mut command = without_empty_variables(Self::command());
         let matches = command.try_get_matches_from_mut(words)?;
         let mut cli = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
@@ -49,7 +51,7 @@ impl Cli {
 
 /// What the program does besides serving an export.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Ask the helper of this container, or the one behind a socket, whether it serves. Takes no client's place.
     #[command(after_long_help = help::HEALTHCHECK)]
     Healthcheck(HealthcheckArgs),
@@ -60,7 +62,7 @@ pub enum Command {
 
 /// `migrate`'s arguments.
 #[derive(Debug, Args)]
-pub struct MigrateArgs {
+pub(crate) struct MigrateArgs {
     /// The step.
     #[command(subcommand)]
     pub verb: MigrateVerb,
@@ -68,7 +70,7 @@ pub struct MigrateArgs {
 
 /// The steps of a migration.
 #[derive(Debug, Subcommand)]
-pub enum MigrateVerb {
+pub(crate) enum MigrateVerb {
     /// Find every proxy setup on this machine, or in the files given.
     #[command(after_long_help = help::AUDIT)]
     Audit(AuditArgs),

@@ -16,48 +16,48 @@
 //! | [`owner`] | the user that QEMU runs as |
 //! | [`mod@manifest`], [`acl`] | a tree as text |
 
-pub mod acl;
-pub mod added;
-pub mod check;
+pub(crate) mod acl;
+pub(crate) mod added;
+pub(crate) mod check;
 mod convert;
-pub mod devices;
-pub mod entry;
-pub mod error_summary;
-pub mod filesystem;
+pub(crate) mod devices;
+pub(crate) mod entry;
+pub(crate) mod error_summary;
+pub(crate) mod filesystem;
 mod filter;
 mod flags;
-pub mod form;
-pub mod goal;
+pub(crate) mod form;
+pub(crate) mod goal;
 mod hidden;
-pub mod id_view;
-pub mod identity;
-pub mod idmap;
+pub(crate) mod id_view;
+pub(crate) mod identity;
+pub(crate) mod idmap;
 mod inspect;
-pub mod journal;
-pub mod labels;
-pub mod live;
-pub mod manifest;
-pub mod mapped_file;
-pub mod mapped_xattr;
-pub mod mounts;
-pub mod moved_inodes;
-pub mod neighbours;
-pub mod options;
+pub(crate) mod journal;
+pub(crate) mod labels;
+pub(crate) mod live;
+pub(crate) mod manifest;
+pub(crate) mod mapped_file;
+pub(crate) mod mapped_xattr;
+pub(crate) mod mounts;
+pub(crate) mod moved_inodes;
+pub(crate) mod neighbours;
+pub(crate) mod options;
 mod outside;
-pub mod owner;
-pub mod passthrough;
-pub mod pin;
-pub mod progress;
+pub(crate) mod owner;
+pub(crate) mod passthrough;
+pub(crate) mod pin;
+pub(crate) mod progress;
 mod rollback;
-pub mod sample;
-pub mod staging;
-pub mod survey;
+pub(crate) mod sample;
+pub(crate) mod staging;
+pub(crate) mod survey;
 mod sys;
 mod time;
-pub mod tree;
+pub(crate) mod tree;
 mod unmap;
-pub mod verify;
-pub mod walk;
+pub(crate) mod verify;
+pub(crate) mod walk;
 
 use crate::data::options::{
     CheckArgs, ConvertArgs, JournalArgs, ManifestArgs, RollbackArgs, UnmapArgs, VerifyArgs,
@@ -65,36 +65,36 @@ use crate::data::options::{
 use crate::exit::Outcome;
 
 /// `migrate check`.
-pub fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<Outcome> {
     check::run(args)
 }
 
 /// `migrate convert`.
-pub fn convert(args: &ConvertArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn convert(args: &ConvertArgs) -> anyhow::Result<Outcome> {
     convert::run(args)
 }
 
 /// `migrate verify`.
-pub fn verify(args: &VerifyArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<Outcome> {
     verify::run(args)
 }
 
 /// `migrate rollback`.
-pub fn rollback(args: &RollbackArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn rollback(args: &RollbackArgs) -> anyhow::Result<Outcome> {
     rollback::run(args)
 }
 
 /// `migrate journal`.
-pub fn journal(args: &JournalArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn journal(args: &JournalArgs) -> anyhow::Result<Outcome> {
     inspect::run(args)
 }
 
 /// `migrate unmap`.
-pub fn unmap(args: &UnmapArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn unmap(args: &UnmapArgs) -> anyhow::Result<Outcome> {
     unmap::run(args)
 }
 
 /// `migrate manifest`.
-pub fn manifest(args: &ManifestArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn manifest(args: &ManifestArgs) -> anyhow::Result<Outcome> {
     manifest::run(args)
 }

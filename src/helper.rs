@@ -23,46 +23,46 @@
 //! | [`sys`], [`signals`], [`logging`], [`stderr`], [`log_relay`] | the kernel's side |
 
 #[cfg(feature = "break-in")]
-pub mod break_in;
-pub mod busy_poll;
-pub mod capabilities;
-pub mod cleaner;
-pub mod connection;
-pub mod counters;
-pub mod export;
-pub mod health;
-pub mod health_socket;
-pub mod identity;
-pub mod isolation;
-pub mod landlock;
-pub mod layer_switch;
-pub mod layers;
-pub mod log_relay;
-pub mod logging;
-pub mod mount_table;
-pub mod mount_watch;
-pub mod notify;
-pub mod operations;
-pub mod options;
-pub mod parent_death;
-pub mod path;
-pub mod pid_file;
-pub mod pid_namespace;
-pub mod privileges;
-pub mod protocol;
-pub mod sandbox;
-pub mod seccomp;
-pub mod self_check;
-pub mod settings;
-pub mod signals;
-pub mod socket;
-pub mod stderr;
-pub mod sticky;
-pub mod supervisor;
-pub mod sys;
-pub mod version;
-pub mod waiting;
-pub mod worker;
+pub(crate) mod break_in;
+pub(crate) mod busy_poll;
+pub(crate) mod capabilities;
+pub(crate) mod cleaner;
+pub(crate) mod connection;
+pub(crate) mod counters;
+pub(crate) mod export;
+pub(crate) mod health;
+pub(crate) mod health_socket;
+pub(crate) mod identity;
+pub(crate) mod isolation;
+pub(crate) mod landlock;
+pub(crate) mod layer_switch;
+pub(crate) mod layers;
+pub(crate) mod log_relay;
+pub(crate) mod logging;
+pub(crate) mod mount_table;
+pub(crate) mod mount_watch;
+pub(crate) mod notify;
+pub(crate) mod operations;
+pub(crate) mod options;
+pub(crate) mod parent_death;
+pub(crate) mod path;
+pub(crate) mod pid_file;
+pub(crate) mod pid_namespace;
+pub(crate) mod privileges;
+pub(crate) mod protocol;
+pub(crate) mod sandbox;
+pub(crate) mod seccomp;
+pub(crate) mod self_check;
+pub(crate) mod settings;
+pub(crate) mod signals;
+pub(crate) mod socket;
+pub(crate) mod stderr;
+pub(crate) mod sticky;
+pub(crate) mod supervisor;
+pub(crate) mod sys;
+pub(crate) mod version;
+pub(crate) mod waiting;
+pub(crate) mod worker;
 
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
@@ -85,7 +85,7 @@ use waiting::Waiting;
 use worker::Client;
 
 /// Serves an export as the command line says. Errors are printed here, once, with their context.
-pub fn run(args: HelperArgs) -> Outcome {
+pub(crate) fn run(args: HelperArgs) -> Outcome {
     stderr::prepare();
     let settings = match Settings::try_from(args) {
         Ok(settings) => settings,

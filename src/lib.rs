@@ -4,43 +4,97 @@
 //!
 //! | room | what it is | imports |
 //! |---|---|---|
-//! | [`cli`] | the command line: the program's commands, and what `--help` ends with | `data`, `helper`, `moves`, `report`, `sources` |
+//! | `cli` | the command line: the program's commands, and what `--help` ends with | `data`, `helper`, `moves`, `report`, `sources` |
 //! | `migrate` | one arm for each verb of `migrate` | `cli`, `data`, `exit`, `moves`, `report`, `sources` |
 //! | `moves` | `plan`, `apply`, `undo` and `status`: whole guests, and how far they are | `data`, `exit`, `kernel`, `report`, `share`, `sources`, `text`, `yaml` |
-//! | [`sources`] | `audit` and `config`: one reader for each configuration format, and who serves what | `data`, `exit`, `report`, `share`, `text`, `yaml` |
-//! | [`data`] | `check`, `convert`, `verify`, `rollback`, `unmap`, `manifest`: the export's files and their journal | `exit`, `kernel`, `report`, `share`, `text` |
-//! | [`share`] | what a share is, QEMU's option strings, and a share's equivalents | `report`, `text` |
-//! | [`report`] | findings, documents and their formats, and `report`, which merges audits | `exit`, `kernel`, `text`, `yaml` |
-//! | [`helper`] | the daemon: a privileged helper that QEMU 9.1 and older speaks to over a unix socket | `exit`, `kernel`, `text` |
-//! | [`exit`] | outcomes and exit statuses | |
+//! | `sources` | `audit` and `config`: one reader for each configuration format, and who serves what | `data`, `exit`, `report`, `share`, `text`, `yaml` |
+//! | `data` | `check`, `convert`, `verify`, `rollback`, `unmap`, `manifest`: the export's files and their journal | `exit`, `kernel`, `report`, `share`, `text` |
+//! | `share` | what a share is, QEMU's option strings, and a share's equivalents | `report`, `text` |
+//! | `report` | findings, documents and their formats, and `report`, which merges audits | `exit`, `kernel`, `text`, `yaml` |
+//! | `helper` | the daemon: a privileged helper that QEMU 9.1 and older speaks to over a unix socket | `exit`, `kernel`, `text` |
+//! | `exit` | outcomes and exit statuses | |
 //! | `kernel` | system calls that more than one room needs | |
 //! | `say` | lines on standard output and standard error, which never panic | |
-//! | [`text`] | bytes of any origin as text that is safe on a terminal | |
+//! | `text` | bytes of any origin as text that is safe on a terminal | |
 //! | `yaml` | reading YAML | |
 //!
-//! A room imports only rooms below it, as the last column says. `tests/structure` holds the files to this table.
+//! Nothing is public but [`run`], and [`internals`] for tests. A room imports only rooms below it, as the last column says. `tests/structure` holds the files to this table.
 //!
 //! The way of the data: bytes, request, reply, bytes (`helper`); text, share, local equivalent, text (`sources`, `share`);
 //! tree, entry, journal, tree (`data`).
 
+#![warn(unreachable_pub)]
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 #[macro_use]
 mod say;
 #[macro_use]
-pub mod report;
+mod report;
 
-pub mod cli;
-pub mod data;
-pub mod exit;
-pub mod helper;
+mod cli;
+mod data;
+mod exit;
+mod helper;
 mod kernel;
 mod migrate;
 mod moves;
-pub mod share;
-pub mod sources;
-pub mod text;
+mod share;
+mod sources;
+mod text;
 mod yaml;
+
+pub mod internals {
+    //! What the benchmarks, the fuzz targets, the examples and the tests use beside [`run`](super::run). Nothing here is
+    //! for other crates: any version may change it.
+
+    pub use crate::cli::Cli;
+
+    /// The export's files.
+    pub mod data {
+        pub use crate::data::journal::{Format, Journal, MAGIC, Part, Stage, Writer};
+        pub use crate::data::live::{Live, Role, User, look};
+    }
+
+    /// The daemon.
+    pub mod helper {
+        pub use crate::helper::Settings;
+        pub use crate::helper::identity::{IdMaps, Identity};
+        pub use crate::helper::isolation::{Access, Sandbox, Seccomp};
+        pub use crate::helper::operations::{Answer, Operations, REPLY};
+        pub use crate::helper::protocol::{Frame, HEADER, Request};
+        pub use crate::helper::sandbox::{Directory, enter};
+        pub use crate::helper::sticky::ProtectedRegular;
+    }
+
+    /// Findings, and text of any origin.
+    pub mod report {
+        pub use crate::report::finding::{KINDS, Severity};
+        pub use crate::text::unescape;
+    }
+
+    /// Shares, and the options by which QEMU takes them.
+    pub mod share {
+        pub use crate::share::local::{bus_number, pci_slot};
+        pub use crate::share::rewrite::{Rewrite, apply};
+        pub use crate::share::{Note, Share, Transport};
+
+        /// Argument lists.
+        pub mod argv {
+            pub use crate::share::argv::{Arg, guest_name, ids, mount_tags, rewrite, shares};
+        }
+
+        /// Option strings.
+        pub mod qemu_opts {
+            pub use crate::share::qemu_opts::{Opt, boolean, escape, id, last, parse};
+        }
+    }
+
+    /// Configuration formats.
+    pub mod sources {
+        pub use crate::sources::libvirt::Libvirt;
+        pub use crate::sources::{Document, FORMATS, Format};
+    }
+}
 
 use std::process::ExitCode;
 

@@ -4,7 +4,7 @@ use crate::cli::MigrateVerb;
 use crate::exit::Outcome;
 
 /// Runs one step of a migration. Errors are printed here, once, with their context.
-pub fn run(verb: MigrateVerb) -> Outcome {
+pub(crate) fn run(verb: MigrateVerb) -> Outcome {
     let result = match verb {
         MigrateVerb::Audit(args) => crate::sources::audit::run(&args),
         MigrateVerb::Config(args) => crate::sources::config::run(&args),

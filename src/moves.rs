@@ -15,7 +15,7 @@ mod guests;
 mod helpers;
 mod manager;
 mod managers;
-pub mod options;
+pub(crate) mod options;
 mod owner;
 mod page;
 mod place;
@@ -28,7 +28,7 @@ mod steps;
 mod telling;
 mod tool;
 
-pub use apply::{apply, undo};
+pub(crate) use apply::{apply, undo};
 
 use crate::exit::Outcome;
 use crate::moves::options::{PlanArgs, StatusArgs};
@@ -37,7 +37,7 @@ use crate::report::{self, Format, print_schema};
 use document::PlanDocument;
 
 /// Runs `migrate plan`.
-pub fn plan(args: &PlanArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<Outcome> {
     if args.schema {
         print_schema::<PlanDocument>()?;
         return Ok(Outcome::Clean);
@@ -67,7 +67,7 @@ pub fn plan(args: &PlanArgs) -> anyhow::Result<Outcome> {
 }
 
 /// Runs `migrate status`.
-pub fn status(args: &StatusArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<Outcome> {
     if args.schema {
         print_schema::<StatusDocument>()?;
         return Ok(Outcome::Clean);

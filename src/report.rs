@@ -4,24 +4,24 @@
 //! and hands it to [`print()`]. Its exit status is [`Counts::outcome`] or its own, the same in every format.
 
 #[macro_use]
-pub mod schema;
+pub(crate) mod schema;
 
-pub mod audit;
-pub mod check;
-pub mod finding;
-pub mod fleet;
-pub mod formats;
-pub mod journal;
+pub(crate) mod audit;
+pub(crate) mod check;
+pub(crate) mod finding;
+pub(crate) mod fleet;
+pub(crate) mod formats;
+pub(crate) mod journal;
 mod junit;
-pub mod origin;
+pub(crate) mod origin;
 mod output;
 mod prometheus;
-pub mod rows;
+pub(crate) mod rows;
 mod sarif;
-pub mod spool;
-pub mod status;
+pub(crate) mod spool;
+pub(crate) mod status;
 mod text;
-pub mod verify;
+pub(crate) mod verify;
 mod yaml;
 
 use std::io::{self, Write};
@@ -30,18 +30,18 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::exit::Outcome;
-pub use output::{print_with, put};
-pub use rows::{Counts, FindingRow};
-pub use schema::print_schema;
-pub use text::{write_finding, write_findings};
+pub(crate) use output::{print_with, put};
+pub(crate) use rows::{Counts, FindingRow};
+pub(crate) use schema::print_schema;
+pub(crate) use text::{write_finding, write_findings};
 
 /// The version of every document's fields. It grows when a field goes or changes its meaning; new fields
 /// come without.
-pub const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 /// How a document is printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people.
     #[default]
     Text,
@@ -52,19 +52,23 @@ pub enum Format {
 }
 
 /// A document that people can read.
-pub trait Text {
+pub(crate) trait Text {
     /// Writes it for people: findings first, counts last. Whatever comes from outside goes through
     /// [`crate::text::escape`].
     fn text(&self, out: &mut dyn Write) -> io::Result<()>;
 }
 
 /// Prints `document` to standard output. A reader that went away (`| head`) is no error.
-pub fn print<D: Serialize + Text>(document: &D, format: Format) -> anyhow::Result<()> {
+pub(crate) fn print<D: Serialize + Text>(document: &D, format: Format) -> anyhow::Result<()> {
     print_with(|out| write(document, format, out))
 }
 
 /// Writes `document` to `out`.
-pub fn write<D: Serialize + Text>(document: &D, format: Format, out: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn write<D: Serialize + Text>(
+    document: &D,
+    format: Format,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     match format {
         Format::Text => document.text(out),
         Format::Json => {
@@ -76,7 +80,7 @@ pub fn write<D: Serialize + Text>(document: &D, format: Format, out: &mut dyn Wr
 }
 
 /// [`Outcome::Clean`] in place of [`Outcome::Findings`] and [`Outcome::Unread`], for `--exit-zero`.
-pub fn exit_zero(outcome: Outcome, asked: bool) -> Outcome {
+pub(crate) fn exit_zero(outcome: Outcome, asked: bool) -> Outcome {
     match outcome {
         Outcome::Findings | Outcome::Unread if asked => Outcome::Clean,
         other => other,

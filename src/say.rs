@@ -17,7 +17,7 @@ macro_rules! complain {
 }
 
 /// [`say!`].
-pub fn on_output(text: Arguments<'_>) -> Result<()> {
+pub(crate) fn on_output(text: Arguments<'_>) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -26,7 +26,7 @@ pub fn on_output(text: Arguments<'_>) -> Result<()> {
 }
 
 /// [`complain!`].
-pub fn on_error(text: Arguments<'_>) {
+pub(crate) fn on_error(text: Arguments<'_>) {
     // One write, so that lines of several processes stay whole; where it fails, nobody is left to be told.
     let _ = std::io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }

@@ -1,26 +1,26 @@
 //! What a share is: the model that every reader yields and every writer takes.
 
-pub mod argv;
-pub mod backend;
-pub mod bounds;
-pub mod edit;
-pub mod helper;
-pub mod invocation;
-pub mod local;
-pub mod memory;
-pub mod qemu_opts;
-pub mod rewrite;
-pub mod target;
-pub mod version;
-pub mod view;
-pub mod virtiofs;
+pub(crate) mod argv;
+pub(crate) mod backend;
+pub(crate) mod bounds;
+pub(crate) mod edit;
+pub(crate) mod helper;
+pub(crate) mod invocation;
+pub(crate) mod local;
+pub(crate) mod memory;
+pub(crate) mod qemu_opts;
+pub(crate) mod rewrite;
+pub(crate) mod target;
+pub(crate) mod version;
+pub(crate) mod view;
+pub(crate) mod virtiofs;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::report::finding::Place;
+pub(crate) use crate::report::finding::Place;
 use crate::text;
 
 /// One 9p share over the proxy backend, as some configuration describes it.
@@ -92,7 +92,7 @@ pub enum Part {
 }
 
 /// Whether two texts expand the same variable: `$NAME`, `${NAME}` and `"$NAME"` are alike.
-pub fn same_text(a: &[u8], b: &[u8]) -> bool {
+pub(crate) fn same_text(a: &[u8], b: &[u8]) -> bool {
     let bare = |text: &[u8]| -> Vec<u8> {
         text.iter().copied().filter(|byte| !matches!(byte, b'{' | b'}' | b'"' | b' ')).collect()
     };

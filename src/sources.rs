@@ -1,20 +1,20 @@
 //! Where shares hide: one file a format, one line a format in [`registry`].
 
-pub mod audit;
+pub(crate) mod audit;
 mod chars;
 mod cmdline;
 mod commands;
-pub mod config;
+pub(crate) mod config;
 mod containers;
 mod documents;
 mod elsewhere;
 mod expansions;
-pub mod format;
+pub(crate) mod format;
 mod join;
 mod launcher;
 mod lexed;
-pub mod libvirt;
-pub mod managed;
+pub(crate) mod libvirt;
+pub(crate) mod managed;
 mod mention;
 mod naming;
 #[cfg(test)]
@@ -22,8 +22,8 @@ mod properties;
 mod proved;
 mod proxmox;
 mod quote_style;
-pub mod readconfig;
-pub mod registry;
+pub(crate) mod readconfig;
+pub(crate) mod registry;
 mod shell;
 mod spelling;
 mod systemd;
@@ -31,5 +31,5 @@ mod templates;
 mod unit_names;
 mod wrappers;
 
-pub use format::{Beside, Document, Format, Listener, Reading, Unreadable, path_of};
-pub use registry::{FORMATS, recognise, recognise_named};
+pub use format::{Document, Format};
+pub use registry::FORMATS;

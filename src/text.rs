@@ -3,7 +3,7 @@
 //! File names, configuration files and sockets carry any byte. [`escape`] is the one way from such bytes to text
 //! that people see: it is reversible, and no control character passes it raw. [`markup`] is the one way into XML and HTML.
 
-pub mod packed;
+pub(crate) mod packed;
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -21,7 +21,7 @@ use std::path::Path;
 /// assert_eq!(escape(b"/srv/caf\xc3\xa9"), "/srv/café");
 /// assert_eq!(escape(b"a\x1b[2Jb\xff"), r"a\x1b[2Jb\xff");
 /// ```
-pub fn escape(bytes: &[u8]) -> Cow<'_, str> {
+pub(crate) fn escape(bytes: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = std::str::from_utf8(bytes)
         && !text.chars().any(needs_escape)
     {
@@ -45,7 +45,7 @@ pub fn escape(bytes: &[u8]) -> Cow<'_, str> {
 
 /// Text that [`escape`] has been over, on another machine perhaps: what could still harm a terminal is escaped, and the
 /// escapes that are there stay as they are.
-pub fn printable(text: &str) -> Cow<'_, str> {
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     let harms = |c: char| c != '\\' && needs_escape(c);
     if !text.chars().any(harms) {
         return Cow::Borrowed(text);
@@ -62,12 +62,12 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 }
 
 /// [`escape`] for a path.
-pub fn escape_path(path: &Path) -> Cow<'_, str> {
+pub(crate) fn escape_path(path: &Path) -> Cow<'_, str> {
     escape(path.as_os_str().as_bytes())
 }
 
 /// [`escape`] for a string of the operating system's.
-pub fn escape_os(text: &OsStr) -> Cow<'_, str> {
+pub(crate) fn escape_os(text: &OsStr) -> Cow<'_, str> {
     escape(text.as_bytes())
 }
 
@@ -110,7 +110,7 @@ pub fn unescape(text: &str) -> Vec<u8> {
 /// use virtfs_proxy_helper::text::markup;
 /// assert_eq!(markup("a<b> & 'c'\n"), "a&lt;b&gt; &amp; &apos;c&apos;&#10;");
 /// ```
-pub fn markup(text: &str) -> String {
+pub(crate) fn markup(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -138,7 +138,7 @@ pub fn markup(text: &str) -> String {
 /// assert_eq!(shell_word(b"/srv/a,b"), b"/srv/a,b");
 /// assert_eq!(shell_word(b"it's"), br"'it'\''s'");
 /// ```
-pub fn shell_word(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn shell_word(bytes: &[u8]) -> Vec<u8> {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/.,:=@%+-_".contains(byte) || *byte >= 0x80;
     if !bytes.is_empty() && bytes.iter().all(plain) {
         return bytes.to_vec();

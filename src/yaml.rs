@@ -1,20 +1,20 @@
 //! Reading YAML: the one door to serde_yaml, which is archived upstream. Another reader would be put in here.
 
 use serde::de::DeserializeOwned;
-pub use serde_yaml::{Error, Value};
+pub(crate) use serde_yaml::{Error, Value};
 
 /// Reads one document.
-pub fn from_slice<D: DeserializeOwned>(bytes: &[u8]) -> Result<D, Error> {
+pub(crate) fn from_slice<D: DeserializeOwned>(bytes: &[u8]) -> Result<D, Error> {
     serde_yaml::from_slice(bytes)
 }
 
 /// What a value is in YAML.
-pub fn to_value(value: impl serde::Serialize) -> Result<Value, Error> {
+pub(crate) fn to_value(value: impl serde::Serialize) -> Result<Value, Error> {
     serde_yaml::to_value(value)
 }
 
 /// Every document of a stream.
-pub fn documents(text: &str) -> serde_yaml::Deserializer<'_> {
+pub(crate) fn documents(text: &str) -> serde_yaml::Deserializer<'_> {
     serde_yaml::Deserializer::from_str(text)
 }
 

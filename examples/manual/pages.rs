@@ -12,7 +12,7 @@ use std::path::Path;
 use clap::builder::PossibleValue;
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use clap_complete::aot::{Shell, generate};
-use virtfs_proxy_helper::cli::Cli;
+use virtfs_proxy_helper::internals::Cli;
 
 use roff::{Page, escape};
 

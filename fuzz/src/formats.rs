@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use virtfs_proxy_helper::share::argv::{self, Arg};
-use virtfs_proxy_helper::share::qemu_opts;
-use virtfs_proxy_helper::share::rewrite::{Rewrite, apply};
-use virtfs_proxy_helper::sources::{Document, FORMATS};
+use virtfs_proxy_helper::internals::share::argv::{self, Arg};
+use virtfs_proxy_helper::internals::share::{Rewrite, apply, qemu_opts};
+use virtfs_proxy_helper::internals::sources::{Document, FORMATS};
 
 /// Names that the seeds give to shares.
 const NAMES: [&[u8]; 6] = [b"fs0", b"fs1", b"t", b"share", b"tag", b"/run/a.sock"];

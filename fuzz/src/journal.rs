@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use virtfs_proxy_helper::data::journal::{Journal, MAGIC};
+use virtfs_proxy_helper::internals::data::{Journal, MAGIC};
 
 /// Opens a journal and reads all of it. With a first byte of `#` the input is one; otherwise it is made of frames (kind,
 /// length, payload) that get the checksums which let them pass.

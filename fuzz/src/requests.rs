@@ -7,12 +7,10 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{SFlag, fstat};
 use tempfile::TempDir;
-use virtfs_proxy_helper::helper::identity::{IdMaps, Identity};
-use virtfs_proxy_helper::helper::isolation::{Access, Sandbox, Seccomp};
-use virtfs_proxy_helper::helper::operations::{Answer, Operations, REPLY};
-use virtfs_proxy_helper::helper::protocol::{Frame, HEADER, Request};
-use virtfs_proxy_helper::helper::sandbox::{Directory, enter};
-use virtfs_proxy_helper::helper::sticky::ProtectedRegular;
+use virtfs_proxy_helper::internals::helper::{
+    Access, Answer, Directory, Frame, HEADER, IdMaps, Identity, Operations, ProtectedRegular, REPLY, Request, Sandbox,
+    Seccomp, enter,
+};
 
 /// The most requests that one input may hold: each takes a while.
 const MOST: usize = 40;

@@ -5,12 +5,12 @@
 //! other line is a command.
 
 /// What every helper option has in common.
-pub const ENVIRONMENT: &str = "\
+pub(super) const ENVIRONMENT: &str = "\
 Each helper option can come from the environment too, by its name: VIRTFS_SOCKET is --socket. The command \
 line wins, --nodaemon=false over VIRTFS_NODAEMON=true too. An empty variable counts as unset.";
 
 /// The helper itself.
-pub const HELPER: &str = "\
+pub(super) const HELPER: &str = "\
 Each helper option can come from the environment too, by its name: VIRTFS_SOCKET is --socket. The command \
 line wins, --nodaemon=false over VIRTFS_NODAEMON=true too. An empty variable counts as unset.
 
@@ -31,7 +31,7 @@ Examples:
   virtfs-proxy-helper migrate audit";
 
 /// `healthcheck`.
-pub const HEALTHCHECK: &str = "\
+pub(super) const HEALTHCHECK: &str = "\
 Exit status:
   0  The helper could serve a client now
   1  It could not, or did not answer in time; standard error has the reason
@@ -42,7 +42,7 @@ Examples:
   virtfs-proxy-helper healthcheck --socket /run/virtfs/export.sock";
 
 /// `migrate`.
-pub const MIGRATE: &str = "\
+pub(super) const MIGRATE: &str = "\
 Exit status:
   0  Nothing is left to do
   1  The work could not be done
@@ -64,7 +64,7 @@ Examples:
   virtfs-proxy-helper migrate rollback /srv/share --apply";
 
 /// `migrate audit`.
-pub const AUDIT: &str = "\
+pub(super) const AUDIT: &str = "\
 Exit status:
   0  Everything was read, and no share uses the proxy backend; or --exit-zero was given
   1  The audit failed
@@ -83,7 +83,7 @@ Examples:
   virtfs-proxy-helper migrate audit --root /mnt";
 
 /// `migrate config`.
-pub const CONFIG: &str = "\
+pub(super) const CONFIG: &str = "\
 Exit status:
   0  The configuration was printed or written; with --check: nothing would change
   1  The file could not be read or rewritten. It is unchanged
@@ -104,7 +104,7 @@ Examples:
   virtfs-proxy-helper migrate config start-vm --to qemu-args";
 
 /// `migrate check`.
-pub const CHECK: &str = "\
+pub(super) const CHECK: &str = "\
 Exit status:
   0  The export's files can be converted; or --exit-zero was given
   1  The check failed
@@ -119,7 +119,7 @@ Examples:
   virtfs-proxy-helper migrate check /srv/share --as libvirt-qemu";
 
 /// `migrate convert`.
-pub const CONVERT: &str = "\
+pub(super) const CONVERT: &str = "\
 Exit status:
   0  The export is converted. Without --apply: it can be
   1  The conversion failed or is not complete; the message names the reason. The same command continues
@@ -138,7 +138,7 @@ Examples:
   virtfs-proxy-helper migrate convert /srv/share --adopt --apply";
 
 /// `migrate verify`.
-pub const VERIFY: &str = "\
+pub(super) const VERIFY: &str = "\
 Exit status:
   0  The guest sees every file as before the conversion; or --exit-zero was given
   1  The verification failed
@@ -153,7 +153,7 @@ Examples:
   virtfs-proxy-helper migrate verify /srv/share";
 
 /// `migrate rollback`.
-pub const ROLLBACK: &str = "\
+pub(super) const ROLLBACK: &str = "\
 Exit status:
   0  The conversion is taken back. Without --apply: it can be
   1  The rollback failed or is not complete; the message names the reason. The same command continues
@@ -170,7 +170,7 @@ Examples:
   virtfs-proxy-helper migrate rollback /srv/share --apply";
 
 /// `migrate journal`.
-pub const JOURNAL: &str = "\
+pub(super) const JOURNAL: &str = "\
 Exit status:
   0  Every record of the journal is intact
   1  The journal is damaged, or cannot be read
@@ -181,7 +181,7 @@ Examples:
   virtfs-proxy-helper migrate journal /srv/share.virtfs-journal";
 
 /// `migrate unmap`.
-pub const UNMAP: &str = "\
+pub(super) const UNMAP: &str = "\
 Exit status:
   0  Every file has the owner, mode and type that its guest sees. Without --apply: it can have
   1  The work failed or is not complete; the message names the reason. The same command continues
@@ -197,7 +197,7 @@ Examples:
   virtfs-proxy-helper migrate unmap /srv/share --from mapped-xattr --apply";
 
 /// `migrate manifest`.
-pub const MANIFEST: &str = "\
+pub(super) const MANIFEST: &str = "\
 Exit status:
   0  The tree is described
   1  Part of the tree could not be read; the message names it
@@ -209,7 +209,7 @@ Examples:
   virtfs-proxy-helper migrate manifest /srv/share --as mapped-xattr >after";
 
 /// `migrate report`.
-pub const REPORT: &str = "\
+pub(super) const REPORT: &str = "\
 Exit status:
   0  No host has a share that uses the proxy backend; or --exit-zero was given
   1  The report could not be made
@@ -224,7 +224,7 @@ Examples:
   virtfs-proxy-helper migrate report --since audits-of-may/ audits/";
 
 /// `migrate plan`.
-pub const PLAN: &str = "\
+pub(super) const PLAN: &str = "\
 Exit status:
   0  The plan is complete: no question is open
   1  The plan could not be made
@@ -243,7 +243,7 @@ Examples:
   virtfs-proxy-helper migrate plan --root /host";
 
 /// `migrate status`.
-pub const STATUS: &str = "\
+pub(super) const STATUS: &str = "\
 Exit status:
   0  No share uses the proxy backend, and every share fits its export; or --exit-zero was given
   1  The status could not be found out
@@ -258,7 +258,7 @@ Examples:
   virtfs-proxy-helper migrate status --root /host --format json";
 
 /// `migrate apply`.
-pub const APPLY: &str = "\
+pub(super) const APPLY: &str = "\
 Exit status:
   0  Everything is done
   1  A step failed. The message says whether all is taken back
@@ -274,7 +274,7 @@ Examples:
   # After an interruption the same command goes on.";
 
 /// `migrate undo`.
-pub const UNDO: &str = "\
+pub(super) const UNDO: &str = "\
 Exit status:
   0  Everything is as before the move
   1  Something could not be taken back; the message names it with its commands

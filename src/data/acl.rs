@@ -7,7 +7,7 @@ const VERSION: u32 = 2;
 
 /// The text of an ACL attribute's value, numbers for users and groups: `user::rw-,user:1000:r--,group::r--,mask::r--,other::---`.
 /// `None` where the value is not one.
-pub fn text(value: &[u8]) -> Option<String> {
+pub(crate) fn text(value: &[u8]) -> Option<String> {
     let (version, entries) = value.split_first_chunk::<4>()?;
     if u32::from_le_bytes(*version) != VERSION {
         return None;
@@ -28,7 +28,7 @@ pub fn text(value: &[u8]) -> Option<String> {
 
 /// The same ACL with these rights of the owner's (4 to read, 2 to write, 1 to execute) added to its own; what is no ACL
 /// stays as it is.
-pub fn with_owner_rights(value: &[u8], rights: u16) -> Vec<u8> {
+pub(crate) fn with_owner_rights(value: &[u8], rights: u16) -> Vec<u8> {
     const OWNER: u16 = 0x01;
     let mut out = value.to_vec();
     let entries = out.get_mut(4..).unwrap_or_default().chunks_exact_mut(8);
@@ -44,7 +44,7 @@ pub fn with_owner_rights(value: &[u8], rights: u16) -> Vec<u8> {
 
 /// Whether an ACL names a user or group that the reader's user namespace, or the id map of the mount, lacks: the kernel shows it as −1,
 /// and takes no such ACL back.
-pub fn names_unmapped(value: &[u8]) -> bool {
+pub(crate) fn names_unmapped(value: &[u8]) -> bool {
     let (entries, _) = value.get(4..).unwrap_or_default().as_chunks::<8>();
     entries.iter().any(|[t0, t1, _, _, id @ ..]| {
         matches!(u16::from_le_bytes([*t0, *t1]), 0x02 | 0x08) && u32::from_le_bytes(*id) == u32::MAX

@@ -41,15 +41,15 @@ use crate::report::finding::{self, Finding};
 use crate::report::spool::Sorted;
 use crate::share::Place;
 
-pub use self::list::{Added, List, unspooled};
-pub use self::places::Places;
+pub(crate) use self::list::{Added, List, unspooled};
+pub(crate) use self::places::Places;
 
 /// How many entries that are left are named one by one.
 const NAMED: usize = 1000;
 
 /// Everything that was added.
 #[derive(Debug, Default)]
-pub struct Additions {
+pub(crate) struct Additions {
     /// What is to be adopted.
     pub new: List,
     /// What was converted or adopted before and has another owner now.
@@ -66,17 +66,17 @@ pub struct Additions {
 
 impl Additions {
     /// How many entries the guest can't use as a mapped model keeps them.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         (self.new.len() + self.returned.len()) as u64 + self.left_count + self.pending
     }
 
     /// How many symbolic links and special files are to be replaced.
-    pub fn replaced(&self) -> usize {
+    pub(crate) fn replaced(&self) -> usize {
         self.new.replaced
     }
 
     /// What is to be said of them where they are only counted; nothing where there are none.
-    pub fn finding(&self, export: &Path) -> Option<Finding> {
+    pub(crate) fn finding(&self, export: &Path) -> Option<Finding> {
         if self.count() == 0 {
             return None;
         }
@@ -100,12 +100,12 @@ impl Additions {
 }
 
 /// What was added to a converted export, to be counted alone.
-pub fn of(export: &Path, tree: &Tree, journal: &Journal, jobs: usize) -> Result<Additions> {
+pub(crate) fn of(export: &Path, tree: &Tree, journal: &Journal, jobs: usize) -> Result<Additions> {
     Search { export, tree, journal, covers: &|_| true, settle: Duration::ZERO, jobs }.run()
 }
 
 /// How additions are looked for.
-pub struct Search<'s> {
+pub(crate) struct Search<'s> {
     /// The export, free of symbolic links.
     pub export: &'s Path,
     /// Its files.
@@ -122,7 +122,7 @@ pub struct Search<'s> {
 
 impl Search<'_> {
     /// Finds everything that was added.
-    pub fn run(&self) -> Result<Additions> {
+    pub(crate) fn run(&self) -> Result<Additions> {
         let goal = ConversionTarget::of_journal(self.journal)?;
         let root = self.tree.root().open()?;
         let filesystem = Filesystem::of(&root, self.export)?;

@@ -31,14 +31,14 @@ mod judgement;
 mod system;
 mod trial;
 
-pub use cost::{of as cost, rollback_room};
-pub use judgement::{entry_findings, findings, live as live_findings, system as system_finding};
-pub use system::is_by_name as is_system_by_name;
+pub(crate) use cost::{of as cost, rollback_room};
+pub(crate) use judgement::{entry_findings, findings, live as live_findings, system as system_finding};
+pub(crate) use system::is_by_name as is_system_by_name;
 pub(super) use system::reasons as system_reasons;
 
 /// Everything that was found out about an export.
 #[derive(Debug)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// Where it is, free of symbolic links.
     pub export: PathBuf,
     /// Why it is a directory of the system's or of an account's; empty where it is not.
@@ -69,7 +69,7 @@ pub struct Facts {
 
 impl Facts {
     /// Finds everything out, with `jobs` workers.
-    pub fn gather(export: &Path, owner: Option<Owner>, jobs: usize) -> anyhow::Result<Self> {
+    pub(crate) fn gather(export: &Path, owner: Option<Owner>, jobs: usize) -> anyhow::Result<Self> {
         Self::gather_by(export, owner, |tree, filesystem| Ok(survey::survey(tree, filesystem, jobs)))
     }
 
@@ -115,13 +115,13 @@ impl Facts {
     }
 
     /// The model that fits: mapped-xattr wherever the filesystem can keep it.
-    pub fn fitting_model(&self) -> Model {
+    pub(crate) fn fitting_model(&self) -> Model {
         if self.filesystem.attributes.usable() { Model::MappedXattr } else { Model::MappedFile }
     }
 }
 
 /// `migrate check`.
-pub fn run(args: &CheckArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<Outcome> {
     if args.look.schema {
         report::print_schema::<CheckDocument>()?;
         return Ok(Outcome::Clean);

@@ -86,7 +86,7 @@ struct Order<'a> {
 }
 
 /// `migrate convert`.
-pub fn run(args: &ConvertArgs) -> Result<Outcome> {
+pub(super) fn run(args: &ConvertArgs) -> Result<Outcome> {
     if args.adopt {
         return takeover::run(args);
     }

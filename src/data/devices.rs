@@ -14,7 +14,7 @@ const MOST_DIRECTORIES: usize = 1_000_000;
 
 /// What lies below an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Devices {
+pub(crate) enum Devices {
     /// One device number.
     One,
     /// Several: something is mounted in it, or it holds subvolumes.
@@ -25,7 +25,7 @@ pub enum Devices {
 ///
 /// A mount inside is known by the list of mounts: nothing that is mounted is looked at, for its server may hang. Only file
 /// systems whose files have several device numbers are walked: of Btrfs and bcachefs the directories, of an overlay everything.
-pub fn below(export: &Path) -> Option<Devices> {
+pub(crate) fn below(export: &Path) -> Option<Devices> {
     let root = export.canonicalize().ok()?;
     let device = fs::symlink_metadata(&root).ok().filter(fs::Metadata::is_dir)?.dev();
     let mounts = Mounts::own().ok()?;
@@ -42,7 +42,7 @@ pub fn below(export: &Path) -> Option<Devices> {
 
 /// What `multidevs` is to be for `export`, so that the guest goes on seeing the inode numbers that it sees over the proxy, and no two
 /// files of one number: QEMU's default changes all of them from 10.0 on, and none before.
-pub fn multidevs_of(export: &Path) -> Option<Multidevs> {
+pub(crate) fn multidevs_of(export: &Path) -> Option<Multidevs> {
     below(export).map(|devices| match devices {
         Devices::One => Multidevs::Warn,
         Devices::Several => Multidevs::Remap,

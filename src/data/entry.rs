@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 
 use super::identity::Id;
-pub use super::time::Time;
+pub(crate) use super::time::Time;
 
 /// What an entry is: its type bits, `mode & S_IFMT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,7 +100,7 @@ impl Kind {
 }
 
 /// An extended attribute: its name and its value.
-pub type Xattr = (Vec<u8>, Vec<u8>);
+pub(crate) type Xattr = (Vec<u8>, Vec<u8>);
 
 /// An entry as the guest sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,11 +176,11 @@ impl Entry {
 }
 
 /// The extended attribute of an access ACL.
-pub const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
+pub(crate) const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 /// The extended attribute of a directory's default ACL.
-pub const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+pub(crate) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 /// The extended attribute of file capabilities, which a change of owner clears.
-pub const CAPABILITY: &[u8] = b"security.capability";
+pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 
 /// Which inode, among all of this machine's until it restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -260,7 +260,7 @@ impl Inode {
 
 /// An entry for tests.
 #[cfg(test)]
-pub fn sample() -> Entry {
+pub(crate) fn sample() -> Entry {
     Entry {
         mode: libc::S_IFREG | 0o4755,
         uid: 1000,

@@ -17,7 +17,7 @@ const HOPELESS: u64 = 1000;
 
 /// What went wrong, gathered from all workers.
 #[derive(Debug, Default)]
-pub struct ErrorSummary(Mutex<Sorts>);
+pub(crate) struct ErrorSummary(Mutex<Sorts>);
 
 #[derive(Debug, Default)]
 struct Sorts {
@@ -44,7 +44,7 @@ struct Sort {
 
 impl ErrorSummary {
     /// Adds an entry by its path from the export.
-    pub fn add(&self, path: Vec<u8>, obstacle: EntryError) {
+    pub(crate) fn add(&self, path: Vec<u8>, obstacle: EntryError) {
         let mut sorts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let sort = match obstacle {
             EntryError::Vanished => &mut sorts.vanished,
@@ -60,40 +60,40 @@ impl ErrorSummary {
     }
 
     /// Whether the kernel refused something for want of room: the file system is full, or a quota is reached.
-    pub fn lacks_room(&self) -> bool {
+    pub(crate) fn lacks_room(&self) -> bool {
         let sorts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         [Errno::NOSPC, Errno::DQUOT].iter().any(|error| sorts.failed.contains_key(&error.raw_os_error()))
     }
 
     /// Forgets what a later try may do better.
-    pub fn retry(&self) {
+    pub(crate) fn retry(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).failed.clear();
     }
 
     /// How many entries the kernel refused.
-    pub fn failures(&self) -> u64 {
+    pub(crate) fn failures(&self) -> u64 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).failed.values().map(|sort| sort.count).sum()
     }
 
     /// Whether so much failed that going on makes no sense.
-    pub fn is_hopeless(&self) -> bool {
+    pub(crate) fn is_hopeless(&self) -> bool {
         self.failures() >= HOPELESS
     }
 
     /// How many entries were not what was recorded, or not there.
-    pub fn noticed(&self) -> u64 {
+    pub(crate) fn noticed(&self) -> u64 {
         let sorts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         sorts.noticed()
     }
 
     /// Whether nothing went wrong.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         let sorts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         sorts.noticed() == 0 && sorts.failed.is_empty()
     }
 
     /// Says all of it.
-    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+    pub(crate) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let sorts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (sort, what) in [
             (&sorts.vanished, "went away meanwhile"),

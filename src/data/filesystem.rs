@@ -18,7 +18,7 @@ use crate::text;
 
 /// The filesystem of an export.
 #[derive(Debug)]
-pub struct Filesystem {
+pub(crate) struct Filesystem {
     /// Its type: `ext4`.
     pub kind: Vec<u8>,
     /// Whether it is mounted for reading only.
@@ -39,7 +39,7 @@ pub struct Filesystem {
 
 /// An overlay filesystem: what is changed of a lower layer is copied up first.
 #[derive(Debug)]
-pub struct Overlay {
+pub(crate) struct Overlay {
     /// Where the export is in the upper layer, as far as that is known and can be seen.
     upper: Option<PathBuf>,
     /// Whether names of one file stay names of one file when it is copied up (`index=on`).
@@ -73,7 +73,7 @@ impl Overlay {
     }
 
     /// Whether the entry at a path from the export is in the upper layer already. Where that layer can't be seen, none is.
-    pub fn has_copied_up(&self, entry: &[u8]) -> bool {
+    pub(crate) fn has_copied_up(&self, entry: &[u8]) -> bool {
         let at = |upper: &PathBuf| {
             if entry.is_empty() { upper.clone() } else { upper.join(OsStr::from_bytes(entry)) }
         };
@@ -83,7 +83,7 @@ impl Overlay {
 
 /// What is known of a filesystem's user xattrs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attributes {
+pub(crate) enum Attributes {
     /// They were set on a temporary inode of this filesystem.
     Tried {
         /// Bytes that an inode with the mapped attributes has left for the value of one more; at least this many.
@@ -101,7 +101,7 @@ pub enum Attributes {
 
 impl Attributes {
     /// Whether the mapped-xattr model can work here.
-    pub fn usable(self) -> bool {
+    pub(crate) fn usable(self) -> bool {
         matches!(self, Self::Tried { .. } | Self::Likely(_))
     }
 }
@@ -114,7 +114,7 @@ const VALUE_LIMIT: usize = 65536;
 
 impl Filesystem {
     /// Asks the filesystem of an export. `path` is where the export is, free of symbolic links.
-    pub fn of(export: impl AsFd, path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn of(export: impl AsFd, path: &Path) -> anyhow::Result<Self> {
         let shown = text::escape_path(path);
         let export = export.as_fd();
         let room = fstatvfs(export).with_context(|| format!("asking for the room at '{shown}'"))?;
@@ -138,7 +138,7 @@ impl Filesystem {
 }
 
 /// A temporary inode of the export's filesystem. It is gone when it is closed.
-pub fn temporary(export: impl AsFd) -> Result<OwnedFd, Errno> {
+pub(crate) fn temporary(export: impl AsFd) -> Result<OwnedFd, Errno> {
     openat(export, ".", OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)
 }
 
@@ -185,7 +185,7 @@ fn room(inode: &OwnedFd) -> usize {
 }
 
 /// Whether an inode with these attributes has room for the mapped ones besides, tried on a temporary inode.
-pub fn fits(export: impl AsFd, attributes: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, Errno> {
+pub(crate) fn fits(export: impl AsFd, attributes: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, Errno> {
     let inode = temporary(export)?;
     for (name, value) in attributes {
         match fsetxattr(&inode, name.as_slice(), value, XattrFlags::empty()) {
@@ -211,7 +211,7 @@ fn is_full(errno: Errno) -> bool {
 
 /// How long it takes to give one inode of this filesystem all that a conversion gives it, measured on temporary
 /// ones; `None` where none can be made.
-pub fn time_per_inode(export: impl AsFd) -> Option<Duration> {
+pub(crate) fn time_per_inode(export: impl AsFd) -> Option<Duration> {
     const INODES: usize = 64;
     let inodes: Vec<_> = (0..INODES).map(|_| temporary(&export)).collect::<Result<_, _>>().ok()?;
     let mut times = Vec::with_capacity(INODES);

@@ -11,14 +11,14 @@ const MOST: u64 = 1 << 20;
 
 /// What came, with a few other things that can't be told from it.
 #[derive(Debug)]
-pub struct Filter {
+pub(super) struct Filter {
     words: Vec<u64>,
     hasher: RandomState,
 }
 
 impl Filter {
     /// One that has nothing, with room for about so many things: of others, one in twenty seems to have come then.
-    pub fn of(count: u64) -> Self {
+    pub(super) fn of(count: u64) -> Self {
         // A byte for each.
         let words = count.div_ceil(8).clamp(LEAST, MOST).next_power_of_two();
         Self { words: vec![0; usize::try_from(words).unwrap_or(1)], hasher: RandomState::new() }
@@ -34,7 +34,7 @@ impl Filter {
     }
 
     /// Adds something. Whether it may have come before.
-    pub fn add(&mut self, what: impl Hash) -> bool {
+    pub(super) fn add(&mut self, what: impl Hash) -> bool {
         let mut came = true;
         for (word, bit) in self.places(what) {
             if let Some(word) = self.words.get_mut(word) {
@@ -46,7 +46,7 @@ impl Filter {
     }
 
     /// Whether something may have come.
-    pub fn may_have(&self, what: impl Hash) -> bool {
+    pub(super) fn may_have(&self, what: impl Hash) -> bool {
         self.places(what).iter().all(|(word, bit)| self.words.get(*word).is_none_or(|word| word & bit != 0))
     }
 }

@@ -12,13 +12,13 @@ use super::pin::Pin;
 const OBSTRUCTIVE: IFlags = IFlags::IMMUTABLE.union(IFlags::APPEND);
 
 /// Lifts an open inode's flags.
-pub fn lift(fd: BorrowedFd<'_>) -> Result<()> {
+pub(super) fn lift(fd: BorrowedFd<'_>) -> Result<()> {
     let flags = rustix::fs::ioctl_getflags(fd)?;
     if flags.intersects(OBSTRUCTIVE) { rustix::fs::ioctl_setflags(fd, flags - OBSTRUCTIVE) } else { Ok(()) }
 }
 
 /// Sets an open inode's flags to these.
-pub fn set(fd: BorrowedFd<'_>, immutable: bool, append_only: bool) -> Result<()> {
+pub(super) fn set(fd: BorrowedFd<'_>, immutable: bool, append_only: bool) -> Result<()> {
     let now = rustix::fs::ioctl_getflags(fd)?;
     let mut flags = now - OBSTRUCTIVE;
     flags.set(IFlags::IMMUTABLE, immutable);
@@ -27,14 +27,14 @@ pub fn set(fd: BorrowedFd<'_>, immutable: bool, append_only: bool) -> Result<()>
 }
 
 /// Sets the flags of an inode to what was recorded, where they are others.
-pub fn set_again(pin: &Pin, record: &Record) -> Result<()> {
+pub(super) fn set_again(pin: &Pin, record: &Record) -> Result<()> {
     let (now, was) = (pin.inode(), (record.immutable, record.append_only));
     if (now.immutable, now.append_only) == was { Ok(()) } else { set(pin.as_fd(), was.0, was.1) }
 }
 
 /// Lifted flags, which are set again when this is dropped.
 #[derive(Debug)]
-pub struct FlagGuard {
+pub(super) struct FlagGuard {
     fd: OwnedFd,
     immutable: bool,
     append_only: bool,
@@ -42,7 +42,7 @@ pub struct FlagGuard {
 
 impl FlagGuard {
     /// Lifts the flags of an open inode that has, or is to have, these; `None` where it has none.
-    pub fn of(fd: BorrowedFd<'_>, immutable: bool, append_only: bool) -> Result<Option<Self>> {
+    pub(super) fn of(fd: BorrowedFd<'_>, immutable: bool, append_only: bool) -> Result<Option<Self>> {
         if !immutable && !append_only {
             return Ok(None);
         }
@@ -52,7 +52,7 @@ impl FlagGuard {
     }
 
     /// Sets them again, and says how that went.
-    pub fn restore(self) -> Result<()> {
+    pub(super) fn restore(self) -> Result<()> {
         set(self.fd.as_fd(), self.immutable, self.append_only)
         // The drop that follows finds them set.
     }

@@ -11,11 +11,11 @@ use super::tree::Directory;
 use super::{mapped_file, mapped_xattr, passthrough};
 
 /// A mapped security model of QEMU's `local` backend.
-pub use crate::share::local::SecurityModel as Model;
+pub(crate) use crate::share::local::SecurityModel as Model;
 
 /// What a tree's inodes say about what the guest sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Form {
+pub(crate) enum Form {
     /// Everything is what it is: the proxy backend's trees.
     Passthrough,
     /// As this model of the `local` backend keeps it.
@@ -24,7 +24,7 @@ pub enum Form {
 
 impl Form {
     /// Its name in QEMU's options.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Passthrough => "passthrough",
             Self::Mapped(model) => model.name(),
@@ -32,7 +32,7 @@ impl Form {
     }
 
     /// The entry `name` of `directory` as the guest sees it; `pin` is its inode.
-    pub fn read(self, directory: &Directory, name: &CStr, pin: &Pin) -> Result<Entry> {
+    pub(crate) fn read(self, directory: &Directory, name: &CStr, pin: &Pin) -> Result<Entry> {
         match self {
             Self::Passthrough => passthrough::read(pin),
             Self::Mapped(Model::MappedXattr) => mapped_xattr::read(pin),
@@ -41,7 +41,7 @@ impl Form {
     }
 
     /// The directory itself as the guest sees it; `pin` is its inode.
-    pub fn read_directory(self, directory: &Directory, pin: &Pin) -> Result<Entry> {
+    pub(crate) fn read_directory(self, directory: &Directory, pin: &Pin) -> Result<Entry> {
         match directory.parent() {
             Some(parent) => self.read(parent, directory.name(), pin),
             None => self.read(directory, c"", pin),
@@ -49,7 +49,7 @@ impl Form {
     }
 
     /// Whether the guest never sees an entry of this name in `directory`.
-    pub fn hides(self, directory: &Arc<Directory>, name: &CStr) -> bool {
+    pub(crate) fn hides(self, directory: &Arc<Directory>, name: &CStr) -> bool {
         self == Self::Mapped(Model::MappedFile) && mapped_file::is_reserved(directory, name)
     }
 }

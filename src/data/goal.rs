@@ -92,7 +92,7 @@ impl ConversionTarget {
 
 /// Why something was not done to an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EntryError {
+pub(crate) enum EntryError {
     /// It is not there any more.
     Vanished,
     /// It is not what was recorded.

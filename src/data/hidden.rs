@@ -16,7 +16,7 @@ use crate::text;
 
 /// Refuses to work on `export`, which is absolute and free of symbolic links, while anything is mounted over entries of it that were
 /// recorded, or that nothing is known of. Without a journal that is every mount.
-pub fn refuse(export: &Path, journal: Option<&Journal>) -> anyhow::Result<()> {
+pub(super) fn refuse(export: &Path, journal: Option<&Journal>) -> anyhow::Result<()> {
     let mut points: Vec<PathBuf> = Mounts::own()?.below(export).map(|mount| mount.point.clone()).collect();
     points.sort();
     // What is mounted inside of another mount is no part of the export.

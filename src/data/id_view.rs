@@ -34,7 +34,7 @@ const IDENTITY: Range = Range { seen: 0, real: 0, count: u32::MAX as u64 };
 
 impl IdMaps {
     /// Those by which this process sees what is at `file`, which was opened through `mount`.
-    pub fn of(file: BorrowedFd<'_>, mount: Option<&Mount>) -> Self {
+    pub(crate) fn of(file: BorrowedFd<'_>, mount: Option<&Mount>) -> Self {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         let is_mapped = mount.is_some_and(|mount| mount.has_option("idmapped"));
         Self {

@@ -19,7 +19,7 @@ use super::mounts::{self, Mounts};
 use crate::text;
 
 /// Opens an export's directory.
-pub fn open_export(export: &Path) -> Result<File> {
+pub(crate) fn open_export(export: &Path) -> Result<File> {
     const KEPT_OUT: &str =
         "not even root may: the id map of the mount lacks the directory's owner, or a server (NFS) decides";
     File::open(export)
@@ -34,7 +34,7 @@ pub fn open_export(export: &Path) -> Result<File> {
 
 /// The first of these owners (user and group) that a map lacks; root, who makes files, before all others. `None` where nothing is
 /// lacking, and where nothing can be tried: without a temporary inode, or as an ordinary user.
-pub fn lacking(export: impl AsFd, owners: impl IntoIterator<Item = (u32, u32)>) -> Option<(u32, u32)> {
+pub(crate) fn lacking(export: impl AsFd, owners: impl IntoIterator<Item = (u32, u32)>) -> Option<(u32, u32)> {
     let inode = match temporary(export) {
         Ok(inode) => inode,
         Err(Errno::OVERFLOW) => return Some((0, 0)),
@@ -48,7 +48,7 @@ pub fn lacking(export: impl AsFd, owners: impl IntoIterator<Item = (u32, u32)>) 
 
 /// Refuses an export that shows other numbers of users and groups than at the conversion, by another id map of its mount or in another
 /// user namespace: what is recorded of owners would be other users'.
-pub fn ensure_same_ids(export: &Path, journal: &Journal) -> Result<()> {
+pub(crate) fn ensure_same_ids(export: &Path, journal: &Journal) -> Result<()> {
     let Some(was) = &journal.begin().ids else { return Ok(()) };
     let shown = text::escape_path(export);
     let directory = open_export(export)?;
@@ -72,7 +72,7 @@ pub fn ensure_same_ids(export: &Path, journal: &Journal) -> Result<()> {
 
 /// Refuses to go on with a conversion, or to roll it back, where the numbers of users and groups are not those of the conversion, or
 /// through an id-mapped mount that can't have the owners that the journal tells of.
-pub fn refuse(export: &Path, journal: &Journal) -> Result<()> {
+pub(crate) fn refuse(export: &Path, journal: &Journal) -> Result<()> {
     ensure_same_ids(export, journal)?;
     refuse_unless_it_has(export, || {
         let mut owners = BTreeSet::from([(journal.begin().uid, journal.begin().gid)]);
@@ -86,7 +86,7 @@ pub fn refuse(export: &Path, journal: &Journal) -> Result<()> {
 }
 
 /// Refuses to work through an id-mapped mount that can't have these owners.
-pub fn refuse_unless_it_has(
+pub(crate) fn refuse_unless_it_has(
     export: &Path,
     owners: impl FnOnce() -> Result<BTreeSet<(u32, u32)>>,
 ) -> Result<()> {

@@ -10,7 +10,7 @@ use crate::report::{self, SCHEMA, rows};
 use crate::text;
 
 /// `migrate journal`.
-pub fn run(args: &JournalArgs) -> anyhow::Result<Outcome> {
+pub(super) fn run(args: &JournalArgs) -> anyhow::Result<Outcome> {
     if args.look.schema {
         report::print_schema::<JournalDocument>()?;
         return Ok(Outcome::Clean);

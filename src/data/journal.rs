@@ -6,19 +6,18 @@
 mod codec;
 mod export;
 mod gaps;
-pub mod mark;
+pub(crate) mod mark;
 mod reader;
 mod records;
 mod superseded;
 mod writer;
 
-pub use codec::Damaged;
-pub use gaps::Gaps;
-pub use mark::Mark;
-pub use reader::{Journal, Listings};
-pub use records::{
-    Begin, FileSystem, Format, Listing, MAGIC, NameSum, Record, SUFFIX, Stage, Totals, default_path,
-    not_recorded, not_written, now,
+pub(crate) use gaps::Gaps;
+pub(crate) use mark::Mark;
+pub use reader::Journal;
+pub(crate) use records::{
+    Begin, Listing, NameSum, Record, SUFFIX, Totals, default_path, not_recorded, not_written, now,
 };
-pub use superseded::Superseded;
+pub use records::{Format, MAGIC, Stage};
+pub(crate) use superseded::Superseded;
 pub use writer::{Part, Writer};

@@ -8,7 +8,7 @@ const SELINUX_TYPES: &[&str] =
     &["svirt_image_t", "svirt_home_t", "virt_content_t", "container_file_t", "nfs_t", "fusefs_t"];
 
 /// Where SELinux is enforcing: the type of `export`, if guests may not use files of it.
-pub fn unfit_selinux_type(export: &Path) -> Option<String> {
+pub(crate) fn unfit_selinux_type(export: &Path) -> Option<String> {
     let enforcing = fs::read_to_string("/sys/fs/selinux/enforce").is_ok_and(|text| text.trim() == "1");
     if !enforcing {
         return None;
@@ -20,7 +20,7 @@ pub fn unfit_selinux_type(export: &Path) -> Option<String> {
 }
 
 /// Whether AppArmor is in force.
-pub fn apparmor() -> bool {
+pub(crate) fn apparmor() -> bool {
     fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y")
 }
 

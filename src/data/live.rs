@@ -16,9 +16,10 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::mounts::{self, Mounts};
-pub use kernel::KernelUse;
+pub(crate) use kernel::KernelUse;
 use scene::{Namespaces, Scene, lives};
-pub use user::{Held, Mounted, Role, Unseen, User};
+pub(crate) use user::{Mounted, Unseen};
+pub use user::{Role, User};
 
 /// Who uses an export.
 #[derive(Debug, Default)]

@@ -28,7 +28,7 @@ use crate::text;
 const VERSION: u32 = 1;
 
 /// `migrate manifest`.
-pub fn run(args: &ManifestArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &ManifestArgs) -> anyhow::Result<Outcome> {
     let tree = Tree::open(&args.tree)
         .with_context(|| format!("cannot open the tree '{}'", text::escape_path(&args.tree)))?;
     let form = match args.form {
@@ -54,7 +54,7 @@ pub fn run(args: &ManifestArgs) -> anyhow::Result<Outcome> {
 }
 
 /// Writes the manifest of a tree of this form. How many entries could not be read; their lines say why.
-pub fn write(tree: &Tree, form: Form, atime: bool, out: &mut dyn Write) -> io::Result<u64> {
+pub(crate) fn write(tree: &Tree, form: Form, atime: bool, out: &mut dyn Write) -> io::Result<u64> {
     writeln!(out, "# manifest {VERSION} {}", form.name())?;
     let mut writer = Writer { form, atime, out, leaders: HashMap::new(), unread: 0 };
     walk::sorted(tree, &mut writer)?;
@@ -133,7 +133,7 @@ impl Visitor for Writer<'_> {
 }
 
 /// One entry's line, without its end. `leader` is another name of the same inode that was described before.
-pub fn describe(path: &[u8], entry: &Entry, leader: Option<&[u8]>, atime: bool) -> String {
+pub(crate) fn describe(path: &[u8], entry: &Entry, leader: Option<&[u8]>, atime: bool) -> String {
     let kind = entry.kind();
     let mut fields = vec![
         name(path),

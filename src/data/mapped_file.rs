@@ -20,20 +20,20 @@ use super::tree::Directory;
 use super::walk;
 
 /// The directory of metadata files in each directory.
-pub const METADATA: &CStr = c".virtfs_metadata";
+pub(crate) const METADATA: &CStr = c".virtfs_metadata";
 /// The metadata file of the root.
-pub const METADATA_ROOT: &CStr = c".virtfs_metadata_root";
+pub(crate) const METADATA_ROOT: &CStr = c".virtfs_metadata_root";
 
 /// The longest metadata file that we read: QEMU's own are a tenth of it.
 const LONGEST: usize = 4096;
 
 /// Whether QEMU keeps this name for itself, in any directory.
-pub fn is_reserved(_directory: &Directory, name: &CStr) -> bool {
+pub(crate) fn is_reserved(_directory: &Directory, name: &CStr) -> bool {
     name == METADATA || name == METADATA_ROOT
 }
 
 /// The entry `name` of `directory`; with an empty name, the root itself.
-pub fn read(directory: &Directory, name: &CStr, pin: &Pin) -> Result<Entry> {
+pub(crate) fn read(directory: &Directory, name: &CStr, pin: &Pin) -> Result<Entry> {
     let mut entry = Entry::of(pin.inode());
     for xattr in pin.xattr_names()?.iter() {
         let raw = xattr.to_bytes();
@@ -51,7 +51,7 @@ pub fn read(directory: &Directory, name: &CStr, pin: &Pin) -> Result<Entry> {
 }
 
 /// What the metadata file of an entry says; `None` where there is none.
-pub fn read_attributes(directory: &Directory, name: &CStr) -> Result<Option<Attributes>> {
+pub(crate) fn read_attributes(directory: &Directory, name: &CStr) -> Result<Option<Attributes>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file =
         match rustix::fs::openat2(directory.open()?, metadata_path(name), flags, Mode::empty(), BENEATH) {
@@ -64,7 +64,12 @@ pub fn read_attributes(directory: &Directory, name: &CStr) -> Result<Option<Attr
 
 /// Whether the metadata file of an entry says what another inode of that name was: of one that QEMU's user `uid` does not own, as
 /// when a program of the host has put a new file in the place of an old one.
-pub fn belongs_to_another(directory: &Directory, name: &CStr, inode: &Inode, uid: u32) -> Result<bool> {
+pub(crate) fn belongs_to_another(
+    directory: &Directory,
+    name: &CStr,
+    inode: &Inode,
+    uid: u32,
+) -> Result<bool> {
     if inode.kind().is_some_and(Kind::is_replaced) {
         return Ok(true);
     }

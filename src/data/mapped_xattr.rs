@@ -11,17 +11,17 @@ use super::entry::{ACCESS_ACL, DEFAULT_ACL, Entry, Kind};
 use super::pin::Pin;
 
 /// The owner: 32 bits, little-endian.
-pub const UID: &CStr = c"user.virtfs.uid";
+pub(crate) const UID: &CStr = c"user.virtfs.uid";
 /// The group: 32 bits, little-endian.
-pub const GID: &CStr = c"user.virtfs.gid";
+pub(crate) const GID: &CStr = c"user.virtfs.gid";
 /// The mode with its type bits: 32 bits, little-endian.
-pub const MODE: &CStr = c"user.virtfs.mode";
+pub(crate) const MODE: &CStr = c"user.virtfs.mode";
 /// The device number: 64 bits, little-endian.
-pub const RDEV: &CStr = c"user.virtfs.rdev";
+pub(crate) const RDEV: &CStr = c"user.virtfs.rdev";
 /// The access ACL, as `system.posix_acl_access` has it.
-pub const MAPPED_ACCESS_ACL: &CStr = c"user.virtfs.system.posix_acl_access";
+pub(crate) const MAPPED_ACCESS_ACL: &CStr = c"user.virtfs.system.posix_acl_access";
 /// The default ACL, as `system.posix_acl_default` has it.
-pub const MAPPED_DEFAULT_ACL: &CStr = c"user.virtfs.system.posix_acl_default";
+pub(crate) const MAPPED_DEFAULT_ACL: &CStr = c"user.virtfs.system.posix_acl_default";
 
 /// What every name starts with that the guest never sees.
 const HIDDEN: &[u8] = b"user.virtfs.";
@@ -31,7 +31,7 @@ pub(super) const LONGEST_TARGET: usize = 4096;
 
 /// The attributes of one inode that this model reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Attributes {
+pub(crate) struct Attributes {
     /// [`UID`].
     pub uid: Option<u32>,
     /// [`GID`].
@@ -44,7 +44,7 @@ pub struct Attributes {
 
 impl Attributes {
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
@@ -59,7 +59,7 @@ impl Attributes {
 }
 
 /// The entry of an inode.
-pub fn read(pin: &Pin) -> Result<Entry> {
+pub(crate) fn read(pin: &Pin) -> Result<Entry> {
     let (attributes, mut entry) = read_attributes(pin)?;
     attributes.apply(&mut entry);
     if entry.kind() == Some(Kind::Symlink) {
@@ -69,7 +69,7 @@ pub fn read(pin: &Pin) -> Result<Entry> {
 }
 
 /// The attributes of an inode apart, and what the guest would see without them.
-pub fn read_attributes(pin: &Pin) -> Result<(Attributes, Entry)> {
+pub(crate) fn read_attributes(pin: &Pin) -> Result<(Attributes, Entry)> {
     let mut entry = Entry::of(pin.inode());
     let mut attributes = Attributes::default();
     for name in pin.xattr_names()?.iter() {
@@ -113,7 +113,7 @@ pub(super) fn target(pin: &Pin) -> Result<Option<Vec<u8>>> {
 /// What a guest sees of a regular file or a directory that was recorded with mapped attributes; `None` where it had none.
 ///
 /// A symbolic link's target is the file's content, which was not recorded.
-pub fn adopted(entry: &Entry) -> Option<Entry> {
+pub(crate) fn adopted(entry: &Entry) -> Option<Entry> {
     let value = |name: &CStr| {
         entry.xattrs.iter().find(|(other, _)| other == name.to_bytes()).map(|(_, value)| value.clone())
     };
@@ -133,7 +133,7 @@ pub fn adopted(entry: &Entry) -> Option<Entry> {
 
 /// Lets the guest see `entry` at an inode, whatever the inode itself becomes. `known` are attributes that the inode is
 /// known to have already.
-pub fn write(pin: &Pin, entry: &Entry, known: &Attributes) -> Result<()> {
+pub(crate) fn write(pin: &Pin, entry: &Entry, known: &Attributes) -> Result<()> {
     if known.uid != Some(entry.uid) {
         pin.set_xattr(UID, &entry.uid.to_le_bytes())?;
     }
@@ -158,7 +158,7 @@ pub fn write(pin: &Pin, entry: &Entry, known: &Attributes) -> Result<()> {
 }
 
 /// Takes everything away from an inode that this model reads: the guest sees what it really is.
-pub fn remove(pin: &Pin) -> Result<()> {
+pub(crate) fn remove(pin: &Pin) -> Result<()> {
     for name in pin.xattr_names()?.iter() {
         if [UID, GID, MODE, RDEV, MAPPED_ACCESS_ACL, MAPPED_DEFAULT_ACL].contains(&name) {
             pin.remove_xattr(name)?;
@@ -168,12 +168,12 @@ pub fn remove(pin: &Pin) -> Result<()> {
 }
 
 /// Whether the guest sees an attribute of this name as it is.
-pub fn is_passed(name: &[u8]) -> bool {
+pub(crate) fn is_passed(name: &[u8]) -> bool {
     name.starts_with(b"user.") && !name.starts_with(HIDDEN)
 }
 
 /// Whether an inode has any attribute that this model reads.
-pub fn is_carried(pin: &Pin) -> Result<bool> {
+pub(crate) fn is_carried(pin: &Pin) -> Result<bool> {
     let names = pin.xattr_names()?;
     Ok(names.iter().any(|name| [UID, GID, MODE, RDEV, MAPPED_ACCESS_ACL, MAPPED_DEFAULT_ACL].contains(&name)))
 }

@@ -13,7 +13,7 @@ use anyhow::Context;
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
+pub(crate) struct Mount {
     /// Its number, unique on this machine while it lasts.
     pub id: u64,
     /// The filesystem, as `major:minor`.
@@ -50,20 +50,20 @@ impl Mount {
     }
 
     /// Whether an option is among the mount's own or the filesystem's.
-    pub fn has_option(&self, name: &str) -> bool {
+    pub(crate) fn has_option(&self, name: &str) -> bool {
         let among = |list: &[u8]| list.split(|&byte| byte == b',').any(|option| option == name.as_bytes());
         among(&self.options) || among(&self.filesystem_options)
     }
 
     /// The value of an option of the filesystem's, escaped as the kernel escapes it.
-    pub fn filesystem_option(&self, name: &str) -> Option<&[u8]> {
+    pub(crate) fn filesystem_option(&self, name: &str) -> Option<&[u8]> {
         self.filesystem_options
             .split(|&byte| byte == b',')
             .find_map(|option| option.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
     }
 
     /// Where in its filesystem the file lies that is at `path` through this mount; `None` where it is not below it.
-    pub fn locate(&self, path: &Path) -> Option<Location> {
+    pub(crate) fn locate(&self, path: &Path) -> Option<Location> {
         let within = path.strip_prefix(&self.point).ok()?;
         // Joining an empty path would add a slash.
         let path = if within.as_os_str().is_empty() { self.root.clone() } else { self.root.join(within) };
@@ -73,7 +73,7 @@ impl Mount {
 
 /// Where a file lies, whatever it is called by: its filesystem and its path from that one's root.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Location {
+pub(crate) struct Location {
     /// The filesystem, as mountinfo's `major:minor`.
     pub device: Vec<u8>,
     /// The path within.
@@ -82,37 +82,37 @@ pub struct Location {
 
 impl Location {
     /// The path from `self` to `other`, where that is the same file or below it.
-    pub fn way_to<'a>(&self, other: &'a Location) -> Option<&'a Path> {
+    pub(crate) fn way_to<'a>(&self, other: &'a Location) -> Option<&'a Path> {
         if self.device == other.device { other.path.strip_prefix(&self.path).ok() } else { None }
     }
 }
 
 /// Every mount that a process sees, in the order in which they were made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Mounts(Vec<Mount>);
+pub(crate) struct Mounts(Vec<Mount>);
 
 impl Mounts {
     /// This process's own.
-    pub fn own() -> anyhow::Result<Self> {
+    pub(crate) fn own() -> anyhow::Result<Self> {
         let path = "/proc/self/mountinfo";
         let text = std::fs::read(path).with_context(|| format!("reading {path}: is /proc mounted?"))?;
         Ok(Self::parse(&text))
     }
 
     /// Another process's.
-    pub fn of(pid: i32) -> io::Result<Self> {
+    pub(crate) fn of(pid: i32) -> io::Result<Self> {
         Ok(Self::parse(&std::fs::read(format!("/proc/{pid}/mountinfo"))?))
     }
 
     /// Reads a list of mounts; a line that makes no sense is left out.
-    pub fn parse(text: &[u8]) -> Self {
+    pub(crate) fn parse(text: &[u8]) -> Self {
         Self(text.split(|&byte| byte == b'\n').filter_map(Mount::parse).collect())
     }
 
     /// The same mounts with the points that they have from the namespace's root, where this list is that of a process whose
     /// root directory is at `root` there.
     #[must_use]
-    pub fn seen_from_outside(mut self, root: &Path) -> Self {
+    pub(crate) fn seen_from_outside(mut self, root: &Path) -> Self {
         for mount in &mut self.0 {
             let within = mount.point.strip_prefix("/").unwrap_or(&mount.point);
             // Joining an empty path would add a slash.
@@ -122,12 +122,12 @@ impl Mounts {
     }
 
     /// The mount of this number.
-    pub fn by_id(&self, id: u64) -> Option<&Mount> {
+    pub(crate) fn by_id(&self, id: u64) -> Option<&Mount> {
         self.0.iter().find(|mount| mount.id == id)
     }
 
     /// The mount that shows what is at `path`, which is absolute and free of symbolic links.
-    pub fn showing(&self, path: &Path) -> Option<&Mount> {
+    pub(crate) fn showing(&self, path: &Path) -> Option<&Mount> {
         // Of two mounts at one point, the later one covers the earlier.
         self.0
             .iter()
@@ -136,24 +136,24 @@ impl Mounts {
     }
 
     /// The mounts whose points are below `path`, `path` itself left out.
-    pub fn below(&self, path: &Path) -> impl Iterator<Item = &Mount> {
+    pub(crate) fn below(&self, path: &Path) -> impl Iterator<Item = &Mount> {
         self.0.iter().filter(move |mount| mount.point != path && mount.point.starts_with(path))
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Mount> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Mount> {
         self.0.iter()
     }
 }
 
 /// The number of the mount through which a descriptor was opened.
-pub fn mount_id(file: impl AsFd) -> io::Result<u64> {
+pub(crate) fn mount_id(file: impl AsFd) -> io::Result<u64> {
     let path = format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd());
     mount_id_of(&std::fs::read(path)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// The number of the mount that an `fdinfo` file's text names.
-pub fn mount_id_of(fdinfo: &[u8]) -> Option<u64> {
+pub(crate) fn mount_id_of(fdinfo: &[u8]) -> Option<u64> {
     fdinfo.split(|&byte| byte == b'\n').find_map(|line| number(line.strip_prefix(b"mnt_id:")?.trim_ascii()))
 }
 
@@ -166,7 +166,7 @@ fn path(field: &[u8]) -> PathBuf {
 }
 
 /// Takes back the kernel's `\ooo` for blanks, tabs, newlines, backslashes and number signs.
-pub fn unescape(field: &[u8]) -> Vec<u8> {
+pub(crate) fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, after)) = rest.split_first() {

@@ -17,7 +17,7 @@ use super::pin::Pin;
 
 /// The original states of inodes, found by what they are. The journal is gone through when the first is asked for.
 #[derive(Debug)]
-pub struct MovedInodes {
+pub(crate) struct MovedInodes {
     journal: PathBuf,
     goal: ConversionTarget,
     /// Whether inodes may be anywhere, with nothing beside them that says what they are: of all of them then, not
@@ -33,7 +33,7 @@ pub struct MovedInodes {
 
 /// What is known of a link or a special file at another place than it was recorded at.
 #[derive(Debug)]
-pub enum Moved {
+pub(crate) enum Moved {
     /// It is this one.
     From(Box<Record>),
     /// It may be one of several, of which each had other attributes.
@@ -57,7 +57,7 @@ struct Index {
 impl MovedInodes {
     /// The origins that a journal tells of. Under mapped-file, `scattered` says that inodes may have lost the metadata
     /// files beside them.
-    pub fn new(journal: &Path, goal: ConversionTarget, scattered: bool) -> Self {
+    pub(crate) fn new(journal: &Path, goal: ConversionTarget, scattered: bool) -> Self {
         let all = scattered && goal.model == Model::MappedFile;
         Self {
             journal: journal.into(),
@@ -72,12 +72,12 @@ impl MovedInodes {
 
     /// Those of a copy of the export, in which inodes are known by their paths alone.
     #[must_use]
-    pub fn by_path(self, by_path: bool) -> Self {
+    pub(crate) fn by_path(self, by_path: bool) -> Self {
         Self { by_path, ..self }
     }
 
     /// Notes that a link or a special file is not at its recorded place: it may be elsewhere.
-    pub fn note_absent(&self, record: &Record) {
+    pub(crate) fn note_absent(&self, record: &Record) {
         if is_replaced(&record.entry) {
             let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
             absent.entry(look(&record.entry)).or_default().push(record.clone());
@@ -85,7 +85,7 @@ impl MovedInodes {
     }
 
     /// What was recorded of the link or special file that a guest sees as `shown`, of those that are not at their places.
-    pub fn moved(&self, shown: &Entry) -> Moved {
+    pub(crate) fn moved(&self, shown: &Entry) -> Moved {
         let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |record: &&Record| {
             let was = &record.entry;
@@ -109,7 +109,7 @@ impl MovedInodes {
 
     /// The links and special files that are not at their places and that a regular file with this content and time of modification
     /// may stand for.
-    pub fn absent(&self, content: &[u8], modified: Time) -> Vec<Record> {
+    pub(crate) fn absent(&self, content: &[u8], modified: Time) -> Vec<Record> {
         let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |record: &&Record| {
             let was = &record.entry;
@@ -119,7 +119,7 @@ impl MovedInodes {
     }
 
     /// Whether any link or special file is not at its place.
-    pub fn has_absent(&self) -> bool {
+    pub(crate) fn has_absent(&self) -> bool {
         !self.absent.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
@@ -129,7 +129,7 @@ impl MovedInodes {
     }
 
     /// Keeps the record of what was just found, in case that it is found elsewhere again.
-    pub fn note(&self, record: &Record) {
+    pub(crate) fn note(&self, record: &Record) {
         if self.all || is_only_here(record) {
             let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
             for look in looks(record) {
@@ -150,7 +150,7 @@ impl MovedInodes {
     }
 
     /// The record of the file or directory `inode`, if it may be the one that was recorded.
-    pub fn kept(&self, inode: &Inode) -> Option<Record> {
+    pub(crate) fn kept(&self, inode: &Inode) -> Option<Record> {
         self.unchanged(inode)
             .or_else(|| self.look_up(number_look(inode.id.number), |record| is_exactly(record, inode)))
     }
@@ -166,7 +166,12 @@ impl MovedInodes {
     }
 
     /// The record of what a regular file stands for that now has this content: of one that looks like `like`.
-    pub fn replaced(&self, inode: &Inode, content: &[u8], like: impl Fn(&Entry) -> bool) -> Option<Record> {
+    pub(crate) fn replaced(
+        &self,
+        inode: &Inode,
+        content: &[u8],
+        like: impl Fn(&Entry) -> bool,
+    ) -> Option<Record> {
         let mut shown = Entry::of(inode);
         shown.target = Some(content.to_vec());
         let is_it = |record: &Record| {
@@ -180,7 +185,7 @@ impl MovedInodes {
     }
 
     /// What an inode was that belongs to QEMU's user and may have been recorded in another place, under mapped-file.
-    pub fn scattered(&self, pin: &Pin) -> rustix::io::Result<Option<Record>> {
+    pub(crate) fn scattered(&self, pin: &Pin) -> rustix::io::Result<Option<Record>> {
         let inode = pin.inode();
         if !self.all || (inode.uid, inode.gid) != (self.goal.uid, self.goal.gid) {
             return Ok(None);
@@ -194,7 +199,7 @@ impl MovedInodes {
     }
 
     /// Adds to what is known of an inode in another place what only the journal knows.
-    pub fn complete(&self, pin: &Pin, now: &mut Record) {
+    pub(crate) fn complete(&self, pin: &Pin, now: &mut Record) {
         let entry = &mut now.entry;
         if is_replaced(entry) {
             let content = entry.target.clone().unwrap_or_default();

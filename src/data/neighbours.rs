@@ -14,7 +14,7 @@ use memchr::memmem;
 
 /// A line of a configuration file that names the export, something in it or a directory around it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mention {
+pub(crate) struct Mention {
     /// The file.
     pub file: PathBuf,
     /// The line, from 1.
@@ -129,7 +129,7 @@ const DEPTH: usize = 4;
 const LONGEST: u64 = 1 << 20;
 
 /// The lines of the files below `root` (`/`, but for tests) that name `export`, which is free of symbolic links.
-pub fn mentions(root: &Path, export: &Path) -> Vec<Mention> {
+pub(crate) fn mentions(root: &Path, export: &Path) -> Vec<Mention> {
     let mut found = Vec::new();
     // Each path that is the export, in it or around it has the export's first name in it.
     let first = export.components().nth(1).map_or(OsStr::new(""), Component::as_os_str);

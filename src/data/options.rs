@@ -10,7 +10,7 @@ use crate::share::local::SecurityModel;
 
 /// `migrate check`.
 #[derive(Debug, Args)]
-pub struct CheckArgs {
+pub(crate) struct CheckArgs {
     /// The exported directory
     #[arg(value_name = "EXPORT", required_unless_present = "schema")]
     pub export: Option<PathBuf>,
@@ -46,7 +46,7 @@ pub struct CheckArgs {
 
 /// `migrate convert`.
 #[derive(Debug, Args)]
-pub struct ConvertArgs {
+pub(crate) struct ConvertArgs {
     /// The exported directory, as the helper's --path has it
     #[arg(value_name = "EXPORT")]
     pub export: PathBuf,
@@ -99,7 +99,7 @@ pub struct ConvertArgs {
 
 /// How an export is looked at, and what was seen is shown.
 #[derive(Debug, Args)]
-pub struct LookArgs {
+pub(crate) struct LookArgs {
     /// How what was found is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub format: Format,
@@ -116,14 +116,14 @@ pub struct LookArgs {
 
 impl LookArgs {
     /// How many threads look.
-    pub fn jobs(&self) -> usize {
+    pub(crate) fn jobs(&self) -> usize {
         jobs(self.jobs)
     }
 }
 
 /// How work on many files is done and shown.
 #[derive(Debug, Args)]
-pub struct WorkArgs {
+pub(crate) struct WorkArgs {
     /// How many threads work [default: one for each processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: Option<u16>,
@@ -134,7 +134,7 @@ pub struct WorkArgs {
 
 impl WorkArgs {
     /// How many threads work.
-    pub fn jobs(&self) -> usize {
+    pub(crate) fn jobs(&self) -> usize {
         jobs(self.jobs)
     }
 }
@@ -147,7 +147,7 @@ fn jobs(asked: Option<u16>) -> usize {
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum ProgressMode {
+pub(crate) enum ProgressMode {
     /// A bar on a terminal, one line a minute elsewhere
     #[default]
     Auto,
@@ -167,7 +167,7 @@ fn mode(text: &str) -> Result<u32, String> {
 
 /// `migrate verify`.
 #[derive(Debug, Args)]
-pub struct VerifyArgs {
+pub(crate) struct VerifyArgs {
     /// The exported directory
     #[arg(value_name = "EXPORT", required_unless_present = "schema")]
     pub export: Option<PathBuf>,
@@ -184,7 +184,7 @@ pub struct VerifyArgs {
 
 /// `migrate journal`.
 #[derive(Debug, Args)]
-pub struct JournalArgs {
+pub(crate) struct JournalArgs {
     /// The journal of a conversion
     #[arg(value_name = "FILE", required_unless_present = "schema")]
     pub journal: Option<PathBuf>,
@@ -195,7 +195,7 @@ pub struct JournalArgs {
 
 /// How what was found is shown.
 #[derive(Debug, Args)]
-pub struct ShowArgs {
+pub(crate) struct ShowArgs {
     /// How what was found is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub format: Format,
@@ -209,7 +209,7 @@ pub struct ShowArgs {
 
 /// `migrate unmap`.
 #[derive(Debug, Args)]
-pub struct UnmapArgs {
+pub(crate) struct UnmapArgs {
     /// The mapped tree
     #[arg(value_name = "TREE")]
     pub tree: PathBuf,
@@ -232,7 +232,7 @@ pub struct UnmapArgs {
 
 /// `migrate rollback`.
 #[derive(Debug, Args)]
-pub struct RollbackArgs {
+pub(crate) struct RollbackArgs {
     /// The converted directory
     #[arg(value_name = "EXPORT")]
     pub export: PathBuf,
@@ -256,7 +256,7 @@ pub struct RollbackArgs {
 
 /// `migrate manifest`: contents of files are not described, but their sizes and times.
 #[derive(Debug, Args)]
-pub struct ManifestArgs {
+pub(crate) struct ManifestArgs {
     /// The directory to describe
     #[arg(value_name = "TREE")]
     pub tree: PathBuf,
@@ -270,7 +270,7 @@ pub struct ManifestArgs {
 
 /// The forms of a tree that `migrate manifest` reads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum TreeForm {
+pub(crate) enum TreeForm {
     /// Every file is what it is
     #[default]
     Passthrough,

@@ -11,7 +11,7 @@ use crate::kernel;
 
 /// An export's path where the host's first process is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outside {
+pub(super) enum Outside {
     /// The one here: this process is in no container.
     Same,
     /// Another one.
@@ -26,7 +26,7 @@ const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 const IN_IMAGE: &str = "/virtfs-proxy-helper";
 
 /// What `export`, a path without symbolic links, is called there.
-pub fn of(export: &Path) -> Outside {
+pub(super) fn of(export: &Path) -> Outside {
     let sees_host =
         fs::read_link("/proc/self/ns/pid").is_ok_and(|name| name == Path::new(FIRST_PID_NAMESPACE));
     if sees_host && let (Ok(own), Ok(first)) = (Mounts::own(), Mounts::of(1)) {

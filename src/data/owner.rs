@@ -13,7 +13,7 @@ use crate::text;
 
 /// A user and a group that a converted export belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
+pub(crate) struct Owner {
     /// The user's number.
     pub uid: u32,
     /// The group's number.
@@ -29,10 +29,10 @@ const LIBVIRT_USERS: [&str; 2] = ["libvirt-qemu", "qemu"];
 
 impl Owner {
     /// Where libvirt's user is configured.
-    pub const LIBVIRT: &str = "/etc/libvirt/qemu.conf";
+    pub(crate) const LIBVIRT: &str = "/etc/libvirt/qemu.conf";
 
     /// Reads `USER[:GROUP]`, names or numbers. Without a group it is the user's own.
-    pub fn parse(text: &OsStr) -> anyhow::Result<Self> {
+    pub(crate) fn parse(text: &OsStr) -> anyhow::Result<Self> {
         let shown = text::escape_os(text);
         let Some(text) = text.to_str() else { bail!("no user is called '{shown}'") };
         let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
@@ -49,7 +49,7 @@ impl Owner {
     }
 
     /// The user that this machine's libvirt runs QEMU as; `None` where there is no libvirt.
-    pub fn of_libvirt() -> anyhow::Result<Option<Self>> {
+    pub(crate) fn of_libvirt() -> anyhow::Result<Option<Self>> {
         if let Some(owner) = configured(&fs::read_to_string(QEMU_CONF).unwrap_or_default()) {
             return Self::parse(OsStr::new(&owner))
                 .with_context(|| format!("{QEMU_CONF} names QEMU's user"))
@@ -66,7 +66,7 @@ impl Owner {
     }
 
     /// [`Owner::parse`] by the accounts of another host: the texts of its passwd(5) and group(5).
-    pub fn parse_of(text: &OsStr, passwd: &str, group: &str) -> anyhow::Result<Self> {
+    pub(crate) fn parse_of(text: &OsStr, passwd: &str, group: &str) -> anyhow::Result<Self> {
         let shown = text::escape_os(text);
         let Some(text) = text.to_str() else { bail!("no user is called '{shown}'") };
         let (user, own) = text.split_once(':').map_or((text, None), |(user, own)| (user, Some(own)));
@@ -92,7 +92,11 @@ impl Owner {
     }
 
     /// [`Owner::of_libvirt`] of another host: by the texts of its qemu.conf, passwd(5) and group(5).
-    pub fn of_libvirt_of(configuration: &str, passwd: &str, group: &str) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn of_libvirt_of(
+        configuration: &str,
+        passwd: &str,
+        group: &str,
+    ) -> anyhow::Result<Option<Self>> {
         let parse = |owner: &str| Self::parse_of(OsStr::new(owner), passwd, group);
         if let Some(owner) = configured(configuration) {
             return parse(&owner).with_context(|| format!("{QEMU_CONF} names QEMU's user")).map(Some);
@@ -102,7 +106,7 @@ impl Owner {
     }
 
     /// As `--owner` takes it.
-    pub fn argument(&self) -> String {
+    pub(crate) fn argument(&self) -> String {
         match &self.name {
             Some(name) => format!("{name}:{}", self.gid),
             None => format!("{}:{}", self.uid, self.gid),
@@ -111,18 +115,9 @@ impl Owner {
 
     /// The first directory on the way to `directory` (absolute), itself included, that this user can't enter; `None`
     /// when all are open. Needs root: the kernel itself is asked, with this user's groups.
-    pub fn barrier_to(&self, directory: &Path) -> anyhow::Result<Option<(PathBuf, Errno)>> {
+    pub(crate) fn barrier_to(&self, directory: &Path) -> anyhow::Result<Option<(PathBuf, Errno)>> {
         let path = directory.to_path_buf();
         self.acting(move || closed_door(&path))
-    }
-
-    /// [`Owner::barrier_to`], and `path` itself must be this user's to read and write too.
-    pub fn barrier_in(&self, path: &Path) -> anyhow::Result<Option<(PathBuf, Errno)>> {
-        let path = path.to_path_buf();
-        self.acting(move || {
-            let all = AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK;
-            closed_door(&path).or_else(|| access(&path, all).err().map(|errno| (path, errno)))
-        })
     }
 
     /// What `ask` finds out as this user. It runs in a thread of its own, for who a thread acts as ends with it.
@@ -305,13 +300,13 @@ mod tests {
         fs::create_dir_all(&export).unwrap();
         let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         let owner = Owner::parse(OsStr::new("54321:54321")).unwrap();
-        let barrier = || owner.barrier_in(&export).unwrap();
+        let barrier = || owner.barrier_to(&export).unwrap();
         mode(scratch.path(), 0o711);
         mode(&closed, 0o700);
         assert_eq!(barrier(), Some((closed.clone(), Errno::EACCES)));
         mode(&closed, 0o711);
         assert_eq!(owner.barrier_to(&closed).unwrap(), None);
-        mode(&export, 0o755);
+        mode(&export, 0o700);
         assert_eq!(barrier(), Some((export.clone(), Errno::EACCES)));
         std::os::unix::fs::chown(&export, Some(54321), Some(54321)).unwrap();
         assert_eq!(barrier(), None);

@@ -6,7 +6,7 @@ use super::entry::{Entry, Kind};
 use super::pin::Pin;
 
 /// The entry of an inode.
-pub fn read(pin: &Pin) -> Result<Entry> {
+pub(crate) fn read(pin: &Pin) -> Result<Entry> {
     let mut entry = Entry::of(pin.inode());
     if entry.kind() == Some(Kind::Symlink) {
         entry.target = Some(pin.target()?);

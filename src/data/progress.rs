@@ -14,7 +14,7 @@ use crate::data::options::ProgressMode;
 
 /// Work in progress. It is shown until this is dropped.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     shared: Arc<Shared>,
     shower: Option<JoinHandle<()>>,
 }
@@ -47,7 +47,7 @@ struct State {
 
 impl Progress {
     /// Shows a step of `total` entries; 0: nobody knows how many.
-    pub fn start(mode: ProgressMode, what: &'static str, total: u64) -> Self {
+    pub(crate) fn start(mode: ProgressMode, what: &'static str, total: u64) -> Self {
         let shared = Arc::new(Shared {
             what,
             done: AtomicU64::new(0),
@@ -70,13 +70,8 @@ impl Progress {
     }
 
     /// So many more entries are done.
-    pub fn add(&self, entries: u64) {
+    pub(crate) fn add(&self, entries: u64) {
         self.shared.done.fetch_add(entries, Ordering::Relaxed);
-    }
-
-    /// How many entries are done.
-    pub fn done(&self) -> u64 {
-        self.shared.done.load(Ordering::Relaxed)
     }
 }
 

@@ -96,7 +96,7 @@ struct Counts {
 }
 
 /// `migrate rollback`.
-pub fn run(args: &RollbackArgs) -> Result<Outcome> {
+pub(super) fn run(args: &RollbackArgs) -> Result<Outcome> {
     let shown = text::escape_path(&args.export);
     let export = args.export.canonicalize().with_context(|| format!("cannot find the export '{shown}'"))?;
     let path = args.journal.clone().unwrap_or_else(|| journal::default_path(&export));

@@ -15,7 +15,7 @@ const MOST: u64 = 2000;
 
 /// What was seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Entries that say what the guest sees: by attributes, or by a metadata file.
     pub mapped: u64,
     /// Entries that do not.
@@ -27,7 +27,7 @@ pub struct Sample {
 impl Sample {
     /// Looks at the directory with this open root; the root itself does not count. `model`: the one by which entries are to be
     /// mapped; any where there is none.
-    pub fn of(root: OwnedFd, model: Option<Model>) -> rustix::io::Result<Self> {
+    pub(crate) fn of(root: OwnedFd, model: Option<Model>) -> rustix::io::Result<Self> {
         let mut sample = Self { whole: true, ..Self::default() };
         let mut folders = VecDeque::from([root]);
         while let Some(folder) = folders.pop_front() {
@@ -61,7 +61,7 @@ impl Sample {
     }
 
     /// How many were looked at.
-    pub fn entries(&self) -> u64 {
+    pub(crate) fn entries(&self) -> u64 {
         self.mapped + self.plain
     }
 }

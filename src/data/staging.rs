@@ -16,7 +16,7 @@ use super::tree::Directory;
 
 /// A place in a tree.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'p> {
+pub(crate) struct Place<'p> {
     /// The directory.
     pub directory: &'p Arc<Directory>,
     /// Its descriptor.
@@ -27,13 +27,13 @@ pub struct Place<'p> {
 
 impl Place<'_> {
     /// The path from the tree's root.
-    pub fn path(&self) -> Vec<u8> {
+    pub(crate) fn path(&self) -> Vec<u8> {
         self.directory.path_of(self.name)
     }
 }
 
 /// Does something at the place of a directory itself: in its parent; the root's is in itself, under an empty name.
-pub fn at_own_place<E: From<Errno>>(
+pub(crate) fn at_own_place<E: From<Errno>>(
     directory: &Arc<Directory>,
     work: impl FnOnce(Place<'_>) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
@@ -44,23 +44,23 @@ pub fn at_own_place<E: From<Errno>>(
 
 /// Names of files that are made on the way to their place.
 #[derive(Debug)]
-pub struct Staging {
+pub(crate) struct Staging {
     prefix: String,
 }
 
 impl Staging {
     /// Names that start with `prefix`, which no entry's name does.
-    pub fn new(prefix: &str) -> Self {
+    pub(crate) fn new(prefix: &str) -> Self {
         Self { prefix: prefix.into() }
     }
 
     /// Whether a name is one of these: what bears it is a crash's leftover.
-    pub fn made(&self, name: &CStr) -> bool {
+    pub(crate) fn made(&self, name: &CStr) -> bool {
         !self.prefix.is_empty() && name.to_bytes().starts_with(self.prefix.as_bytes())
     }
 
     /// The name of a directory for inodes that wait for more than one of their names.
-    pub fn kept(&self) -> CString {
+    pub(crate) fn kept(&self) -> CString {
         CString::new(format!("{}kept", self.prefix)).unwrap_or_default()
     }
 
@@ -71,14 +71,19 @@ impl Staging {
 
     /// Replaces what is at `place`: `make` makes the new inode, in the same directory under the name that it is given.
     /// `number` tells this replacement from all others that go on at the same time in the same directory.
-    pub fn replace(&self, place: Place<'_>, number: u64, make: impl Fn(&CStr) -> Result<()>) -> Result<()> {
+    pub(crate) fn replace(
+        &self,
+        place: Place<'_>,
+        number: u64,
+        make: impl Fn(&CStr) -> Result<()>,
+    ) -> Result<()> {
         self.stage(place, number, make, |staged| rustix::fs::renameat(place.fd, staged, place.fd, place.name))
     }
 
     /// [`Staging::replace`] for a new inode with content, which many file systems would write to the disk first: here the two
     /// change places, then the old one is removed. `was` is the number of the old one; where another has taken its place
     /// meanwhile, that one stays, and this is `ESTALE`.
-    pub fn swap(
+    pub(crate) fn swap(
         &self,
         place: Place<'_>,
         number: u64,
@@ -137,7 +142,7 @@ impl Staging {
     }
 
     /// Makes `place` another name of the inode that `pin` holds, at once; it may be one already.
-    pub fn link(&self, place: Place<'_>, number: u64, pin: &Pin) -> Result<()> {
+    pub(crate) fn link(&self, place: Place<'_>, number: u64, pin: &Pin) -> Result<()> {
         // A rename of one name of an inode over another does nothing, and leaves both.
         let now = place.directory.entry_at(place.fd, place.name, None);
         if now.is_ok_and(|now| now.inode().identity == pin.inode().identity) {
@@ -148,19 +153,19 @@ impl Staging {
 }
 
 /// Gives the inode that `pin` holds another name.
-pub fn link(pin: &Pin, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+pub(crate) fn link(pin: &Pin, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
     rustix::fs::linkat(rustix::fs::CWD, magic_link(pin.as_fd()), dir, name, AtFlags::SYMLINK_FOLLOW)
 }
 
 /// Makes a new regular file, open for writing.
-pub fn create_file(dir: BorrowedFd<'_>, name: &CStr) -> Result<Pin> {
+pub(crate) fn create_file(dir: BorrowedFd<'_>, name: &CStr) -> Result<Pin> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat2(dir, name, flags, Mode::RUSR | Mode::WUSR, BENEATH)?;
     Pin::of(fd, true)
 }
 
 /// Writes all of `content` to a file that was just made.
-pub fn write_all(pin: &Pin, content: &[u8]) -> Result<()> {
+pub(crate) fn write_all(pin: &Pin, content: &[u8]) -> Result<()> {
     let mut at = 0;
     while let Some(rest) = content.get(at..).filter(|rest| !rest.is_empty()) {
         at += rustix::io::pwrite(pin, rest, at as u64)?;
@@ -169,7 +174,7 @@ pub fn write_all(pin: &Pin, content: &[u8]) -> Result<()> {
 }
 
 /// An entry's times, for the kernel.
-pub fn timestamps(entry: &Entry) -> Timestamps {
+pub(crate) fn timestamps(entry: &Entry) -> Timestamps {
     times(entry.accessed, entry.modified)
 }
 
@@ -180,7 +185,7 @@ fn times(accessed: Time, modified: Time) -> Timestamps {
 }
 
 /// Gives a directory its times back, where they are not these already.
-pub fn restore_times(fd: BorrowedFd<'_>, accessed: Time, modified: Time) -> Result<()> {
+pub(crate) fn restore_times(fd: BorrowedFd<'_>, accessed: Time, modified: Time) -> Result<()> {
     let inode = super::pin::stat(fd)?;
     if (inode.accessed, inode.modified) == (accessed, modified) {
         return Ok(());
@@ -190,11 +195,11 @@ pub fn restore_times(fd: BorrowedFd<'_>, accessed: Time, modified: Time) -> Resu
 
 /// Inodes of several names that got another inode in their place: where that is.
 #[derive(Debug, Default)]
-pub struct Links(Mutex<HashMap<Key, Linked>>);
+pub(crate) struct Links(Mutex<HashMap<Key, Linked>>);
 
 /// One name of the inode in another one's place.
 #[derive(Debug, Clone)]
-pub struct Linked {
+pub(crate) struct Linked {
     directory: Arc<Directory>,
     name: CString,
     id: Id,
@@ -202,7 +207,7 @@ pub struct Linked {
 
 impl Linked {
     /// Pins it; `None` where it is not there any more.
-    pub fn pin(&self) -> Result<Option<Pin>> {
+    pub(crate) fn pin(&self) -> Result<Option<Pin>> {
         match self.directory.entry(&self.name, None) {
             Ok(pin) if pin.inode().id == self.id => Ok(Some(pin)),
             Ok(_) | Err(Errno::NOENT) => Ok(None),
@@ -213,23 +218,23 @@ impl Linked {
 
 impl Links {
     /// All of them, for as long as one is dealt with.
-    pub fn lock(&self) -> LockedLinks<'_> {
+    pub(crate) fn lock(&self) -> LockedLinks<'_> {
         LockedLinks(self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// [`Links`] that nobody else changes.
 #[derive(Debug)]
-pub struct LockedLinks<'l>(MutexGuard<'l, HashMap<Key, Linked>>);
+pub(crate) struct LockedLinks<'l>(MutexGuard<'l, HashMap<Key, Linked>>);
 
 impl LockedLinks<'_> {
     /// What is in place of the inode that was this one.
-    pub fn get(&self, original: Key) -> Option<&Linked> {
+    pub(crate) fn get(&self, original: Key) -> Option<&Linked> {
         self.0.get(&original)
     }
 
     /// `name` in `directory` is the inode `now` in place of `original`.
-    pub fn insert(&mut self, original: Key, place: Place<'_>, now: &Inode) {
+    pub(crate) fn insert(&mut self, original: Key, place: Place<'_>, now: &Inode) {
         let linked =
             Linked { directory: Arc::clone(place.directory), name: place.name.to_owned(), id: now.id };
         self.0.insert(original, linked);

@@ -28,14 +28,14 @@ const COMPARED: u64 = 4096;
 const XFS_ACLS: [&[u8]; 2] = [b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"];
 
 /// For how many days a change is recent.
-pub const RECENT_DAYS: u64 = 7;
+pub(crate) const RECENT_DAYS: u64 = 7;
 
 /// How many files that may be journals are looked at.
 const JOURNALS: usize = 64;
 
 /// Entries of one sort: how many, and one of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Group {
+pub(crate) struct Group {
     /// How many.
     pub count: u64,
     /// The path, from the export, of the first in the order of bytes (of those compared); empty for the export itself.
@@ -44,7 +44,7 @@ pub struct Group {
 
 impl Group {
     /// Adds an entry. Its path is only asked for while that is worth it.
-    pub fn add(&mut self, path: impl FnOnce() -> Vec<u8>) {
+    pub(crate) fn add(&mut self, path: impl FnOnce() -> Vec<u8>) {
         self.count += 1;
         if self.count <= COMPARED {
             self.offer(path());
@@ -67,7 +67,7 @@ impl Group {
 
 /// Everything that was seen.
 #[derive(Debug, Default)]
-pub struct Survey {
+pub(crate) struct Survey {
     /// Entries of each kind, in the order of [`Kind::ALL`]. The export itself counts.
     pub kinds: [u64; 7],
     /// Bytes that their blocks take, each inode's once where it has one name in the export.
@@ -132,17 +132,17 @@ pub struct Survey {
 
 impl Survey {
     /// How many entries there are of a kind.
-    pub fn of(&self, kind: Kind) -> u64 {
+    pub(crate) fn of(&self, kind: Kind) -> u64 {
         Kind::ALL.into_iter().zip(self.kinds).find(|(other, _)| *other == kind).map_or(0, |(_, count)| count)
     }
 
     /// How many entries there are.
-    pub fn entries(&self) -> u64 {
+    pub(crate) fn entries(&self) -> u64 {
         self.kinds.iter().sum()
     }
 
     /// How many entries a mapped model keeps as regular files in their place.
-    pub fn replaced(&self) -> u64 {
+    pub(crate) fn replaced(&self) -> u64 {
         Kind::ALL
             .into_iter()
             .zip(self.kinds)
@@ -199,7 +199,7 @@ impl Survey {
 }
 
 /// Walks over a tree on `filesystem` with `jobs` workers.
-pub fn survey(tree: &Tree, filesystem: &Filesystem, jobs: usize) -> Survey {
+pub(crate) fn survey(tree: &Tree, filesystem: &Filesystem, jobs: usize) -> Survey {
     let links = Links::default();
     let Ok(parts) = walk::parallel(tree, jobs, || Surveyor::new(tree, filesystem, &links));
     links.finish(parts)

@@ -11,7 +11,7 @@ use crate::kernel;
 
 /// A private, unattached copy of the mounts at and below `directory`, with `directory` as its root, on which devices
 /// can't be opened, set-id bits and programs are dead, and reading leaves no trace.
-pub fn private_mount(directory: BorrowedFd<'_>) -> Result<OwnedFd> {
+pub(super) fn private_mount(directory: BorrowedFd<'_>) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE
@@ -31,7 +31,7 @@ fn restrict(tree: BorrowedFd<'_>) -> Result<()> {
 
 /// A file handle: what a file system finds an inode by, whatever its names are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Handle {
+pub(super) struct Handle {
     /// `handle_type`.
     pub kind: i32,
     /// `f_handle`.
@@ -50,7 +50,7 @@ struct RawHandle {
 }
 
 /// The handle of the inode that `fd` refers to, by name_to_handle_at(2); `None` where its file system has none.
-pub fn file_handle(fd: BorrowedFd<'_>) -> Option<Handle> {
+pub(super) fn file_handle(fd: BorrowedFd<'_>) -> Option<Handle> {
     let mut handle = RawHandle { length: 128, kind: 0, bytes: [0; LONGEST_HANDLE] };
     let mut mount: libc::c_int = 0;
     // SAFETY: the path is terminated and empty; RawHandle is laid out as struct file_handle, and `length` says how many bytes
@@ -77,7 +77,7 @@ const F_SETSIG: libc::c_int = 10;
 
 /// Whether any process has a regular file open for writing, or maps it so. `fd` is open for reading. Where the file system
 /// can't tell, nobody has.
-pub fn is_written(fd: BorrowedFd<'_>) -> bool {
+pub(super) fn is_written(fd: BorrowedFd<'_>) -> bool {
     let control = |command, argument: libc::c_int| {
         // SAFETY: these commands of fcntl(2) take an int and touch no memory of this process.
         unsafe { libc::fcntl(fd.as_raw_fd(), command, argument) }
@@ -95,7 +95,7 @@ pub fn is_written(fd: BorrowedFd<'_>) -> bool {
 
 /// Whether this process sees `trusted.*` attributes: by `CAP_SYS_ADMIN` of the first user namespace, xattr(7). To others
 /// they are not there.
-pub fn sees_trusted_attributes() -> bool {
+pub(super) fn sees_trusted_attributes() -> bool {
     // The number of the first user namespace, the same on every Linux: include/linux/proc_ns.h.
     const FIRST_USER_NAMESPACE: &str = "user:[4026531837]";
     let is_first =
@@ -132,7 +132,7 @@ struct MountAnswer {
 
 /// The maps of users and of groups of the id-mapped mount through which `fd` was opened, by statmount(2), a line for each range. `None`
 /// where the kernel does not tell.
-pub fn mount_id_maps(fd: BorrowedFd<'_>) -> Option<[String; 2]> {
+pub(super) fn mount_id_maps(fd: BorrowedFd<'_>) -> Option<[String; 2]> {
     // The same number on every architecture; the libc crate does not name it everywhere.
     const STATMOUNT: libc::c_long = 457;
     // `STATX_MNT_ID_UNIQUE`.

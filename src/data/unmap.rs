@@ -30,7 +30,7 @@ use crate::text;
 const WORDS: Words = Words { doing: "unmapping", done: "unmapped", is_rollback: false };
 
 /// `migrate unmap`.
-pub fn run(args: &UnmapArgs) -> Result<Outcome> {
+pub(super) fn run(args: &UnmapArgs) -> Result<Outcome> {
     let shown = text::escape_path(&args.tree);
     let tree = args.tree.canonicalize().with_context(|| format!("cannot find the tree '{shown}'"))?;
     ensure_root("unmap a tree")?;

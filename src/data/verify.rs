@@ -47,7 +47,7 @@ const AFTER_ROLLBACK: &str = "if somebody has worked in the export since the con
 const TOLD: usize = 10_000;
 
 /// `migrate verify`.
-pub fn run(args: &VerifyArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<Outcome> {
     if args.look.schema {
         report::print_schema::<VerifyDocument>()?;
         return Ok(Outcome::Clean);
@@ -63,7 +63,12 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<Outcome> {
 }
 
 /// Compares an export (free of symbolic links) to its journal, with `jobs` workers. `by_path` says that it is a copy.
-pub fn verify(export: &Path, journal: &Path, by_path: bool, jobs: usize) -> anyhow::Result<VerifyDocument> {
+pub(crate) fn verify(
+    export: &Path,
+    journal: &Path,
+    by_path: bool,
+    jobs: usize,
+) -> anyhow::Result<VerifyDocument> {
     let tree = Tree::open(export)
         .with_context(|| format!("cannot open the export '{}'", text::escape_path(export)))?;
     let root = tree.root().open()?;

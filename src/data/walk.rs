@@ -24,7 +24,7 @@ const BUFFER: usize = 32768;
 /// What happens to somebody who walks. Each worker has one of its own.
 ///
 /// An error that a method returns ends the walk.
-pub trait Visitor {
+pub(crate) trait Visitor {
     /// What ends the walk.
     type Error;
 
@@ -64,7 +64,7 @@ pub trait Visitor {
 
 /// Why an entry can't be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub(crate) enum Trouble {
     /// Another file system, or another part of this one, is mounted there.
     Mount,
     /// It went away, or became something else, while it was looked at.
@@ -75,7 +75,7 @@ pub enum Trouble {
 
 impl Trouble {
     /// What an error of looking at one entry means.
-    pub fn of(error: Errno) -> Self {
+    pub(crate) fn of(error: Errno) -> Self {
         match error {
             Errno::XDEV => Self::Mount,
             Errno::NOENT | Errno::STALE | Errno::LOOP | Errno::NOTDIR => Self::Changed,
@@ -162,7 +162,7 @@ impl Queue {
 
 /// Walks over a whole tree with `jobs` workers, and gives back their visitors, which `visitor` makes. The first
 /// error ends it.
-pub fn parallel<V: Visitor + Send>(
+pub(crate) fn parallel<V: Visitor + Send>(
     tree: &Tree,
     jobs: usize,
     visitor: impl Fn() -> V + Sync,
@@ -174,7 +174,7 @@ where
 }
 
 /// [`parallel`] over the tree below a directory, itself included.
-pub fn from<V: Visitor + Send>(
+pub(crate) fn from<V: Visitor + Send>(
     top: &Arc<Directory>,
     jobs: usize,
     visitor: impl Fn() -> V + Sync,
@@ -318,10 +318,10 @@ fn kind(told: FileType) -> Option<Kind> {
 }
 
 /// Names of one directory, with what they are as far as the kernel said it.
-pub type Names = Vec<(CString, Option<Kind>)>;
+pub(crate) type Names = Vec<(CString, Option<Kind>)>;
 
 /// The names of all entries of a directory, sorted by their bytes.
-pub fn names(directory: &Directory) -> Result<Names> {
+pub(crate) fn names(directory: &Directory) -> Result<Names> {
     let mut found = Vec::new();
     each_name(directory, |name, kind| found.push((name.to_owned(), kind)))?;
     found.sort_unstable();
@@ -329,7 +329,7 @@ pub fn names(directory: &Directory) -> Result<Names> {
 }
 
 /// Does something with the name of each entry of a directory, in no order.
-pub fn each_name(directory: &Directory, mut work: impl FnMut(&CStr, Option<Kind>)) -> Result<()> {
+pub(crate) fn each_name(directory: &Directory, mut work: impl FnMut(&CStr, Option<Kind>)) -> Result<()> {
     let fd = directory.open()?;
     rustix::fs::seek(&fd, SeekFrom::Start(0))?;
     let mut buffer = vec![MaybeUninit::uninit(); BUFFER];
@@ -345,7 +345,7 @@ pub fn each_name(directory: &Directory, mut work: impl FnMut(&CStr, Option<Kind>
 
 /// Walks over a whole tree in the order of names, byte by byte, a directory before what is in it. Holds the names of
 /// one directory at each depth.
-pub fn sorted<V: Visitor>(tree: &Tree, visitor: &mut V) -> std::result::Result<(), V::Error> {
+pub(crate) fn sorted<V: Visitor>(tree: &Tree, visitor: &mut V) -> std::result::Result<(), V::Error> {
     let mut waiting = Vec::new();
     descend(Arc::clone(tree.root()), visitor, &mut waiting)?;
     while let Some((directory, names)) = waiting.last_mut() {

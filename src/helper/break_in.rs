@@ -20,7 +20,7 @@ compile_error!("the feature 'break-in' is for tests alone: it is not for optimis
 /// `KEY=VALUE` pairs separated by `;`: `without` (walls, separated by commas), `outside` (a directory that the export is not
 /// in), `inside` (the export as the worker names it), `victim` (a process), `handle` (a file handle of a file in
 /// `outside`: type, then bytes in hexadecimal), `port` (TCP), `abstract` (the name of a unix socket), `shm` (a key).
-pub const VARIABLE: &str = "VIRTFS_BREAK_IN";
+pub(crate) const VARIABLE: &str = "VIRTFS_BREAK_IN";
 
 /// The names below this make attempts.
 const PREFIX: &[u8] = b"/.break-in/";
@@ -51,12 +51,12 @@ fn inside(name: &str) -> CString {
 }
 
 /// Whether the layer of this name is built.
-pub fn layer_enabled(layer: &str) -> bool {
+pub(crate) fn layer_enabled(layer: &str) -> bool {
     !setting("without").split(|&byte| byte == b',').any(|left_out| left_out == layer.as_bytes())
 }
 
 /// Makes the attempt that a request's path names. `None` for any other path.
-pub fn attempt(request: &[u8], reply: &mut [u8]) -> Option<Result<usize, Errno>> {
+pub(crate) fn attempt(request: &[u8], reply: &mut [u8]) -> Option<Result<usize, Errno>> {
     let name = request.strip_prefix(PREFIX)?;
     if name == b"list" {
         let names: Vec<&str> = ATTEMPTS.iter().map(|(name, _)| *name).collect();

@@ -34,7 +34,7 @@ const TRIAL: u32 = 1 << 12;
 
 /// Decides when to look again and when to sleep.
 #[derive(Debug, Clone, Copy)]
-pub struct BusyPoll {
+pub(crate) struct BusyPoll {
     bound: Duration,
     /// When the last reply was sent.
     replied: Instant,
@@ -70,7 +70,7 @@ impl Gaps {
 impl BusyPoll {
     /// Looks for `bound` at most; never, where it is zero or this process has one processor (or the time of one, by
     /// cgroup). Finding that out takes files and system calls that a confined process is without.
-    pub fn new(bound: Duration) -> Self {
+    pub(crate) fn new(bound: Duration) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self::with(if processors > 1 { bound } else { Duration::ZERO })
     }
@@ -91,14 +91,14 @@ impl BusyPoll {
     }
 
     /// A reply was sent.
-    pub fn replied(&mut self) {
+    pub(crate) fn replied(&mut self) {
         if !self.bound.is_zero() && self.pause == 0 {
             self.replied = Instant::now();
         }
     }
 
     /// Bytes came.
-    pub fn received(&mut self) {
+    pub(crate) fn received(&mut self) {
         if self.bound.is_zero() {
             return;
         }
@@ -175,12 +175,12 @@ impl BusyPoll {
     }
 
     /// Whether to look before sleeping.
-    pub fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         self.looks
     }
 
     /// Whether to look again; gives way to others first.
-    pub fn again(&mut self) -> bool {
+    pub(crate) fn again(&mut self) -> bool {
         self.looked += 1;
         let offered = Instant::now();
         std::thread::yield_now();

@@ -9,7 +9,7 @@ use caps::Capability;
 use crate::text::escape;
 
 /// The capabilities that requests need, and what happens without each.
-pub const NEEDED: [(Capability, &str); 7] = [
+pub(crate) const NEEDED: [(Capability, &str); 7] = [
     (Capability::CAP_CHOWN, "EPERM for chown by the guest"),
     (Capability::CAP_DAC_OVERRIDE, "EACCES for files that this user may not reach"),
     (Capability::CAP_FOWNER, "EPERM for chmod, utime and xattrs on other users' files"),

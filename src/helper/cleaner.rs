@@ -28,14 +28,14 @@ use super::socket::Name;
 use super::{landlock, logging, signals, sys};
 
 /// The process that cleans up behind this one; none where there is nothing to do for it.
-pub struct Cleaner {
+pub(crate) struct Cleaner {
     process: Option<(OwnedFd, Pid)>,
     log: Option<LogRelay>,
 }
 
 impl Cleaner {
     /// Forks it off. A process that leaves the foreground has no standard error when it serves, and so needs no relay.
-    pub fn start(
+    pub(crate) fn start(
         socket: Option<&Name>,
         health: Option<&Name>,
         pid_file: Option<&PidFile>,
@@ -94,7 +94,7 @@ impl Cleaner {
     }
 
     /// The client has connected: the socket's name is removed, and log lines go to the cleaner where standard error is a pipe.
-    pub fn connected(&mut self) -> Result<()> {
+    pub(crate) fn connected(&mut self) -> Result<()> {
         if let Some((control, _)) = &self.process {
             let _ = nix::unistd::write(control, b"c");
         }

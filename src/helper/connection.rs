@@ -23,7 +23,7 @@ use crate::text::escape;
 
 /// How a connection ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// The client closed it between two requests.
     Left,
     /// The client was idle for longer than it may be.
@@ -40,7 +40,7 @@ pub enum Ending {
 
 /// What one client may use up.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// How long it may send nothing, or read nothing.
     idle: Option<Duration>,
     /// How many descriptors may be on their way to it. The kernel bounds those of all processes of one user together, so that one
@@ -50,16 +50,12 @@ pub struct Limits {
 
 impl Limits {
     /// A client's share of what there is. QEMU, which takes a reply before it asks again, needs one descriptor at a time.
-    pub fn of(settings: &Settings) -> Self {
+    pub(crate) fn of(settings: &Settings) -> Self {
         let all = settings.rlimit_nofile.unwrap_or(OPEN_FILES);
         let clients = u64::try_from(settings.shared).unwrap_or(u64::MAX);
         let share = usize::try_from(all / clients.saturating_mul(4)).unwrap_or(usize::MAX);
         Self { idle: settings.idle_timeout, descriptors: share.clamp(1, MOST_DESCRIPTORS) }
     }
-
-    /// None but the kernel's.
-    #[cfg(test)]
-    pub const NONE: Self = Self { idle: None, descriptors: usize::MAX };
 }
 
 /// How many descriptors may be on their way to one client, however many the helper may have open.
@@ -111,7 +107,7 @@ impl OnTheirWay {
 }
 
 /// One client's connection.
-pub struct Connection {
+pub(crate) struct Connection {
     socket: OwnedFd,
     input: Box<[u8]>,
     /// The bytes of `input` that have arrived and are not yet served: `start..end`.
@@ -125,7 +121,7 @@ pub struct Connection {
 
 impl Connection {
     /// A connection on a connected stream socket.
-    pub fn new(socket: OwnedFd, busy_poll: BusyPoll, limits: Limits) -> Self {
+    pub(crate) fn new(socket: OwnedFd, busy_poll: BusyPoll, limits: Limits) -> Self {
         if let Some(idle) = limits.idle {
             let time = TimeVal::new(idle.as_secs().try_into().unwrap_or(i64::MAX), 0);
             if let Err(errno) = setsockopt(&socket, sockopt::ReceiveTimeout, &time) {
@@ -145,7 +141,7 @@ impl Connection {
     }
 
     /// Serves requests until one side ends it.
-    pub fn serve(&mut self, operations: &mut Operations) -> Ending {
+    pub(crate) fn serve(&mut self, operations: &mut Operations) -> Ending {
         loop {
             match self.serve_next(operations) {
                 Ok(()) => {}

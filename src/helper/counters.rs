@@ -29,7 +29,7 @@ const CLIENTS: usize = ERRORS + ERRNOS;
 static COUNTERS: OnceLock<&'static Counters> = OnceLock::new();
 
 /// Starts to count, in this process and in all that it forks from now on.
-pub fn start() -> Result<()> {
+pub(crate) fn start() -> Result<()> {
     let _ = COUNTERS.set(sys::shared_counters().context("cannot allocate counters")?);
     Ok(())
 }
@@ -41,7 +41,7 @@ fn add(at: usize) {
 }
 
 /// Counts a request and, where it failed, its error.
-pub fn count(request: u32, error: Option<Errno>) {
+pub(crate) fn count(request: u32, error: Option<Errno>) {
     let number = usize::try_from(request).unwrap_or(0).min(TYPES - 1);
     add(number);
     if let Some(errno) = error {
@@ -51,13 +51,13 @@ pub fn count(request: u32, error: Option<Errno>) {
 }
 
 /// Counts a client.
-pub fn count_client() {
+pub(crate) fn count_client() {
     add(CLIENTS);
 }
 
 /// The counts, as a line of text. Its formatting allocates nothing: a signal handler may do it.
 #[derive(Debug, Clone, Copy)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// How many clients are served now.
     pub clients: u64,
     /// The bytes of memory that the helper has, or has had at its peak.
@@ -103,12 +103,12 @@ impl Display for Counts {
 }
 
 /// The most memory that this process has had, in bytes. It needs no `/proc`.
-pub fn peak_memory() -> u64 {
+pub(crate) fn peak_memory() -> u64 {
     getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| u64::try_from(usage.max_rss()).unwrap_or(0) * 1024)
 }
 
 /// The memory that these processes have now, in bytes. Needs `/proc`: a process that is not found there counts as 0.
-pub fn memory_of(pids: impl IntoIterator<Item = i32>) -> u64 {
+pub(crate) fn memory_of(pids: impl IntoIterator<Item = i32>) -> u64 {
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
     let page = page.and_then(|page| u64::try_from(page).ok()).unwrap_or(4096);
     let resident = |pid| {

@@ -277,7 +277,7 @@ const LEASE_PAUSE: TimeSpec = TimeSpec::new(0, 10_000_000);
 /// Repeats `open`, which must not wait in the kernel, as long as another program holds a lease on the file: the guest sees an open
 /// that takes that long, as from the original. Meanwhile this process answers health checks and ends when it is asked to,
 /// which it could not do in the kernel. `EAGAIN` where the lease does not go.
-pub fn wait_for_lease<T>(mut open: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+pub(crate) fn wait_for_lease<T>(mut open: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     let first = open();
     if !matches!(first, Err(Errno::EAGAIN)) {
         return first;

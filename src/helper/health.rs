@@ -25,7 +25,7 @@ use crate::text::{escape, escape_path};
 const PROGRAM: &[u8] = health_socket::PROGRAM.as_bytes();
 
 /// Says on standard output how the helper is; [`Outcome::Failure`] where it does not serve.
-pub fn run(args: HealthcheckArgs) -> Outcome {
+pub(crate) fn run(args: HealthcheckArgs) -> Outcome {
     let what = match Subject::find(args) {
         Ok(what) => what,
         Err(error) => {

@@ -11,19 +11,19 @@ use super::socket::{Listener, Name, set_nonblocking};
 use super::sys;
 
 /// What an answer begins with.
-pub const PROGRAM: &str = "virtfs-proxy-helper";
+pub(crate) const PROGRAM: &str = "virtfs-proxy-helper";
 /// The most bytes of an answer.
-pub const ANSWER: usize = 512;
+pub(crate) const ANSWER: usize = 512;
 
 /// The health socket that belongs to a socket.
-pub fn beside(socket: &Path) -> PathBuf {
+pub(crate) fn beside(socket: &Path) -> PathBuf {
     let mut path = socket.as_os_str().to_owned();
     path.push(".health");
     path.into()
 }
 
 /// Makes the health socket of the socket `name`. None where there can't be one; the log says why.
-pub fn bind(name: &Name, identity: &Identity) -> Option<Listener> {
+pub(crate) fn bind(name: &Name, identity: &Identity) -> Option<Listener> {
     let bound = Listener::bind(&beside(name.path()), name.owner(), identity).and_then(|listener| {
         set_nonblocking(listener.socket.as_fd())?;
         // A process that serves has it, and no way to files outside the export.
@@ -33,12 +33,12 @@ pub fn bind(name: &Name, identity: &Identity) -> Option<Listener> {
 }
 
 /// The line that says how a helper is.
-pub fn line(ok: bool, text: &str) -> String {
+pub(crate) fn line(ok: bool, text: &str) -> String {
     format!("{PROGRAM} {} {text}\n", if ok { "ok" } else { "failing" })
 }
 
 /// Reads such a line. `None` where it is none.
-pub fn read_line(line: &[u8]) -> Option<(bool, &str)> {
+pub(crate) fn read_line(line: &[u8]) -> Option<(bool, &str)> {
     let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
     let (word, text) = line.strip_prefix(PROGRAM)?.strip_prefix(' ')?.split_once(' ')?;
     match word {
@@ -49,7 +49,7 @@ pub fn read_line(line: &[u8]) -> Option<(bool, &str)> {
 }
 
 /// Answers, without waiting, and ends the connection. It is still to be closed.
-pub fn answer(connection: BorrowedFd<'_>, ok: bool, text: &str) {
+pub(crate) fn answer(connection: BorrowedFd<'_>, ok: bool, text: &str) {
     let _ = sys::send(connection, line(ok, text).as_bytes());
     let _ = nix::sys::socket::shutdown(connection.as_raw_fd(), nix::sys::socket::Shutdown::Both);
 }

@@ -25,7 +25,7 @@ use nix::errno::Errno;
 use super::sys::{self, EffectiveSet};
 
 /// "Leave this id as it is", on the wire and in the kernel.
-pub const NO_CHANGE: u32 = u32::MAX;
+pub(crate) const NO_CHANGE: u32 = u32::MAX;
 
 /// The identity of the serving thread.
 pub struct Identity {

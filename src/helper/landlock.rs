@@ -26,7 +26,7 @@ const MOST: ABI = ABI::V6;
 
 /// Confines this process to the files that `reach` reaches, for good. False on a kernel without Landlock, or with its first
 /// version.
-pub fn confine(reach: &ExportRoot, access: isolation::Access) -> Result<bool> {
+pub(crate) fn confine(reach: &ExportRoot, access: isolation::Access) -> Result<bool> {
     match restrict(reach, access) {
         Ok(()) => Ok(true),
         Err(error @ (RulesetError::CreateRuleset(_) | RulesetError::HandleAccesses(_))) => {
@@ -39,7 +39,7 @@ pub fn confine(reach: &ExportRoot, access: isolation::Access) -> Result<bool> {
 
 /// For a process whose work takes files anywhere, or mounts, which Landlock forbids with any rule about files: keeps it from TCP,
 /// abstract sockets and processes outside, for good, as far as the kernel knows these.
-pub fn confine_but_files() -> Result<()> {
+pub(crate) fn confine_but_files() -> Result<()> {
     let restrict = || -> Result<(), RulesetError> {
         let ruleset = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
@@ -53,7 +53,7 @@ pub fn confine_but_files() -> Result<()> {
 
 /// For a process that only removes files: in `removing`, and reads files in `reading` besides. Does nothing on a kernel without
 /// Landlock.
-pub fn confine_to_removal(removing: &[BorrowedFd<'_>], reading: Option<BorrowedFd<'_>>) -> Result<()> {
+pub(crate) fn confine_to_removal(removing: &[BorrowedFd<'_>], reading: Option<BorrowedFd<'_>>) -> Result<()> {
     let restrict = || -> Result<(), RulesetError> {
         let mut ruleset = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)

@@ -2,9 +2,9 @@
 
 /// Whether the layer of this name is built.
 #[cfg(not(feature = "break-in"))]
-pub const fn layer_enabled(_: &str) -> bool {
+pub(crate) const fn layer_enabled(_: &str) -> bool {
     true
 }
 
 #[cfg(feature = "break-in")]
-pub use super::break_in::layer_enabled;
+pub(crate) use super::break_in::layer_enabled;

@@ -155,7 +155,7 @@ impl fmt::Display for Layers {
 
 /// Logs which layers a process that serves has, and which were asked for and are missing. With `--strict` a missing one is an
 /// error.
-pub fn report(settings: &Settings, active: Layers) -> Result<()> {
+pub(crate) fn report(settings: &Settings, active: Layers) -> Result<()> {
     let missing = Layers::wanted(settings).without(active);
     require(settings, missing)?;
     log::info!("isolation layers: {active}");
@@ -169,7 +169,7 @@ pub fn report(settings: &Settings, active: Layers) -> Result<()> {
 }
 
 /// With `--strict`, an error where this process misses one of the layers that each process that serves takes.
-pub fn require_confined(settings: &Settings, active: Layers) -> Result<()> {
+pub(crate) fn require_confined(settings: &Settings, active: Layers) -> Result<()> {
     require(settings, Layers::wanted(settings).without(Layers::of(&AT_START)).without(active))
 }
 

@@ -19,20 +19,20 @@ use super::{logging, stderr};
 const AT_ONCE: usize = 64;
 
 /// Both ends.
-pub struct LogRelay {
+pub(crate) struct LogRelay {
     reader: LogReader,
     workers: OwnedFd,
 }
 
 /// The end of the process that writes to the pipe. It is ready for reading when a worker has written.
-pub struct LogReader {
+pub(crate) struct LogReader {
     socket: OwnedFd,
     buffer: Box<[u8]>,
 }
 
 impl LogRelay {
     /// Makes the socket pair. `None` where standard error is no pipe.
-    pub fn where_needed() -> Result<Option<Self>> {
+    pub(crate) fn where_needed() -> Result<Option<Self>> {
         let stderr = fstat(io::stderr()).context("cannot look at standard error")?;
         if stderr.st_mode & libc::S_IFMT != libc::S_IFIFO {
             return Ok(None);
@@ -45,7 +45,7 @@ impl LogRelay {
     }
 
     /// In a process that serves: standard error is this end from now on.
-    pub fn use_in_worker(self) -> Result<()> {
+    pub(crate) fn use_in_worker(self) -> Result<()> {
         dup2_stderr(&self.workers).context("cannot set standard error")?;
         stderr::prepare();
         logging::set_relayed();
@@ -53,19 +53,19 @@ impl LogRelay {
     }
 
     /// In a process that only passes lines on.
-    pub fn into_reader(self) -> LogReader {
+    pub(crate) fn into_reader(self) -> LogReader {
         self.reader
     }
 
     /// In the supervisor, which keeps the other end for its workers.
-    pub fn reader(&mut self) -> &mut LogReader {
+    pub(crate) fn reader(&mut self) -> &mut LogReader {
         &mut self.reader
     }
 }
 
 impl LogReader {
     /// Passes on what has been written. True where there may be more.
-    pub fn forward(&mut self) -> bool {
+    pub(crate) fn forward(&mut self) -> bool {
         for _ in 0..AT_ONCE {
             match sys::recv(self.socket.as_fd(), &mut self.buffer, Wait::No) {
                 Ok(length) => pass_on(&self.buffer[..length]),
@@ -76,7 +76,7 @@ impl LogReader {
     }
 
     /// Passes on everything, once the processes that write have ended.
-    pub fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         while self.forward() {}
     }
 }

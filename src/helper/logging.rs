@@ -35,17 +35,17 @@ static RELAYED: AtomicBool = AtomicBool::new(false);
 
 /// Another process of this helper reads this one's lines from now on. It alone reports lost lines: it alone knows whether the
 /// report was taken.
-pub fn set_relayed() {
+pub(crate) fn set_relayed() {
     RELAYED.store(true, Ordering::Relaxed);
 }
 
 /// Sets the pid that this process is known by outside its PID namespace.
-pub fn set_pid(pid: u32) {
+pub(crate) fn set_pid(pid: u32) {
     PID.store(pid, Ordering::Relaxed);
 }
 
 /// The connection to syslog, for a process that closes all other descriptors.
-pub fn descriptor() -> Option<BorrowedFd<'static>> {
+pub(crate) fn descriptor() -> Option<BorrowedFd<'static>> {
     match SINK.get() {
         Some(Sink::Syslog(socket)) => Some(socket.as_fd()),
         _ => None,
@@ -145,7 +145,7 @@ impl std::fmt::Write for FixedLine {
 }
 
 /// Logs a line of weight info from a signal handler: allocates nothing and takes no lock. `text` must not allocate either.
-pub fn log_from_handler(text: Arguments<'_>) {
+pub(crate) fn log_from_handler(text: Arguments<'_>) {
     let Some(sink) = SINK.get().filter(|_| log::max_level() >= LevelFilter::Info) else { return };
     let mut line = FixedLine { bytes: [0; stderr::LINE], length: 0 };
     let taken = match sink {
@@ -170,19 +170,19 @@ pub fn log_from_handler(text: Arguments<'_>) {
 }
 
 /// Counts lines that nobody took.
-pub fn count_lost(lines: u64) {
+pub(crate) fn count_lost(lines: u64) {
     if let Some(lost) = LOST.get() {
         lost.fetch_add(lines, Ordering::Relaxed);
     }
 }
 
 /// Whether lines were lost and nobody was told yet.
-pub fn has_lost() -> bool {
+pub(crate) fn has_lost() -> bool {
     !RELAYED.load(Ordering::Relaxed) && LOST.get().is_some_and(|lost| lost.load(Ordering::Relaxed) > 0)
 }
 
 /// Logs how many lines were lost, if any were.
-pub fn report_lost() {
+pub(crate) fn report_lost() {
     let (Some(sink), Some(lost), true) = (SINK.get(), LOST.get(), has_lost()) else { return };
     let count = lost.swap(0, Ordering::Relaxed);
     let lines = if count == 1 { "line was" } else { "lines were" };
@@ -193,14 +193,14 @@ pub fn report_lost() {
 }
 
 /// Writes a line to standard error, wherever the log goes: for what keeps a helper from starting.
-pub fn complain(text: Arguments<'_>) {
+pub(crate) fn complain(text: Arguments<'_>) {
     if !stderr::write_line(line(format_args!("{IDENT}: {text}")).as_bytes()) {
         count_lost(1);
     }
 }
 
 /// Starts logging. Says so where a daemon's lines will be lost.
-pub fn start(level: LevelFilter, syslog: bool) -> Result<()> {
+pub(crate) fn start(level: LevelFilter, syslog: bool) -> Result<()> {
     let sink = if syslog {
         match connect() {
             Ok(socket) => Sink::Syslog(socket),

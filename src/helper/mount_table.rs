@@ -4,7 +4,7 @@
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
+pub(crate) struct Mount {
     /// Its number, which no other mount has at the same time.
     pub id: u64,
     /// The file system's device, `major:minor`.
@@ -21,13 +21,13 @@ pub struct Mount {
 
 impl Mount {
     /// Whether this is a mount of the same directory or file of the same file system as `other`.
-    pub fn shows_same(&self, other: &Self) -> bool {
+    pub(crate) fn shows_same(&self, other: &Self) -> bool {
         self.device == other.device && self.root == other.root
     }
 
     /// Its mount point as a path below `base`, without a leading slash; empty for `base` itself. None where it is
     /// elsewhere.
-    pub fn below<'m>(&'m self, base: &[u8]) -> Option<&'m [u8]> {
+    pub(crate) fn below<'m>(&'m self, base: &[u8]) -> Option<&'m [u8]> {
         let base = base.strip_suffix(b"/").unwrap_or(base);
         match self.point.strip_prefix(base)? {
             [b'/', rest @ ..] => Some(rest),
@@ -38,7 +38,7 @@ impl Mount {
 }
 
 /// Reads the table; leaves out lines that it does not understand.
-pub fn parse(text: &[u8]) -> Vec<Mount> {
+pub(crate) fn parse(text: &[u8]) -> Vec<Mount> {
     text.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
 }
 

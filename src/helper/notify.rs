@@ -16,7 +16,7 @@ use nix::unistd::{ForkResult, fork, pipe, setsid};
 use crate::exit::Outcome;
 
 /// The service manager's socket, connected while its path is in reach.
-pub struct Manager {
+pub(crate) struct Manager {
     socket: Option<UnixDatagram>,
     /// What the manager could not be told yet: its socket's queue was full.
     behind: Option<&'static str>,
@@ -24,7 +24,7 @@ pub struct Manager {
 
 impl Manager {
     /// Connects, if the manager asked to be told.
-    pub fn connect() -> Self {
+    pub(crate) fn connect() -> Self {
         let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
             return Self { socket: None, behind: None };
         };
@@ -37,7 +37,7 @@ impl Manager {
 
     /// Tells the manager, without waiting: a manager that does not read its socket is told later, by
     /// [`Manager::tell_again`]. Nobody to tell, or nobody listening, is no failure.
-    pub fn tell(&mut self, state: &'static str) {
+    pub(crate) fn tell(&mut self, state: &'static str) {
         let Some(socket) = &self.socket else { return };
         let full = socket.send(state.as_bytes()).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
         if full && self.behind.is_none() {
@@ -47,26 +47,26 @@ impl Manager {
     }
 
     /// Tells the manager now or never.
-    pub fn send(&self, state: &str) {
+    pub(crate) fn send(&self, state: &str) {
         if let Some(socket) = &self.socket {
             let _ = socket.send(state.as_bytes());
         }
     }
 
     /// Whether the manager is still to be told something.
-    pub fn is_behind(&self) -> bool {
+    pub(crate) fn is_behind(&self) -> bool {
         self.behind.is_some()
     }
 
     /// Tells the manager what it could not be told before.
-    pub fn tell_again(&mut self) {
+    pub(crate) fn tell_again(&mut self) {
         if let Some(state) = self.behind {
             self.tell(state);
         }
     }
 
     /// The socket, for the handler that ends the process.
-    pub fn as_raw(&self) -> i32 {
+    pub(crate) fn as_raw(&self) -> i32 {
         self.socket.as_ref().map_or(-1, std::os::fd::AsRawFd::as_raw_fd)
     }
 }
@@ -83,7 +83,7 @@ fn connect_notify(name: &OsString) -> std::io::Result<UnixDatagram> {
 }
 
 /// How long the service manager waits for `WATCHDOG=1` before it takes this process for dead (sd_watchdog_enabled(3)).
-pub fn watchdog() -> Option<Duration> {
+pub(crate) fn watchdog() -> Option<Duration> {
     let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
     if number("WATCHDOG_PID").is_some_and(|pid| pid != u64::from(std::process::id())) {
         return None;
@@ -92,7 +92,7 @@ pub fn watchdog() -> Option<Duration> {
 }
 
 /// The parent that waits for a daemon to be ready.
-pub struct Parent {
+pub(crate) struct Parent {
     /// Where it waits; none where this process stays in the foreground.
     pipe: Option<OwnedFd>,
     /// `/dev/null`, opened while it is in reach.
@@ -100,7 +100,7 @@ pub struct Parent {
 }
 
 /// Which side of [`detach`] this is.
-pub enum Side {
+pub(crate) enum Side {
     /// The daemon, which goes on.
     Daemon(Parent),
     /// The parent, which is to exit.
@@ -119,7 +119,7 @@ impl Parent {
     }
 
     /// Lets the parent exit with success, and goes on without a terminal.
-    pub fn release(self) -> Result<()> {
+    pub(crate) fn release(self) -> Result<()> {
         let Some(pipe) = self.pipe else { return Ok(()) };
         nix::unistd::dup2_stderr(&self.null)?;
         File::from(pipe).write_all(b"1").context("the parent process is gone")
@@ -127,13 +127,13 @@ impl Parent {
 }
 
 /// Stays in the foreground: there is no parent to release.
-pub fn stay() -> Result<Parent> {
+pub(crate) fn stay() -> Result<Parent> {
     Parent::new(None)
 }
 
 /// Forks a daemon off. The parent returns when the daemon is ready, with success, or when it has ended without being
 /// ready, with failure: the daemon keeps the terminal until then, and has said there what is wrong.
-pub fn detach() -> Result<Side> {
+pub(crate) fn detach() -> Result<Side> {
     let (read, write) = pipe().context("cannot make a pipe")?;
     // SAFETY: this process has one thread.
     match unsafe { fork() }.context("cannot fork")? {

@@ -65,7 +65,7 @@ const REFUSED: OFlag = OFlag::O_PATH.union(OFlag::O_TMPFILE.difference(OFlag::O_
 
 /// Which system calls each request makes, on every C library and architecture that this builds for: the system call
 /// filter allows these. `--sandbox=none` adds openat2(2), a pin and its release to each.
-pub const CALLS: &[(&str, &[libc::c_long])] = &[
+pub(crate) const CALLS: &[(&str, &[libc::c_long])] = &[
     ("beneath", &[libc::SYS_openat2, libc::SYS_close]),
     ("identity", &[libc::SYS_setfsuid, libc::SYS_setfsgid, libc::SYS_capget, libc::SYS_capset]),
     // And one fcntl, F_SETFL.
@@ -107,7 +107,7 @@ pub const CALLS: &[(&str, &[libc::c_long])] = &[
 ///
 /// The kernel takes 32 bits. In musl the constant is a negative int, whose upper half would be all ones here.
 #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "its type differs by C library")]
-pub const VERSION_IOCTL: u64 = libc::FS_IOC_GETVERSION as u64 & 0xffff_ffff;
+pub(crate) const VERSION_IOCTL: u64 = libc::FS_IOC_GETVERSION as u64 & 0xffff_ffff;
 
 /// The client's open flags, those kept that mean something. `EINVAL` for a kind of descriptor that no request hands out.
 fn open_flags(flags: i32) -> Result<OFlag, Errno> {

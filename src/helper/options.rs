@@ -144,7 +144,7 @@ impl HelperArgs {
 
 /// The command with those variables unset that are empty, in its subcommands too: an image's setting can be undone where a variable
 /// cannot be removed.
-pub fn without_empty_variables(command: clap::Command) -> clap::Command {
+pub(crate) fn without_empty_variables(command: clap::Command) -> clap::Command {
     let unset = |arg: clap::Arg| {
         let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
         if empty { arg.env(Resettable::Reset) } else { arg }
@@ -154,7 +154,7 @@ pub fn without_empty_variables(command: clap::Command) -> clap::Command {
 
 /// `healthcheck`'s arguments.
 #[derive(Debug, Args)]
-pub struct HealthcheckArgs {
+pub(crate) struct HealthcheckArgs {
     /// The helper's socket; by default, the one that process 1 was started with, then VIRTFS_SOCKET
     #[arg(short, long, value_name = "PATH")]
     pub socket: Option<PathBuf>,

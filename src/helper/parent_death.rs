@@ -19,13 +19,13 @@ use nix::unistd::dup2_stdin;
 use super::sys;
 
 /// The supervisor's end: the worker ends when it is closed.
-pub struct Lifeline(#[allow(dead_code, reason = "held open")] OwnedFd);
+pub(crate) struct Lifeline(#[allow(dead_code, reason = "held open")] OwnedFd);
 
 /// The worker's end.
-pub struct WorkersEnd(OwnedFd);
+pub(crate) struct WorkersEnd(OwnedFd);
 
 /// Makes both ends, before the worker is forked.
-pub fn pair() -> Result<(Lifeline, WorkersEnd), Errno> {
+pub(crate) fn pair() -> Result<(Lifeline, WorkersEnd), Errno> {
     let (ours, workers) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
     Ok((Lifeline(ours), WorkersEnd(workers)))
 }
@@ -33,7 +33,7 @@ pub fn pair() -> Result<(Lifeline, WorkersEnd), Errno> {
 impl WorkersEnd {
     /// In a worker that handles SIGTERM, and that has closed the supervisor's end: has this process asked to stop when the
     /// supervisor's is closed.
-    pub fn hold(self) -> Result<()> {
+    pub(crate) fn hold(self) -> Result<()> {
         dup2_stdin(&self.0).context("cannot set standard input")?;
         sys::signal_on_event(self.0.as_fd(), libc::SIGTERM).context("cannot watch the supervisor")?;
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];

@@ -15,7 +15,7 @@ const NAME_MAX: usize = 256;
 ///
 /// Whatever the client names, the path that leaves here is absolute: nothing is ever looked up from the
 /// working directory.
-pub struct PathBuffer(Box<[u8; PATH_MAX + 1]>);
+pub(crate) struct PathBuffer(Box<[u8; PATH_MAX + 1]>);
 
 impl Default for PathBuffer {
     fn default() -> Self {
@@ -28,7 +28,7 @@ impl PathBuffer {
     /// `ENAMETOOLONG`.
     ///
     /// QEMU counts a terminating NUL as part of the paths that it made itself, and sends it.
-    pub fn set(&mut self, path: &[u8]) -> Result<&CStr, Errno> {
+    pub(crate) fn set(&mut self, path: &[u8]) -> Result<&CStr, Errno> {
         let path = path.strip_suffix(b"\0").unwrap_or(path);
         let slash = usize::from(path.first() != Some(&b'/'));
         if path.is_empty() {
@@ -44,12 +44,12 @@ impl PathBuffer {
 
 /// A reusable buffer for a string that the kernel takes as it is: a symbolic link's target.
 #[derive(Default)]
-pub struct TargetBuffer(PathBuffer);
+pub(crate) struct TargetBuffer(PathBuffer);
 
 impl TargetBuffer {
     /// Takes a target off the wire. An empty one is `ENOENT`, one with a NUL `EINVAL`, one that is too long
     /// `ENAMETOOLONG`.
-    pub fn set(&mut self, target: &[u8]) -> Result<&CStr, Errno> {
+    pub(crate) fn set(&mut self, target: &[u8]) -> Result<&CStr, Errno> {
         if target.is_empty() {
             return Err(Errno::ENOENT);
         }
@@ -58,7 +58,7 @@ impl TargetBuffer {
 }
 
 /// A reusable buffer for the name of an extended attribute.
-pub struct NameBuffer([u8; NAME_MAX]);
+pub(crate) struct NameBuffer([u8; NAME_MAX]);
 
 impl Default for NameBuffer {
     fn default() -> Self {
@@ -69,7 +69,7 @@ impl Default for NameBuffer {
 impl NameBuffer {
     /// Takes a name off the wire. One with a NUL is `EINVAL`, an empty one or one that is too long `ERANGE`, as the
     /// kernel has it (and says before it looks at the path).
-    pub fn set(&mut self, name: &[u8]) -> Result<&CStr, Errno> {
+    pub(crate) fn set(&mut self, name: &[u8]) -> Result<&CStr, Errno> {
         if name.is_empty() {
             return Err(Errno::ERANGE);
         }

@@ -21,7 +21,7 @@ use crate::text::escape_path;
 const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR).union(Mode::S_IRGRP).union(Mode::S_IROTH);
 
 /// A file with this process's id.
-pub struct PidFile {
+pub(crate) struct PidFile {
     directory: OwnedFd,
     name: OsString,
     inode: (u64, u64),
@@ -30,7 +30,7 @@ pub struct PidFile {
 
 impl PidFile {
     /// Writes it. A regular file of that name is replaced, anything else is refused.
-    pub fn write(path: &Path) -> Result<Self> {
+    pub(crate) fn write(path: &Path) -> Result<Self> {
         Self::write_below(path).with_context(|| format!("cannot write the pid file '{}'", escape_path(path)))
     }
 
@@ -59,7 +59,7 @@ impl PidFile {
     }
 
     /// Removes it, unless something else has its name by now.
-    pub fn remove(&self) {
+    pub(crate) fn remove(&self) {
         if self.is_there().unwrap_or(false) {
             let _ = unlinkat(&self.directory, &*self.name, UnlinkatFlags::NoRemoveDir);
         }
@@ -81,7 +81,7 @@ impl PidFile {
     }
 
     /// The directory, for a process that closes all other descriptors.
-    pub fn directory(&self) -> BorrowedFd<'_> {
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
 }

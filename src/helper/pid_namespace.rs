@@ -17,14 +17,14 @@ use super::isolation::Sandbox;
 
 /// Forks workers, each into a namespace of its own where that is allowed.
 #[derive(Default)]
-pub struct PidNamespaces {
+pub(crate) struct PidNamespaces {
     /// This process's own namespace, to come back to: its later children must not be born in an earlier one's.
     own: Option<OwnedFd>,
 }
 
 impl PidNamespaces {
     /// Finds out whether namespaces can be had. Without one the other walls stand.
-    pub fn find(sandbox: Sandbox) -> Self {
+    pub(crate) fn find(sandbox: Sandbox) -> Self {
         if sandbox != Sandbox::Namespace {
             return Self { own: None };
         }
@@ -39,7 +39,7 @@ impl PidNamespaces {
     ///
     /// # Safety
     /// As fork(2): this process must have one thread.
-    pub unsafe fn fork(&self) -> Result<ForkResult, Errno> {
+    pub(crate) unsafe fn fork(&self) -> Result<ForkResult, Errno> {
         let left = self.own.as_ref().filter(|_| unshare(CloneFlags::CLONE_NEWPID).map_err(report).is_ok());
         // SAFETY: the caller's promise.
         let forked = unsafe { fork() };
@@ -57,7 +57,7 @@ fn report(errno: Errno) {
 }
 
 /// This process's id where the host's `/proc` was mounted: the one that an administrator can do something with.
-pub fn id_outside() -> u32 {
+pub(crate) fn id_outside() -> u32 {
     let link = std::fs::read_link("/proc/self").ok();
     link.and_then(|link| link.to_str()?.parse().ok()).unwrap_or_else(std::process::id)
 }

@@ -14,7 +14,7 @@ use super::layers::{Layer, Layers};
 /// look from outside, umask 0.
 ///
 /// Returns which of these layers this process has now: what a container's runtime forbids is left as it was.
-pub fn drop_all_but(kept: &CapabilitySet) -> Result<Layers> {
+pub(crate) fn drop_all_but(kept: &CapabilitySet) -> Result<Layers> {
     let permitted = caps::read(None, CapSet::Permitted).context("cannot read this process's capabilities")?;
     // Group permissions must not be checked against the groups of whoever started us.
     let mut without_groups = true;
@@ -53,7 +53,7 @@ pub fn drop_all_but(kept: &CapabilitySet) -> Result<Layers> {
 }
 
 /// Takes from this process, and so from all that it starts, what `--modcaps` removes.
-pub fn give_up_removed(kept: &CapabilitySet) -> Result<()> {
+pub(crate) fn give_up_removed(kept: &CapabilitySet) -> Result<()> {
     let mut sets = vec![CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted];
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
         sets.insert(0, CapSet::Bounding);
@@ -70,7 +70,7 @@ pub fn give_up_removed(kept: &CapabilitySet) -> Result<()> {
 }
 
 /// Says which requests will fail for want of a capability.
-pub fn report_missing(kept: &CapabilitySet) -> Result<()> {
+pub(crate) fn report_missing(kept: &CapabilitySet) -> Result<()> {
     let permitted = caps::read(None, CapSet::Permitted).context("cannot read this process's capabilities")?;
     for (capability, fails) in NEEDED {
         if kept.kept.contains(&capability) && !permitted.contains(&capability) {
@@ -81,7 +81,7 @@ pub fn report_missing(kept: &CapabilitySet) -> Result<()> {
 }
 
 /// Sets the limit of open files; as far as the hard limit allows where nobody named it.
-pub fn limit_open_files(wanted: Option<u64>) -> Result<()> {
+pub(crate) fn limit_open_files(wanted: Option<u64>) -> Result<()> {
     let Some(wanted) = wanted else { return Ok(()) };
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
     setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted)).with_context(|| {
@@ -93,11 +93,11 @@ pub fn limit_open_files(wanted: Option<u64>) -> Result<()> {
 const MEMORY: u64 = 64 << 20;
 /// How many files a process that serves may have open. It needs a dozen; but descriptors that a client has not yet taken off its
 /// socket count against this limit too, all those of one user together.
-pub const OPEN_FILES: u64 = 8192;
+pub(crate) const OPEN_FILES: u64 = 8192;
 
 /// Bounds what the supervisor can use up, for good: memory and open files. It must start processes. `open_files` is what the user
 /// asked for.
-pub fn limit_supervisor(open_files: Option<u64>) -> Result<()> {
+pub(crate) fn limit_supervisor(open_files: Option<u64>) -> Result<()> {
     let (_, memory) = getrlimit(Resource::RLIMIT_AS).context("cannot read the limit of memory")?;
     let memory = memory.min(MEMORY);
     setrlimit(Resource::RLIMIT_AS, memory, memory)
@@ -110,7 +110,7 @@ pub fn limit_supervisor(open_files: Option<u64>) -> Result<()> {
 }
 
 /// Bounds what this process can use up, for good: memory, open files, processes. `open_files` is what the user asked for.
-pub fn limit_resources(open_files: Option<u64>) -> Result<()> {
+pub(crate) fn limit_resources(open_files: Option<u64>) -> Result<()> {
     let wanted = [
         (Resource::RLIMIT_AS, MEMORY, "memory"),
         (Resource::RLIMIT_NOFILE, open_files.unwrap_or(OPEN_FILES), "open files"),

@@ -14,17 +14,17 @@ use nix::errno::Errno;
 /// The header's length: `u32 type`, `u32 size`.
 pub const HEADER: usize = 8;
 /// The most bytes that may follow a header, in either direction.
-pub const MAX_PAYLOAD: usize = 64 * 1024;
+pub(crate) const MAX_PAYLOAD: usize = 64 * 1024;
 /// The longest string that a response can carry: what [`MAX_PAYLOAD`] leaves beside its length.
-pub const MAX_VALUE: usize = MAX_PAYLOAD - 2;
+pub(crate) const MAX_VALUE: usize = MAX_PAYLOAD - 2;
 
 /// The reply's type for success.
-pub const T_SUCCESS: u32 = 0;
+pub(crate) const T_SUCCESS: u32 = 0;
 /// The reply's type for an error; its payload is the negative errno.
-pub const T_ERROR: u32 = 1;
+pub(crate) const T_ERROR: u32 = 1;
 
 /// What the four bytes of an fd reply say when a descriptor comes with them.
-pub const FD_FOLLOWS: i32 = i32::MAX;
+pub(crate) const FD_FOLLOWS: i32 = i32::MAX;
 
 /// How a request is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -376,7 +376,7 @@ requests! {
 }
 
 /// A header's bytes.
-pub fn header(kind: u32, size: u32) -> [u8; HEADER] {
+pub(crate) fn header(kind: u32, size: u32) -> [u8; HEADER] {
     let mut bytes = [0; HEADER];
     bytes[..4].copy_from_slice(&kind.to_ne_bytes());
     bytes[4..].copy_from_slice(&size.to_ne_bytes());
@@ -407,10 +407,10 @@ impl Frame {
 }
 
 /// A success reply without a value: what [`Form::Status`] carries for 0.
-pub const DONE: [u8; HEADER + 4] = error_or_zero(T_SUCCESS, 0);
+pub(crate) const DONE: [u8; HEADER + 4] = error_or_zero(T_SUCCESS, 0);
 
 /// The reply to a request of form [`Form::Status`] or [`Form::Response`] that failed.
-pub fn encode_error(errno: Errno) -> [u8; HEADER + 4] {
+pub(crate) fn encode_error(errno: Errno) -> [u8; HEADER + 4] {
     error_or_zero(T_ERROR, -(errno as i32))
 }
 
@@ -452,13 +452,13 @@ impl<const N: usize> Packed<N> {
 }
 
 /// The bytes of a [`Request::Lstat`] reply: header and 116 bytes.
-pub const STAT_REPLY: usize = HEADER + 116;
+pub(crate) const STAT_REPLY: usize = HEADER + 116;
 
 /// Encodes a file's status: q dev, q ino, q nlink, d mode, d uid, d gid, q rdev, q size, q blksize, q blocks,
 /// then seconds and nanoseconds of atime, mtime and ctime, q each.
 #[allow(clippy::cast_sign_loss, reason = "the wire carries two's complement")]
 #[allow(clippy::unnecessary_cast, clippy::useless_conversion, reason = "field types differ by architecture")]
-pub fn encode_stat(stat: &libc::stat) -> [u8; STAT_REPLY] {
+pub(crate) fn encode_stat(stat: &libc::stat) -> [u8; STAT_REPLY] {
     let mut out = Packed::new();
     out.q(stat.st_dev);
     out.q(stat.st_ino);
@@ -482,11 +482,11 @@ pub fn encode_stat(stat: &libc::stat) -> [u8; STAT_REPLY] {
 }
 
 /// The bytes of a [`Request::Statfs`] reply: header and 88 bytes.
-pub const STATFS_REPLY: usize = HEADER + 88;
+pub(crate) const STATFS_REPLY: usize = HEADER + 88;
 
 /// A file system's status, field by field as the wire has it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct StatfsReply {
+pub(crate) struct StatfsReply {
     /// Its magic number.
     pub kind: u64,
     /// Block size in bytes.
@@ -510,7 +510,7 @@ pub struct StatfsReply {
 }
 
 /// Encodes a file system's status: eleven words, in the order of [`StatfsReply`].
-pub fn encode_statfs(reply: &StatfsReply) -> [u8; STATFS_REPLY] {
+pub(crate) fn encode_statfs(reply: &StatfsReply) -> [u8; STATFS_REPLY] {
     let mut out = Packed::new();
     for word in [
         reply.kind,
@@ -531,25 +531,25 @@ pub fn encode_statfs(reply: &StatfsReply) -> [u8; STATFS_REPLY] {
 }
 
 /// Encodes a length: the reply to an extended attribute request of size 0.
-pub fn encode_length(length: u32) -> [u8; HEADER + 4] {
+pub(crate) fn encode_length(length: u32) -> [u8; HEADER + 4] {
     let mut out = Packed::new();
     out.d(length);
     out.bytes
 }
 
 /// Encodes an inode's generation number.
-pub fn encode_version(version: u64) -> [u8; HEADER + 8] {
+pub(crate) fn encode_version(version: u64) -> [u8; HEADER + 8] {
     let mut out = Packed::new();
     out.q(version);
     out.bytes
 }
 
 /// Where a string's bytes go in a response under construction, so that the kernel can write them in place.
-pub const VALUE_AT: usize = HEADER + 2;
+pub(crate) const VALUE_AT: usize = HEADER + 2;
 
 /// Completes a response whose string of `length` bytes stands at [`VALUE_AT`] of `reply`, and returns how many
 /// bytes of `reply` are to be sent. Answers `E2BIG` when the string does not fit a response.
-pub fn finish_value(reply: &mut [u8], length: usize) -> Result<usize, Errno> {
+pub(crate) fn finish_value(reply: &mut [u8], length: usize) -> Result<usize, Errno> {
     let count = u16::try_from(length).ok().filter(|_| length <= MAX_VALUE).ok_or(Errno::E2BIG)?;
     let size = u32::from(count) + 2;
     let front = reply.get_mut(..VALUE_AT).ok_or(Errno::E2BIG)?;

@@ -156,7 +156,7 @@ const RESTRICTIONS: u64 = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | lib
 /// Leaves the host's network, IPC and UTS namespaces: a process that serves has no use for any of them. Making a
 /// network namespace takes the kernel milliseconds, so this is done once, not for every client. Where it is forbidden it
 /// is left undone. Returns those that were left.
-pub fn leave_shared_namespaces(sandbox: Sandbox) -> Layers {
+pub(crate) fn leave_shared_namespaces(sandbox: Sandbox) -> Layers {
     let mut left = Layers::default();
     if sandbox != Sandbox::Namespace {
         return left;

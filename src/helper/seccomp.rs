@@ -229,13 +229,13 @@ fn narrow() -> Vec<(libc::c_long, u8, SeccompCmpArgLen, SeccompCmpOp, u64)> {
 type Rules = BTreeMap<libc::c_long, Vec<SeccompRule>>;
 
 /// A filter, ready to be installed.
-pub struct Filter(Option<BpfProgram>);
+pub(crate) struct Filter(Option<BpfProgram>);
 
 impl Filter {
     /// Prepares the filter, so that nothing but its installation can fail later. None where the kernel has no seccomp.
     ///
     /// Health checks are answered on the socket `health`.
-    pub fn prepare(seccomp: Seccomp, health: Option<RawFd>) -> Result<Self> {
+    pub(crate) fn prepare(seccomp: Seccomp, health: Option<RawFd>) -> Result<Self> {
         let mut rules: Rules = LOOP.iter().chain(MUSL).map(|&call| (call, Vec::new())).collect();
         for (_, calls) in operations::CALLS {
             rules.extend(calls.iter().map(|&call| (call, Vec::new())));
@@ -253,7 +253,7 @@ impl Filter {
     }
 
     /// Prepares the filter of the supervisor and of the processes that it forks.
-    pub fn for_supervisor(seccomp: Seccomp) -> Result<Self> {
+    pub(crate) fn for_supervisor(seccomp: Seccomp) -> Result<Self> {
         let requests = operations::CALLS.iter().flat_map(|(_, calls)| *calls);
         let lists = [LOOP, MUSL, MOUNT_WATCHER, SUPERVISOR, SUPERVISOR_OLD];
         let mut rules: Rules =
@@ -271,7 +271,7 @@ impl Filter {
     }
 
     /// Prepares the filter of the process that removes the socket and the pid file.
-    pub fn for_cleaner(seccomp: Seccomp) -> Result<Self> {
+    pub(crate) fn for_cleaner(seccomp: Seccomp) -> Result<Self> {
         let mut rules: Rules =
             LOOP.iter().chain(MUSL).chain(CLEANER).map(|&call| (call, Vec::new())).collect();
         let others = narrow().into_iter().filter(|(call, ..)| *call != libc::SYS_ioctl);
@@ -283,7 +283,7 @@ impl Filter {
     }
 
     /// Prepares the filter of the process that watches the mounts.
-    pub fn for_mount_watcher(seccomp: Seccomp) -> Result<Self> {
+    pub(crate) fn for_mount_watcher(seccomp: Seccomp) -> Result<Self> {
         let mut rules: Rules =
             LOOP.iter().chain(MUSL).chain(MOUNT_WATCHER).map(|&call| (call, Vec::new())).collect();
         let mounts = (
@@ -319,12 +319,12 @@ impl Filter {
     }
 
     /// Whether there is something to install.
-    pub fn exists(&self) -> bool {
+    pub(crate) fn exists(&self) -> bool {
         self.0.is_some()
     }
 
     /// Installs the filter on this process, for good.
-    pub fn install(&self) -> Result<()> {
+    pub(crate) fn install(&self) -> Result<()> {
         match &self.0 {
             Some(program) => apply_filter(program).context("cannot install the system call filter"),
             None => Ok(()),

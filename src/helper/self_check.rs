@@ -21,7 +21,7 @@ const ASKERS: usize = 16;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Who asks, and the check that runs for them.
-pub struct SelfCheck {
+pub(crate) struct SelfCheck {
     listener: Option<Listener>,
     tried_at: Instant,
     askers: Vec<OwnedFd>,
@@ -44,7 +44,7 @@ struct Watchdog {
 
 impl SelfCheck {
     /// With the health socket of the socket `name`. `watchdog` is how long the service manager waits for a sign of life.
-    pub fn new(name: Option<&Name>, identity: &Identity, watchdog: Option<Duration>) -> Self {
+    pub(crate) fn new(name: Option<&Name>, identity: &Identity, watchdog: Option<Duration>) -> Self {
         let watchdog =
             watchdog.map(|limit| Watchdog { interval: limit / 3, due: Instant::now(), waits: false });
         let listener = name.and_then(|name| health_socket::bind(name, identity));
@@ -60,7 +60,7 @@ impl SelfCheck {
     }
 
     /// Makes the health socket anew when its name is gone.
-    pub fn keep_name(&mut self, identity: &Identity) {
+    pub(crate) fn keep_name(&mut self, identity: &Identity) {
         let Some(name) = self.listener.as_ref().and_then(|it| it.name.as_ref()) else { return };
         if name.stands() || self.tried_at.elapsed() < RETRY {
             return;
@@ -74,18 +74,18 @@ impl SelfCheck {
     }
 
     /// The sockets that are to be closed.
-    pub fn take_answered(&mut self) -> Vec<OwnedFd> {
+    pub(crate) fn take_answered(&mut self) -> Vec<OwnedFd> {
         std::mem::take(&mut self.answered)
     }
 
     /// What becomes readable when somebody asks.
-    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn socket(&self) -> Option<BorrowedFd<'_>> {
         let open = self.askers.len() < ASKERS && self.short_since.is_none_or(|since| since.elapsed() > RETRY);
         self.listener.as_ref().filter(|_| open).map(|listener| listener.socket.as_fd())
     }
 
     /// Takes those who ask off the socket.
-    pub fn take_questions(&mut self) {
+    pub(crate) fn take_questions(&mut self) {
         while let Some(socket) = self.socket() {
             match accept(socket) {
                 Ok(asker) => self.askers.push(asker),
@@ -97,13 +97,13 @@ impl SelfCheck {
     }
 
     /// Whether a check is to be started.
-    pub fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         let by_watchdog = || self.watchdog.as_ref().is_some_and(|watchdog| watchdog.due <= Instant::now());
         self.running.is_none() && (!self.askers.is_empty() || by_watchdog())
     }
 
     /// When this is to be looked at again, whatever happens.
-    pub fn timeout(&self) -> Option<Duration> {
+    pub(crate) fn timeout(&self) -> Option<Duration> {
         let missing =
             self.listener.as_ref().and_then(|it| it.name.as_ref()).is_some_and(|name| !name.stands());
         let due = self.watchdog.as_ref().filter(|_| self.running.is_none());
@@ -113,7 +113,7 @@ impl SelfCheck {
     }
 
     /// A check is about to be started.
-    pub fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         if let Some(watchdog) = &mut self.watchdog {
             watchdog.due = Instant::now() + watchdog.interval;
             watchdog.waits = true;
@@ -121,33 +121,28 @@ impl SelfCheck {
     }
 
     /// The check runs as this process.
-    pub fn started(&mut self, pid: Pid, parent_death: Lifeline) {
+    pub(crate) fn started(&mut self, pid: Pid, parent_death: Lifeline) {
         self.running = Some((pid, parent_death));
     }
 
     /// Whether this process is the check that runs.
-    pub fn is_running(&self, pid: Pid) -> bool {
+    pub(crate) fn is_running(&self, pid: Pid) -> bool {
         self.running.as_ref().is_some_and(|(running, _)| *running == pid)
     }
 
-    /// Whether a check runs.
-    pub fn runs(&self) -> bool {
-        self.running.is_some()
-    }
-
     /// Whether there are sockets of those who ask.
-    pub fn holds_sockets(&self) -> bool {
+    pub(crate) fn holds_sockets(&self) -> bool {
         !self.askers.is_empty() || !self.answered.is_empty()
     }
 
     /// Forgets the check that runs: nobody is answered any more.
-    pub fn abandon(&mut self) -> Option<(Pid, Lifeline)> {
+    pub(crate) fn abandon(&mut self) -> Option<(Pid, Lifeline)> {
         self.answered.append(&mut self.askers);
         self.running.take()
     }
 
     /// The check has ended, or could not be started: answers all who asked. True where the watchdog is to be told.
-    pub fn ended(&mut self, ok: bool, text: &str) -> bool {
+    pub(crate) fn ended(&mut self, ok: bool, text: &str) -> bool {
         self.running = None;
         for asker in &self.askers {
             // Its end is the end of the answer, whenever the socket is closed.
@@ -158,7 +153,7 @@ impl SelfCheck {
     }
 
     /// Removes the health socket.
-    pub fn remove(&self) {
+    pub(crate) fn remove(&self) {
         if let Some(name) = self.listener.as_ref().and_then(|listener| listener.name.as_ref()) {
             name.remove();
         }

@@ -39,11 +39,15 @@ static SERVING: AtomicBool = AtomicBool::new(false);
 static ANSWER: OnceLock<String> = OnceLock::new();
 
 /// What a process says of itself that waits for its one client.
-pub const WAITS: &str = "waiting for its one client";
+pub(crate) const WAITS: &str = "waiting for its one client";
 
 /// Has this process, once it serves its one client itself ([`serving`]), answer health checks on `socket` by `answer`, and tell the
 /// service manager's watchdog every third of `watchdog`. Both happen between two requests only: a process that is stuck in one is silent.
-pub fn show_life(socket: Option<BorrowedFd<'_>>, answer: String, watchdog: Option<Duration>) -> Result<()> {
+pub(crate) fn show_life(
+    socket: Option<BorrowedFd<'_>>,
+    answer: String,
+    watchdog: Option<Duration>,
+) -> Result<()> {
     ANSWER.get_or_init(|| answer);
     let show = SigAction::new(SigHandler::Handler(on_sign_of_life), SaFlags::SA_RESTART, SigSet::empty());
     if let Some(socket) = socket {
@@ -62,18 +66,18 @@ pub fn show_life(socket: Option<BorrowedFd<'_>>, answer: String, watchdog: Optio
 }
 
 /// The client is there.
-pub fn serving() {
+pub(crate) fn serving() {
     SERVING.store(true, Ordering::SeqCst);
 }
 
 /// What makes a worker go on that waits in the kernel for the close of a descriptor that its client sent.
-pub const NUDGE: Signal = Signal::SIGUSR1;
+pub(crate) const NUDGE: Signal = Signal::SIGUSR1;
 
 /// Whether [`NUDGE`] asks for the counts: it does in a process that serves its one client itself, which nobody nudges.
 static REPORTS: AtomicBool = AtomicBool::new(false);
 
 /// Has this process log its counts at SIGUSR1.
-pub fn report_counts() {
+pub(crate) fn report_counts() {
     REPORTS.store(true, Ordering::SeqCst);
 }
 
@@ -114,13 +118,13 @@ fn give_sign_of_life() {
 }
 
 /// Lets the handlers of [`handle_stop`] end the cleaner, too: `pipe` is closed and `pid` waited for.
-pub fn register_cleaner(pipe: i32, pid: i32) {
+pub(crate) fn register_cleaner(pipe: i32, pid: i32) {
     CLEANER.1.store(pid, Ordering::SeqCst);
     CLEANER.0.store(pipe, Ordering::SeqCst);
 }
 
 /// The cleaner is gone.
-pub fn forget_cleaner() {
+pub(crate) fn forget_cleaner() {
     CLEANER.0.store(-1, Ordering::SeqCst);
 }
 
@@ -143,7 +147,7 @@ extern "C" fn on_stop(_: libc::c_int) {
 }
 
 /// Waits until the cleaner is gone, for some seconds at most: a file system that hangs can hold it. Safe in a signal handler.
-pub fn wait_for_cleaner(pid: i32) {
+pub(crate) fn wait_for_cleaner(pid: i32) {
     static PAUSE: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 2_000_000 };
     for _ in 0..1500 {
         // SAFETY: plain calls that write to nothing; the time is only read.
@@ -157,18 +161,18 @@ pub fn wait_for_cleaner(pid: i32) {
 }
 
 /// The service manager's socket is about to be closed.
-pub fn forget_manager() {
+pub(crate) fn forget_manager() {
     MANAGER.store(-1, Ordering::SeqCst);
 }
 
 /// Whether this process was asked to stop.
-pub fn asked_to_stop() -> bool {
+pub(crate) fn asked_to_stop() -> bool {
     STOP.load(Ordering::SeqCst)
 }
 
 /// Installs the handlers of a process that serves or waits for a client by [`while_idle`]. `manager` is the service
 /// manager's socket, or -1.
-pub fn handle_stop(manager: i32) -> Result<()> {
+pub(crate) fn handle_stop(manager: i32) -> Result<()> {
     MANAGER.store(manager, Ordering::SeqCst);
     let stop = SigAction::new(SigHandler::Handler(on_stop), SaFlags::empty(), SigSet::empty());
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
@@ -191,22 +195,22 @@ extern "C" fn on_lost(_: libc::c_int) {
 
 /// Lets this signal, which the kernel sends when a process is gone that this one cannot do without, end this one with status
 /// 1. (SIGKILL would not do: the first process of a PID namespace ignores it.)
-pub fn end_when_lost(signal: Signal) -> Result<()> {
+pub(crate) fn end_when_lost(signal: Signal) -> Result<()> {
     install(signal, &SigAction::new(SigHandler::Handler(on_lost), SaFlags::empty(), SigSet::empty()))
 }
 
 /// A file that would be larger than `ulimit -f` allows is `EFBIG`, and not this process's end.
-pub fn ignore_file_size() -> Result<()> {
+pub(crate) fn ignore_file_size() -> Result<()> {
     install(Signal::SIGXFSZ, &SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty()))
 }
 
 /// SIGHUP leaves the daemon be.
-pub fn ignore_hangup() -> Result<()> {
+pub(crate) fn ignore_hangup() -> Result<()> {
     install(Signal::SIGHUP, &SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty()))
 }
 
 /// SIGTERM and SIGINT are left to another process: this one ends with it.
-pub fn ignore_stop() -> Result<()> {
+pub(crate) fn ignore_stop() -> Result<()> {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         install(signal, &ignore)?;
@@ -222,7 +226,7 @@ fn install(signal: Signal, action: &SigAction) -> Result<()> {
 
 /// Runs a call that waits with nothing in hand. `None` where this process was asked to stop before it waited; asked
 /// during the call, it ends at once with status 0.
-pub fn while_idle<T>(wait: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn while_idle<T>(wait: impl FnOnce() -> T) -> Option<T> {
     IDLE.store(true, Ordering::SeqCst);
     give_sign_of_life();
     let result = (!STOP.load(Ordering::SeqCst)).then(wait);

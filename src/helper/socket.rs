@@ -39,7 +39,7 @@ const BACKLOG: i32 = 64;
 const TAKE_OVER_TRIES: u32 = 3;
 
 /// A listening socket with a name in the file system.
-pub struct Listener {
+pub(crate) struct Listener {
     /// The socket.
     pub socket: OwnedFd,
     /// Its name; none for a socket that has none (an abstract one, passed by systemd).
@@ -57,7 +57,7 @@ enum Admission {
 
 /// A socket's name in the file system, and which inode it was given.
 #[derive(Debug, Clone)]
-pub struct Name {
+pub(crate) struct Name {
     path: PathBuf,
     owner: Owner,
     /// None where it was gone when this process was started.
@@ -69,7 +69,7 @@ pub struct Name {
 impl Listener {
     /// Makes a socket at `path` that only `owner` can connect to. One that nobody listens on any more is taken over; a live
     /// one is left alone and refused.
-    pub fn bind(path: &Path, owner: Owner, identity: &Identity) -> Result<Self> {
+    pub(crate) fn bind(path: &Path, owner: Owner, identity: &Identity) -> Result<Self> {
         let path = std::path::absolute(path).context("cannot tell what directory the socket is in")?;
         let shown = escape_path(&path);
         let address = UnixAddr::new(path.as_path()).with_context(|| {
@@ -114,7 +114,7 @@ impl Listener {
     }
 
     /// Takes a listening socket that this process inherited as descriptor `fd`.
-    pub fn adopt(fd: i32, owner: Option<Owner>) -> Result<Self> {
+    pub(crate) fn adopt(fd: i32, owner: Option<Owner>) -> Result<Self> {
         let socket = adopt(fd)?;
         if !getsockopt(&socket, sockopt::AcceptConn).context("cannot look at the passed socket")? {
             bail!("descriptor {fd}, passed by LISTEN_FDS, is not a listening socket");
@@ -126,13 +126,13 @@ impl Listener {
     }
 
     /// The same without a descriptor of the socket's file: whoever the kernel lets connect is admitted.
-    pub fn without_file(self) -> Self {
+    pub(crate) fn without_file(self) -> Self {
         Self { admission: Admission::Unknown(None), ..self }
     }
 
     /// Whether the client at the other end of `socket` may be served: the user or a member of the group that the socket is for,
     /// root, or this process's own user. Where the kernel has seen to that when the client connected, it is not asked again.
-    pub fn admits(&self, socket: BorrowedFd<'_>) -> bool {
+    pub(crate) fn admits(&self, socket: BorrowedFd<'_>) -> bool {
         let owner = match &self.admission {
             Admission::ByMode(pin, owner) => {
                 let unchanged = nix::sys::stat::fstat(pin).is_ok_and(|stat| {
@@ -154,13 +154,13 @@ impl Listener {
     }
 
     /// Waits for a client.
-    pub fn accept(&self) -> Result<OwnedFd, Errno> {
+    pub(crate) fn accept(&self) -> Result<OwnedFd, Errno> {
         accept(self.socket.as_fd())
     }
 }
 
 /// Takes a client off a listening socket.
-pub fn accept(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let fd = nix::sys::socket::accept4(socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
     // SAFETY: accept4 returned it just now; nobody else has it.
     let client = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -170,7 +170,7 @@ pub fn accept(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 
 /// Closes sockets whose queues may hold descriptors that clients sent. The last close of such a descriptor can take as long
 /// as its sender likes, so a process does it that nobody waits for: at its end, where the kernel does not linger. The caller reaps it.
-pub fn close_elsewhere<T>(sockets: Vec<T>) {
+pub(crate) fn close_elsewhere<T>(sockets: Vec<T>) {
     let gate = (!sockets.is_empty()).then(|| pipe2(OFlag::O_CLOEXEC).ok());
     let Some((gate, open)) = gate.flatten() else { return drop(sockets) };
     // SAFETY: this process has one thread.
@@ -205,42 +205,42 @@ impl Name {
     }
 
     /// Whose the socket is.
-    pub fn owner(&self) -> Owner {
+    pub(crate) fn owner(&self) -> Owner {
         self.owner
     }
 
     /// The socket's path.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whether the name still leads to the socket: QEMU removes it as soon as it has connected.
-    pub fn stands(&self) -> bool {
+    pub(crate) fn stands(&self) -> bool {
         FileId::at(&self.path).is_ok_and(|now| Some(now) == self.inode)
     }
 
     /// Removes the name, unless it leads to something else by now, or somebody else made it.
-    pub fn remove(&self) {
+    pub(crate) fn remove(&self) {
         if self.ours && self.stands() {
             let _ = nix::unistd::unlinkat(AT_FDCWD, &self.path, nix::unistd::UnlinkatFlags::NoRemoveDir);
         }
     }
 
     /// Makes the socket anew after its name was removed.
-    pub fn bind_again(&self, identity: &Identity) -> Result<Listener> {
+    pub(crate) fn bind_again(&self, identity: &Identity) -> Result<Listener> {
         Listener::bind(&self.path, self.owner, identity)
     }
 }
 
 /// Has no call on this socket wait.
-pub fn set_nonblocking(socket: BorrowedFd<'_>) -> Result<()> {
+pub(crate) fn set_nonblocking(socket: BorrowedFd<'_>) -> Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
     fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
 }
 
 /// Takes a connected stream socket that this process inherited as descriptor `fd`.
-pub fn adopt_connected(fd: i32) -> Result<OwnedFd> {
+pub(crate) fn adopt_connected(fd: i32) -> Result<OwnedFd> {
     let socket = adopt(fd)?;
     if getsockopt(&socket, sockopt::AcceptConn).unwrap_or(false) {
         bail!(
@@ -330,7 +330,7 @@ fn in_use(shown: &str) -> String {
 }
 
 /// A name that nothing has yet, for what is not in its place yet or no more.
-pub fn name_aside() -> String {
+pub(crate) fn name_aside() -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     format!(".virtfs-proxy-helper.{}.{}", std::process::id(), now.as_nanos())
 }
@@ -371,7 +371,7 @@ fn rename_to_free_name(directory: &OwnedFd, from: &[u8], to: &[u8]) -> Result<()
 
 /// Who is behind a socket's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Life {
+pub(crate) enum Life {
     /// A stream socket that is open.
     Listening,
     /// A datagram socket that is open: not one of ours.
@@ -382,7 +382,7 @@ pub enum Life {
 
 /// Asks who is behind a socket's name, with a datagram socket: a stream socket that lives there answers 'wrong type', and
 /// loses no place in its queue as it would to a real connection.
-pub fn probe(address: &UnixAddr) -> Result<Life, Errno> {
+pub(crate) fn probe(address: &UnixAddr) -> Result<Life, Errno> {
     let socket = new_socket(SockType::Datagram)?;
     match connect(socket.as_raw_fd(), address) {
         Ok(()) => Ok(Life::Datagram),
@@ -413,7 +413,7 @@ fn settle(path: &Path, owner: Owner) -> Result<(FileId, OwnedFd)> {
 }
 
 /// Who is at the other end of `socket`, for the log.
-pub fn describe_peer(socket: BorrowedFd<'_>) -> String {
+pub(crate) fn describe_peer(socket: BorrowedFd<'_>) -> String {
     match getsockopt(&socket, sockopt::PeerCredentials) {
         // What has no pid here is in another container.
         Ok(peer) if peer.pid() == 0 => {
@@ -422,9 +422,4 @@ pub fn describe_peer(socket: BorrowedFd<'_>) -> String {
         Ok(peer) => format!("pid {}, uid {}, gid {}", peer.pid(), peer.uid(), peer.gid()),
         Err(_) => "an unknown process".into(),
     }
-}
-
-/// The name that a path's watcher looks for.
-pub fn file_name(path: &Path) -> &[u8] {
-    path.file_name().map_or(b"", OsStrExt::as_bytes)
 }

@@ -16,7 +16,7 @@ use nix::unistd::{dup2_stderr, write};
 use super::sys;
 
 /// The most bytes of a line, its end among them. A pipe takes so many at once or none (`PIPE_BUF`, pipe(7)).
-pub const LINE: usize = 4096;
+pub(crate) const LINE: usize = 4096;
 
 /// write(2) does not wait: an open file of this process's own, or a regular file.
 const OWN: u8 = 0;
@@ -29,7 +29,7 @@ const SHARED: u8 = 2;
 static KIND: AtomicU8 = AtomicU8::new(OWN);
 
 /// Sees to it that writing to standard error does not wait. Needs `/proc`.
-pub fn prepare() {
+pub(crate) fn prepare() {
     let Ok(stat) = fstat(stderr()) else { return };
     let kind = match stat.st_mode & libc::S_IFMT {
         libc::S_IFSOCK => SOCKET,
@@ -45,7 +45,7 @@ fn reopen() -> Result<(), Errno> {
 }
 
 /// Writes a line, which ends with a newline. False where nobody took it.
-pub fn write_line(line: &[u8]) -> bool {
+pub(crate) fn write_line(line: &[u8]) -> bool {
     loop {
         let written = match KIND.load(Ordering::Relaxed) {
             SOCKET => sys::send(stderr(), line),

@@ -80,7 +80,7 @@ struct Supervisor<'s> {
 }
 
 /// Serves clients until told to stop or, without `--persistent`, until the last has left.
-pub fn run(
+pub(crate) fn run(
     settings: &Settings,
     sandbox: Sandbox,
     directory: Directory,

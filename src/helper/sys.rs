@@ -17,7 +17,7 @@ use crate::kernel;
 /// Which file, of all that there are and were: its device and inode number, which are both given out again, and when it was made,
 /// where the file system tells that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileId {
+pub(crate) struct FileId {
     device: (u32, u32),
     number: u64,
     made: Option<(i64, u32)>,
@@ -25,12 +25,12 @@ pub struct FileId {
 
 impl FileId {
     /// The open file.
-    pub fn of(file: impl AsFd) -> io::Result<Self> {
+    pub(crate) fn of(file: impl AsFd) -> io::Result<Self> {
         Self::look(file.as_fd(), c"", AtFlags::EMPTY_PATH)
     }
 
     /// The file of this name; a symbolic link itself.
-    pub fn at(path: &Path) -> io::Result<Self> {
+    pub(crate) fn at(path: &Path) -> io::Result<Self> {
         Self::look(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW)
     }
 
@@ -67,7 +67,7 @@ fn length(result: isize) -> Result<usize, Errno> {
 
 /// Whether a call waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wait {
+pub(crate) enum Wait {
     /// Until there is something.
     Yes,
     /// `EAGAIN` where there is nothing.
@@ -75,7 +75,7 @@ pub enum Wait {
 }
 
 /// `recv(2)` into the front of `buffer`.
-pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait) -> Result<usize, Errno> {
+pub(crate) fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait) -> Result<usize, Errno> {
     let flags = if wait == Wait::Yes { 0 } else { libc::MSG_DONTWAIT };
     // SAFETY: the kernel writes at most `buffer.len()` bytes to the buffer, which is borrowed for the call.
     length(unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) })
@@ -85,19 +85,19 @@ pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: Wait) -> Result<usi
 const SEND: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
 
 /// `send(2)`, as [`SEND`] says.
-pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
+pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
     // SAFETY: the kernel reads at most `bytes.len()` bytes from the slice, which is borrowed for the call.
     length(unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), SEND) })
 }
 
 /// [`send`] on a descriptor that may be -1, whatever comes of it. Safe in a signal handler.
-pub fn send_raw(socket: RawFd, bytes: &[u8]) {
+pub(crate) fn send_raw(socket: RawFd, bytes: &[u8]) {
     // SAFETY: the kernel reads at most `bytes.len()` bytes from the slice; a descriptor that is none is an error.
     unsafe { libc::send(socket, bytes.as_ptr().cast(), bytes.len(), SEND) };
 }
 
 /// `accept4(2)` on a descriptor that may be -1. Safe in a signal handler.
-pub fn accept_raw(socket: RawFd) -> Result<OwnedFd, Errno> {
+pub(crate) fn accept_raw(socket: RawFd) -> Result<OwnedFd, Errno> {
     let (address, length) = (std::ptr::null_mut(), std::ptr::null_mut());
     // SAFETY: no address is asked for; the descriptor that comes back is nobody else's.
     unsafe {
@@ -107,7 +107,7 @@ pub fn accept_raw(socket: RawFd) -> Result<OwnedFd, Errno> {
 }
 
 /// Has the kernel send this process SIGALRM again and again (`setitimer(2)`).
-pub fn signal_every(interval: Duration) -> Result<(), Errno> {
+pub(crate) fn signal_every(interval: Duration) -> Result<(), Errno> {
     let time = libc::timeval {
         tv_sec: interval.as_secs().try_into().map_err(|_| Errno::EINVAL)?,
         tv_usec: interval.subsec_micros().max(1).into(),
@@ -123,7 +123,7 @@ pub fn signal_every(interval: Duration) -> Result<(), Errno> {
 struct RightsBuffer([u8; 24]);
 
 /// `sendmsg(2)` of `bytes` with one descriptor beside them, as [`SEND`] says.
-pub fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> Result<usize, Errno> {
+pub(crate) fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> Result<usize, Errno> {
     const FD_SIZE: u32 = 4;
     const { assert!(size_of::<RawFd>() == FD_SIZE as usize) };
     let mut control = RightsBuffer([0; 24]);
@@ -149,7 +149,7 @@ pub fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) ->
 
 /// Has the kernel refuse descriptors that the other side of `socket`, or of what it accepts, sends (`SO_PASSRIGHTS`, Linux 6.16). False
 /// where it can't.
-pub fn refuse_descriptors(socket: BorrowedFd<'_>) -> bool {
+pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> bool {
     const SO_PASSRIGHTS: libc::c_int = 83;
     let off: libc::c_int = 0;
     let size = libc::socklen_t::try_from(size_of_val(&off)).unwrap_or(0);
@@ -161,7 +161,7 @@ pub fn refuse_descriptors(socket: BorrowedFd<'_>) -> bool {
 }
 
 /// The groups of the process that connected `socket` (`SO_PEERGROUPS`).
-pub fn peer_groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
+pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
     let mut groups = vec![0_u32; 65_536];
     let mut size = libc::socklen_t::try_from(size_of_val(&*groups)).map_err(|_| Errno::EINVAL)?;
     let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERGROUPS);
@@ -175,7 +175,7 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
 }
 
 /// How much memory, in bytes, the messages take that were sent on `socket` and that the other side has not yet received.
-pub fn unread(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
+pub(crate) fn unread(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes one int.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) }.into())?;
@@ -183,12 +183,12 @@ pub fn unread(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
 }
 
 /// A counter that this process shares with those that it forks.
-pub fn shared_counter() -> Result<&'static AtomicU64, Errno> {
+pub(crate) fn shared_counter() -> Result<&'static AtomicU64, Errno> {
     shared_counters::<1>().map(|[counter]| counter)
 }
 
 /// Counters that this process shares with those that it forks.
-pub fn shared_counters<const N: usize>() -> Result<&'static [AtomicU64; N], Errno> {
+pub(crate) fn shared_counters<const N: usize>() -> Result<&'static [AtomicU64; N], Errno> {
     let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
     let access = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new mapping, zero-filled, aligned to a page and never unmapped; all access to it is atomic.
@@ -202,7 +202,7 @@ pub fn shared_counters<const N: usize>() -> Result<&'static [AtomicU64; N], Errn
 }
 
 /// `statfs(2)`.
-pub fn statfs(path: &CStr) -> Result<libc::statfs, Errno> {
+pub(crate) fn statfs(path: &CStr) -> Result<libc::statfs, Errno> {
     let mut out = MaybeUninit::uninit();
     // SAFETY: path is terminated; the kernel writes one statfs to `out`, which is read only on success.
     unsafe {
@@ -212,7 +212,7 @@ pub fn statfs(path: &CStr) -> Result<libc::statfs, Errno> {
 }
 
 /// `fstatfs(2)`.
-pub fn fstatfs(fd: BorrowedFd<'_>) -> Result<libc::statfs, Errno> {
+pub(crate) fn fstatfs(fd: BorrowedFd<'_>) -> Result<libc::statfs, Errno> {
     let mut out = MaybeUninit::uninit();
     // SAFETY: the kernel writes one statfs to `out`, which is read only on success.
     unsafe {
@@ -222,7 +222,7 @@ pub fn fstatfs(fd: BorrowedFd<'_>) -> Result<libc::statfs, Errno> {
 }
 
 /// `readlinkat(2)` into the front of `buffer`.
-pub fn readlinkat(dir: BorrowedFd<'_>, path: &CStr, buffer: &mut [u8]) -> Result<usize, Errno> {
+pub(crate) fn readlinkat(dir: BorrowedFd<'_>, path: &CStr, buffer: &mut [u8]) -> Result<usize, Errno> {
     // SAFETY: path is terminated; the kernel writes at most `buffer.len()` bytes to the buffer.
     length(unsafe {
         libc::readlinkat(dir.as_raw_fd(), path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
@@ -231,7 +231,7 @@ pub fn readlinkat(dir: BorrowedFd<'_>, path: &CStr, buffer: &mut [u8]) -> Result
 
 /// Whether an extended attribute call follows a final symbolic link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Final {
+pub(crate) enum Final {
     /// The link itself: `lgetxattr(2)` and its like.
     Link,
     /// What it leads to: `getxattr(2)` and its like.
@@ -239,7 +239,7 @@ pub enum Final {
 }
 
 /// `getxattr(2)` or `lgetxattr(2)` into the front of `buffer`; into an empty one, only the length is asked for.
-pub fn getxattr(path: &CStr, name: &CStr, buffer: &mut [u8], last: Final) -> Result<usize, Errno> {
+pub(crate) fn getxattr(path: &CStr, name: &CStr, buffer: &mut [u8], last: Final) -> Result<usize, Errno> {
     let call = match last {
         Final::Link => libc::lgetxattr,
         Final::Target => libc::getxattr,
@@ -249,7 +249,7 @@ pub fn getxattr(path: &CStr, name: &CStr, buffer: &mut [u8], last: Final) -> Res
 }
 
 /// `listxattr(2)` or `llistxattr(2)`, as [`getxattr`].
-pub fn listxattr(path: &CStr, buffer: &mut [u8], last: Final) -> Result<usize, Errno> {
+pub(crate) fn listxattr(path: &CStr, buffer: &mut [u8], last: Final) -> Result<usize, Errno> {
     let call = match last {
         Final::Link => libc::llistxattr,
         Final::Target => libc::listxattr,
@@ -259,7 +259,7 @@ pub fn listxattr(path: &CStr, buffer: &mut [u8], last: Final) -> Result<usize, E
 }
 
 /// `setxattr(2)` or `lsetxattr(2)`.
-pub fn setxattr(path: &CStr, name: &CStr, value: &[u8], flags: i32, last: Final) -> Result<(), Errno> {
+pub(crate) fn setxattr(path: &CStr, name: &CStr, value: &[u8], flags: i32, last: Final) -> Result<(), Errno> {
     let call = match last {
         Final::Link => libc::lsetxattr,
         Final::Target => libc::setxattr,
@@ -270,7 +270,7 @@ pub fn setxattr(path: &CStr, name: &CStr, value: &[u8], flags: i32, last: Final)
 }
 
 /// `removexattr(2)` or `lremovexattr(2)`.
-pub fn removexattr(path: &CStr, name: &CStr, last: Final) -> Result<(), Errno> {
+pub(crate) fn removexattr(path: &CStr, name: &CStr, last: Final) -> Result<(), Errno> {
     let call = match last {
         Final::Link => libc::lremovexattr,
         Final::Target => libc::removexattr,
@@ -280,19 +280,19 @@ pub fn removexattr(path: &CStr, name: &CStr, last: Final) -> Result<(), Errno> {
 }
 
 /// `truncate(2)`.
-pub fn truncate(path: &CStr, size: i64) -> Result<(), Errno> {
+pub(crate) fn truncate(path: &CStr, size: i64) -> Result<(), Errno> {
     // SAFETY: path is terminated.
     check(unsafe { libc::truncate(path.as_ptr(), size) }.into()).map(drop)
 }
 
 /// `fchmodat(2)`, which follows a final symbolic link.
-pub fn fchmodat(dir: BorrowedFd<'_>, path: &CStr, mode: u32) -> Result<(), Errno> {
+pub(crate) fn fchmodat(dir: BorrowedFd<'_>, path: &CStr, mode: u32) -> Result<(), Errno> {
     // SAFETY: path is terminated.
     check(unsafe { libc::fchmodat(dir.as_raw_fd(), path.as_ptr(), mode, 0) }.into()).map(drop)
 }
 
 /// `ioctl(FS_IOC_GETVERSION)`: the inode's generation number.
-pub fn inode_version(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+pub(crate) fn inode_version(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
     // The ioctl's number is made with `long`, but every file system writes an int.
     let mut version: [u32; 2] = [0; 2];
     // SAFETY: the kernel writes four bytes, or at most a long's eight, to `version`.
@@ -302,7 +302,7 @@ pub fn inode_version(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
 
 /// `struct file_handle` (open_by_handle_at(2)), with room for the longest.
 #[repr(C)]
-pub struct FileHandle {
+pub(crate) struct FileHandle {
     length: u32,
     kind: i32,
     bytes: [u8; MAX_HANDLE],
@@ -314,7 +314,7 @@ const MAX_HANDLE: usize = 128;
 impl FileHandle {
     /// One of this type and content; content that is too long is cut.
     #[cfg(test)]
-    pub fn new(kind: i32, content: &[u8]) -> Self {
+    pub(crate) fn new(kind: i32, content: &[u8]) -> Self {
         let mut bytes = [0; MAX_HANDLE];
         let length = content.len().min(MAX_HANDLE);
         bytes[..length].copy_from_slice(&content[..length]);
@@ -322,19 +322,19 @@ impl FileHandle {
     }
 
     /// Its type: the file system's own affair.
-    pub fn kind(&self) -> i32 {
+    pub(crate) fn kind(&self) -> i32 {
         self.kind
     }
 
     /// Its content: the file system's own affair, too.
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         let length = usize::try_from(self.length).unwrap_or(0).min(MAX_HANDLE);
         &self.bytes[..length]
     }
 }
 
 /// `name_to_handle_at(2)`: the handle of a file, without opening it or following a final symbolic link.
-pub fn name_to_handle(dir: BorrowedFd<'_>, path: &CStr) -> Result<FileHandle, Errno> {
+pub(crate) fn name_to_handle(dir: BorrowedFd<'_>, path: &CStr) -> Result<FileHandle, Errno> {
     let mut handle = FileHandle { length: 128, kind: 0, bytes: [0; MAX_HANDLE] };
     let mut mount: libc::c_int = 0;
     // SAFETY: path is terminated; FileHandle is laid out as struct file_handle, and `length` says how many bytes the kernel
@@ -360,7 +360,7 @@ fn close_range(first: u32, last: u32) -> Result<(), Errno> {
 
 /// Closes every descriptor from `first` on except those in `kept`: one by one where close_range(2) is missing (before Linux 5.9)
 /// or filtered. None of those that are closed may belong to anything in this process.
-pub fn close_all_from(first: u32, kept: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+pub(crate) fn close_all_from(first: u32, kept: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     let mut kept: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
     kept.sort_unstable();
     let mut from = first;
@@ -396,7 +396,7 @@ fn open_descriptors() -> Result<Vec<u32>, Errno> {
 }
 
 /// Closes two descriptors, with one system call where their numbers are neighbours.
-pub fn close_both(one: OwnedFd, other: OwnedFd) {
+pub(crate) fn close_both(one: OwnedFd, other: OwnedFd) {
     let (low, high) = (one.as_raw_fd().min(other.as_raw_fd()), one.as_raw_fd().max(other.as_raw_fd()));
     if high == low + 1
         && let (Ok(first), Ok(last)) = (u32::try_from(low), u32::try_from(high))
@@ -407,13 +407,13 @@ pub fn close_both(one: OwnedFd, other: OwnedFd) {
 }
 
 /// `setfsuid(2)`; returns the previous id. It reports no error: see [`super::identity`].
-pub fn setfsuid(uid: u32) -> u32 {
+pub(crate) fn setfsuid(uid: u32) -> u32 {
     // SAFETY: plain integers. Not libc's wrapper, which may signal other threads.
     id(unsafe { libc::syscall(libc::SYS_setfsuid, uid) })
 }
 
 /// `setfsgid(2)`; returns the previous id. It reports no error: see [`super::identity`].
-pub fn setfsgid(gid: u32) -> u32 {
+pub(crate) fn setfsgid(gid: u32) -> u32 {
     // SAFETY: plain integers. Not libc's wrapper, which may signal other threads.
     id(unsafe { libc::syscall(libc::SYS_setfsgid, gid) })
 }
@@ -426,7 +426,7 @@ fn id(result: libc::c_long) -> u32 {
 
 /// Lets go of memory that only starting up needed: what the allocator holds unused, code and constants. What of these
 /// is needed again comes back from the page cache. Purely a matter of size: nothing fails where the kernel declines.
-pub fn slim_down() {
+pub(crate) fn slim_down() {
     #[cfg(target_env = "gnu")]
     // SAFETY: gives unused memory back to the kernel (malloc_trim(3)).
     unsafe {
@@ -504,7 +504,7 @@ fn capset(data: &[CapData; 2]) -> Result<(), Errno> {
 
 /// Puts the capability of this number (below 32) into this thread's effective set, without allocating. False where it was
 /// there already, or is not permitted.
-pub fn raise_capability(number: u8) -> Result<bool, Errno> {
+pub(crate) fn raise_capability(number: u8) -> Result<bool, Errno> {
     let mut data = capget()?;
     let bit = 1u32 << number;
     if data[0].effective & bit != 0 || data[0].permitted & bit == 0 {
@@ -517,7 +517,7 @@ pub fn raise_capability(number: u8) -> Result<bool, Errno> {
 
 /// A thread's effective capabilities, ready to be set without allocating.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EffectiveSet([CapData; 2]);
+pub(crate) struct EffectiveSet([CapData; 2]);
 
 /// The capabilities that the kernel takes out of effect when the file system uid 0 becomes another one (capabilities(7)): CHOWN,
 /// DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, LINUX_IMMUTABLE, MKNOD, and of the upper half MAC_OVERRIDE.
@@ -526,12 +526,12 @@ const FILE_SYSTEM_CAPABILITIES: [u32; 2] =
 
 impl EffectiveSet {
     /// The set that this thread has now.
-    pub fn of_this_thread() -> Result<Self, Errno> {
+    pub(crate) fn of_this_thread() -> Result<Self, Errno> {
         capget().map(Self)
     }
 
     /// This set without the capabilities that a file system uid other than 0 does without.
-    pub fn without_file_system(&self) -> Self {
+    pub(crate) fn without_file_system(&self) -> Self {
         let mut reduced = self.clone();
         for (data, removed) in reduced.0.iter_mut().zip(FILE_SYSTEM_CAPABILITIES) {
             data.effective &= !removed;
@@ -540,13 +540,13 @@ impl EffectiveSet {
     }
 
     /// Makes it this thread's effective set.
-    pub fn apply(&self) -> Result<(), Errno> {
+    pub(crate) fn apply(&self) -> Result<(), Errno> {
         capset(&self.0)
     }
 }
 
 /// Whether the kernel leaves capabilities alone when this thread's user ids change: the secure bit `NO_SETUID_FIXUP`.
-pub fn no_setuid_fixup() -> Result<bool, Errno> {
+pub(crate) fn no_setuid_fixup() -> Result<bool, Errno> {
     const NO_SETUID_FIXUP: libc::c_long = 1 << 2;
     // SAFETY: plain integers; the call changes nothing.
     let bits = check(unsafe { libc::prctl(libc::PR_GET_SECUREBITS, 0, 0, 0, 0) }.into())?;
@@ -555,7 +555,7 @@ pub fn no_setuid_fixup() -> Result<bool, Errno> {
 
 /// `open_tree(2)` with `OPEN_TREE_CLONE`: a private, unattached copy of the mount that `path` is on, with `path`
 /// as its root; with everything mounted below where `recursive`.
-pub fn clone_mount(dir: BorrowedFd<'_>, path: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
+pub(crate) fn clone_mount(dir: BorrowedFd<'_>, path: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
     let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH as u32;
     if recursive {
         flags |= libc::AT_RECURSIVE as u32;
@@ -568,7 +568,7 @@ pub fn clone_mount(dir: BorrowedFd<'_>, path: &CStr, recursive: bool) -> Result<
 }
 
 /// `move_mount(2)` of the unattached mount `tree` onto the directory `onto`.
-pub fn attach_mount(tree: BorrowedFd<'_>, onto: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn attach_mount(tree: BorrowedFd<'_>, onto: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
     // SAFETY: both paths are terminated and empty.
     check(unsafe {
@@ -585,18 +585,18 @@ pub fn attach_mount(tree: BorrowedFd<'_>, onto: BorrowedFd<'_>) -> Result<(), Er
 }
 
 /// Sets `attributes` (`MOUNT_ATTR_*`) on the mount `tree` and on all mounted below it.
-pub fn set_mount_attributes(tree: BorrowedFd<'_>, attributes: u64) -> Result<(), Errno> {
+pub(crate) fn set_mount_attributes(tree: BorrowedFd<'_>, attributes: u64) -> Result<(), Errno> {
     kernel::change_mounts(tree, attributes, 0, 0).map_err(|_| Errno::last())
 }
 
 /// Sets `attributes` on the mount `tree` and on all mounted below it, and makes them slaves: what the kernel mounts and
 /// unmounts on their masters, it mounts and unmounts here, and nothing from here reaches a master.
-pub fn enslave_mounts(tree: BorrowedFd<'_>, attributes: u64) -> Result<(), Errno> {
+pub(crate) fn enslave_mounts(tree: BorrowedFd<'_>, attributes: u64) -> Result<(), Errno> {
     kernel::change_mounts(tree, attributes, 0, libc::MS_SLAVE).map_err(|_| Errno::last())
 }
 
 /// The number by which `/proc/PID/mountinfo` knows the mount that `fd` is on (`statx(2)`, `STATX_MNT_ID`, Linux 5.8).
-pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+pub(crate) fn mount_id(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
     const STATX_MNT_ID: libc::c_uint = 0x1000;
     // struct statx: 256 bytes, of which the first 4 say what is filled in, and those from 144 on are the number.
     let mut out = [0u64; 32];
@@ -623,13 +623,13 @@ const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
 /// The type bits of the mode of the file at `path`, and the unique id of the mount that it is on; None where the kernel does not
 /// tell that. A final symbolic link is not followed.
-pub fn kind_and_mount(dir: BorrowedFd<'_>, path: &CStr) -> Result<(u32, Option<u64>), Errno> {
+pub(crate) fn kind_and_mount(dir: BorrowedFd<'_>, path: &CStr) -> Result<(u32, Option<u64>), Errno> {
     let told = rustix::fs::statx(dir, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE | MNT_ID_UNIQUE);
     told.map(|told| (told.stx_mode.into(), unique_id(&told))).map_err(errno)
 }
 
 /// The unique id of the mount that `fd` is on, as [`kind_and_mount`].
-pub fn unique_mount_id(fd: BorrowedFd<'_>) -> Result<Option<u64>, Errno> {
+pub(crate) fn unique_mount_id(fd: BorrowedFd<'_>) -> Result<Option<u64>, Errno> {
     rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, MNT_ID_UNIQUE).map(|told| unique_id(&told)).map_err(errno)
 }
 
@@ -645,7 +645,7 @@ fn errno(error: rustix::io::Errno) -> Errno {
 const AT_STATX_DONT_SYNC: libc::c_int = 0x4000;
 
 /// Has the kernel send this process `signal` whenever something happens on the open file `fd` (`F_SETSIG`, fcntl(2)).
-pub fn signal_on_event(fd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+pub(crate) fn signal_on_event(fd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
     let fd = fd.as_raw_fd();
     // SAFETY: plain integers; the descriptor is borrowed for the calls.
     unsafe {
@@ -661,11 +661,11 @@ const F_SETSIG: i32 = 10;
 
 /// The name of `fd` in `/proc/self/fd`, terminated: with that directory as working directory, the path of the
 /// kernel's magic link to what `fd` refers to.
-pub struct MagicLink([u8; 12]);
+pub(crate) struct MagicLink([u8; 12]);
 
 impl MagicLink {
     /// The link of `fd`.
-    pub fn of(fd: &impl AsFd) -> Self {
+    pub(crate) fn of(fd: &impl AsFd) -> Self {
         let mut name = [0; 12];
         let mut at = name.len() - 1;
         let mut rest = fd.as_fd().as_raw_fd().unsigned_abs();
@@ -684,7 +684,7 @@ impl MagicLink {
     }
 
     /// The name.
-    pub fn name(&self) -> &CStr {
+    pub(crate) fn name(&self) -> &CStr {
         CStr::from_bytes_until_nul(&self.0).unwrap_or(c"")
     }
 }

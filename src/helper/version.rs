@@ -65,7 +65,7 @@ struct Population {
 
 /// What was learnt about the file systems of an export.
 #[derive(Default)]
-pub struct Versions {
+pub(crate) struct Versions {
     lessons: [Option<Lesson>; REMEMBERED],
     next: usize,
     /// Those that have no generation numbers.
@@ -95,7 +95,7 @@ impl Generation {
 impl Versions {
     /// The generation number of the file at the absolute `path`; 0 where the file system keeps none. `ENXIO`
     /// for a special file; a final symbolic link is followed.
-    pub fn get(&mut self, reach: &ExportRoot, path: &CStr) -> Result<u64, Errno> {
+    pub(crate) fn get(&mut self, reach: &ExportRoot, path: &CStr) -> Result<u64, Errno> {
         let at = reach.at(path)?;
         let (kind, mount) = self.look_at(&at)?;
         match kind {

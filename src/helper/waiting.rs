@@ -29,7 +29,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Gives up what neither waiting for a client nor confining this process afterwards takes, as a supervisor does, who confines processes in
 /// the same way. What serves the client has this besides its own.
-pub fn confine(settings: &Settings) -> Result<()> {
+pub(crate) fn confine(settings: &Settings) -> Result<()> {
     if layer_enabled("capabilities") {
         privileges::drop_all_but(&settings.kept.for_supervisor())?;
     }
@@ -40,7 +40,7 @@ pub fn confine(settings: &Settings) -> Result<()> {
 }
 
 /// What a process needs that waits for its one client.
-pub struct Waiting<'w> {
+pub(crate) struct Waiting<'w> {
     settings: &'w Settings,
     sandbox: Sandbox,
     export: &'w Export,
@@ -55,7 +55,7 @@ pub struct Waiting<'w> {
 
 impl<'w> Waiting<'w> {
     /// Waits at `listener`; answers health checks at `health`.
-    pub fn new(
+    pub(crate) fn new(
         settings: &'w Settings,
         sandbox: Sandbox,
         export: &'w Export,
@@ -69,7 +69,7 @@ impl<'w> Waiting<'w> {
     }
 
     /// Waits for the one client. `None` where this process was asked to stop meanwhile.
-    pub fn for_client(mut self) -> Result<Option<OwnedFd>> {
+    pub(crate) fn for_client(mut self) -> Result<Option<OwnedFd>> {
         set_nonblocking(self.listener.socket.as_fd())?;
         loop {
             let Some(asked) = signals::while_idle(|| self.wait()) else { return Ok(None) };

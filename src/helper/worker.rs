@@ -27,7 +27,7 @@ use super::{landlock, layers, logging, privileges, signals, sys};
 use crate::exit::Outcome;
 
 /// Who is served.
-pub struct Client {
+pub(crate) struct Client {
     socket: OwnedFd,
     /// Who it is, for the log: asked while its pid means something to this process.
     peer: String,
@@ -35,14 +35,14 @@ pub struct Client {
 
 impl Client {
     /// The client at the other end of `socket`.
-    pub fn new(socket: OwnedFd) -> Self {
+    pub(crate) fn new(socket: OwnedFd) -> Self {
         let peer = describe_peer(socket.as_fd());
         Self { socket, peer }
     }
 }
 
 /// What a confined process serves the export with.
-pub struct Confined {
+pub(crate) struct Confined {
     /// Does what requests ask.
     pub operations: Operations,
     /// The sandbox that it got.
@@ -65,7 +65,7 @@ pub struct Confined {
 /// and falls into place when there is a client to serve: waiting for one takes calls that serving it does not.
 ///
 /// Where this process answers health checks itself, it does so on the socket `health`.
-pub fn confine(
+pub(crate) fn confine(
     settings: &Settings,
     sandbox: Sandbox,
     directory: &Directory,
@@ -97,7 +97,7 @@ pub fn confine(
 }
 
 /// Serves one client until it leaves, and says how that ended.
-pub fn serve(client: Client, confined: &mut Confined) -> Outcome {
+pub(crate) fn serve(client: Client, confined: &mut Confined) -> Outcome {
     let Client { socket, peer } = client;
     log::info!("client connected: {peer}");
     if let Some(watched) = &mut confined.watched {
@@ -135,7 +135,7 @@ pub fn serve(client: Client, confined: &mut Confined) -> Outcome {
 }
 
 /// Finds out whether the export can be looked at, as the first request of a client would.
-pub fn look_at_export(confined: &mut Confined) -> Outcome {
+pub(crate) fn look_at_export(confined: &mut Confined) -> Outcome {
     let mut reply = vec![0; REPLY];
     let looked = confined.operations.perform(Request::Lstat { path: b"/" }, &mut reply);
     confined.watched.take().into_iter().for_each(Watched::end);
@@ -149,7 +149,7 @@ pub fn look_at_export(confined: &mut Confined) -> Outcome {
 }
 
 /// Whether this process could confine itself to the export and look at it now: a forked process tries.
-pub fn could_serve(settings: &Settings, sandbox: Sandbox, export: &Export) -> Result<bool> {
+pub(crate) fn could_serve(settings: &Settings, sandbox: Sandbox, export: &Export) -> Result<bool> {
     // Not 0, with which a process ends that a signal asks to stop.
     const WELL: i32 = 10;
 
@@ -179,7 +179,7 @@ pub fn could_serve(settings: &Settings, sandbox: Sandbox, export: &Export) -> Re
 }
 
 /// What a worker can be confined by.
-pub struct Rehearsed {
+pub(crate) struct Rehearsed {
     /// The sandbox that workers are to use: namespace becomes chroot where only that can be had.
     pub sandbox: Sandbox,
     /// The layers that a worker gets.
@@ -187,7 +187,7 @@ pub struct Rehearsed {
 }
 
 /// Confines a forked process as a worker would be, to find out beforehand whether a worker can be.
-pub fn rehearse(settings: &Settings, directory: &Directory) -> Result<Rehearsed> {
+pub(crate) fn rehearse(settings: &Settings, directory: &Directory) -> Result<Rehearsed> {
     // Not 0: a process that a signal ends before it has found out exits with 0.
     const WELL: i32 = 10;
     const FELL_BACK: i32 = 11;

@@ -26,7 +26,7 @@ const MANAGERS: [&str; 3] = ["/etc/systemd/system", "/etc/libvirt", "/var/lib/li
 
 /// What a step leaves.
 #[derive(Debug, Default)]
-pub struct Left {
+pub(super) struct Left {
     /// What the journal remembers.
     pub note: Option<String>,
     /// What people should know.
@@ -34,7 +34,7 @@ pub struct Left {
 }
 
 /// Asks what can't be asked after a step: which shares are mounted in a guest that will be shut down.
-pub fn ask_before(step: &Step, one: &Move, options: &Options) -> Left {
+pub(super) fn ask_before(step: &Step, one: &Move, options: &Options) -> Left {
     let guest = one.guests.get(step.index).filter(|_| step.kind == Kind::StopGuest && options.agent);
     let Some(guest) = guest.filter(|guest| guests::is_running(guest).unwrap_or(false)) else {
         return Left::default();
@@ -64,7 +64,7 @@ fn ask_again(step: &Step, one: &Move, state: &State, options: &Options) -> anyho
 }
 
 /// Does a step.
-pub fn carry_out(step: &Step, one: &Move, state: &State, options: &Options) -> anyhow::Result<Left> {
+pub(super) fn carry_out(step: &Step, one: &Move, state: &State, options: &Options) -> anyhow::Result<Left> {
     match step.kind {
         Kind::StopGuest => guests::stop(guest(one, step)?, options)?,
         Kind::StopHelper => helpers::stop(helper(one, step)?, step)?,
@@ -95,7 +95,7 @@ pub fn carry_out(step: &Step, one: &Move, state: &State, options: &Options) -> a
 }
 
 /// Takes a step back that began.
-pub fn take_back(
+pub(super) fn take_back(
     step: &Step,
     index: usize,
     one: &Move,
@@ -135,7 +135,7 @@ pub fn take_back(
 
 /// Puts what a step has changed in configurations on stable storage, before the journal says so: managers and their programs leave it in
 /// memory. The conversions see to their files themselves.
-pub fn sync(step: &Step) -> anyhow::Result<()> {
+pub(super) fn sync(step: &Step) -> anyhow::Result<()> {
     let changes = matches!(
         step.kind,
         Kind::Hold | Kind::StopHelper | Kind::Configure | Kind::Release | Kind::DisableHelper
@@ -162,13 +162,13 @@ pub fn sync(step: &Step) -> anyhow::Result<()> {
 }
 
 /// The guests that run again after the way back.
-pub fn wanted(state: &State) -> Vec<usize> {
+pub(super) fn wanted(state: &State) -> Vec<usize> {
     let note = state.lines().iter().rev().find(|line| line.event == Event::Undo);
     note.and_then(|line| serde_json::from_str(line.note.as_deref()?).ok()).unwrap_or_default()
 }
 
 /// Starts the guests that ran before and have no step of their own for it.
-pub fn start_as_before(one: &Move, options: &Options, wanted: &[usize]) -> anyhow::Result<()> {
+pub(super) fn start_as_before(one: &Move, options: &Options, wanted: &[usize]) -> anyhow::Result<()> {
     wanted.iter().try_for_each(|index| start_old(one, *index, options))
 }
 
@@ -220,7 +220,7 @@ fn probe(step: &Step, one: &Move, options: &Options) -> anyhow::Result<()> {
 }
 
 /// Runs commands one after the other; each must succeed. This program's own verbs are run by itself.
-pub fn run_all(commands: &[Command]) -> anyhow::Result<()> {
+pub(super) fn run_all(commands: &[Command]) -> anyhow::Result<()> {
     commands.iter().filter(|command| !command.by_hand).try_for_each(run)
 }
 
@@ -323,7 +323,7 @@ fn fit(one: &Move, new: bool) -> anyhow::Result<()> {
 }
 
 /// An applied move can be undone: each configuration can be put back, and no guest was saved since.
-pub fn may_undo(one: &Move, state: &State) -> anyhow::Result<()> {
+pub(super) fn may_undo(one: &Move, state: &State) -> anyhow::Result<()> {
     let mut is_image_back = false;
     for (number, step) in one.steps.iter().enumerate() {
         for (index, source) in step.documents.iter().enumerate() {

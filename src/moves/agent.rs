@@ -41,13 +41,13 @@ const MOUNTS: &str = "/proc/self/mounts";
 const PORT: &[u8] = b"org.qemu.guest_agent.0";
 
 /// The way to a guest's agent.
-pub trait Channel {
+pub(super) trait Channel {
     /// Sends a request, and returns the agent's answer to it: an object with `return` or `error`.
     fn ask(&mut self, request: &Value) -> anyhow::Result<Value>;
 }
 
 /// The tags of the guest's shares that its agent says are mounted, as the plan has them.
-pub fn mounted(guest: &Guest) -> anyhow::Result<BTreeSet<String>> {
+pub(super) fn mounted(guest: &Guest) -> anyhow::Result<BTreeSet<String>> {
     let text = managers::of(guest.manager).mounts(guest)?;
     let tags = tags(&text);
     let own = guest.shares.iter().filter_map(|share| share.mount_tag.as_ref());
@@ -56,7 +56,11 @@ pub fn mounted(guest: &Guest) -> anyhow::Result<BTreeSet<String>> {
 
 /// Waits until the agent says that all of these shares are mounted again. Returns what is to be said of an agent that does not answer;
 /// it is an error if one answers, and a share is not mounted when the time is up.
-pub fn expect(guest: &Guest, before: &BTreeSet<String>, limit: Duration) -> anyhow::Result<Option<String>> {
+pub(super) fn expect(
+    guest: &Guest,
+    before: &BTreeSet<String>,
+    limit: Duration,
+) -> anyhow::Result<Option<String>> {
     let start = Instant::now();
     let mut missing = Vec::new();
     loop {
@@ -118,7 +122,7 @@ fn plain(field: &[u8]) -> Vec<u8> {
 }
 
 /// The text of the guest's list of mounts, by an agent that lets files be read, or else programs be run.
-pub fn read_mounts(channel: &mut dyn Channel) -> anyhow::Result<Vec<u8>> {
+pub(super) fn read_mounts(channel: &mut dyn Channel) -> anyhow::Result<Vec<u8>> {
     call(channel, "guest-ping", None)?;
     match read_file(channel) {
         Ok(text) => Ok(text),
@@ -191,13 +195,13 @@ fn shortened(text: &str) -> String {
 }
 
 /// The agent of a libvirt domain.
-pub struct Virsh<'a> {
+pub(super) struct Virsh<'a> {
     domain: &'a str,
     end: Instant,
 }
 
 impl<'a> Virsh<'a> {
-    pub fn of(domain: &'a str) -> Self {
+    pub(super) fn of(domain: &'a str) -> Self {
         Self { domain, end: Instant::now() + ALL }
     }
 }
@@ -212,7 +216,7 @@ impl Channel for Virsh<'_> {
 }
 
 /// What Proxmox VE says that `cat` printed in a guest.
-pub fn mounts_by_qm(id: &str) -> anyhow::Result<Vec<u8>> {
+pub(super) fn mounts_by_qm(id: &str) -> anyhow::Result<Vec<u8>> {
     let limit = ANSWER.as_secs().to_string();
     let words = ["guest", "exec", id, "--timeout", &limit, "--", "cat", MOUNTS];
     let said = answer(&tool::run_within("qm", words, ALL, LARGEST)?)?;
@@ -232,7 +236,7 @@ fn answer(said: &tool::Output) -> anyhow::Result<Value> {
 }
 
 /// The agent of a QEMU that nobody manages: its port's socket is on the command line.
-pub struct Socket {
+pub(super) struct Socket {
     stream: BufReader<UnixStream>,
     end: Instant,
     /// How long an answer may take.
@@ -242,7 +246,7 @@ pub struct Socket {
 
 impl Socket {
     /// Connects to the agent of a guest's running QEMU.
-    pub fn of(guest: &Guest) -> anyhow::Result<Self> {
+    pub(super) fn of(guest: &Guest) -> anyhow::Result<Self> {
         let running = qemu::of(guest)?;
         let pid = running.first().map(|qemu| qemu.pid).context("its QEMU was not found")?;
         let line = fs::read(format!("/proc/{pid}/cmdline")).context("reading QEMU's arguments")?;

@@ -10,7 +10,7 @@ use crate::report::rows;
 use crate::text::escape_os;
 
 /// The answers of a command line.
-pub fn of(args: &PlanArgs, place: &Place) -> anyhow::Result<Answers> {
+pub(super) fn of(args: &PlanArgs, place: &Place) -> anyhow::Result<Answers> {
     let mut answers = Answers::default();
     for path in &args.paths {
         answers.paths.push(rows::path(&place.absolute(path)?));
@@ -44,14 +44,14 @@ pub fn of(args: &PlanArgs, place: &Place) -> anyhow::Result<Answers> {
 }
 
 /// The words that make the same plan.
-pub fn words(answers: &Answers) -> Vec<OsString> {
+pub(super) fn words(answers: &Answers) -> Vec<OsString> {
     let own = |text: &String| path_of(text).into_os_string();
     let separator = std::iter::once(OsString::from("--"));
     answers.options.iter().map(own).chain(separator).chain(answers.paths.iter().map(own)).collect()
 }
 
 /// What was said for a guest by words of the form `[GUEST=]VALUE`. What begins with another guest's name is for that one.
-pub fn command(words: &[String], guest: &str, guests: &[String]) -> Option<String> {
+pub(super) fn command(words: &[String], guest: &str, guests: &[String]) -> Option<String> {
     let own = words.iter().rev().find_map(|word| word.strip_prefix(guest)?.strip_prefix('='));
     let is_of_one = |word: &&String| {
         guests.iter().any(|name| word.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('=')))

@@ -21,7 +21,7 @@ use crate::text::{escape, escape_path};
 const LARGEST: u64 = 64 << 20;
 
 /// Runs `migrate apply`.
-pub fn apply(args: &ApplyArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn apply(args: &ApplyArgs) -> anyhow::Result<Outcome> {
     if args.plan.is_none() && args.way.guests.is_empty() {
         complain!("virtfs-proxy-helper: name a plan's file, or guests by --guest");
         return Ok(Outcome::Usage);
@@ -131,7 +131,7 @@ fn carry_out(mut state: State, one: Move, goes_on: bool, options: &Options) -> a
 }
 
 /// Runs `migrate undo`.
-pub fn undo(args: &UndoArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn undo(args: &UndoArgs) -> anyhow::Result<Outcome> {
     ensure_root("undo")?;
     let document = read(&args.plan)?;
     if document.moves.is_empty() {

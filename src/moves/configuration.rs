@@ -32,7 +32,7 @@ const AROUND: &[&finding::Kind] = &[
 
 /// A change of a guest's configuration.
 #[derive(Debug, Default)]
-pub struct Change {
+pub(super) struct Change {
     pub questions: Vec<Question>,
     /// The commands that prepare and make it.
     pub run: Vec<Command>,
@@ -53,7 +53,7 @@ struct Found {
 }
 
 /// The change of a guest's configuration that moves its shares.
-pub fn change(
+pub(super) fn change(
     by: &Managed,
     rows: &[ShareRow],
     model: Option<&str>,
@@ -269,7 +269,7 @@ impl Found {
 
 impl Source {
     /// What it holds now.
-    pub fn read(&self) -> anyhow::Result<Vec<u8>> {
+    pub(super) fn read(&self) -> anyhow::Result<Vec<u8>> {
         let Some((program, words)) = self.dump.split_first() else {
             return fs::read(path_of(&self.file)).with_context(|| format!("reading {}", self.file));
         };
@@ -279,12 +279,12 @@ impl Source {
     }
 
     /// Whether it is the image of a saved guest.
-    pub fn is_image(&self) -> bool {
+    pub(super) fn is_image(&self) -> bool {
         self.dump.get(1).is_some_and(|word| word == "save-image-dumpxml")
     }
 
     /// Whether it is there no more: libvirt removes a saved image when it restores the guest, and people remove snapshots.
-    pub fn is_gone(&self) -> anyhow::Result<bool> {
+    pub(super) fn is_gone(&self) -> anyhow::Result<bool> {
         let words: Vec<_> = self.dump.iter().map(String::as_str).collect();
         match words.as_slice() {
             ["virsh", "save-image-dumpxml", .., file] => Ok(!path_of(file).try_exists()?),
@@ -301,7 +301,7 @@ impl Source {
     }
 
     /// The command that hands the file back to the manager.
-    pub fn definition(&self, file: &str) -> Command {
+    pub(super) fn definition(&self, file: &str) -> Command {
         Command::of(self.define.iter().map(String::as_str).chain([file]))
     }
 
@@ -325,7 +325,7 @@ impl Source {
 }
 
 /// The SHA-256 of bytes, in hexadecimal digits.
-pub fn digest(bytes: &[u8]) -> String {
+pub(super) fn digest(bytes: &[u8]) -> String {
     let mut text = String::new();
     for byte in Sha256::digest(bytes) {
         // A string takes everything.
@@ -384,7 +384,7 @@ fn renamed(text: &str, file: &Path, shown: &str) -> String {
 }
 
 /// The user of a domain's DAC label.
-pub fn dac_label(xml: &str) -> Option<String> {
+pub(super) fn dac_label(xml: &str) -> Option<String> {
     let document = roxmltree::Document::parse(xml).ok()?;
     let is_dac =
         |node: &roxmltree::Node| node.has_tag_name("seclabel") && node.attribute("model") == Some("dac");

@@ -7,13 +7,13 @@ use crate::report::FindingRow;
 use crate::text::{escape, shell_word, unescape};
 
 /// The version of a plan's fields. It grows when a field goes or changes its meaning.
-pub const SCHEMA: u32 = 2;
+pub(super) const SCHEMA: u32 = 2;
 
 /// How the guests of a host leave the proxy backend. Unknown is null; bytes that are not UTF-8 and control characters stand as
 /// `\\xNN`, a backslash is doubled.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct PlanDocument {
+pub(super) struct PlanDocument {
     /// The version of these fields: grows when a field goes or changes its meaning.
     pub schema: u32,
     /// The host that it was made on.
@@ -38,7 +38,7 @@ has_schema!(PlanDocument, "plan");
 /// The paths and options that a plan was made with.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Answers {
+pub(super) struct Answers {
     /// The files and folders, from the root; this machine where there is none.
     pub paths: Vec<String>,
     /// Every option but those of the form and the place of the plan, one word each.
@@ -48,7 +48,7 @@ pub struct Answers {
 /// Guests that move together, for they share exports; most often one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Move {
+pub(super) struct Move {
     /// The guests.
     pub guests: Vec<Guest>,
     /// The directories that they export.
@@ -65,7 +65,7 @@ pub struct Move {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
-pub enum Manager {
+pub(super) enum Manager {
     /// libvirt's system daemon, by virsh.
     Libvirt,
     /// Proxmox VE, by qm.
@@ -82,7 +82,7 @@ pub enum Manager {
 /// A guest with shares over the proxy backend.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Guest {
+pub(super) struct Guest {
     /// The name that its manager knows it by: a domain, a number of Proxmox's, a unit; else its own name or its file.
     pub name: String,
     /// Who stops and starts it.
@@ -113,7 +113,7 @@ pub struct Guest {
 /// A share over the proxy backend.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Share {
+pub(super) struct Share {
     /// What the guest mounts by.
     pub mount_tag: Option<String>,
     /// The fsdev's id.
@@ -130,7 +130,7 @@ pub struct Share {
 
 impl Share {
     /// What people call it.
-    pub fn called(&self) -> &str {
+    pub(super) fn called(&self) -> &str {
         let name = self.mount_tag.as_ref().or(self.fsdev.as_ref()).or(self.socket.as_ref());
         name.map_or("TAG", String::as_str)
     }
@@ -139,7 +139,7 @@ impl Share {
 /// A directory to convert.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Export {
+pub(super) struct Export {
     /// Where it is.
     pub path: String,
     /// The user that it will belong to, as `--owner` takes it.
@@ -165,7 +165,7 @@ pub struct Export {
 /// A helper that serves an export.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Helper {
+pub(super) struct Helper {
     /// The systemd unit that starts it.
     pub unit: Option<String>,
     /// The running process.
@@ -187,7 +187,7 @@ pub struct Helper {
 /// Something that has to be answered or dealt with before the steps are carried out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Question {
+pub(super) struct Question {
     /// The guest or the export that it is about.
     pub about: String,
     /// What is not known, or stands in the way.
@@ -200,7 +200,7 @@ pub struct Question {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub(super) enum Kind {
     /// Shuts a guest down.
     StopGuest,
     /// Keeps a guest from being started with the host, or at all, until its configuration and its files fit.
@@ -231,7 +231,7 @@ pub enum Kind {
 /// One step.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Step {
+pub(super) struct Step {
     /// What kind of step it is.
     pub kind: Kind,
     /// The guest, unit or directory that it is about.
@@ -252,7 +252,7 @@ pub struct Step {
 /// A command, as a program gets it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Command {
+pub(super) struct Command {
     /// The program and its arguments.
     pub words: Vec<String>,
     /// The file that takes its standard output, for root's eyes only.
@@ -265,22 +265,22 @@ pub struct Command {
 
 impl Command {
     /// A command of these words.
-    pub fn of<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> Self {
+    pub(super) fn of<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> Self {
         Self { words: words.into_iter().map(|word| word.as_ref().to_owned()).collect(), ..Self::default() }
     }
 
     /// A command that the admin wrote, for a shell.
-    pub fn shell(text: &str) -> Self {
+    pub(super) fn shell(text: &str) -> Self {
         Self::of(["sh", "-c", &*escape(text.as_bytes())])
     }
 
     /// What the admin has to do.
-    pub fn by_hand(text: impl Into<String>) -> Self {
+    pub(super) fn by_hand(text: impl Into<String>) -> Self {
         Self { words: vec![text.into()], by_hand: true, ..Self::default() }
     }
 
     /// As a line for a POSIX shell.
-    pub fn line(&self) -> String {
+    pub(super) fn line(&self) -> String {
         let line = |words: &[String]| words.iter().map(|word| shell(word)).collect::<Vec<_>>().join(" ");
         match (self.words.as_slice(), &self.output) {
             ([text], _) if self.by_hand => format!("# {text}"),
@@ -294,7 +294,7 @@ impl Command {
 }
 
 /// A word of a document as a word for a shell.
-pub fn shell(text: &str) -> String {
+pub(super) fn shell(text: &str) -> String {
     String::from_utf8(shell_word(&unescape(text)))
         .unwrap_or_else(|_| format!("$'{}'", text.replace('\'', "\\'")))
 }
@@ -302,7 +302,7 @@ pub fn shell(text: &str) -> String {
 /// A document in which shares are configured: a file, or what a command of the manager's prints.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Source {
+pub(super) struct Source {
     /// The file. Where a command prints the document, the name of the file that takes it.
     pub file: String,
     /// How people call it.
@@ -319,7 +319,7 @@ pub struct Source {
 
 impl PlanDocument {
     /// How planning ended: something is open, else something unread, else clean.
-    pub fn outcome(&self) -> Outcome {
+    pub(super) fn outcome(&self) -> Outcome {
         if self.moves.iter().any(|one| !one.questions.is_empty()) {
             Outcome::Findings
         } else if !self.unread.is_empty() {

@@ -9,7 +9,7 @@ use super::{actions, guests};
 
 /// How steps are carried out.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(super) struct Options {
     /// End a guest that does not shut down as a power failure does.
     pub force_stop: bool,
     /// How long a guest may take to shut down, in seconds.
@@ -25,7 +25,7 @@ pub struct Options {
 }
 
 /// A move that is carried out.
-pub struct Engine<'a> {
+pub(super) struct Engine<'a> {
     state: State,
     one: Move,
     options: &'a Options,
@@ -34,7 +34,7 @@ pub struct Engine<'a> {
 
 /// How carrying a move out ended.
 #[derive(Debug)]
-pub enum Ended {
+pub(super) enum Ended {
     /// Everything is done; what is left to the admin, a sentence each.
     Applied(Vec<String>),
     /// A step failed, and everything is undone.
@@ -44,13 +44,13 @@ pub enum Ended {
 }
 
 impl<'a> Engine<'a> {
-    pub fn new(state: State, one: Move, options: &'a Options) -> Self {
+    pub(super) fn new(state: State, one: Move, options: &'a Options) -> Self {
         let teller = Teller::new(&state.id, one.steps.len(), options.json);
         Self { state, one, options, teller }
     }
 
     /// Does every step that is not done. When one fails, takes all back.
-    pub fn apply(&mut self) -> anyhow::Result<Ended> {
+    pub(super) fn apply(&mut self) -> anyhow::Result<Ended> {
         match self.forward()? {
             Ok(left) => Ok(Ended::Applied(left)),
             Err((step, reason)) => {
@@ -105,7 +105,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Takes everything back that began. The inner error says what could not be taken back.
-    pub fn undo(&mut self) -> anyhow::Result<Result<(), String>> {
+    pub(super) fn undo(&mut self) -> anyhow::Result<Result<(), String>> {
         let is_begun = matches!(self.state.phase(), Phase::Undoing | Phase::Failed);
         if !is_begun {
             if self.state.phase() == Phase::Applied

@@ -17,7 +17,12 @@ use crate::report::finding::{self, Severity};
 use crate::text::escape;
 
 /// Checks each directory, and asks for what is not known.
-pub fn of(questions: &mut Vec<Question>, guests: &[Guest], args: &PlanArgs, place: &Place) -> Vec<Export> {
+pub(super) fn of(
+    questions: &mut Vec<Question>,
+    guests: &[Guest],
+    args: &PlanArgs,
+    place: &Place,
+) -> Vec<Export> {
     let mut owners: BTreeMap<&str, BTreeSet<Option<&str>>> = BTreeMap::new();
     for guest in guests {
         for share in &guest.shares {

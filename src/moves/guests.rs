@@ -14,15 +14,18 @@ use super::{managers, qemu, tool};
 /// How often a condition is looked at.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a process may take to end after it was told to, or a helper to listen.
-pub const SHORTLY: Duration = Duration::from_secs(60);
+pub(super) const SHORTLY: Duration = Duration::from_secs(60);
 
 /// Whether a guest runs: its manager says so, or a QEMU has its shares.
-pub fn is_running(guest: &Guest) -> anyhow::Result<bool> {
+pub(super) fn is_running(guest: &Guest) -> anyhow::Result<bool> {
     Ok(managers::of(guest.manager).is_running(guest)? || !qemu::of(guest)?.is_empty())
 }
 
 /// Waits for a condition; whether it came true in time.
-pub fn wait(limit: Duration, mut condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<bool> {
+pub(super) fn wait(
+    limit: Duration,
+    mut condition: impl FnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<bool> {
     let start = Instant::now();
     loop {
         if condition()? {
@@ -38,7 +41,7 @@ pub fn wait(limit: Duration, mut condition: impl FnMut() -> anyhow::Result<bool>
 /// After how long a guest that still runs is asked again to shut down.
 const ASK_AGAIN: Duration = Duration::from_secs(20);
 
-pub fn stop(guest: &Guest, options: &Options) -> anyhow::Result<()> {
+pub(super) fn stop(guest: &Guest, options: &Options) -> anyhow::Result<()> {
     if !is_running(guest)? {
         return Ok(());
     }
@@ -76,11 +79,11 @@ pub fn stop(guest: &Guest, options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub fn stop_all(one: &Move, options: &Options) -> anyhow::Result<()> {
+pub(super) fn stop_all(one: &Move, options: &Options) -> anyhow::Result<()> {
     one.guests.iter().try_for_each(|guest| stop(guest, options))
 }
 
-pub fn nobody_runs(one: &Move) -> anyhow::Result<()> {
+pub(super) fn nobody_runs(one: &Move) -> anyhow::Result<()> {
     for guest in &one.guests {
         ensure!(!is_running(guest)?, "{} runs: somebody has started it meanwhile", guest.name);
     }
@@ -88,7 +91,7 @@ pub fn nobody_runs(one: &Move) -> anyhow::Result<()> {
 }
 
 /// Starts a guest. Returns the command that does it, which may go on.
-pub fn start(guest: &Guest, options: &Options) -> anyhow::Result<Option<Starting>> {
+pub(super) fn start(guest: &Guest, options: &Options) -> anyhow::Result<Option<Starting>> {
     let limit = Duration::from_secs(options.up_timeout);
     if is_running(guest)? {
         return Ok(None);
@@ -106,14 +109,14 @@ pub fn start(guest: &Guest, options: &Options) -> anyhow::Result<Option<Starting
 }
 
 /// A command that starts a guest, as far as it is.
-pub struct Starting {
+pub(super) struct Starting {
     line: String,
     started: tool::Started,
 }
 
 impl Starting {
     /// Whether the command has ended. It is an error if it has failed.
-    pub fn has_ended(&mut self) -> anyhow::Result<bool> {
+    pub(super) fn has_ended(&mut self) -> anyhow::Result<bool> {
         let Some(said) = self.started.ended()? else { return Ok(false) };
         ensure!(said.status == Some(0), "{}: {}: {}", self.line, said.how(), said.reason());
         Ok(true)
@@ -132,7 +135,11 @@ fn start_by_command(command: &Command, guest: &Guest, limit: Duration) -> anyhow
 
 /// Waits until a guest runs and its QEMU has all shares over local, and stays so for the settling time.
 /// A command that started it and fails ends the wait: QEMU can be seen before it finds what it cannot do.
-pub fn wait_until_up(guest: &Guest, mut starting: Option<Starting>, options: &Options) -> anyhow::Result<()> {
+pub(super) fn wait_until_up(
+    guest: &Guest,
+    mut starting: Option<Starting>,
+    options: &Options,
+) -> anyhow::Result<()> {
     let is_up = || -> anyhow::Result<bool> {
         let running = qemu::of(guest)?;
         let has = |index: usize| running.iter().any(|qemu| qemu.local.contains(&index));

@@ -12,7 +12,7 @@ use super::plan::path_of;
 use super::{managers, tool};
 
 /// Ends a helper: its unit, or its process, if that is still the one of the plan.
-pub fn stop(helper: &Helper, step: &Step) -> anyhow::Result<()> {
+pub(super) fn stop(helper: &Helper, step: &Step) -> anyhow::Result<()> {
     if let Some(unit) = &helper.unit {
         run_all(&step.run)?;
         ensure!(
@@ -50,7 +50,7 @@ fn is_its(helper: &Helper, pid: i32) -> bool {
 
 /// When a process was started, in clock ticks since the boot (proc(5), field 22 of its stat). Its name, the second field, may have
 /// blanks and parentheses in it.
-pub fn start_time(pid: i32) -> Option<u64> {
+pub(super) fn start_time(pid: i32) -> Option<u64> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let after = stat.iter().rposition(|byte| *byte == b')').and_then(|at| stat.get(at..))?;
     let text = std::str::from_utf8(after).ok()?;
@@ -71,7 +71,7 @@ fn is_command(pid: i32, command: &[String]) -> bool {
 }
 
 /// Starts a helper again: by its unit, or by the arguments that it ran with.
-pub fn start(helper: &Helper, step: &Step) -> anyhow::Result<()> {
+pub(super) fn start(helper: &Helper, step: &Step) -> anyhow::Result<()> {
     if helper.unit.is_some() {
         return run_all(&step.undo);
     }

@@ -19,11 +19,11 @@ const INCUS: &[&str] = &[
     "/var/snap/lxd/",
 ];
 /// Where Proxmox VE keeps the guests' files.
-pub const PROXMOX: &str = "/etc/pve/";
+pub(super) const PROXMOX: &str = "/etc/pve/";
 
 /// A guest's manager, and the name by which that knows the guest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Managed {
+pub(super) struct Managed {
     pub manager: Manager,
     pub name: String,
 }
@@ -35,7 +35,7 @@ impl Managed {
 
     /// Whoever manages the guest of a share that stands in `file`, a file of the format `kind`; `guest` is the name that it
     /// gives the guest.
-    pub fn of_file(file: &Path, kind: &str, guest: Option<&str>) -> Self {
+    pub(super) fn of_file(file: &Path, kind: &str, guest: Option<&str>) -> Self {
         let text = file.to_string_lossy();
         let stem = || file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let below = |folders: &[&str]| folders.iter().any(|folder| text.starts_with(folder));
@@ -55,7 +55,7 @@ impl Managed {
     }
 
     /// Whoever manages a running QEMU.
-    pub fn of_process(pid: i32, guest: Option<&str>) -> Self {
+    pub(super) fn of_process(pid: i32, guest: Option<&str>) -> Self {
         let named = |file: String| fs::read_to_string(file).is_ok_and(|text| text.trim() == pid.to_string());
         if let Some(guest) = guest.filter(|guest| !guest.contains('/'))
             && named(format!("/run/libvirt/qemu/{guest}.pid"))
@@ -77,12 +77,12 @@ impl Managed {
 }
 
 /// What a running QEMU without a name is called.
-pub fn process_name(pid: i32) -> String {
+pub(super) fn process_name(pid: i32) -> String {
     format!("process {pid}")
 }
 
 /// The unit that a file, or a drop-in's file, belongs to.
-pub fn unit_of(file: &Path) -> Option<String> {
+pub(super) fn unit_of(file: &Path) -> Option<String> {
     let name = file.file_name()?.to_str()?;
     if name.ends_with(".service") {
         return Some(name.to_owned());
@@ -92,7 +92,7 @@ pub fn unit_of(file: &Path) -> Option<String> {
 }
 
 /// What systemd says of a unit's properties, in the order asked for; nothing where systemd does not answer.
-pub fn properties(unit: &str, names: &[&str]) -> Option<Vec<String>> {
+pub(super) fn properties(unit: &str, names: &[&str]) -> Option<Vec<String>> {
     let property = format!("--property={}", names.join(","));
     let output = tool::run("systemctl", ["show", &property, "--", unit]).ok()?;
     if output.status != Some(0) {
@@ -107,7 +107,7 @@ pub fn properties(unit: &str, names: &[&str]) -> Option<Vec<String>> {
 }
 
 /// Whether a unit is started with the system.
-pub fn is_enabled(unit: &str) -> bool {
+pub(super) fn is_enabled(unit: &str) -> bool {
     tool::run("systemctl", ["is-enabled", "--", unit]).is_ok_and(|output| output.text().trim() == "enabled")
 }
 

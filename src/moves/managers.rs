@@ -8,13 +8,13 @@ mod libvirt;
 mod proxmox;
 mod systemd;
 
-pub use systemd::{hold as hold_unit, is_active, release as release_unit};
+pub(super) use systemd::{hold as hold_unit, is_active, release as release_unit};
 
 use super::agent;
 use super::document::{Command, Guest, Manager};
 
 /// What stops and starts guests.
-pub trait Guests: Sync {
+pub(super) trait Guests: Sync {
     /// Whether the guest runs.
     fn is_running(&self, guest: &Guest) -> anyhow::Result<bool>;
     /// The commands that ask the guest to shut down; none where nobody said how.
@@ -38,7 +38,7 @@ pub trait Guests: Sync {
 }
 
 /// The manager of a guest.
-pub fn of(manager: Manager) -> &'static dyn Guests {
+pub(super) fn of(manager: Manager) -> &'static dyn Guests {
     match manager {
         Manager::Libvirt => &libvirt::Libvirt,
         Manager::Proxmox => &proxmox::Proxmox,

@@ -13,7 +13,7 @@ use crate::sources::config::options::export;
 
 /// `migrate plan`.
 #[derive(Debug, Args)]
-pub struct PlanArgs {
+pub(crate) struct PlanArgs {
     /// Files and folders to look at; this machine, its processes included, when none is given
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
@@ -68,7 +68,7 @@ pub struct PlanArgs {
 
 /// `migrate status`.
 #[derive(Debug, Args)]
-pub struct StatusArgs {
+pub(crate) struct StatusArgs {
     /// Files and folders to look at; this machine, its processes included, when none is given
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
@@ -94,7 +94,7 @@ pub struct StatusArgs {
 
 /// `migrate apply`.
 #[derive(Debug, Args)]
-pub struct ApplyArgs {
+pub(crate) struct ApplyArgs {
     /// The plan, as `migrate plan --output` wrote it; without it, --guest names what to plan for now
     #[arg(value_name = "PLAN")]
     pub plan: Option<PathBuf>,
@@ -115,7 +115,7 @@ pub struct ApplyArgs {
 
 /// `migrate undo`.
 #[derive(Debug, Args)]
-pub struct UndoArgs {
+pub(crate) struct UndoArgs {
     /// The plan that was applied
     #[arg(value_name = "PLAN")]
     pub plan: PathBuf,
@@ -126,7 +126,7 @@ pub struct UndoArgs {
 
 /// How a move is carried out or taken back.
 #[derive(Debug, Args)]
-pub struct WayArgs {
+pub(crate) struct WayArgs {
     /// Only this guest, and those that share an export with it. Repeatable
     #[arg(long = "guest", value_name = "NAME")]
     pub guests: Vec<OsString>,

@@ -19,13 +19,13 @@ use crate::text;
 
 /// The owners that the admin names.
 #[derive(Debug, Default)]
-pub struct Owners {
+pub(super) struct Owners {
     all: Option<Owner>,
     of: BTreeMap<String, Owner>,
 }
 
 impl Owners {
-    pub fn parse(words: &[String], place: &Place) -> anyhow::Result<Self> {
+    pub(super) fn parse(words: &[String], place: &Place) -> anyhow::Result<Self> {
         let mut owners = Self::default();
         for word in words {
             match word.split_once('=') {
@@ -44,7 +44,7 @@ impl Owners {
 }
 
 /// The user that a guest's QEMU runs as, and who says so.
-pub fn of(
+pub(super) fn of(
     by: &Managed,
     found: &Found,
     audit: &Audited,

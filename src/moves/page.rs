@@ -21,7 +21,7 @@ impl Text for PlanDocument {
 
 impl PlanDocument {
     /// One line on the whole: how much there is to move, and whether it can be done.
-    pub fn conclusion(&self) -> String {
+    pub(super) fn conclusion(&self) -> String {
         let open = self.moves.iter().map(|one| one.questions.len()).sum::<usize>() as u64;
         let guests = self.moves.iter().map(|one| one.guests.len()).sum::<usize>() as u64;
         if guests == 0 {

@@ -14,7 +14,7 @@ use crate::sources::audit::Host;
 const ENABLED: &str = "/etc/systemd/system";
 
 /// The host that a plan is for.
-pub struct Place {
+pub(super) struct Place {
     /// The host of `--root`; nothing for this machine.
     other: Option<Host>,
     root: Option<PathBuf>,
@@ -22,23 +22,23 @@ pub struct Place {
 
 impl Place {
     /// The host whose file system is mounted at `root`; this machine without.
-    pub fn of(root: Option<&Path>) -> anyhow::Result<Self> {
+    pub(super) fn of(root: Option<&Path>) -> anyhow::Result<Self> {
         let other = root.map(|root| Host::new(Some(root))).transpose()?;
         Ok(Self { other, root: root.map(Path::to_owned) })
     }
 
     /// Whether it is another host: nothing that runs here is of that host, and no program here manages it.
-    pub fn is_elsewhere(&self) -> bool {
+    pub(super) fn is_elsewhere(&self) -> bool {
         self.other.is_some()
     }
 
     /// The folder where its file system is mounted, if it is another host.
-    pub fn root(&self) -> Option<&Path> {
+    pub(super) fn root(&self) -> Option<&Path> {
         self.root.as_deref()
     }
 
     /// A path of the command line as it is on the host.
-    pub fn absolute(&self, path: &Path) -> anyhow::Result<PathBuf> {
+    pub(super) fn absolute(&self, path: &Path) -> anyhow::Result<PathBuf> {
         match &self.other {
             Some(host) => host.absolute(path),
             None => std::path::absolute(path),
@@ -47,7 +47,7 @@ impl Place {
     }
 
     /// A path of the host's, free of symbolic links, as far as it exists.
-    pub fn canonical(&self, path: &Path) -> PathBuf {
+    pub(super) fn canonical(&self, path: &Path) -> PathBuf {
         match &self.other {
             Some(host) => host.canonical(path),
             None => path.canonicalize(),
@@ -56,7 +56,7 @@ impl Place {
     }
 
     /// A path of the host's as this program reaches it.
-    pub fn here(&self, path: &Path) -> PathBuf {
+    pub(super) fn here(&self, path: &Path) -> PathBuf {
         match &self.other {
             Some(host) => host.here(&self.canonical(path)),
             None => path.to_owned(),
@@ -64,7 +64,7 @@ impl Place {
     }
 
     /// The content of a small file of the host's; nothing where it can't be read.
-    pub fn read(&self, path: &Path) -> Option<Vec<u8>> {
+    pub(super) fn read(&self, path: &Path) -> Option<Vec<u8>> {
         match &self.other {
             Some(host) => host.read_small(path),
             None => fs::read(path).ok(),
@@ -72,12 +72,12 @@ impl Place {
     }
 
     /// The same as text.
-    pub fn text(&self, path: &Path) -> String {
+    pub(super) fn text(&self, path: &Path) -> String {
         self.read(path).and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default()
     }
 
     /// A message about files here, with the names that they have on the host.
-    pub fn as_on_host(&self, message: &str) -> String {
+    pub(super) fn as_on_host(&self, message: &str) -> String {
         let Some(host) = &self.other else { return message.to_owned() };
         let prefix = rows::path(&host.here(Path::new("/")));
         match prefix.trim_end_matches('/') {
@@ -87,7 +87,7 @@ impl Place {
     }
 
     /// `USER[:GROUP]` by the accounts of the host.
-    pub fn owner(&self, text: &OsStr) -> anyhow::Result<Owner> {
+    pub(super) fn owner(&self, text: &OsStr) -> anyhow::Result<Owner> {
         if self.other.is_none() {
             return Owner::parse(text);
         }
@@ -96,7 +96,7 @@ impl Place {
     }
 
     /// The user that the host's libvirt runs QEMU as; `None` where there is no libvirt.
-    pub fn owner_of_libvirt(&self) -> anyhow::Result<Option<Owner>> {
+    pub(super) fn owner_of_libvirt(&self) -> anyhow::Result<Option<Owner>> {
         if self.other.is_none() {
             return Owner::of_libvirt();
         }
@@ -113,7 +113,7 @@ impl Place {
     }
 
     /// The account of the host whose home a directory is or holds.
-    pub fn home_in(&self, directory: &Path) -> Option<String> {
+    pub(super) fn home_in(&self, directory: &Path) -> Option<String> {
         let (passwd, _) = self.accounts();
         passwd.lines().find_map(|line| {
             let mut fields = line.split(':');
@@ -124,7 +124,7 @@ impl Place {
     }
 
     /// The host's name.
-    pub fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         if self.is_elsewhere() {
             let name = self.read(Path::new("/etc/hostname")).unwrap_or_default();
             return rows::bytes(name.trim_ascii());
@@ -134,7 +134,7 @@ impl Place {
     }
 
     /// Whether the host starts a unit with itself, as the links in its folders say.
-    pub fn links_to(&self, unit: &str) -> bool {
+    pub(super) fn links_to(&self, unit: &str) -> bool {
         let folders = fs::read_dir(self.here(Path::new(ENABLED))).into_iter().flatten().flatten();
         let wanting = folders.filter(|folder| {
             matches!(folder.path().extension().and_then(OsStr::to_str), Some("wants" | "requires"))

@@ -35,7 +35,7 @@ const UNSEEN: &str = "what runs on the host: guests and helpers that run, what t
 
 /// A guest as the audit found it.
 #[derive(Debug, Default)]
-pub struct Found {
+pub(super) struct Found {
     /// Its shares, in each place where they were seen.
     pub rows: Vec<ShareRow>,
     /// Its running QEMU.
@@ -46,7 +46,7 @@ pub struct Found {
 type Group = Vec<(Managed, Found)>;
 
 /// Looks at this host and makes the plan.
-pub fn make(args: &PlanArgs) -> anyhow::Result<PlanDocument> {
+pub(super) fn make(args: &PlanArgs) -> anyhow::Result<PlanDocument> {
     let place = Place::of(args.root.as_deref())?;
     let mut words = vec![OsString::from("--format=json")];
     if let Some(root) = place.root() {
@@ -132,13 +132,13 @@ fn answer(share: &mut ShareRow, args: &PlanArgs) {
 }
 
 /// Whether a share is meant by a name: its tag, its fsdev's id or its socket's path.
-pub fn is_called(share: &ShareRow, name: &OsStr) -> bool {
+pub(super) fn is_called(share: &ShareRow, name: &OsStr) -> bool {
     let name = escape(name.as_bytes());
     [&share.mount_tag, &share.fsdev, &share.socket].into_iter().flatten().any(|own| *own == name)
 }
 
 /// A path as the audit shows it, and the same path as bytes.
-pub fn path_of(text: &str) -> PathBuf {
+pub(super) fn path_of(text: &str) -> PathBuf {
     PathBuf::from(OsString::from_vec(unescape(text)))
 }
 
@@ -472,7 +472,7 @@ fn absolute(mut command: Vec<String>, row: &HelperRow) -> Vec<String> {
 }
 
 /// Whether a helper is started by a file of its guest's own.
-pub fn is_of_guest(helper: &Helper, guests: &[Guest]) -> bool {
+pub(super) fn is_of_guest(helper: &Helper, guests: &[Guest]) -> bool {
     let file = helper.place.as_deref().and_then(|place| place.rsplit_once(':')).map(|(file, _)| file);
     guests.iter().any(|guest| guest.files.iter().any(|own| Some(own.as_str()) == file))
 }

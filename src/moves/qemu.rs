@@ -23,7 +23,7 @@ const LARGEST: u64 = 1 << 20;
 
 /// A running QEMU with shares of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Running {
+pub(super) struct Running {
     /// The process.
     pub pid: i32,
     /// Which of the guest's shares it has over the proxy, by their place in the guest's list.
@@ -33,7 +33,7 @@ pub struct Running {
 }
 
 /// Every process that has a share of the guest, over the proxy or over local.
-pub fn of(guest: &Guest) -> anyhow::Result<Vec<Running>> {
+pub(super) fn of(guest: &Guest) -> anyhow::Result<Vec<Running>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").context("reading /proc")? {
         let name = entry.context("reading /proc")?.file_name();

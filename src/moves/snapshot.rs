@@ -4,7 +4,7 @@
 const HOLDERS: [&str; 2] = ["inactiveDomain", "domain"];
 
 /// The domain of the snapshot `old` if the domain is that of the same snapshot as it is now, but for indentation.
-pub fn domain_before(old: &[u8], now: &[u8], domain: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn domain_before(old: &[u8], now: &[u8], domain: &[u8]) -> Option<Vec<u8>> {
     let now = held(std::str::from_utf8(now).ok()?)?;
     let is_same = lines(&now).eq(lines(std::str::from_utf8(domain).ok()?));
     held(std::str::from_utf8(old).ok()?).filter(|_| is_same).map(String::into_bytes)

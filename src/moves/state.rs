@@ -23,7 +23,7 @@ use super::document::Move;
 use crate::text::escape_path;
 
 /// Where the state is unless told otherwise.
-pub const DEFAULT: &str = "/var/lib/virtfs-proxy-helper/moves";
+pub(super) const DEFAULT: &str = "/var/lib/virtfs-proxy-helper/moves";
 /// More than any journal or plan has, in bytes.
 const LARGEST: u64 = 64 << 20;
 
@@ -38,7 +38,7 @@ const FROM_START: libc::c_short = libc::SEEK_SET as libc::c_short;
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Event {
+pub(super) enum Event {
     /// The move begins, for the first time or again after it was undone: no step is done.
     Planned,
     /// A step begins.
@@ -63,7 +63,7 @@ pub enum Event {
 
 /// A line of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Line {
+pub(super) struct Line {
     /// Its number, from 0.
     pub number: u64,
     /// When it was written, in seconds since 1970.
@@ -80,7 +80,7 @@ pub struct Line {
 
 /// How far a step is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Progress {
+pub(super) enum Progress {
     /// Nothing of it is done, or all of it is undone.
     #[default]
     Open,
@@ -92,7 +92,7 @@ pub enum Progress {
 
 /// How far a move is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub(super) enum Phase {
     /// Nothing has begun.
     Planned,
     /// Some steps are done: `migrate apply` goes on.
@@ -109,7 +109,7 @@ pub enum Phase {
 
 /// A move as the state knows it.
 #[derive(Debug, Clone)]
-pub struct MoveState {
+pub(super) struct MoveState {
     /// The digest of the plan's move, 16 hexadecimal digits.
     pub id: String,
     /// The move that is carried out.
@@ -127,7 +127,7 @@ pub struct MoveState {
 }
 
 /// The id of a plan's move.
-pub fn id_of(one: &Move) -> anyhow::Result<String> {
+pub(super) fn id_of(one: &Move) -> anyhow::Result<String> {
     let text = serde_json::to_vec(one).context("writing the move")?;
     let mut digest = super::configuration::digest(&text);
     digest.truncate(16);
@@ -136,7 +136,7 @@ pub fn id_of(one: &Move) -> anyhow::Result<String> {
 
 /// The state of one move, locked.
 #[derive(Debug)]
-pub struct State {
+pub(super) struct State {
     folder: PathBuf,
     /// The move's id.
     pub id: String,
@@ -148,7 +148,7 @@ pub struct State {
 
 impl State {
     /// Opens or makes the state of a move below `dir`. Never waits: where somebody else works on the move, it fails.
-    pub fn open(dir: &Path, id: &str) -> anyhow::Result<Self> {
+    pub(super) fn open(dir: &Path, id: &str) -> anyhow::Result<Self> {
         make_folder(dir)?;
         let folder = dir.join(id);
         make_folder(&folder)?;
@@ -174,17 +174,22 @@ impl State {
     }
 
     /// Where it is.
-    pub fn folder(&self) -> &Path {
+    pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// The journal.
-    pub fn lines(&self) -> &[Line] {
+    pub(super) fn lines(&self) -> &[Line] {
         &self.lines
     }
 
     /// Writes a line, on stable storage when it returns.
-    pub fn append(&mut self, event: Event, step: Option<usize>, note: Option<String>) -> anyhow::Result<()> {
+    pub(super) fn append(
+        &mut self,
+        event: Event,
+        step: Option<usize>,
+        note: Option<String>,
+    ) -> anyhow::Result<()> {
         let line = Line { number: self.lines.len() as u64, time: now(), event, step, note };
         let text = encode(&line)?;
         let before = self.journal.metadata().map(|metadata| metadata.len());
@@ -202,19 +207,19 @@ impl State {
     }
 
     /// Keeps a file, on stable storage when it returns.
-    pub fn keep(&self, name: &str, bytes: &[u8]) -> anyhow::Result<PathBuf> {
+    pub(super) fn keep(&self, name: &str, bytes: &[u8]) -> anyhow::Result<PathBuf> {
         let path = self.folder.join(name);
         write_whole(&path, bytes).with_context(|| format!("writing {}", escape_path(&path)))?;
         Ok(path)
     }
 
     /// The move that is carried out; nothing where none was kept.
-    pub fn plan(&self) -> anyhow::Result<Option<Move>> {
+    pub(super) fn plan(&self) -> anyhow::Result<Option<Move>> {
         plan_in(&self.folder)
     }
 
     /// Keeps the move that is carried out.
-    pub fn keep_plan(&self, one: &Move) -> anyhow::Result<()> {
+    pub(super) fn keep_plan(&self, one: &Move) -> anyhow::Result<()> {
         let mut text = Vec::new();
         crate::report::write(&Kept(one), crate::report::Format::Yaml, &mut text)
             .context("writing the plan")?;
@@ -222,24 +227,24 @@ impl State {
     }
 
     /// How far each step is.
-    pub fn progress(&self, steps: usize) -> Vec<Progress> {
+    pub(super) fn progress(&self, steps: usize) -> Vec<Progress> {
         progress(&self.lines, steps)
     }
 
     /// How far the move is.
-    pub fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> Phase {
         phase(&self.lines)
     }
 
     /// The last note of a step's lines of this kind since the move began.
-    pub fn last_note(&self, step: usize, event: Event) -> Option<&str> {
+    pub(super) fn last_note(&self, step: usize, event: Event) -> Option<&str> {
         let lines = run(&self.lines).iter().rev();
         let mut own = lines.filter(|line| line.step == Some(step) && line.event == event);
         own.find_map(|line| line.note.as_deref())
     }
 
     /// The note of a step's last line of this kind since the move began.
-    pub fn note(&self, step: usize, event: Event) -> Option<&str> {
+    pub(super) fn note(&self, step: usize, event: Event) -> Option<&str> {
         let own = |line: &&Line| line.step == Some(step) && line.event == event;
         run(&self.lines).iter().rev().find(own)?.note.as_deref()
     }
@@ -257,7 +262,7 @@ impl crate::report::Text for Kept<'_> {
 }
 
 /// Every move that the state below `dir` knows; none where there is no such directory.
-pub fn all(dir: &Path) -> anyhow::Result<Vec<MoveState>> {
+pub(super) fn all(dir: &Path) -> anyhow::Result<Vec<MoveState>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),

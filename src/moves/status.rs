@@ -24,7 +24,7 @@ use crate::sources::audit::{Survey, survey};
 use tree::{Said, Told, Tree};
 
 /// Looks at this host, or at the one below `--root`.
-pub fn look(args: &StatusArgs) -> anyhow::Result<StatusDocument> {
+pub(super) fn look(args: &StatusArgs) -> anyhow::Result<StatusDocument> {
     let survey = survey(&args.paths, args.root.as_deref())?;
     let mut unread = survey.audit.unread.iter().collect::<Result<Vec<UnreadRow>, _>>()?;
     for row in survey.audit.findings.iter() {
@@ -61,7 +61,7 @@ fn moves_of(args: &StatusArgs, survey: &Survey, unread: &mut Vec<UnreadRow>) -> 
     let found = match survey.directory(&folder) {
         Ok((_, here)) => state::all(&here).map_err(|error| survey.as_on_host(&format!("{error:#}"))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(survey.why(&error)),
+        Err(error) => Err(Survey::why(&error)),
     };
     found.unwrap_or_else(|reason| {
         unread.push(UnreadRow { file: Some(shown(&folder)), reason });
@@ -81,7 +81,7 @@ impl Trees<'_> {
         let known = self
             .known
             .entry(path.to_owned())
-            .or_insert_with(|| Tree::of(survey, path).map_err(|error| survey.why(&error)));
+            .or_insert_with(|| Tree::of(survey, path).map_err(|error| Survey::why(&error)));
         known.as_ref().map_err(String::as_str)
     }
 }

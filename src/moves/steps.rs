@@ -9,11 +9,11 @@ use super::plan::is_of_guest;
 use crate::moves::options::PlanArgs;
 
 /// How this program is called.
-pub const PROGRAM: &str = "virtfs-proxy-helper";
+pub(super) const PROGRAM: &str = "virtfs-proxy-helper";
 
 /// The steps of a move. The guests are shut down throughout; a configuration changes only after its files are converted and verified;
 /// a helper is disabled only when the guests run without it.
-pub fn of(one: &Move, changes: &[Change], args: &PlanArgs, place: &Place) -> Vec<Step> {
+pub(super) fn of(one: &Move, changes: &[Change], args: &PlanArgs, place: &Place) -> Vec<Step> {
     let mut steps = Vec::new();
     // Those of another host may run.
     let may_run = |guest: &Guest| guest.pid.is_some() || place.is_elsewhere();
@@ -78,7 +78,7 @@ pub fn of(one: &Move, changes: &[Change], args: &PlanArgs, place: &Place) -> Vec
 }
 
 /// What the steps need to be told.
-pub fn questions(guests: &[Guest]) -> Vec<Question> {
+pub(super) fn questions(guests: &[Guest]) -> Vec<Question> {
     let mut questions = Vec::new();
     for guest in guests.iter().filter(|guest| guest.pid.is_some()) {
         let ask = |text: &str, option: &str| Question {
@@ -173,7 +173,7 @@ fn stop(index: usize, guest: &Guest) -> Step {
 }
 
 /// A step that starts a guest.
-pub fn start(index: usize, guest: &Guest) -> Step {
+pub(super) fn start(index: usize, guest: &Guest) -> Step {
     Step {
         kind: Kind::StartGuest,
         about: guest.name.clone(),

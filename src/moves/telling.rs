@@ -3,19 +3,19 @@
 use serde_json::json;
 
 /// Tells the progress of a move on standard error.
-pub struct Teller {
+pub(super) struct Teller {
     id: String,
     steps: usize,
     json: bool,
 }
 
 impl Teller {
-    pub fn new(id: &str, steps: usize, json: bool) -> Self {
+    pub(super) fn new(id: &str, steps: usize, json: bool) -> Self {
         Self { id: id.to_owned(), steps, json }
     }
 
     /// A step begins.
-    pub fn step(&self, event: &str, step: usize, what: &str) {
+    pub(super) fn step(&self, event: &str, step: usize, what: &str) {
         if self.json {
             complain!(
                 "{}",
@@ -28,7 +28,7 @@ impl Teller {
     }
 
     /// What else there is to say of a step.
-    pub fn remark(&self, step: usize, text: &str) {
+    pub(super) fn remark(&self, step: usize, text: &str) {
         if self.json {
             complain!("{}", json!({ "move": self.id, "event": "remark", "step": step + 1, "what": text }));
         } else {
@@ -37,7 +37,7 @@ impl Teller {
     }
 
     /// Something else.
-    pub fn line(&self, text: &str) {
+    pub(super) fn line(&self, text: &str) {
         if self.json {
             complain!("{}", json!({ "move": self.id, "event": "failed", "what": text }));
         } else {

@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// What a program printed, and how it ended.
 #[derive(Debug)]
-pub struct Output {
+pub(super) struct Output {
     /// Its exit status; `None` where a signal ended it.
     pub status: Option<i32>,
     /// Its standard output.
@@ -27,17 +27,17 @@ pub struct Output {
 
 impl Output {
     /// Its standard output as text.
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
     /// How it ended.
-    pub fn how(&self) -> String {
+    pub(super) fn how(&self) -> String {
         self.status.map_or_else(|| "a signal ended it".to_owned(), |code| format!("exit status {code}"))
     }
 
     /// The last line of its standard error without this program's own name: the reason of a failure.
-    pub fn reason(&self) -> String {
+    pub(super) fn reason(&self) -> String {
         let last =
             self.stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
         last.strip_prefix("virtfs-proxy-helper: ").unwrap_or(last).to_owned()
@@ -46,7 +46,7 @@ impl Output {
 
 /// Runs a program with its messages in English, and waits for its end; not for those that it has started in the background, which may
 /// have its standard output for as long as they run.
-pub fn run<S: AsRef<OsStr>>(
+pub(super) fn run<S: AsRef<OsStr>>(
     program: impl AsRef<OsStr>,
     words: impl IntoIterator<Item = S>,
 ) -> anyhow::Result<Output> {
@@ -56,7 +56,7 @@ pub fn run<S: AsRef<OsStr>>(
 }
 
 /// The same for a program that may take no longer than `limit` and print no more than `largest` bytes.
-pub fn run_within<S: AsRef<OsStr>>(
+pub(super) fn run_within<S: AsRef<OsStr>>(
     program: impl AsRef<OsStr>,
     words: impl IntoIterator<Item = S>,
     limit: Duration,
@@ -83,7 +83,7 @@ pub fn run_within<S: AsRef<OsStr>>(
 
 /// A program that has been started.
 #[derive(Debug)]
-pub struct Started {
+pub(super) struct Started {
     child: Child,
     stdout: File,
     stderr: File,
@@ -91,7 +91,7 @@ pub struct Started {
 
 impl Started {
     /// Starts a program. One that is `apart` is in a session of its own, and goes on after this program's end; another is ended with it.
-    pub fn of<S: AsRef<OsStr>>(
+    pub(super) fn of<S: AsRef<OsStr>>(
         program: impl AsRef<OsStr>,
         words: impl IntoIterator<Item = S>,
         apart: bool,
@@ -112,7 +112,7 @@ impl Started {
     }
 
     /// What it has printed, if it has ended.
-    pub fn ended(&mut self) -> anyhow::Result<Option<Output>> {
+    pub(super) fn ended(&mut self) -> anyhow::Result<Option<Output>> {
         let status = self.child.try_wait().context("waiting for a program")?;
         status.map(|status| self.output(status)).transpose()
     }
@@ -137,7 +137,10 @@ fn unnamed() -> anyhow::Result<File> {
 }
 
 /// Runs one of this program's own verbs.
-pub fn verb<S: AsRef<OsStr>>(name: &str, words: impl IntoIterator<Item = S>) -> anyhow::Result<Output> {
+pub(super) fn verb<S: AsRef<OsStr>>(
+    name: &str,
+    words: impl IntoIterator<Item = S>,
+) -> anyhow::Result<Output> {
     let own = std::env::current_exe().context("cannot find this program's own file")?;
     let all: Vec<_> = ["migrate", name]
         .into_iter()
@@ -148,7 +151,7 @@ pub fn verb<S: AsRef<OsStr>>(name: &str, words: impl IntoIterator<Item = S>) -> 
 }
 
 /// The document that one of this program's own verbs prints as JSON. Findings and unread files are for the caller to see.
-pub fn document<D: DeserializeOwned, S: AsRef<OsStr>>(
+pub(super) fn document<D: DeserializeOwned, S: AsRef<OsStr>>(
     name: &str,
     words: impl IntoIterator<Item = S>,
 ) -> anyhow::Result<D> {

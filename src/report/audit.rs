@@ -20,7 +20,7 @@ const MOST_NAMES: usize = 40;
 /// control characters stand as `\\xNN`, a backslash is doubled.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct AuditDocument {
+pub(crate) struct AuditDocument {
     /// The version of these fields: grows when a field goes or changes its meaning.
     pub schema: u32,
     /// Where and when it was made.
@@ -58,7 +58,7 @@ has_schema!(AuditDocument, "audit");
 
 /// What an audit says of a host, as other verbs read it back.
 #[derive(Debug, Default, Deserialize)]
-pub struct Audited {
+pub(crate) struct Audited {
     /// Every share over the proxy backend.
     pub shares: Vec<ShareRow>,
     /// Every invocation of the helper.
@@ -69,7 +69,7 @@ pub struct Audited {
 
 /// What one QEMU means for the shares, as the text shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AdvisoryBlock {
+pub(crate) struct AdvisoryBlock {
     /// Which QEMU, where, and what holds for all rows.
     pub heading: String,
     /// A line each, the most severe first.
@@ -82,7 +82,7 @@ const ADVISORIES: &[&Kind] = &[&finding::QEMU_VULNERABILITY, &finding::QEMU_FAUL
 /// One installed QEMU program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct QemuRow {
+pub(crate) struct QemuRow {
     /// The program.
     pub file: String,
     /// Its version.
@@ -94,7 +94,7 @@ pub struct QemuRow {
 /// One share over the proxy backend.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct ShareRow {
+pub(crate) struct ShareRow {
     /// Where it stands; `/proc/PID/cmdline` for a running process, null for standard input.
     pub file: Option<String>,
     /// The line, from 1; null for a running process.
@@ -139,7 +139,7 @@ pub struct ShareRow {
 /// The guest's device of a share.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct DeviceRow {
+pub(crate) struct DeviceRow {
     /// `virtio-9p-pci`, ….
     pub driver: String,
     /// The bus it is plugged into.
@@ -155,7 +155,7 @@ pub struct DeviceRow {
 /// One invocation of the helper.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct HelperRow {
+pub(crate) struct HelperRow {
     /// Where it stands; `/proc/PID/cmdline` for a running process.
     pub file: Option<String>,
     /// The line, from 1.
@@ -177,7 +177,7 @@ pub struct HelperRow {
 /// Something that could not be read or parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct UnreadRow {
+pub(crate) struct UnreadRow {
     /// What.
     pub file: Option<String>,
     /// Why.
@@ -187,7 +187,7 @@ pub struct UnreadRow {
 /// Counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Summary {
+pub(crate) struct Summary {
     /// Files and processes that were read.
     pub looked_at: u64,
     /// Files that no format claims: programs, pictures, documentation and the like.
@@ -213,12 +213,12 @@ pub struct Summary {
 
 impl AuditDocument {
     /// A document of which nothing is known yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { schema: SCHEMA, ..Self::default() }
     }
 
     /// Adds a share.
-    pub fn add_share(&mut self, row: &ShareRow) {
+    pub(crate) fn add_share(&mut self, row: &ShareRow) {
         self.summary.shares += 1;
         self.summary.resolved += u64::from(row.resolved);
         self.summary.rewritable += u64::from(row.rewritable);
@@ -227,25 +227,25 @@ impl AuditDocument {
     }
 
     /// Adds an invocation of the helper.
-    pub fn add_helper(&mut self, row: &HelperRow) {
+    pub(crate) fn add_helper(&mut self, row: &HelperRow) {
         self.summary.helpers += 1;
         self.helpers.push(row);
     }
 
     /// Adds a finding.
-    pub fn add_finding(&mut self, row: &FindingRow) {
+    pub(crate) fn add_finding(&mut self, row: &FindingRow) {
         self.summary.findings.add(row.severity);
         self.findings.push(row);
     }
 
     /// Adds something that could not be read.
-    pub fn add_unread(&mut self, row: &UnreadRow) {
+    pub(crate) fn add_unread(&mut self, row: &UnreadRow) {
         self.summary.unread += 1;
         self.unread.push(row);
     }
 
     /// How the audit ended: proxy setups, else something unread, else clean.
-    pub fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         if !self.shares.is_empty() || !self.helpers.is_empty() {
             Outcome::Findings
         } else if !self.unread.is_empty() {
@@ -394,7 +394,7 @@ pub(super) mod tests {
     use super::*;
 
     /// An audit with one share and one unread file.
-    pub fn document() -> AuditDocument {
+    pub(crate) fn document() -> AuditDocument {
         let mut document = AuditDocument { target_qemu: Some("9.2".to_owned()), ..AuditDocument::new() };
         document.add_share(&ShareRow {
             file: Some("/srv/a.sh".to_owned()),

@@ -13,7 +13,7 @@ use crate::exit::Outcome;
 /// characters stand as `\\xNN`, a backslash is doubled.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct CheckDocument {
+pub(crate) struct CheckDocument {
     /// The version of these fields: grows when a field goes or changes its meaning.
     pub schema: u32,
     /// The export, free of symbolic links.
@@ -45,7 +45,7 @@ has_schema!(CheckDocument, "check");
 /// A filesystem.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct FilesystemRow {
+pub(crate) struct FilesystemRow {
     /// Its type.
     pub kind: String,
     /// Whether it is mounted for reading only.
@@ -67,7 +67,7 @@ pub struct FilesystemRow {
 /// Counts of entries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct EntriesRow {
+pub(crate) struct EntriesRow {
     /// All of them, the export's root included.
     pub total: u64,
     /// Regular files.
@@ -97,7 +97,7 @@ pub struct EntriesRow {
 /// An owner of entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct OwnerRow {
+pub(crate) struct OwnerRow {
     /// The user's number.
     pub uid: u32,
     /// The group's number.
@@ -113,7 +113,7 @@ pub struct OwnerRow {
 /// Somebody who has the export open.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct UserRow {
+pub(crate) struct UserRow {
     /// The process; null for the kernel itself and for mounts.
     pub pid: Option<i32>,
     /// `helper`, `qemu`, `process`, `mount` or `kernel`.
@@ -127,7 +127,7 @@ pub struct UserRow {
 /// What a conversion takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct CostRow {
+pub(crate) struct CostRow {
     /// Seconds.
     pub seconds: u64,
     /// Bytes on the export's filesystem, for good.
@@ -147,7 +147,7 @@ pub struct CostRow {
 /// A configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct ConfigurationRow {
+pub(crate) struct ConfigurationRow {
     /// QEMU's arguments.
     pub qemu: Vec<String>,
     /// libvirt's element; null where libvirt can't say it.
@@ -161,7 +161,7 @@ pub struct ConfigurationRow {
 
 impl CheckDocument {
     /// How the check ended: anything above info needs a decision.
-    pub fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         match self.summary.outcome() {
             Outcome::Clean if self.is_unseen() => Outcome::Unread,
             outcome => outcome,
@@ -299,7 +299,7 @@ impl ConfigurationRow {
 }
 
 /// So many of something: `1 entry`, `2 entries`, `2 files`.
-pub fn counted(count: u64, noun: &str) -> String {
+pub(crate) fn counted(count: u64, noun: &str) -> String {
     match (count, noun.strip_suffix('y')) {
         (1, _) => format!("1 {noun}"),
         (_, Some(stem)) => format!("{count} {stem}ies"),
@@ -308,7 +308,7 @@ pub fn counted(count: u64, noun: &str) -> String {
 }
 
 /// So many bytes, in the unit that people would take.
-pub fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if count < 1024 {
         return format!("{count} bytes");

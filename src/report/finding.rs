@@ -53,19 +53,20 @@ pub struct Place {
 }
 
 /// How serde packs a kind of finding: by its id.
-pub mod packed_kind {
+pub(crate) mod packed_kind {
     use serde::de::Error as _;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     use super::{KINDS, Kind};
 
     /// Packs one.
-    pub fn serialize<S: Serializer>(kind: &&'static Kind, serializer: S) -> Result<S::Ok, S::Error> {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes the field")]
+    pub(crate) fn serialize<S: Serializer>(kind: &&'static Kind, serializer: S) -> Result<S::Ok, S::Error> {
         kind.id.serialize(serializer)
     }
 
     /// Unpacks one.
-    pub fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<&'static Kind, D::Error> {
+    pub(crate) fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<&'static Kind, D::Error> {
         let id = String::deserialize(deserializer)?;
         KINDS.iter().copied().find(|kind| kind.id == id).ok_or_else(|| D::Error::custom("no kind of finding"))
     }
@@ -87,7 +88,7 @@ pub struct Kind {
 /// One row a kind: `NAME: "id", Severity, "remedy"`.
 macro_rules! kinds {
     ($($(#[doc = $about:literal])+ $name:ident: $id:literal, $severity:ident, $remedy:literal;)*) => {
-        $($(#[doc = $about])+ pub static $name: Kind =
+        $($(#[doc = $about])+ pub(crate) static $name: Kind =
             Kind { id: $id, severity: Severity::$severity, about: concat!($($about),+), remedy: $remedy };)*
         /// Every kind of finding there is.
         pub static KINDS: &[&Kind] = &[$(&$name),*];

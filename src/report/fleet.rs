@@ -8,7 +8,7 @@ mod document;
 mod html;
 mod metrics;
 mod next;
-pub mod options;
+pub(crate) mod options;
 mod parse;
 mod progress;
 mod read;
@@ -29,7 +29,7 @@ use document::{Change, FleetDocument, FleetSummary, HostStatus, Progress, ShareS
 use options::{By, FleetFormat, ReportArgs};
 
 /// Runs `migrate report`.
-pub fn run(args: &ReportArgs) -> Result<Outcome> {
+pub(crate) fn run(args: &ReportArgs) -> Result<Outcome> {
     if args.schema {
         super::print_schema::<FleetDocument>()?;
         return Ok(Outcome::Clean);

@@ -9,7 +9,7 @@ use super::{Format, junit, prometheus, sarif, write};
 
 /// How an audit is printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum AuditFormat {
+pub(crate) enum AuditFormat {
     /// For people.
     #[default]
     Text,
@@ -26,7 +26,11 @@ pub enum AuditFormat {
 }
 
 /// Writes an audit in a format.
-pub fn write_audit(document: &AuditDocument, format: AuditFormat, out: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn write_audit(
+    document: &AuditDocument,
+    format: AuditFormat,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     match format {
         AuditFormat::Text => write(document, Format::Text, out),
         AuditFormat::Json => write(document, Format::Json, out),

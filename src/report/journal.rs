@@ -11,7 +11,7 @@ use crate::exit::Outcome;
 /// What a conversion's journal says. Bytes that are not UTF-8 and control characters stand as `\\\\xNN`, a backslash is doubled.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct JournalDocument {
+pub(crate) struct JournalDocument {
     /// The version of these fields: grows when a field goes or changes its meaning.
     pub schema: u32,
     /// The journal's file.
@@ -58,7 +58,7 @@ has_schema!(JournalDocument, "journal");
 
 impl JournalDocument {
     /// How it ended.
-    pub fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         if self.damage.is_some() { Outcome::Failure } else { Outcome::Clean }
     }
 }

@@ -9,7 +9,7 @@ use crate::text::markup;
 
 /// Writes it: one test a finding. What could not be read is an error, and what keeps the audit from ending with 0 a failure.
 /// Without any finding there is one test, which passes: readers take a report without tests for a mistake.
-pub fn write(document: &AuditDocument, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write(document: &AuditDocument, out: &mut dyn Write) -> io::Result<()> {
     let (mut failures, mut errors) = (0_u64, 0_u64);
     for finding in document.findings.iter() {
         match verdict(&finding?) {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// When the audit began, in UTC, by the clock of the machine that made it: RFC 3339, `2026-01-31T12:00:00Z`.
     pub time: Option<String>,
     /// The audited host's name; with `--root` that of its `/etc/hostname`.
@@ -22,7 +22,7 @@ pub struct Origin {
 
 impl Origin {
     /// This program, now.
-    pub fn here() -> Self {
+    pub(crate) fn here() -> Self {
         Self {
             time: Some(rfc3339(SystemTime::now())),
             tool_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
@@ -31,12 +31,12 @@ impl Origin {
     }
 
     /// When the audit was made; `None` where it does not say, or not in RFC 3339.
-    pub fn instant(&self) -> Option<SystemTime> {
+    pub(crate) fn instant(&self) -> Option<SystemTime> {
         instant(self.time.as_deref()?)
     }
 
     /// One line for people.
-    pub fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+    pub(crate) fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         let kernel = self.kernel.as_ref().map(|kernel| format!("Linux {kernel}"));
         let tool = self.tool_version.as_ref().map(|version| format!("{} {version}", env!("CARGO_PKG_NAME")));
         let known: Vec<_> =
@@ -46,7 +46,7 @@ impl Origin {
 }
 
 /// A time in UTC as RFC 3339, to the second.
-pub fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
     // The formatter panics before 1970 and after 9999: a clock may say anything.
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let last = Duration::from_secs(LAST_SECOND);
@@ -57,7 +57,7 @@ pub fn rfc3339(time: SystemTime) -> String {
 const LAST_SECOND: u64 = 253_402_300_799;
 
 /// The time that RFC 3339 says in UTC.
-pub fn instant(text: &str) -> Option<SystemTime> {
+pub(crate) fn instant(text: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339(text).ok()
 }
 

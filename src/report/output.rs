@@ -27,7 +27,7 @@ const NEW_FILE: u32 = 0o644;
 const MOST_LINKS: usize = 40;
 
 /// Writes a document to `output`; to standard output where that is `-` or `None`.
-pub fn put(
+pub(crate) fn put(
     output: Option<&Path>,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> anyhow::Result<()> {
@@ -36,7 +36,7 @@ pub fn put(
 }
 
 /// Writes to standard output. A reader that went away (`| head`) is no error.
-pub fn print_with(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
+pub(crate) fn print_with(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
     let written = write(&mut out).and_then(|()| out.flush());
     match written {

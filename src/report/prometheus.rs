@@ -7,10 +7,10 @@ use super::audit::AuditDocument;
 use super::finding::Severity;
 
 /// Labels and a value.
-pub type Sample<'a> = (Vec<(&'a str, &'a str)>, u64);
+pub(super) type Sample<'a> = (Vec<(&'a str, &'a str)>, u64);
 
 /// Writes one gauge with its samples.
-pub fn gauge(name: &str, help: &str, samples: &[Sample], out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn gauge(name: &str, help: &str, samples: &[Sample], out: &mut dyn Write) -> io::Result<()> {
     if samples.is_empty() {
         return Ok(());
     }
@@ -29,7 +29,7 @@ pub fn gauge(name: &str, help: &str, samples: &[Sample], out: &mut dyn Write) ->
 }
 
 /// The word for a severity, as documents have it.
-pub fn severity(severity: Severity) -> &'static str {
+pub(super) fn severity(severity: Severity) -> &'static str {
     match severity {
         Severity::Error => "error",
         Severity::Warning => "warning",
@@ -38,7 +38,7 @@ pub fn severity(severity: Severity) -> &'static str {
 }
 
 /// Writes an audit's counts.
-pub fn write(document: &AuditDocument, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write(document: &AuditDocument, out: &mut dyn Write) -> io::Result<()> {
     let plain = |value: u64| vec![(Vec::new(), value)];
     let all = &document.summary;
     let by_status = [

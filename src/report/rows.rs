@@ -14,7 +14,7 @@ use crate::text::{escape, escape_path};
 /// One thing that people should know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct FindingRow {
+pub(crate) struct FindingRow {
     /// Which kind it is. Stable.
     pub id: String,
     /// How much it matters.
@@ -45,7 +45,7 @@ impl From<&Finding> for FindingRow {
 /// How many findings there are of each severity.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Errors.
     pub errors: u64,
     /// Warnings.
@@ -56,14 +56,14 @@ pub struct Counts {
 
 impl Counts {
     /// Counts `findings`.
-    pub fn of<'a>(findings: impl IntoIterator<Item = &'a FindingRow>) -> Self {
+    pub(crate) fn of<'a>(findings: impl IntoIterator<Item = &'a FindingRow>) -> Self {
         let mut counts = Self::default();
         findings.into_iter().for_each(|finding| counts.add(finding.severity));
         counts
     }
 
     /// Counts one more.
-    pub fn add(&mut self, severity: Severity) {
+    pub(crate) fn add(&mut self, severity: Severity) {
         match severity {
             Severity::Error => self.errors += 1,
             Severity::Warning => self.warnings += 1,
@@ -72,17 +72,17 @@ impl Counts {
     }
 
     /// How a verb ends whose findings alone decide: anything above info asks for the admin.
-    pub fn outcome(self) -> Outcome {
+    pub(crate) fn outcome(self) -> Outcome {
         if self.errors + self.warnings > 0 { Outcome::Findings } else { Outcome::Clean }
     }
 }
 
 /// A path as a document holds it.
-pub fn path(path: &Path) -> String {
+pub(crate) fn path(path: &Path) -> String {
     escape_path(path).into_owned()
 }
 
 /// Other people's bytes as a document holds them.
-pub fn bytes(bytes: &[u8]) -> String {
+pub(crate) fn bytes(bytes: &[u8]) -> String {
     escape(bytes).into_owned()
 }

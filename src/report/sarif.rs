@@ -15,7 +15,7 @@ use super::spool::Rows;
 use crate::text::unescape;
 
 /// Writes it. A file is named by its absolute URI; a finding of standard input or of the host itself has no file.
-pub fn write(document: &AuditDocument, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write(document: &AuditDocument, out: &mut dyn Write) -> io::Result<()> {
     let mut ids = BTreeSet::new();
     for finding in document.findings.iter() {
         ids.insert(finding?.id);

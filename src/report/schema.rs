@@ -4,13 +4,13 @@
 //! `src/report/schema` holds it, and a test compares the two. `UPDATE_GOLDEN=1 cargo test --lib schema` writes the files.
 
 /// A document whose JSON Schema can be printed.
-pub trait HasSchema {
+pub(crate) trait HasSchema {
     /// The schema, without indentation.
     const SCHEMA: &'static str;
 }
 
 /// Prints the JSON Schema of a document.
-pub fn print_schema<D: HasSchema>() -> anyhow::Result<()> {
+pub(crate) fn print_schema<D: HasSchema>() -> anyhow::Result<()> {
     let schema: serde_json::Value = serde_json::from_str(D::SCHEMA)?;
     say!("{}", serde_json::to_string_pretty(&schema)?)
 }
@@ -33,7 +33,7 @@ macro_rules! has_schema {
 
 /// Compares the files with the types.
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::HasSchema;
 
     /// Compares the file with the type, or writes it where the variable `UPDATE_GOLDEN` is set.
@@ -41,7 +41,7 @@ pub mod tests {
     /// # Panics
     ///
     /// If they differ.
-    pub fn compare<D: HasSchema + schemars::JsonSchema>(name: &str) {
+    pub(crate) fn compare<D: HasSchema + schemars::JsonSchema>(name: &str) {
         let mut text = Vec::new();
         let formatter = serde_json::ser::PrettyFormatter::with_indent(b"");
         let mut writer = serde_json::Serializer::with_formatter(&mut text, formatter);

@@ -26,7 +26,7 @@ const ROW: usize = 1 << 10;
 
 /// Rows in the order in which they came.
 #[derive(Debug)]
-pub struct Rows<T> {
+pub(crate) struct Rows<T> {
     tape: Tape,
     count: usize,
     of: PhantomData<T>,
@@ -34,7 +34,7 @@ pub struct Rows<T> {
 
 /// Rows that are read in the order of their keys, in whatever order they came. Equal ones stay in the order in which they came.
 #[derive(Debug)]
-pub struct Sorted<T: Keyed> {
+pub(crate) struct Sorted<T: Keyed> {
     /// Rows of which no run was made yet.
     waiting: Vec<(T::Key, Box<[u8]>)>,
     /// The bytes of these.
@@ -47,7 +47,7 @@ pub struct Sorted<T: Keyed> {
 }
 
 /// A row that has a place among others.
-pub trait Keyed: Serialize + DeserializeOwned {
+pub(crate) trait Keyed: Serialize + DeserializeOwned {
     /// What decides on the place.
     type Key: Ord + std::fmt::Debug;
 
@@ -174,28 +174,28 @@ impl<T> Default for Rows<T> {
 
 impl<T: Serialize + DeserializeOwned> Rows<T> {
     /// Adds one, and says where it is.
-    pub fn push(&mut self, row: &T) -> u64 {
+    pub(crate) fn push(&mut self, row: &T) -> u64 {
         self.count += 1;
         self.tape.push(&pack(row))
     }
 
     /// The one that is somewhere. An error: the temporary file can't be read.
-    pub fn get(&self, at: u64) -> io::Result<T> {
+    pub(crate) fn get(&self, at: u64) -> io::Result<T> {
         unpack(&self.tape.get(at)?.unwrap_or_default())
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.count
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
     }
 
     /// Each of them. An error: the temporary file can't be read.
-    pub fn iter(&self) -> impl Iterator<Item = io::Result<T>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = io::Result<T>> {
         self.tape.rows().map(|row| unpack(&row?))
     }
 }
@@ -257,7 +257,7 @@ impl<T: Keyed> Default for Sorted<T> {
 
 impl<T: Keyed> Sorted<T> {
     /// Adds one.
-    pub fn push(&mut self, row: &T) {
+    pub(crate) fn push(&mut self, row: &T) {
         self.count += 1;
         self.wait(row.key(), pack(row).into());
     }
@@ -285,7 +285,7 @@ impl<T: Keyed> Sorted<T> {
     }
 
     /// Takes what another one has.
-    pub fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.count += other.count;
         self.runs.extend(other.runs);
         for (key, row) in other.waiting {
@@ -294,17 +294,17 @@ impl<T: Keyed> Sorted<T> {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.count
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
     }
 
     /// Each of them, by its key. An error: the temporary file can't be read.
-    pub fn iter(&self) -> impl Iterator<Item = io::Result<T>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = io::Result<T>> {
         let mut waiting: Vec<_> = self.waiting.iter().collect();
         waiting.sort_by(|(a, _), (b, _)| a.cmp(b));
         let mut waiting = waiting.into_iter().map(|(_, row)| row);

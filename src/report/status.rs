@@ -11,13 +11,13 @@ use super::{SCHEMA, Text};
 use crate::exit::Outcome;
 
 /// The value of [`StatusDocument::document`].
-pub const NAME: &str = "status";
+pub(crate) const NAME: &str = "status";
 
 /// How far the guests and exports of a host are. Unknown is null; paths are as on that host; bytes that are not UTF-8 and control
 /// characters stand as `\\xNN`, a backslash is doubled.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct StatusDocument {
+pub(crate) struct StatusDocument {
     /// The version of these fields: grows when a field goes or changes its meaning.
     pub schema: u32,
     /// `status`, which tells this document from an audit's.
@@ -40,7 +40,7 @@ has_schema!(StatusDocument, "status");
 /// One share of one guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct StatusRow {
+pub(crate) struct StatusRow {
     /// The guest's name.
     pub guest: Option<String>,
     /// What the guest mounts by.
@@ -73,7 +73,7 @@ pub struct StatusRow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
-pub enum Backend {
+pub(crate) enum Backend {
     /// `proxy`.
     Proxy,
     /// `local`.
@@ -84,7 +84,7 @@ pub enum Backend {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
-pub enum Phase {
+pub(crate) enum Phase {
     /// It uses the proxy backend.
     #[default]
     Proxy,
@@ -105,7 +105,7 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in order.
-    pub const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Proxy,
         Self::Planned,
         Self::InProgress,
@@ -116,7 +116,7 @@ impl Phase {
     ];
 
     /// As people read it.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Proxy => "on the proxy",
             Self::Planned => "planned",
@@ -137,7 +137,7 @@ impl Phase {
 /// An export.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct ExportRow {
+pub(crate) struct ExportRow {
     /// The directory, free of symbolic links.
     pub export: String,
     /// The journal of its conversion.
@@ -166,7 +166,7 @@ pub struct ExportRow {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
-pub struct StatusSummary {
+pub(crate) struct StatusSummary {
     /// Shares.
     pub shares: u64,
     /// Those in each phase.
@@ -191,7 +191,7 @@ pub struct StatusSummary {
 
 impl StatusSummary {
     /// How many shares are in a phase.
-    pub fn of(&self, phase: Phase) -> u64 {
+    pub(crate) fn of(&self, phase: Phase) -> u64 {
         match phase {
             Phase::Proxy => self.proxy,
             Phase::Planned => self.planned,
@@ -204,7 +204,7 @@ impl StatusSummary {
     }
 
     /// How many shares are in phases after which nothing is left to do.
-    pub fn done(&self) -> u64 {
+    pub(crate) fn done(&self) -> u64 {
         Phase::ALL
             .into_iter()
             .filter(|phase| phase.is_done())
@@ -213,7 +213,7 @@ impl StatusSummary {
     }
 
     /// The phases that shares are in, as people read it: `2 on the proxy, 1 verified`.
-    pub fn phases(&self) -> String {
+    pub(crate) fn phases(&self) -> String {
         let some = Phase::ALL.into_iter().filter(|phase| self.of(*phase) > 0);
         some.map(|phase| format!("{} {}", self.of(phase), phase.name())).collect::<Vec<_>>().join("; ")
     }
@@ -221,7 +221,7 @@ impl StatusSummary {
 
 impl StatusDocument {
     /// A document with its counts.
-    pub fn new(
+    pub(crate) fn new(
         origin: Origin,
         shares: Vec<StatusRow>,
         exports: Vec<ExportRow>,
@@ -246,7 +246,7 @@ impl StatusDocument {
     }
 
     /// How the host stands: something to do, else something unread, else all consistent.
-    pub fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         if self.summary.problems > 0 || self.summary.done() < self.summary.shares {
             Outcome::Findings
         } else if self.summary.unread > 0 {
@@ -259,7 +259,7 @@ impl StatusDocument {
 
 impl StatusRow {
     /// What the guest calls the share, or its fsdev's id where no device does.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.mount_tag.as_deref().or(self.fsdev.as_deref()).unwrap_or("without a tag")
     }
 }

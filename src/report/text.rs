@@ -6,7 +6,7 @@ use super::finding::Severity;
 use super::rows::FindingRow;
 
 /// Writes each finding; errors first, and in the order found among equals.
-pub fn write_findings(findings: &[FindingRow], out: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn write_findings(findings: &[FindingRow], out: &mut dyn Write) -> io::Result<()> {
     for severity in [Severity::Error, Severity::Warning, Severity::Info] {
         for finding in findings.iter().filter(|finding| finding.severity == severity) {
             write_finding(finding, out)?;
@@ -16,7 +16,7 @@ pub fn write_findings(findings: &[FindingRow], out: &mut dyn Write) -> io::Resul
 }
 
 /// Writes one finding: `PLACE: severity: message [id]`, and the remedy below it.
-pub fn write_finding(finding: &FindingRow, out: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn write_finding(finding: &FindingRow, out: &mut dyn Write) -> io::Result<()> {
     let place = match (&finding.file, finding.line) {
         (Some(file), Some(line)) => format!("{file}:{line}: "),
         (Some(file), None) => format!("{file}: "),
@@ -32,7 +32,7 @@ pub fn write_finding(finding: &FindingRow, out: &mut dyn Write) -> io::Result<()
 }
 
 /// How the text calls a severity.
-pub fn severity_name(severity: Severity) -> &'static str {
+pub(super) fn severity_name(severity: Severity) -> &'static str {
     match severity {
         Severity::Error => "error",
         Severity::Warning => "warning",

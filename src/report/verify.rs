@@ -13,7 +13,7 @@ use crate::exit::Outcome;
 /// doubled.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct VerifyDocument {
+pub(crate) struct VerifyDocument {
     /// The version of these fields: grows when a field goes or changes its meaning.
     pub schema: u32,
     /// The export, free of symbolic links.
@@ -38,7 +38,7 @@ has_schema!(VerifyDocument, "verify");
 
 impl VerifyDocument {
     /// How it ended.
-    pub fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         self.summary.outcome()
     }
 }

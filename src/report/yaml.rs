@@ -14,7 +14,7 @@ const RESERVED: &[&str] = &["y", "n", "yes", "no", "on", "off", "true", "false",
 const LONGEST_KEY: usize = 512;
 
 /// Writes `document`.
-pub fn write<D: Serialize>(document: &D, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write<D: Serialize>(document: &D, out: &mut dyn Write) -> io::Result<()> {
     let value = crate::yaml::to_value(document).map_err(io::Error::other)?;
     match &value {
         Value::Mapping(pairs) if !pairs.is_empty() => node(&value, 0, out),
@@ -27,7 +27,11 @@ pub fn write<D: Serialize>(document: &D, out: &mut dyn Write) -> io::Result<()> 
 type List<'a> = &'a mut dyn FnMut(&str, &mut dyn Write) -> io::Result<bool>;
 
 /// Writes `document`, in which some lists are empty: those that `list` writes stand in their places.
-pub fn write_with_lists<D: Serialize>(document: &D, out: &mut dyn Write, list: List) -> io::Result<()> {
+pub(super) fn write_with_lists<D: Serialize>(
+    document: &D,
+    out: &mut dyn Write,
+    list: List,
+) -> io::Result<()> {
     let Value::Mapping(pairs) = crate::yaml::to_value(document).map_err(io::Error::other)? else {
         return write(document, out);
     };
@@ -45,7 +49,7 @@ pub fn write_with_lists<D: Serialize>(document: &D, out: &mut dyn Write, list: L
 }
 
 /// Writes the rows of the list `name` of a document. `false`: there is none.
-pub fn write_list<D: Serialize>(
+pub(super) fn write_list<D: Serialize>(
     name: &str,
     rows: impl Iterator<Item = io::Result<D>>,
     out: &mut dyn Write,

@@ -19,11 +19,11 @@ use std::path::Path;
 use super::rewrite::{Refusal, Rewrite};
 use super::{Note, Part, Share, Transport, bounds, qemu_opts};
 use crate::text::escape;
-pub use arg::{Arg, ArgEdit, ArgvShare, Spelling, Splice};
+pub use arg::Arg;
+pub(crate) use arg::{ArgEdit, ArgvShare, Spelling, Splice};
 use describe::is_proxy;
-pub use memory::{REST, memory};
+pub(crate) use memory::{REST, memory};
 use model::{GuestDevice, Model, Value};
-pub use scan::{Valued, valued};
 
 /// What a part of a share costs that is held once more, in bytes.
 const BASE: usize = 64;
@@ -144,7 +144,7 @@ pub fn rewrite(args: &[Arg], shares: &[(&ArgvShare, &Path)], how: &Rewrite) -> R
 }
 
 /// Two shares of one guest with one tag: the guest would mount either, and `--export` could mean either.
-pub fn refuse_twins<'a>(shares: impl IntoIterator<Item = &'a Share>) -> Result<(), Refusal> {
+pub(crate) fn refuse_twins<'a>(shares: impl IntoIterator<Item = &'a Share>) -> Result<(), Refusal> {
     let mut tags = HashSet::new();
     for share in shares {
         let Some(tag) = &share.mount_tag else { continue };
@@ -161,7 +161,7 @@ pub fn refuse_twins<'a>(shares: impl IntoIterator<Item = &'a Share>) -> Result<(
 
 /// Stops at what QEMU refuses, and where not even the place of the socket is known. Everything else that is not known
 /// stays as it is; the socket itself goes.
-pub fn refuse_doubtful(share: &Share) -> Result<(), Refusal> {
+pub(crate) fn refuse_doubtful(share: &Share) -> Result<(), Refusal> {
     for note in &share.notes {
         match note {
             Note::Refused(reason) => {

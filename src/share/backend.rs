@@ -6,7 +6,7 @@ use std::cell::Cell;
 
 /// A backend of QEMU's 9p server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backend {
+pub(crate) enum Backend {
     /// `proxy`, with its `socket=` or `sock_fd=`.
     Proxy,
     /// `local`, with its `path=`, which stands where the socket's does in a [`super::Share`].
@@ -19,12 +19,12 @@ thread_local! {
 
 impl Backend {
     /// The one whose shares readers find now.
-    pub fn sought() -> Self {
+    pub(crate) fn sought() -> Self {
         SOUGHT.get()
     }
 
     /// Does `work` while readers find the shares of this backend.
-    pub fn seek<T>(self, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn seek<T>(self, work: impl FnOnce() -> T) -> T {
         let before = SOUGHT.replace(self);
         let done = work();
         SOUGHT.set(before);
@@ -32,7 +32,7 @@ impl Backend {
     }
 
     /// Its name, which every text that holds one of its shares says.
-    pub fn name(self) -> &'static [u8] {
+    pub(crate) fn name(self) -> &'static [u8] {
         match self {
             Self::Proxy => b"proxy",
             Self::Local => b"local",
@@ -40,7 +40,7 @@ impl Backend {
     }
 
     /// Whether `text` says its name.
-    pub fn is_in(self, text: &[u8]) -> bool {
+    pub(crate) fn is_in(self, text: &[u8]) -> bool {
         memchr::memmem::find(text, self.name()).is_some()
     }
 }

@@ -17,7 +17,7 @@ thread_local! {
 }
 
 /// Does the work of one document, and says why it was not done to its end, if it was not.
-pub fn bounded<T>(work: impl FnOnce() -> T) -> (T, Option<&'static str>) {
+pub(crate) fn bounded<T>(work: impl FnOnce() -> T) -> (T, Option<&'static str>) {
     LEFT.set(MOST);
     CUT.set(None);
     DOCUMENT.set(DOCUMENT.get() + 1);
@@ -26,12 +26,12 @@ pub fn bounded<T>(work: impl FnOnce() -> T) -> (T, Option<&'static str>) {
 }
 
 /// The number of the document that this thread works on: of no other before it.
-pub fn document() -> u64 {
+pub(crate) fn document() -> u64 {
     DOCUMENT.get()
 }
 
 /// Pays for looking at `bytes` bytes once more. `false`: there is nothing left, and the work must stop.
-pub fn spend(bytes: usize) -> bool {
+pub(crate) fn spend(bytes: usize) -> bool {
     let left = LEFT.get().checked_sub(bytes);
     LEFT.set(left.unwrap_or(0));
     if left.is_none() {
@@ -41,7 +41,7 @@ pub fn spend(bytes: usize) -> bool {
 }
 
 /// Notes that the document is not read to its end, and why. The first reason counts.
-pub fn cut(why: &'static str) {
+pub(crate) fn cut(why: &'static str) {
     CUT.set(CUT.take().or(Some(why)));
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::helper::Helper;
 
 /// The helper's options: name, short name, whether it takes a value. The original's come first, for its abbreviations.
-pub const OPTIONS: &[(&str, Option<char>, bool)] = &[
+pub(crate) const OPTIONS: &[(&str, Option<char>, bool)] = &[
     ("path", Some('p'), true),
     ("fd", Some('f'), true),
     ("socket", Some('s'), true),
@@ -47,7 +47,7 @@ const VERBS: &[&[u8]] = &[b"migrate", b"healthcheck", b"help"];
 
 /// A value of an option, as the command line spells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Text {
+pub(crate) struct Text {
     /// The bytes. What isn't known stands there as the file spells it.
     pub bytes: Vec<u8>,
     /// Which bytes are known.
@@ -56,7 +56,7 @@ pub struct Text {
 
 /// A helper's command line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Invocation {
+pub(crate) struct Invocation {
     /// `-p`.
     pub path: Option<Text>,
     /// `-s`.
@@ -73,18 +73,18 @@ pub struct Invocation {
 
 impl Text {
     /// Text that is known.
-    pub fn certain(bytes: &[u8]) -> Self {
+    pub(crate) fn certain(bytes: &[u8]) -> Self {
         Self { bytes: bytes.to_vec(), known: vec![true; bytes.len()] }
     }
 
     /// The bytes, if all of them are known.
-    pub fn all_known(&self) -> Option<&[u8]> {
+    pub(crate) fn all_known(&self) -> Option<&[u8]> {
         self.known.iter().all(|known| *known).then_some(self.bytes.as_slice())
     }
 
     /// The part from the byte `at` on.
     #[must_use]
-    pub fn from(&self, at: usize) -> Self {
+    pub(crate) fn from(&self, at: usize) -> Self {
         Self {
             bytes: self.bytes.get(at..).unwrap_or_default().to_vec(),
             known: self.known.get(at..).unwrap_or_default().to_vec(),
@@ -103,14 +103,14 @@ impl Text {
 }
 
 /// Whether `program` is the helper.
-pub fn is_helper(program: &[u8]) -> bool {
+pub(crate) fn is_helper(program: &[u8]) -> bool {
     let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     name == b"virtfs-proxy-helper"
 }
 
 /// Finds the helper among the words of a command and reads its options. Commands that only name it (`pgrep`,
 /// `systemctl`) are none of its invocations, and neither is this program's `migrate`.
-pub fn find(words: &[Text]) -> Option<(usize, Invocation)> {
+pub(crate) fn find(words: &[Text]) -> Option<(usize, Invocation)> {
     let at = words.iter().position(Text::is_helper)?;
     let mut rest = words.get(at + 1..)?;
     if rest.first().is_some_and(|word| word.bytes == b"--") {
@@ -128,13 +128,13 @@ pub fn find(words: &[Text]) -> Option<(usize, Invocation)> {
 
 /// The options of a helper that is known to be one: its arguments without the program's name. `None` where they name a
 /// subcommand.
-pub fn of_words(words: &[Text]) -> Option<Invocation> {
+pub(crate) fn of_words(words: &[Text]) -> Option<Invocation> {
     Some(parse(words)).filter(|found| found.verb.is_none())
 }
 
 /// A running helper's options: its arguments without the program's name, and its environment (`NAME=VALUE`, each ended
 /// by a NUL, as in /proc/PID/environ). `None` for a process that runs a subcommand.
-pub fn of_process<'a>(
+pub(crate) fn of_process<'a>(
     arguments: impl IntoIterator<Item = &'a [u8]>,
     environment: &[u8],
 ) -> Option<Invocation> {
@@ -213,7 +213,7 @@ impl Invocation {
     }
 
     /// Takes what the command line leaves open from variables of the environment.
-    pub fn fill_in(&mut self, variable: impl Fn(&str) -> Option<Text>) {
+    pub(crate) fn fill_in(&mut self, variable: impl Fn(&str) -> Option<Text>) {
         // The command line wins: with one of `-s` and `-f` on it, neither variable counts.
         let connected = self.socket.is_some() || self.fd.is_some();
         for (name, option) in VARIABLES {
@@ -232,7 +232,7 @@ impl Invocation {
     }
 
     /// The model's form of it. Relative paths stand below `cwd`, where that is known.
-    pub fn helper(&self, cwd: Option<&Path>) -> Helper {
+    pub(crate) fn helper(&self, cwd: Option<&Path>) -> Helper {
         let path = |text: &Option<Text>| {
             let path = text.as_ref()?.path()?;
             Some(match cwd {

@@ -6,11 +6,12 @@ mod libvirt;
 mod options;
 mod readconfig;
 
-pub use libvirt::{Address, Filesystem, bus_number, libvirt_filesystem, pci_slot};
-pub use options::{
+pub(crate) use libvirt::{Address, Filesystem, libvirt_filesystem};
+pub use libvirt::{bus_number, pci_slot};
+pub(crate) use options::{
     Multidevs, Options, SecurityModel, Unrepresentable, model_options, model_pairs, path_bytes,
 };
-pub use readconfig::{quotable, readconfig};
+pub(crate) use readconfig::{quotable, readconfig};
 
 use std::path::Path;
 
@@ -18,7 +19,7 @@ use super::qemu_opts::escape;
 use super::{Device, Share};
 
 /// A `local` fsdev's option string, from nothing.
-pub fn fsdev_option(share: &Share, path: &Path, options: &Options) -> Vec<u8> {
+pub(crate) fn fsdev_option(share: &Share, path: &Path, options: &Options) -> Vec<u8> {
     let mut out = b"local,id=".to_vec();
     out.extend(escape(&share.fsdev));
     out.extend_from_slice(b",path=");
@@ -60,7 +61,7 @@ pub(super) fn push_option(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
 
 /// The QEMU arguments of a share's `local` equivalent: `-fsdev`, its value, and `-device` and its value where there
 /// is a device. Values as QEMU gets them: a shell wants them quoted.
-pub fn qemu_args(share: &Share, path: &Path, options: &Options) -> Vec<Vec<u8>> {
+pub(crate) fn qemu_args(share: &Share, path: &Path, options: &Options) -> Vec<Vec<u8>> {
     let mut args = vec![b"-fsdev".to_vec(), fsdev_option(share, path, options)];
     if let Some(device) = &share.device {
         args.extend([b"-device".to_vec(), device_option(share, device)]);

@@ -70,7 +70,7 @@ pub fn id(opts: &[Opt]) -> Option<&Opt> {
 }
 
 /// Whether QEMU takes `id` as an id.
-pub fn is_id(id: &[u8]) -> bool {
+pub(crate) fn is_id(id: &[u8]) -> bool {
     id.first().is_some_and(u8::is_ascii_alphabetic)
         && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(byte))
 }
@@ -85,7 +85,7 @@ pub fn boolean(value: &[u8]) -> Option<bool> {
 }
 
 /// A number as QEMU reads it: decimal, `0x` or octal with a leading `0`.
-pub fn number(value: &[u8]) -> Option<u64> {
+pub(crate) fn number(value: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(value).ok()?;
     if let Some(hex) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         return u64::from_str_radix(hex, 16).ok();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use super::edit::Edit;
+pub(crate) use super::edit::Edit;
 use super::local::{Multidevs, Options};
 use super::target::Target;
 use super::view::{Addition, View};
@@ -14,7 +14,7 @@ use crate::report::finding::{self, Finding};
 use crate::text::{escape, escape_path};
 
 /// More shares than any configuration has: what says more is not rewritten, for a rewrite compares them all.
-pub const MAX_SHARES: usize = 1000;
+pub(crate) const MAX_SHARES: usize = 1000;
 
 /// What is asked of a look at a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,7 @@ pub struct Rewrite {
 
 /// What a rewrite does to one file.
 #[derive(Debug, Clone, Default)]
+#[allow(clippy::struct_field_names, reason = "an edit is an element")]
 pub struct Edits {
     /// The changes, apart from each other, in any order.
     pub edits: Vec<Edit>,

@@ -2,14 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-pub mod advice;
+pub(crate) mod advice;
 
 use std::fmt;
 use std::str::FromStr;
 
 /// A version of QEMU, as `qemu-system-x86_64 -version` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version {
+pub(crate) struct Version {
     /// Major and minor.
     pub number: (u32, u32),
     /// The third number: a stable release counts from 0, a release candidate of the next version from 90. `None`: it is not
@@ -21,7 +21,7 @@ pub struct Version {
 
 /// What the proxy backend is in a version of QEMU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backend {
+pub(crate) enum Backend {
     /// Before 8.1.
     Fine,
     /// 8.1 to 9.1.
@@ -32,7 +32,7 @@ pub enum Backend {
 
 impl Version {
     /// What the proxy backend is in it.
-    pub fn backend(&self) -> Backend {
+    pub(crate) fn backend(&self) -> Backend {
         match self.feature_release() {
             number if number < (8, 1) => Backend::Fine,
             number if number < (9, 2) => Backend::Deprecated,

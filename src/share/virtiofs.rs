@@ -8,8 +8,8 @@ mod daemon;
 mod libvirt;
 mod tag;
 
-pub use daemon::Daemon;
-pub use libvirt::{Filesystem, MEMORY_BACKING};
+pub(crate) use daemon::Daemon;
+pub(crate) use libvirt::{Filesystem, MEMORY_BACKING};
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ const MEMORY_ID: &str = "virtiofs-mem";
 const OF_LEGACY: [&[u8]; 2] = [b"disable-legacy", b"disable-modern"];
 
 /// QEMU's arguments of a share: a chardev of virtiofsd's socket and the device on it.
-pub fn qemu_args(share: &Share) -> Result<Vec<Vec<u8>>, Unrepresentable> {
+pub(crate) fn qemu_args(share: &Share) -> Result<Vec<Vec<u8>>, Unrepresentable> {
     let mut chardev = b"socket".to_vec();
     let id = chardev_id(share);
     push_option(&mut chardev, b"id", &id);
@@ -75,7 +75,7 @@ fn driver(device: &Device) -> Result<&'static [u8], Unrepresentable> {
 }
 
 /// The arguments that make the guest's memory shared; none where it is already. `Err`: it can't be made so here.
-pub fn memory_args(memory: &Memory) -> Result<Vec<String>, Unrepresentable> {
+pub(crate) fn memory_args(memory: &Memory) -> Result<Vec<String>, Unrepresentable> {
     match memory {
         Memory::Shared => Ok(Vec::new()),
         Memory::Conflict(why) => Err(Unrepresentable(why.clone())),
@@ -106,7 +106,7 @@ fn size_text(bytes: u64) -> String {
 
 /// What the share's unit is called, without `virtiofsd-`: the guest's name and the fsdev's id, as file names hold them, and a number where
 /// these may be another share's, too.
-pub fn unit_name(share: &Share) -> String {
+pub(crate) fn unit_name(share: &Share) -> String {
     let own = if share.fsdev.is_empty() { share.name() } else { &share.fsdev };
     let parts = share.place.guest.as_deref().into_iter().chain([own]);
     let plain = |byte: &u8| {
@@ -149,7 +149,7 @@ fn mark(share: &Share) -> u32 {
 }
 
 /// Where its virtiofsd listens.
-pub fn socket(share: &Share) -> PathBuf {
+pub(crate) fn socket(share: &Share) -> PathBuf {
     format!("/run/virtiofsd-{}/socket", unit_name(share)).into()
 }
 
@@ -160,7 +160,7 @@ fn chardev_id(share: &Share) -> Vec<u8> {
 
 /// The systemd unit of the share's virtiofsd, which takes the place of the proxy's helper. Paths that systemd's syntax
 /// can't hold as they are, are refused.
-pub fn unit(share: &Share, export: &Path, daemon: &Daemon) -> Result<String, Unrepresentable> {
+pub(crate) fn unit(share: &Share, export: &Path, daemon: &Daemon) -> Result<String, Unrepresentable> {
     let path = unit_word(path_bytes(export))?;
     if daemon.of_qemu && path.contains(',') {
         return Err(Unrepresentable(format!(

@@ -12,7 +12,7 @@ mod look;
 mod managers;
 mod merge;
 mod named;
-pub mod options;
+pub(crate) mod options;
 mod places;
 mod proc;
 mod processes;
@@ -34,15 +34,15 @@ use crate::exit::Outcome;
 use crate::report::audit::AuditDocument;
 use crate::report::formats::write_audit;
 use crate::report::{self, exit_zero, print_schema};
-pub use host::Host;
+pub(crate) use host::Host;
 pub(super) use host::{BEGINNING, MAX_FILE};
 pub(super) use named::{EMPTY, can_hold_all, unknown_form};
 use options::AuditArgs;
-pub use survey::{Survey, directory_of, running_now, survey};
+pub(crate) use survey::{Survey, directory_of, running_now, survey};
 pub(super) use unpack::{Packed, unpack};
 
 /// Runs it.
-pub fn run(args: &AuditArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<Outcome> {
     if args.schema {
         print_schema::<AuditDocument>()?;
         return Ok(Outcome::Clean);

@@ -10,7 +10,7 @@ use super::quote_style::QuoteStyle;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 
 /// NUL-separated arguments.
-pub struct Cmdline;
+pub(super) struct Cmdline;
 
 /// More than the kernel takes as arguments from anybody who hasn't raised its limits, in bytes.
 const MAX_ARGUMENTS: usize = 2 << 20;

@@ -33,13 +33,13 @@ const MAX_DEPTH: usize = 6;
 const MAX_TEXT: usize = 512 << 10;
 
 /// More words than the command line of any guest has. Each is kept with the places of its bytes, which takes many times as much.
-pub const MAX_WORDS: usize = 20_000;
+pub(super) const MAX_WORDS: usize = 20_000;
 
 /// Why a command is not read that has more words than that.
-pub const TOO_MANY_WORDS: &str = "it has a command of more than 20000 words: split it";
+pub(super) const TOO_MANY_WORDS: &str = "it has a command of more than 20000 words: split it";
 
 /// What no text of ours lacks.
-pub const MARKS: &[&[u8]] =
+pub(super) const MARKS: &[&[u8]] =
     &[b"fsdev", b"virtfs", b"fsdriver", b"virtfs-proxy-helper", b"fs_driver", b"proxy,"];
 
 /// A command's shares with what is needed to rewrite them.
@@ -53,13 +53,13 @@ struct Found<'a> {
 type Invocations = HashMap<Vec<u8>, Vec<(Invocation, Place)>>;
 
 /// Whether a file can hold anything of ours: every proxy share and every helper says this word.
-pub fn is_candidate(bytes: &[u8]) -> bool {
+pub(super) fn is_candidate(bytes: &[u8]) -> bool {
     Backend::sought().is_in(bytes) || Backend::sought() == Backend::Proxy && says_word(bytes)
 }
 
 /// Stops at a text that is longer than any that starts guests, and that could hold something of ours. Each of its bytes
 /// is kept together with its place, which takes many times as much.
-pub fn refuse_long(bytes: &[u8]) -> Result<(), Unreadable> {
+pub(super) fn refuse_long(bytes: &[u8]) -> Result<(), Unreadable> {
     if bytes.len() <= MAX_TEXT || !MARKS.iter().any(|mark| memchr::memmem::find(bytes, mark).is_some()) {
         return Ok(());
     }
@@ -68,12 +68,12 @@ pub fn refuse_long(bytes: &[u8]) -> Result<(), Unreadable> {
 }
 
 /// Whether a text is so long that no lexer is to look at it.
-pub fn is_long(bytes: &[u8]) -> bool {
+pub(super) fn is_long(bytes: &[u8]) -> bool {
     bytes.len() > MAX_TEXT
 }
 
 /// The shares and helpers in what a lexer found in `document`.
-pub fn read(document: &Document, lexed: &Lexed) -> Reading {
+pub(super) fn read(document: &Document, lexed: &Lexed) -> Reading {
     let lines = Lines::new(document.bytes);
     let mut reading = Reading::default();
     let invocations = helpers(document, lexed, &lines, &mut reading);
@@ -103,7 +103,7 @@ pub fn read(document: &Document, lexed: &Lexed) -> Reading {
 }
 
 /// The edits by which every share in `document` becomes a `local` one.
-pub fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edits, Refusal> {
+pub(super) fn rewrite(document: &Document, lexed: &Lexed, how: &Rewrite) -> Result<Edits, Refusal> {
     let around = how;
     let lines = Lines::new(document.bytes);
     let invocations = helpers(document, lexed, &lines, &mut Reading::default());

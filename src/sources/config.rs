@@ -5,7 +5,7 @@ mod after;
 mod helpers;
 mod in_place;
 mod multidevs;
-pub mod options;
+pub(crate) mod options;
 mod own_of_libvirt;
 mod printed;
 mod reading;
@@ -45,7 +45,7 @@ use crate::text::{escape, escape_path, shell_word};
 const LARGEST_IMAGE: u64 = 64 << 20;
 
 /// Runs `migrate config`.
-pub fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
+pub(crate) fn run(args: &ConfigArgs) -> anyhow::Result<Outcome> {
     if let Some(why) = virtiofs::wrong_options(args) {
         complain!("virtfs-proxy-helper: {why}");
         return Ok(Outcome::Usage);
@@ -154,7 +154,7 @@ fn look_there(host: &Host, reading: &Reading, how: &mut Rewrite) {
 }
 
 /// The user that QEMU runs as, where files say it; `None` where none does, or they say different users.
-pub fn user_of(files: &[PathBuf], root: Option<&Path>) -> Option<String> {
+pub(crate) fn user_of(files: &[PathBuf], root: Option<&Path>) -> Option<String> {
     let host = Host::new(root).ok()?;
     let mut users = BTreeSet::new();
     for path in files {

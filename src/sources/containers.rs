@@ -59,7 +59,7 @@ const SHORT_FLAGS: &[u8] = b"ditqP";
 
 /// A container, as a configuration describes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Container {
+pub(super) struct Container {
     /// The image's name.
     pub image: Option<Word>,
     /// What runs in place of the image's entry point; empty: the image's own.
@@ -102,7 +102,7 @@ pub struct Container {
 
 /// A container or pod whose volumes another container has, too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Other {
+pub(super) struct Other {
     /// What it is called, without options; for a pod nothing.
     pub name: Vec<u8>,
     /// Whether its volumes can't be written here.
@@ -113,7 +113,7 @@ pub struct Other {
 
 impl Other {
     /// `NAME[:OPTIONS]`, which `said` spells with the option's name.
-    pub fn parse(text: &[u8], said: Vec<u8>) -> Self {
+    pub(super) fn parse(text: &[u8], said: Vec<u8>) -> Self {
         let mut parts = text.split(|byte| *byte == b':');
         let name = parts.next().unwrap_or_default().to_vec();
         let readonly = parts.flat_map(|part| part.split(|byte| *byte == b',')).any(|option| option == b"ro");
@@ -123,7 +123,7 @@ impl Other {
 
 /// The users of the host that the users of Docker's containers are: `userns-remap` in Docker's configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct UserMap {
+pub(super) struct UserMap {
     /// Whom the host has for the container's root; `None` where /etc/subuid does not say it.
     first: Option<u32>,
 }
@@ -134,7 +134,7 @@ const DOCKER_USER: &str = "dockremap";
 
 impl UserMap {
     /// Docker's, where a text can be about its containers.
-    pub fn of_docker(text: &[u8], beside: &dyn Beside) -> Option<Self> {
+    pub(super) fn of_docker(text: &[u8], beside: &dyn Beside) -> Option<Self> {
         let has = |word: &[u8]| memchr::memmem::find(text, word).is_some();
         (has(b"docker") || has(b"services:")).then_some(())?;
         let settings = beside.file(Path::new(DOCKER)).ok()??;
@@ -159,7 +159,7 @@ impl UserMap {
 
 /// A directory or file of the host in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Volume {
+pub(super) struct Volume {
     /// A path of the host's, or a volume's name.
     pub source: Word,
     /// The part of it that is mounted.
@@ -185,12 +185,12 @@ enum Source {
 
 impl Volume {
     /// A volume of which all is mounted.
-    pub fn whole(source: Word, target: Word) -> Self {
+    pub(super) fn whole(source: Word, target: Word) -> Self {
         Self { source, below: PathBuf::new(), target, readonly: false, chowned: false, engines: false }
     }
 
     /// `SOURCE:TARGET[:OPTIONS]`.
-    pub fn parse(word: &Word) -> Option<Self> {
+    pub(super) fn parse(word: &Word) -> Option<Self> {
         let mut parts = split(word, b':').into_iter();
         let volume = Self::whole(parts.next()?, parts.next()?);
         let options: Vec<Word> = parts.flat_map(|part| split(&part, b',')).collect();
@@ -200,7 +200,7 @@ impl Volume {
     }
 
     /// `type=bind,source=SOURCE,target=TARGET`.
-    pub fn mount(word: &Word) -> Option<Self> {
+    pub(super) fn mount(word: &Word) -> Option<Self> {
         let parts = split(word, b',');
         let value = |names: &[&[u8]]| {
             parts.iter().find_map(|part| {
@@ -246,7 +246,7 @@ fn join(path: PathBuf, below: &Path) -> PathBuf {
 impl Container {
     /// The helper that the container runs, with the host's paths. A socket on a volume whose directory is not known is
     /// `VOLUME/NAME`: relative, so that it means something in its own file alone.
-    pub fn helper(&self) -> Option<Helper> {
+    pub(super) fn helper(&self) -> Option<Helper> {
         let invocation = self.invocation()?;
         let inside = invocation.helper(None);
         Some(Helper {
@@ -294,7 +294,7 @@ impl Container {
     }
 
     /// What the host calls the container's `path`: a path of its own, or `VOLUME/…`; `None` where no volume shows it.
-    pub fn on_host(&self, path: &Path) -> Option<PathBuf> {
+    pub(super) fn on_host(&self, path: &Path) -> Option<PathBuf> {
         match self.shown(path)? {
             Source::Host(path) | Source::Other(path) => Some(path),
         }
@@ -313,7 +313,7 @@ impl Container {
     }
 
     /// What it shows of the host's files, and whom it runs as there.
-    pub fn view_for(&self, document: &Document, lines: &Lines, users: Option<&UserMap>) -> View {
+    pub(super) fn view_for(&self, document: &Document, lines: &Lines, users: Option<&UserMap>) -> View {
         let mut view = self.view(document, lines);
         let is_dockers = !self.own_mounts && matches!(self.by, Some(By::Compose | By::Engine));
         let Some(users) = users.filter(|_| is_dockers && self.user_namespace.is_none()) else { return view };
@@ -339,7 +339,7 @@ impl Container {
     }
 
     /// What it shows of the host's files.
-    pub fn view(&self, document: &Document, lines: &Lines) -> View {
+    pub(super) fn view(&self, document: &Document, lines: &Lines) -> View {
         let at = |span: &Range<usize>| Place {
             file: document.path.map(Into::into),
             line: Some(lines.line(span.start)),
@@ -397,7 +397,7 @@ impl Container {
     }
 
     /// Every text of the description.
-    pub fn texts(&mut self) -> impl Iterator<Item = &mut Chars> {
+    pub(super) fn texts(&mut self) -> impl Iterator<Item = &mut Chars> {
         let volumes = self.volumes.iter_mut().flat_map(|volume| [&mut volume.source, &mut volume.target]);
         let variables = self.environment.iter_mut().filter_map(|(_, value)| value.as_mut());
         let words = self.image.iter_mut().chain(&mut self.entrypoint).chain(&mut self.arguments);
@@ -436,7 +436,7 @@ fn is_image(name: &[u8]) -> bool {
 }
 
 /// The container that a command line of an engine's runs.
-pub fn of_command(words: &[Word]) -> Option<Container> {
+pub(super) fn of_command(words: &[Word]) -> Option<Container> {
     let is = |word: &Word, names: &[&[u8]]| {
         let bytes = word.bytes();
         let name = bytes.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
@@ -469,7 +469,7 @@ pub fn of_command(words: &[Word]) -> Option<Container> {
 }
 
 /// The place in front of a word that the file spells as it is, where one more option can stand.
-pub fn gap_before(word: &Word) -> Option<Gap> {
+pub(super) fn gap_before(word: &Word) -> Option<Gap> {
     let direct = word.chars.first()?.via().is_none();
     let bare =
         word.chars.iter().all(|c| c.known && matches!(c.spelt, QuoteStyle::ShellBare | QuoteStyle::UnitBare));
@@ -503,7 +503,7 @@ fn option<'a>(word: &Word, rest: &mut impl Iterator<Item = &'a Word>) -> Option<
 
 impl Container {
     /// Takes the volumes of the containers that `find` knows by their names.
-    pub fn take_others(&mut self, find: &dyn Fn(&[u8]) -> Option<Self>) {
+    pub(super) fn take_others(&mut self, find: &dyn Fn(&[u8]) -> Option<Self>) {
         self.take_others_below(find, 0);
     }
 
@@ -520,7 +520,7 @@ impl Container {
     }
 
     /// Takes the volumes of another container. Its own ones count for more.
-    pub fn take_volumes(&mut self, other: Self, readonly: bool) {
+    pub(super) fn take_volumes(&mut self, other: Self, readonly: bool) {
         let taken = other
             .volumes
             .into_iter()
@@ -530,7 +530,7 @@ impl Container {
     }
 
     /// `type=bind,source=SOURCE,target=TARGET`, `type=tmpfs,target=TARGET`.
-    pub fn mount(&mut self, word: &Word) {
+    pub(super) fn mount(&mut self, word: &Word) {
         if let Some(volume) = Volume::mount(word) {
             self.volumes.push(volume);
             return;
@@ -541,7 +541,7 @@ impl Container {
     }
 
     /// Takes options as `podman run` has them.
-    pub fn options(&mut self, words: &[Word]) {
+    pub(super) fn options(&mut self, words: &[Word]) {
         let mut rest = words.iter();
         while let Some(word) = rest.next() {
             let Some((name, value)) = option(word, &mut rest) else { return };
@@ -584,7 +584,7 @@ impl Container {
 }
 
 /// `NAME=VALUE`; the value of `NAME` alone is elsewhere.
-pub fn variable(word: &Word) -> Option<(Vec<u8>, Option<Word>)> {
+pub(super) fn variable(word: &Word) -> Option<(Vec<u8>, Option<Word>)> {
     let equals = word.chars.iter().position(|c| c.byte == b'=');
     let name = word.chars.get(..equals.unwrap_or(word.chars.len()))?;
     let value = equals.and_then(|equals| word.chars.get(equals + 1..));
@@ -603,7 +603,7 @@ fn plain(path: &Path) -> PathBuf {
 
 impl Text {
     /// A word's value.
-    pub fn of(word: &Word) -> Self {
+    pub(crate) fn of(word: &Word) -> Self {
         Self { bytes: word.bytes(), known: word.chars.iter().map(|c| c.known).collect() }
     }
 }

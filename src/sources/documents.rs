@@ -32,7 +32,7 @@ use crate::sources::templates::Masked;
 use crate::text::escape;
 
 /// YAML and JSON.
-pub struct Documents;
+pub(super) struct Documents;
 
 /// Keys at the start of a line by which a document without a telling name is told.
 const KEYS: &[&[u8]] =

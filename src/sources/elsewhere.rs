@@ -17,19 +17,19 @@ use crate::share::{Place, Share, Transport};
 use crate::text::{escape_path, shell_word};
 
 /// The other files of a host, with a list of those that a reader took.
-pub struct Recorder<'a> {
+pub(super) struct Recorder<'a> {
     beside: &'a dyn Beside,
     taken: RefCell<Vec<PathBuf>>,
 }
 
 impl<'a> Recorder<'a> {
     /// Records what is taken of `beside`.
-    pub fn new(beside: &'a dyn Beside) -> Self {
+    pub(super) fn new(beside: &'a dyn Beside) -> Self {
         Self { beside, taken: RefCell::default() }
     }
 
     /// Where the text of each share of a document is, where that is another file which its reader took.
-    pub fn texts(&self, document: &Document, shares: &[Share]) -> Vec<Option<Place>> {
+    pub(super) fn texts(&self, document: &Document, shares: &[Share]) -> Vec<Option<Place>> {
         let taken = self.taken.borrow();
         let elsewhere = |share: &Share| {
             if taken.is_empty() || is_own(document, share) {
@@ -42,7 +42,7 @@ impl<'a> Recorder<'a> {
     }
 
     /// Why a document is not rewritten that has shares whose text is in another file.
-    pub fn refusal(&self, document: &Document, shares: &[Share]) -> Option<Refusal> {
+    pub(super) fn refusal(&self, document: &Document, shares: &[Share]) -> Option<Refusal> {
         let texts = self.texts(document, shares);
         shares.iter().zip(texts).find_map(|(share, text)| refusal(share, &text?))
     }
@@ -81,13 +81,13 @@ fn text_in(file: &Path, share: &Share, beside: &dyn Beside) -> Option<Place> {
 }
 
 /// Whether `text` is what `share` is made of. A file of settings need not know what all of it means.
-pub fn is_same(text: &Share, share: &Share) -> bool {
+pub(super) fn is_same(text: &Share, share: &Share) -> bool {
     let same_way = text.transport == share.transport || matches!(text.transport, Transport::Unknown(_));
     text.fsdev == share.fsdev && same_way && text.readonly <= share.readonly
 }
 
 /// Why a share is not rewritten whose text is at `place`.
-pub fn refusal(share: &Share, place: &Place) -> Option<Refusal> {
+pub(super) fn refusal(share: &Share, place: &Place) -> Option<Refusal> {
     let file = place.file.as_deref()?;
     let message = format!("the text of the share {} is in {}", share.title(), told(place)?);
     let word = shell_word(file.as_os_str().as_encoded_bytes());
@@ -99,7 +99,7 @@ pub fn refusal(share: &Share, place: &Place) -> Option<Refusal> {
 }
 
 /// `FILE:LINE`, safe to print.
-pub fn told(place: &Place) -> Option<String> {
+pub(super) fn told(place: &Place) -> Option<String> {
     let file = escape_path(place.file.as_deref()?);
     Some(place.line.map_or_else(|| file.to_string(), |line| format!("{file}:{line}")))
 }

@@ -16,7 +16,7 @@ const MOST: usize = 4;
 
 /// An expansion: where the variable is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Expansion {
+pub(crate) struct Expansion {
     /// The bytes of the file that spell the expansion, from…
     pub start: u32,
     /// …to.
@@ -29,7 +29,7 @@ pub struct Expansion {
 
 /// A way through expansions, the outermost first; none by default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Expansions(u32);
+pub(crate) struct Expansions(u32);
 
 #[derive(Debug, Default)]
 struct Table {
@@ -47,12 +47,12 @@ thread_local! {
 
 impl Expansions {
     /// The way through `via` and then through these.
-    pub fn behind(self, via: Expansion) -> Self {
+    pub(crate) fn behind(self, via: Expansion) -> Self {
         TABLE.with_borrow_mut(|table| table.behind(via, self))
     }
 
     /// The outermost one, and the way behind it.
-    pub fn first(self) -> Option<(Expansion, Self)> {
+    pub(crate) fn first(self) -> Option<(Expansion, Self)> {
         let index = usize::try_from(self.0).ok()?.checked_sub(1)?;
         TABLE.with_borrow(|table| table.ways.get(index).copied())
     }

@@ -114,7 +114,7 @@ pub trait Format: Sync {
 }
 
 /// Bytes as a path.
-pub fn path_of(bytes: &[u8]) -> PathBuf {
+pub(crate) fn path_of(bytes: &[u8]) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(bytes))
 }
 

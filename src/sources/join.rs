@@ -16,7 +16,7 @@ use crate::share::{ExportFrom, ExportPath, Share, Transport};
 
 /// How joining a share ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Joined {
+pub(super) enum Joined {
     /// The share's export is known.
     Known,
     /// No helper is known that serves it.
@@ -27,7 +27,7 @@ pub enum Joined {
 
 /// Helpers, to be found by the sockets that they serve. Those that name one are kept packed: there may be very many.
 #[derive(Debug, Default)]
-pub struct Servers {
+pub(super) struct Servers {
     named: Rows<Helper>,
     /// Of each of these: what stands for its socket's one spelling, its number among all helpers, and where it is.
     by_socket: Vec<(u64, usize, u64)>,
@@ -42,7 +42,7 @@ pub struct Servers {
 
 impl Servers {
     /// What serves, and what systemd listens on for it.
-    pub fn new(helpers: &[Helper], listeners: &[Listener]) -> Self {
+    pub(super) fn new(helpers: &[Helper], listeners: &[Listener]) -> Self {
         let mut servers = Self::default();
         for helper in helpers {
             servers.add(helper);
@@ -52,7 +52,7 @@ impl Servers {
     }
 
     /// Adds a helper.
-    pub fn add(&mut self, helper: &Helper) {
+    pub(super) fn add(&mut self, helper: &Helper) {
         self.count += 1;
         if helper.template.is_some() || helper.socket.is_none() {
             self.others.push((self.count, helper.clone()));
@@ -63,12 +63,12 @@ impl Servers {
     }
 
     /// How many helpers are kept as they are.
-    pub fn others(&self) -> usize {
+    pub(super) fn others(&self) -> usize {
         self.others.len()
     }
 
     /// Takes the sockets that systemd listens on, once all helpers are there.
-    pub fn listen(&mut self, listeners: Vec<Listener>) {
+    pub(super) fn listen(&mut self, listeners: Vec<Listener>) {
         self.listeners = listeners;
         let services: HashSet<_> = self.listeners.iter().map(|listener| &listener.service).collect();
         self.others.retain(|(_, helper)| {
@@ -81,7 +81,7 @@ impl Servers {
     }
 
     /// Why not all helpers could be looked at.
-    pub fn failure(&self) -> io::Result<()> {
+    pub(super) fn failure(&self) -> io::Result<()> {
         self.failed.take().map_or(Ok(()), Err)
     }
 
@@ -104,7 +104,7 @@ impl Servers {
 }
 
 /// Joins `share` with the helper that serves its socket. Running helpers count before configured ones.
-pub fn join(share: &mut Share, servers: &Servers) -> Joined {
+pub(super) fn join(share: &mut Share, servers: &Servers) -> Joined {
     if let ExportPath::Known { .. } = share.export {
         return Joined::Known;
     }
@@ -217,7 +217,7 @@ fn fill(template: &[u8], instance: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// One spelling for a path: no doubled slashes, no `.`, /run for /var/run.
-pub fn plain(path: &Path) -> PathBuf {
+pub(super) fn plain(path: &Path) -> PathBuf {
     let path: PathBuf = path.components().collect();
     match path.strip_prefix("/var/run") {
         Ok(rest) => Path::new("/run").join(rest),

@@ -23,7 +23,7 @@ use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::sources::shell;
 
 /// Launchers in other languages.
-pub struct Launcher;
+pub(super) struct Launcher;
 
 /// Files for people, not for machines.
 const PROSE: &[&str] = &[
@@ -94,12 +94,12 @@ fn name_of(document: &Document) -> String {
 }
 
 /// Whether a file of that name is of a programming language's.
-pub fn is_language(name: &str) -> bool {
+pub(super) fn is_language(name: &str) -> bool {
     languages::of(name, b"").is_some()
 }
 
 /// Whether a document is for people, by its name.
-pub fn is_prose(document: &Document) -> bool {
+pub(super) fn is_prose(document: &Document) -> bool {
     let name = name_of(document);
     // cloud-init keeps what it runs as user-data.txt.
     let is_run = [&b"#!"[..], b"#cloud-config"].iter().any(|start| document.bytes.starts_with(start));

@@ -8,7 +8,7 @@ use crate::share::rewrite::Edit;
 
 /// What a lexer found in a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Lexed {
+pub(super) struct Lexed {
     /// Argument lists, the most telling ones first: the same argument may be in several.
     pub commands: Vec<Command>,
     /// Documents in the document.
@@ -23,7 +23,7 @@ pub struct Lexed {
 
 /// A service that is not started without the helper.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Required {
+pub(super) struct Required {
     /// The bytes of the file that say it.
     pub span: Range<usize>,
     /// The setting: `depends_on: helper`.

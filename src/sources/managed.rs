@@ -20,7 +20,7 @@ const LONGEST_TAG: usize = 31;
 
 /// Who writes a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manager {
+pub(crate) enum Manager {
     /// LXD, from a package or a snap.
     Lxd,
     /// Incus.
@@ -29,7 +29,7 @@ pub enum Manager {
 
 /// A share of a manager's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Managed {
+pub(crate) struct Managed {
     /// Whose.
     pub manager: Manager,
     /// The instance's project, where it isn't the default one.
@@ -45,7 +45,7 @@ pub struct Managed {
 
 impl Manager {
     /// As people call it.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Lxd => "LXD",
             Self::Incus => "Incus",
@@ -72,7 +72,7 @@ impl Managed {
     /// The manager's share that an fsdev is, by its id and by where its file is: LXD's
     /// `/var/log/lxd/[PROJECT_]INSTANCE/qemu.conf` (a snap's below `/var/snap/lxd/common/lxd/logs`), Incus's
     /// `/run/incus/[PROJECT_]INSTANCE/qemu.conf`.
-    pub fn of(fsdev: &[u8], file: Option<&Path>) -> Option<Self> {
+    pub(crate) fn of(fsdev: &[u8], file: Option<&Path>) -> Option<Self> {
         let named = [Manager::Lxd, Manager::Incus].into_iter().find_map(|manager| {
             manager.forms().into_iter().find_map(|(prefix, suffix, longest)| {
                 let device = fsdev.strip_prefix(prefix)?.strip_suffix(suffix)?;
@@ -93,7 +93,7 @@ impl Managed {
 
     /// The manager's device that a file of a running instance belongs to: `DEVICES/[PROJECT_]INSTANCE/DEVICE.sock`, its pid file
     /// `DEVICE.pid`, and what the helper serves, `disk.DEVICE.PATH`.
-    pub fn of_path(file: &Path) -> Option<Self> {
+    pub(crate) fn of_path(file: &Path) -> Option<Self> {
         let manager = manager_of_path(file)?;
         let folder =
             file.parent().filter(|folder| folder.parent().is_some_and(|all| all.ends_with("devices")))?;
@@ -111,7 +111,7 @@ impl Managed {
     }
 
     /// Whether two of a manager's files are of the same device.
-    pub fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         (self.manager, &self.project, &self.instance) == (other.manager, &other.project, &other.instance)
             && self.instance.is_some()
             && (self.device == other.device || self.is_device(&other.device) || other.is_device(&self.device))
@@ -119,7 +119,7 @@ impl Managed {
 
     /// Whether the instance's device `name` is this one: the manager writes its name with `-` doubled and `/` as `-`, and
     /// a name that is too long as the first part of a hash.
-    pub fn is_device(&self, name: &[u8]) -> bool {
+    pub(crate) fn is_device(&self, name: &[u8]) -> bool {
         let (own, longest) = &self.encoded;
         let encoded = encode(name);
         let hashed = || {
@@ -131,7 +131,7 @@ impl Managed {
     }
 
     /// Who writes the file, for which instance and device; in one sentence without a full stop.
-    pub fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         let project = self
             .project
             .as_ref()
@@ -146,7 +146,7 @@ impl Managed {
     }
 
     /// What to do instead of an edit.
-    pub fn remedy(&self) -> String {
+    pub(crate) fn remedy(&self) -> String {
         let way_out = match self.manager {
             Manager::Lxd => "upgrade LXD (6.7 and later use virtiofs alone)",
             Manager::Incus => {

@@ -28,7 +28,7 @@ const KEYS: &[&[u8]] = &[b"id=", b"socket=", b"sock_fd=", b"mount_tag=", b"reado
 const MARK_DISTANCE: usize = 16;
 
 /// How much of one piece is looked at again together with the next one, in bytes.
-pub const OVERLAP: usize = 64;
+pub(super) const OVERLAP: usize = 64;
 
 /// Why a file is unread that names a share and is of no format.
 const NOT_KNOWN: &str = "it names a proxy share in a form that is not known: look at it yourself";
@@ -37,7 +37,7 @@ const NOT_KNOWN: &str = "it names a proxy share in a form that is not known: loo
 const WIDE: &str = "it names a proxy share, and is in UTF-16 or UTF-32, which nothing reads that starts QEMU: convert it to UTF-8";
 
 /// Why a file is unread that names a share.
-pub fn why_unread(text: &[u8]) -> &'static str {
+pub(super) fn why_unread(text: &[u8]) -> &'static str {
     if narrow(text).is_some() { WIDE } else { NOT_KNOWN }
 }
 
@@ -56,7 +56,7 @@ fn narrow(text: &[u8]) -> Option<Vec<u8>> {
 
 /// What the pieces of a file said so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Mentions {
+pub(super) struct Mentions {
     word: bool,
     mark: bool,
     option: bool,
@@ -67,7 +67,7 @@ pub struct Mentions {
 
 impl Mentions {
     /// Takes the next piece of a file, which begins with the last [`OVERLAP`] bytes of the one before.
-    pub fn take(&mut self, piece: &[u8], finders: &Finders) {
+    pub(super) fn take(&mut self, piece: &[u8], finders: &Finders) {
         if self.wide {
             let narrow: Vec<u8> = piece.iter().copied().filter(|byte| *byte != 0).collect();
             self.take_narrow(&narrow, finders);
@@ -85,7 +85,7 @@ impl Mentions {
     }
 
     /// Looks at a file's beginning for what only some formats have: other encodings, and entities of libvirt's XML.
-    pub fn take_start(&mut self, start: &[u8]) {
+    pub(super) fn take_start(&mut self, start: &[u8]) {
         self.wide = is_wide(start);
         let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
         self.entity |= text.first() == Some(&b'<')
@@ -96,24 +96,24 @@ impl Mentions {
     }
 
     /// Whether the file can hold something of ours, if no escape spells the word.
-    pub fn are_enough(self) -> bool {
+    pub(super) fn are_enough(self) -> bool {
         self.word && (self.mark || self.option) || self.entity
     }
 
     /// Whether the file names a share's options or the helper, and not the words alone.
-    pub fn are_certain(self) -> bool {
+    pub(super) fn are_certain(self) -> bool {
         self.option || self.helper
     }
 
     /// Whether the file could still spell the word by escapes.
-    pub fn may_be_escaped(self) -> bool {
+    pub(super) fn may_be_escaped(self) -> bool {
         self.mark && !self.word
     }
 }
 
 /// The searchers for the words, which are worth keeping from file to file.
 #[derive(Debug)]
-pub struct Finders {
+pub(super) struct Finders {
     word: memmem::Finder<'static>,
     core: memmem::Finder<'static>,
 }
@@ -135,7 +135,7 @@ fn has_mark(piece: &[u8], finders: &Finders) -> bool {
 
 /// Whether `bytes`, all of a file, can hold a share or a helper: they say the word and what stands beside it, or they
 /// have an escape or an entity that could spell it.
-pub fn can_hold(bytes: &[u8]) -> bool {
+pub(super) fn can_hold(bytes: &[u8]) -> bool {
     let mut mentions = Mentions::default();
     mentions.take_start(bytes);
     mentions.take(bytes, &Finders::default());
@@ -143,12 +143,12 @@ pub fn can_hold(bytes: &[u8]) -> bool {
 }
 
 /// Whether the word stands in `bytes`, plainly or by escapes.
-pub fn says_word(bytes: &[u8]) -> bool {
+pub(super) fn says_word(bytes: &[u8]) -> bool {
     memmem::find(bytes, WORD).is_some() || spells_word(bytes)
 }
 
 /// Whether escapes of any of the formats spell the word.
-pub fn spells_word(bytes: &[u8]) -> bool {
+pub(super) fn spells_word(bytes: &[u8]) -> bool {
     unescaped(bytes).is_some_and(|plain| memmem::find(&plain, WORD).is_some())
 }
 
@@ -174,7 +174,7 @@ fn unescaped(bytes: &[u8]) -> Option<Vec<u8>> {
 
 /// The byte that an escape at the start of `text` spells, and how long the escape is: `\x70`, `\u0070`, `\u{70}`,
 /// `\160`, `&#112;`, `&#x70;`, `%70`.
-pub fn escape(text: &[u8]) -> Option<(u8, usize)> {
+pub(super) fn escape(text: &[u8]) -> Option<(u8, usize)> {
     let (prefix, radix, most, closed): (usize, u32, usize, Option<u8>) = match text {
         [b'&', b'#', b'x' | b'X', ..] => (3, 16, 8, Some(b';')),
         [b'&', b'#', ..] => (2, 10, 8, Some(b';')),
@@ -241,13 +241,13 @@ fn shares_named(text: &[u8]) -> Vec<u64> {
 }
 
 /// Whether `text` names a proxy share.
-pub fn names_share(text: &[u8]) -> bool {
+pub(super) fn names_share(text: &[u8]) -> bool {
     !shares_named(text).is_empty()
 }
 
 /// The first line that names a share which was not read, where `read` are the lines of those that were. A share that was
 /// read on a line which names none stands for one that is named elsewhere: a command of several lines has one number.
-pub fn first_unread(text: &[u8], read: &[Option<u64>]) -> Option<u64> {
+pub(super) fn first_unread(text: &[u8], read: &[Option<u64>]) -> Option<u64> {
     let mut named: BTreeMap<u64, usize> = BTreeMap::new();
     for line in shares_named(text) {
         *named.entry(line).or_default() += 1;

@@ -131,7 +131,7 @@ fn tells(name: &[u8]) -> bool {
 }
 
 /// Whether a name tells a format.
-pub fn tells_format(name: &str) -> bool {
+pub(super) fn tells_format(name: &str) -> bool {
     if NAMES.contains(&name.to_ascii_lowercase().as_str()) || is_language(name) {
         return true;
     }

@@ -12,7 +12,9 @@ mod streams;
 mod templates;
 mod variations;
 
-use super::{Document, Format, Reading, recognise};
+use super::format::Reading;
+use super::registry::recognise;
+use super::{Document, Format};
 use crate::share::Transport;
 use crate::share::rewrite::{Edits, Rewrite, apply};
 

@@ -16,7 +16,7 @@ const BY_HAND: &str = "change it by hand";
 
 /// A rewritten document.
 #[derive(Debug)]
-pub struct Rewritten {
+pub(super) struct Rewritten {
     /// The changes.
     pub edits: Edits,
     /// All of its text.
@@ -27,7 +27,7 @@ pub struct Rewritten {
 
 /// Rewrites the shares of a document, which a reader has found there. A rewrite that leaves one of them on the proxy, or
 /// says another thing than it should, is refused. `more`: further changes, by the edits.
-pub fn rewrite(
+pub(super) fn rewrite(
     format: &dyn Format,
     document: &Document,
     shares: &[Share],

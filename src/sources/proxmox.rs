@@ -9,7 +9,7 @@ use super::templates::Masked;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 
 /// Guest configurations below /etc/pve/qemu-server.
-pub struct Proxmox;
+pub(super) struct Proxmox;
 
 /// Settings by which a guest's configuration is told from other files of `key: value` lines.
 const SETTINGS: &[&[u8]] = &[
@@ -105,7 +105,7 @@ fn lex(document: &Document) -> Result<Lexed, Unreadable> {
 }
 
 /// Takes a line apart the way Perl's shellwords does: quotes and backslashes, no variables.
-pub fn words(file: &[u8], range: std::ops::Range<usize>) -> Result<Vec<Word>, Unreadable> {
+pub(super) fn words(file: &[u8], range: std::ops::Range<usize>) -> Result<Vec<Word>, Unreadable> {
     let mut words = Vec::new();
     let mut chars: Chars = Vec::new();
     let mut start: Option<usize> = None;

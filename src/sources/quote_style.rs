@@ -2,7 +2,7 @@
 
 /// How a file spells the text around a byte: what a new byte there must look like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum QuoteStyle {
+pub(crate) enum QuoteStyle {
     /// As it is, the text itself.
     #[default]
     Verbatim,
@@ -46,7 +46,7 @@ pub enum QuoteStyle {
 
 impl QuoteStyle {
     /// What opens and closes it.
-    pub fn quotes(self) -> Option<(&'static str, &'static str)> {
+    pub(crate) fn quotes(self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::ShellBare | Self::UnitBare => Some(("", "")),
             Self::ShellSingle | Self::UnitSingle => Some(("'", "'")),
@@ -57,7 +57,7 @@ impl QuoteStyle {
     }
 
     /// Spells `text` here; why it can't be otherwise.
-    pub fn spell(self, text: &[u8]) -> Result<Vec<u8>, String> {
+    pub(crate) fn spell(self, text: &[u8]) -> Result<Vec<u8>, String> {
         if let Some(bad) = text.iter().find(|byte| !self.takes(**byte)) {
             return Err(format!("{:?} can't be spelt here", char::from(*bad)));
         }
@@ -86,7 +86,7 @@ impl QuoteStyle {
     }
 
     /// Whether `byte` can stand here at all.
-    pub fn takes(self, byte: u8) -> bool {
+    pub(crate) fn takes(self, byte: u8) -> bool {
         match self {
             Self::Fixed => false,
             Self::Desktop => is_plain_in_shell(byte) || byte == b' ',
@@ -99,7 +99,7 @@ impl QuoteStyle {
         }
     }
 
-    pub fn push(self, byte: u8, out: &mut Vec<u8>) {
+    pub(crate) fn push(self, byte: u8, out: &mut Vec<u8>) {
         match (self, byte) {
             (Self::ShellBare, _) if !is_plain_in_shell(byte) => out.extend([b'\\', byte]),
             (Self::ShellSingle, b'\'') => out.extend(br"'\''"),

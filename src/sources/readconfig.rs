@@ -20,7 +20,7 @@ use crate::share::{Note, Place, Share};
 use lines::{Pair, Section, Sections};
 
 /// `-readconfig` files.
-pub struct Readconfig;
+pub(crate) struct Readconfig;
 
 /// Sections that say what a file is, at a line's start.
 const TELLING: [&[u8]; 6] =

@@ -15,12 +15,12 @@ pub static FORMATS: &[&dyn Format] = &[
 ];
 
 /// The format of a document.
-pub fn recognise(document: &Document) -> Option<&'static dyn Format> {
+pub(crate) fn recognise(document: &Document) -> Option<&'static dyn Format> {
     FORMATS.iter().copied().find(|format| format.recognises(document))
 }
 
 /// The format of a document that somebody asks about: notes and the like, which are passed over otherwise, are taken
 /// by their content.
-pub fn recognise_named(document: &Document) -> Option<&'static dyn Format> {
+pub(crate) fn recognise_named(document: &Document) -> Option<&'static dyn Format> {
     recognise(document).or_else(|| recognise(&Document { path: None, ..*document }))
 }

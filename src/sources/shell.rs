@@ -1,11 +1,11 @@
 //! Shell scripts: launchers, init scripts, hooks, cron tables, files of settings.
 
-pub mod cron;
+pub(super) mod cron;
 mod env;
 mod lexer;
 mod word;
 
-pub use env::split;
+pub(super) use env::split;
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use super::templates::Masked;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 
 /// Shell scripts.
-pub struct Shell;
+pub(super) struct Shell;
 
 /// Places whose files are a shell's, whatever they are called.
 const PLACES: &[&str] = &[
@@ -99,7 +99,7 @@ fn lex(document: &Document, beside: Option<&dyn Beside>) -> Result<Lexed, Unread
 }
 
 /// Lexes text that is nearly a shell's.
-pub fn lex_text(text: &[u8]) -> Result<Lexed, Unreadable> {
+pub(super) fn lex_text(text: &[u8]) -> Result<Lexed, Unreadable> {
     lexer::lex(text, None, None)
 }
 

@@ -9,7 +9,7 @@ use crate::share::argv::Splice;
 use crate::share::rewrite::Edit;
 
 /// The edits of `file` by which `word`'s value changes as `splices` say. All else keeps its spelling.
-pub fn respell(file: &[u8], word: &Word, splices: &[Splice]) -> Result<Vec<Edit>, String> {
+pub(super) fn respell(file: &[u8], word: &Word, splices: &[Splice]) -> Result<Vec<Edit>, String> {
     splices.iter().map(|splice| respell_one(file, word, splice)).collect()
 }
 

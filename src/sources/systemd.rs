@@ -3,8 +3,8 @@
 mod drop_ins;
 mod lines;
 mod quadlets;
-pub mod sandbox;
-pub mod setting;
+pub(super) mod sandbox;
+pub(super) mod setting;
 mod starting;
 mod words;
 
@@ -21,13 +21,13 @@ use crate::share::bounds::spend;
 use crate::share::helper::Helper;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::share::view::By;
-pub use drop_ins::FOLDERS;
+pub(super) use drop_ins::FOLDERS;
 use lines::Entry;
-pub use starting::{view_of_daemon, view_of_starter};
+pub(super) use starting::{view_of_daemon, view_of_starter};
 use words::Unit;
 
 /// Units, drop-ins and quadlets.
-pub struct Systemd;
+pub(super) struct Systemd;
 
 /// What units and quadlets are called.
 const SUFFIXES: &[&str] = &[".service", ".socket", ".container", ".kube", ".pod"];

@@ -31,7 +31,7 @@ const NESTED_BRACES: &[&str] = &[
 
 /// An expression of a template language.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expression {
+pub(super) struct Expression {
     /// Its bytes, delimiters included.
     pub range: Range<usize>,
     /// Whether it steers what is around it (`{% if … %}`) and stands for no text of its own.
@@ -39,7 +39,7 @@ pub struct Expression {
 }
 
 /// The expressions of a document that are foreign to every format here, in order and apart.
-pub fn expressions(document: &Document) -> Vec<Expression> {
+pub(super) fn expressions(document: &Document) -> Vec<Expression> {
     let path = document.telling_path().unwrap_or_default();
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     let braces = document.is_named_as_template() || !NESTED_BRACES.contains(&extension);
@@ -56,7 +56,7 @@ pub fn expressions(document: &Document) -> Vec<Expression> {
 }
 
 /// The expressions of a text that no shell and no format expands, `$NAME`, `${…}` and `$(…)` included.
-pub fn all_expressions(bytes: &[u8]) -> Vec<Range<usize>> {
+pub(super) fn all_expressions(bytes: &[u8]) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
@@ -77,7 +77,7 @@ pub fn all_expressions(bytes: &[u8]) -> Vec<Range<usize>> {
 }
 
 /// How long the expansion is that `text` starts with: `${…}`, `$(…)`, `$NAME`; 0 where there is none.
-pub fn dollar(text: &[u8]) -> usize {
+pub(super) fn dollar(text: &[u8]) -> usize {
     match text {
         [b'$', b'{' | b'(', ..] => balanced(text, 1).unwrap_or(0),
         [b'$', first, ..] if first.is_ascii_alphabetic() || *first == b'_' => {
@@ -89,7 +89,7 @@ pub fn dollar(text: &[u8]) -> usize {
 }
 
 /// Where the bracket is closed that stands at `open`, brackets and quotes inside it considered.
-pub fn balanced(text: &[u8], open: usize) -> Option<usize> {
+pub(super) fn balanced(text: &[u8], open: usize) -> Option<usize> {
     let text = text.get(..text.len().min(LONGEST)).unwrap_or_default();
     let closing = match text.get(open)? {
         b'{' => b'}',
@@ -217,12 +217,12 @@ fn double_braces(text: &[u8]) -> Option<(usize, bool)> {
 
 /// Whether a text that is not statically known holds something that steers what is around it: taking out half of
 /// `{% if … %}…{% endif %}` would spoil the other half.
-pub fn steers(text: &[u8]) -> bool {
+pub(super) fn steers(text: &[u8]) -> bool {
     expressions(&Document { path: None, bytes: text }).iter().any(|expression| expression.directive)
 }
 
 /// Whether a text that is not statically known counts among the arguments of a formatting function: `%s`, `{}`.
-pub fn is_positional(text: &[u8]) -> bool {
+pub(super) fn is_positional(text: &[u8]) -> bool {
     let mut rest = text;
     loop {
         rest = match rest {
@@ -236,7 +236,7 @@ pub fn is_positional(text: &[u8]) -> bool {
 }
 
 /// Whether a text holds an expression, or begins one that what stands behind it could end.
-pub fn may_open(text: &[u8]) -> bool {
+pub(super) fn may_open(text: &[u8]) -> bool {
     const ENDS: [&[u8]; 6] = [b"", b"}}", b" %}", b" #}", b" %>", b"}"];
     ENDS.iter().any(|end| !expressions(&Document { path: None, bytes: &[text, end].concat() }).is_empty())
 }
@@ -253,7 +253,7 @@ thread_local! {
 }
 
 /// Reads a document whose parts `opaque` are not statically known, whatever they look like: the text around it says so.
-pub fn with_opaque<T>(opaque: Vec<Range<usize>>, work: impl FnOnce() -> T) -> T {
+pub(super) fn with_opaque<T>(opaque: Vec<Range<usize>>, work: impl FnOnce() -> T) -> T {
     let before = OPAQUE.replace(opaque);
     let done = work();
     OPAQUE.set(before);
@@ -262,7 +262,7 @@ pub fn with_opaque<T>(opaque: Vec<Range<usize>>, work: impl FnOnce() -> T) -> T 
 
 /// A document with its foreign expressions hidden.
 #[derive(Debug)]
-pub struct Masked<'a> {
+pub(super) struct Masked<'a> {
     text: Cow<'a, [u8]>,
     hidden: Vec<Range<usize>>,
     original: &'a [u8],
@@ -270,12 +270,12 @@ pub struct Masked<'a> {
 
 impl<'a> Masked<'a> {
     /// Hides what is foreign to a document's format.
-    pub fn of(document: &Document<'a>) -> Self {
+    pub(super) fn of(document: &Document<'a>) -> Self {
         Self::new(document, false)
     }
 
     /// The same for YAML, to which an expression on a line of its own is no value.
-    pub fn of_yaml(document: &Document<'a>) -> Self {
+    pub(super) fn of_yaml(document: &Document<'a>) -> Self {
         Self::new(document, true)
     }
 
@@ -297,7 +297,7 @@ impl<'a> Masked<'a> {
     }
 
     /// The same for a format that knows no `$(…)`, and of `${…}` at most `${NAME}`: others fill in the rest.
-    pub fn of_bracketed(document: &Document<'a>, names: bool) -> Self {
+    pub(super) fn of_bracketed(document: &Document<'a>, names: bool) -> Self {
         let mut masked = Self::new(document, false);
         let bytes = document.bytes;
         let mut at = 0;
@@ -317,7 +317,7 @@ impl<'a> Masked<'a> {
     }
 
     /// Hides parts of a text.
-    pub fn hiding(text: &'a [u8], parts: Vec<Range<usize>>) -> Self {
+    pub(super) fn hiding(text: &'a [u8], parts: Vec<Range<usize>>) -> Self {
         let mut masked = Self { text: Cow::Borrowed(text), hidden: Vec::new(), original: text };
         for range in parts {
             masked.hide(range, FILLER);
@@ -335,12 +335,12 @@ impl<'a> Masked<'a> {
     }
 
     /// The text for the lexer. Every byte that is not hidden is where it was.
-    pub fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         &self.text
     }
 
     /// Gives what was hidden its own text again, as a part that is not statically known.
-    pub fn restore(&self, mut lexed: Lexed) -> Lexed {
+    pub(super) fn restore(&self, mut lexed: Lexed) -> Lexed {
         if self.hidden.is_empty() {
             return lexed;
         }
@@ -370,7 +370,7 @@ fn is_alone(bytes: &[u8], range: &Range<usize>) -> bool {
 }
 
 /// Stops at an edit that begins or ends inside an expression, or takes out one that steers what is around it.
-pub fn refuse_cut(document: &Document, edits: &[Edit]) -> Result<(), Refusal> {
+pub(super) fn refuse_cut(document: &Document, edits: &[Edit]) -> Result<(), Refusal> {
     for expression in expressions(document) {
         let Range { start, end } = expression.range;
         let torn = |edit: &&Edit| {

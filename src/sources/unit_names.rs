@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The unit that a file or a drop-in of it describes, without suffix and instance.
-pub fn unit_of(file: &Path) -> Option<String> {
+pub(super) fn unit_of(file: &Path) -> Option<String> {
     let parent = file.parent().and_then(|parent| parent.file_name()?.to_str());
     let name = match parent.and_then(|parent| parent.strip_suffix(".d")) {
         Some(unit) if unit.ends_with(".service") || unit.ends_with(".socket") => unit,
@@ -14,7 +14,7 @@ pub fn unit_of(file: &Path) -> Option<String> {
 }
 
 /// `%I`: what a unit's instance stands for, a slash for each dash.
-pub fn unescape(instance: &[u8]) -> Vec<u8> {
+pub(super) fn unescape(instance: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = instance;
     while let Some((byte, tail)) = rest.split_first() {

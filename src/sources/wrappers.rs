@@ -3,7 +3,7 @@
 //!
 //! Sources: systemd-run(1), bwrap(1), systemd-nspawn(1), firejail(1), chroot(1).
 
-pub mod users;
+pub(super) mod users;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -66,7 +66,7 @@ const OPTIONS: &[(By, &[u8], usize, Does)] = &[
 
 /// What QEMU sees that one of the programs starts by these words; `None`: none of them does.
 /// `inner`: a place in the word that is a command line with QEMU in it, `sh -c '…'`.
-pub fn view(document: &Document, lines: &Lines, words: &[Word], inner: Option<usize>) -> Option<View> {
+pub(super) fn view(document: &Document, lines: &Lines, words: &[Word], inner: Option<usize>) -> Option<View> {
     let is_qemu = |word: &Word| base(word).starts_with(b"qemu") || base(word) == b"kvm";
     let holds = |word: &Word| inner.is_some_and(|at| word.span.contains(&at));
     let qemu = words.iter().position(|word| is_qemu(word) || holds(word))?;
@@ -139,7 +139,7 @@ pub fn view(document: &Document, lines: &Lines, words: &[Word], inner: Option<us
 }
 
 /// What QEMU's own `-chroot DIR` or `-run-with chroot=DIR` means for mapped shares.
-pub fn own_root(document: &Document, lines: &Lines, words: &[Word]) -> Option<Remark> {
+pub(super) fn own_root(document: &Document, lines: &Lines, words: &[Word]) -> Option<Remark> {
     let (at, root) = words.iter().enumerate().find_map(|(at, word)| {
         let value = words.get(at + 1)?;
         if word.is_any(&["-chroot", "--chroot"]) {

@@ -7,9 +7,8 @@ use std::process::{Command, Stdio};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use virtfs_proxy_helper::share::argv::{self, Arg};
-use virtfs_proxy_helper::share::rewrite::Rewrite;
-use virtfs_proxy_helper::share::{Note, Transport, qemu_opts};
+use virtfs_proxy_helper::internals::share::argv::{self, Arg};
+use virtfs_proxy_helper::internals::share::{Note, Rewrite, Transport, qemu_opts};
 
 /// What QEMU makes of arguments.
 #[derive(Debug, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use clap::{Arg, Command, CommandFactory, Parser};
-use virtfs_proxy_helper::cli::Cli;
-use virtfs_proxy_helper::helper::Settings;
+use clap::{Arg, Command, CommandFactory, FromArgMatches};
+use virtfs_proxy_helper::internals::Cli;
+use virtfs_proxy_helper::internals::helper::Settings;
 
 use crate::pages;
 use crate::program;
@@ -220,8 +220,10 @@ fn fenced(language: &str) -> Vec<&'static str> {
 
 #[track_caller]
 fn is_understood(words: &[&str]) {
-    let cli = Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
-    if cli.command.is_none() && words != ["virtfs-proxy-helper", "--help"] {
+    let matches = Cli::command().try_get_matches_from(words);
+    let matches = matches.unwrap_or_else(|error| panic!("{words:?}: {error}"));
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+    if matches.subcommand_name().is_none() && words != ["virtfs-proxy-helper", "--help"] {
         // systemd's .service unit takes its socket from a .socket unit.
         match Settings::try_from(cli.helper) {
             Ok(_) => {}

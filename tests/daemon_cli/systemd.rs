@@ -274,7 +274,7 @@ fn the_units_that_adopt_are_well_formed() {
     let service = fs::read_to_string(folder.path().join("virtfs-migrate-adopt@.service")).unwrap();
     let start: Vec<_> =
         words_of(&service, "ExecStart").into_iter().filter(|word| !word.starts_with('$')).collect();
-    let parsed = <virtfs_proxy_helper::cli::Cli as clap::Parser>::try_parse_from(start);
+    let parsed = <virtfs_proxy_helper::internals::Cli as clap::Parser>::try_parse_from(start);
     assert!(parsed.is_ok(), "{:?}", parsed.err());
 }
 

@@ -83,7 +83,7 @@ fn a_switch_of_the_environment_can_be_undone() {
 #[test]
 fn every_option_has_the_variable_of_its_name() {
     use clap::CommandFactory;
-    for arg in virtfs_proxy_helper::cli::Cli::command().get_arguments() {
+    for arg in virtfs_proxy_helper::internals::Cli::command().get_arguments() {
         let name = arg.get_long().unwrap().to_uppercase().replace('-', "_");
         let variable = arg.get_env().unwrap_or_else(|| panic!("{name} has no variable"));
         assert_eq!(variable.to_str(), Some(format!("VIRTFS_{name}").as_str()));

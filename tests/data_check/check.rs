@@ -501,7 +501,7 @@ fn the_text_is_as_agreed() {
 /// MIGRATION.md has a table of what check and verify say: each row is a finding that exists, of that severity.
 #[test]
 fn the_documented_findings_are_those_that_there_are() {
-    use virtfs_proxy_helper::report::finding::{KINDS, Severity};
+    use virtfs_proxy_helper::internals::report::{KINDS, Severity};
     let page = include_str!("../../MIGRATION.md");
     let section = page.split_once("## What `check` and `verify` say").unwrap().1;
     let section = section.split_once("\n## ").unwrap().0;

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use virtfs_proxy_helper::data::live::{Live, Role, User, look};
+use virtfs_proxy_helper::internals::data::{Live, Role, User, look};
 
 use crate::program::{Launch, Running, ours, reference, scratch, wait_until};
 

@@ -103,7 +103,7 @@ fn names_come_back_from_their_fields() {
     let text = lines(&scratch.path().join("tree"), &[]);
     let names: Vec<_> = text
         .lines()
-        .map(|line| virtfs_proxy_helper::text::unescape(line.split(' ').next().unwrap()))
+        .map(|line| virtfs_proxy_helper::internals::report::unescape(line.split(' ').next().unwrap()))
         .collect();
     assert!(names.contains(&b"./odd names/new\nline \xff \\ \xe2\x80\xae".to_vec()), "{text}");
     for name in names {

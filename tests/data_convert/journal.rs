@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use virtfs_proxy_helper::data::journal::{Format, Journal, Part, Stage as Reached, Writer};
+use virtfs_proxy_helper::internals::data::{Format, Journal, Part, Stage as Reached, Writer};
 
 use crate::injector::{Meddling, run};
 use crate::snapshot::assert_same;

@@ -5,10 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use virtfs_proxy_helper::share::argv::{self, Arg};
-use virtfs_proxy_helper::share::local::{bus_number, pci_slot};
-use virtfs_proxy_helper::share::{Share, qemu_opts};
-use virtfs_proxy_helper::sources::{Document, Format as _, libvirt::Libvirt};
+use virtfs_proxy_helper::internals::share::argv::{self, Arg};
+use virtfs_proxy_helper::internals::share::{Share, bus_number, pci_slot, qemu_opts};
+use virtfs_proxy_helper::internals::sources::{Document, Format as _, Libvirt};
 
 use crate::instance::Instance;
 

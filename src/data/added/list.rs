@@ -11,7 +11,7 @@ use crate::report::spool::Rows;
 
 /// An entry to be adopted, or whose owner is to be changed back.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Added {
+pub(crate) struct Added {
     /// Its path from the export.
     pub path: Vec<u8>,
     /// Which directory it is in.
@@ -22,14 +22,14 @@ pub struct Added {
 
 impl Added {
     /// Whether it is a directory.
-    pub fn is_directory(&self) -> bool {
+    pub(crate) fn is_directory(&self) -> bool {
         self.record.entry.kind() == Some(Kind::Directory)
     }
 }
 
 /// Entries, each directory before what is in it, and with that in a row.
 #[derive(Debug, Default)]
-pub struct List {
+pub(crate) struct List {
     rows: Rows<Added>,
     /// The path of the first of them in the order of bytes.
     pub(super) first: Option<Vec<u8>>,
@@ -47,22 +47,22 @@ impl List {
     }
 
     /// Each of them.
-    pub fn iter(&self) -> impl Iterator<Item = Result<Added>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Result<Added>> {
         self.rows.iter().map(unspooled)
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 }
 
 /// A row of a list that is in a temporary file.
-pub fn unspooled<T>(row: io::Result<T>) -> Result<T> {
+pub(crate) fn unspooled<T>(row: io::Result<T>) -> Result<T> {
     row.context("reading back the list of what was added, which is in a temporary file")
 }

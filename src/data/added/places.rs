@@ -8,7 +8,7 @@ use crate::data::tree::{Directory, Tree};
 
 /// Finds the directories of entries. Those of the last one are kept: entries come in the order of paths.
 #[derive(Debug)]
-pub struct Places {
+pub(crate) struct Places {
     root: Arc<Directory>,
     /// The directories around the last entry, the outermost first.
     around: Vec<Arc<Directory>>,
@@ -16,13 +16,13 @@ pub struct Places {
 
 impl Places {
     /// Those of a tree.
-    pub fn of(tree: &Tree) -> Self {
+    pub(crate) fn of(tree: &Tree) -> Self {
         Self { root: Arc::clone(tree.root()), around: Vec::new() }
     }
 
     /// The directory that an entry is in, and its name there. The directory is the one that it was when the entry was found: where
     /// another has taken its place, it can't be opened.
-    pub fn find(&mut self, added: &Added) -> (Arc<Directory>, CString) {
+    pub(crate) fn find(&mut self, added: &Added) -> (Arc<Directory>, CString) {
         let mut names: Vec<_> = added.path.split(|&byte| byte == b'/').collect();
         let name = names.pop().unwrap_or_default();
         let common = self

@@ -15,7 +15,7 @@ use crate::text;
 const LONGEST_TAG: usize = 31;
 
 /// The configuration of an export in `model`.
-pub fn of(facts: &Facts, model: Model) -> ConfigurationRow {
+pub(super) fn of(facts: &Facts, model: Model) -> ConfigurationRow {
     let options = Options {
         security_model: match model {
             Model::MappedXattr => SecurityModel::MappedXattr,

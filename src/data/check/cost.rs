@@ -19,7 +19,7 @@ const WORK: u32 = 2;
 const SHARING: u64 = 1024;
 
 /// The cost of converting to `model`.
-pub fn of(facts: &Facts, model: Model) -> CostRow {
+pub(crate) fn of(facts: &Facts, model: Model) -> CostRow {
     let survey = &facts.survey;
     let entries = survey.entries();
     let block = facts.filesystem.block;
@@ -59,7 +59,7 @@ fn of_rollback(facts: &Facts) -> (u64, u64) {
 
 /// [`of_rollback`] for so many entries, of which `replaced` are replaced and `acls` have ACLs, on a file system of this type with
 /// blocks of so many bytes: bytes, and inodes.
-pub fn rollback_room(entries: u64, replaced: u64, acls: u64, block: u64, kind: &[u8]) -> (u64, u64) {
+pub(crate) fn rollback_room(entries: u64, replaced: u64, acls: u64, block: u64, kind: &[u8]) -> (u64, u64) {
     const LEAST: u64 = 1 << 20;
     const COPIED: u64 = 512;
     let blocks = acls.saturating_add(replaced);

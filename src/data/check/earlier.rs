@@ -15,7 +15,7 @@ use crate::text;
 
 /// A finding where the journal beside the export (free of symbolic links), or the mark on the export's root, says that it is
 /// converted, or half so; also where there is a journal that can't be relied on. One that may not be read says nothing.
-pub fn conversion(export: &Path, tree: &Tree) -> Option<Finding> {
+pub(super) fn conversion(export: &Path, tree: &Tree) -> Option<Finding> {
     let path = default_path(export);
     let root = tree.root().open().ok()?;
     let shown = text::escape_path(&path);
@@ -54,7 +54,7 @@ pub fn conversion(export: &Path, tree: &Tree) -> Option<Finding> {
 
 /// How much was added to a converted export (free of symbolic links) on the host since; nothing where it is not converted, or where
 /// its journal may not be read.
-pub fn additions(export: &Path, tree: &Tree, jobs: usize) -> Option<Finding> {
+pub(super) fn additions(export: &Path, tree: &Tree, jobs: usize) -> Option<Finding> {
     let root = tree.root().open().ok()?;
     let journal = Journal::of_export(&default_path(export), root.as_fd()).ok()??;
     if journal.stage() != Stage::Converted {
@@ -71,7 +71,7 @@ pub fn additions(export: &Path, tree: &Tree, jobs: usize) -> Option<Finding> {
 }
 
 /// [`conversion`] where the journal beside a directory around the export says so of that one.
-pub fn around(export: &Path) -> Option<Finding> {
+pub(super) fn around(export: &Path) -> Option<Finding> {
     export.ancestors().skip(1).find_map(|directory| {
         let root = File::open(directory).ok()?;
         let state = state(Journal::of_export(&default_path(directory), root.as_fd()).ok()??.stage())?;
@@ -82,7 +82,7 @@ pub fn around(export: &Path) -> Option<Finding> {
 }
 
 /// Likewise where one of these files in the export, by their paths in it, is the journal of a directory there.
-pub fn inside(export: &Path, journals: &[Vec<u8>]) -> Option<Finding> {
+pub(super) fn inside(export: &Path, journals: &[Vec<u8>]) -> Option<Finding> {
     journals.iter().find_map(|path| {
         let path = export.join(OsStr::from_bytes(path));
         let state = state(Journal::open(&path).ok()?.stage())?;

@@ -18,7 +18,7 @@ use crate::text;
 
 /// Everything that stands against a conversion to `model` or should be known before it, by kind. `asked` says whether
 /// the admin asked for this model.
-pub fn findings(facts: &Facts, model: Model, asked: bool, cost: &CostRow) -> Vec<Finding> {
+pub(crate) fn findings(facts: &Facts, model: Model, asked: bool, cost: &CostRow) -> Vec<Finding> {
     let mut judge = Judge { facts, found: Vec::new() };
     judge.system();
     judge.users();
@@ -32,14 +32,14 @@ pub fn findings(facts: &Facts, model: Model, asked: bool, cost: &CostRow) -> Vec
 }
 
 /// The findings about entries of `export` that a survey has seen. `writable` says whether their file system is.
-pub fn entry_findings(export: &Path, survey: &Survey, writable: bool, model: Model) -> Vec<Finding> {
+pub(crate) fn entry_findings(export: &Path, survey: &Survey, writable: bool, model: Model) -> Vec<Finding> {
     let mut entries = Entries { export, found: Vec::new() };
     entries.judge(survey, writable, model);
     entries.found
 }
 
 /// The findings about who uses an export.
-pub fn live(export: &Path, live: &Live) -> Vec<Finding> {
+pub(crate) fn live(export: &Path, live: &Live) -> Vec<Finding> {
     let users = live.users.iter().map(|user| {
         let kind = if user.is_busy() { &finding::LIVE_EXPORT } else { &finding::EXPORT_IN_USE };
         (kind, user.to_string())
@@ -55,7 +55,7 @@ pub fn live(export: &Path, live: &Live) -> Vec<Finding> {
 }
 
 /// The finding about an export that is the system's or an account's, for these reasons.
-pub fn system(export: &Path, reasons: &[String]) -> Option<Finding> {
+pub(crate) fn system(export: &Path, reasons: &[String]) -> Option<Finding> {
     let place = Place { file: Some(export.to_path_buf()), ..Place::default() };
     let message = reasons.join("; ");
     (!reasons.is_empty()).then_some(Finding {

@@ -63,7 +63,7 @@ const STATE: [&str; 8] = [
 
 /// Why the directory at `export` (free of symbolic links) is the system's or an account's, one sentence without a full stop
 /// each; nothing where it is not.
-pub fn reasons(export: &Path) -> Vec<String> {
+pub(crate) fn reasons(export: &Path) -> Vec<String> {
     let Ok(mounts) = Mounts::own() else { return Vec::new() };
     let Some(export) = Directory::at(export, &mounts) else { return Vec::new() };
     let mut reasons = Vec::new();
@@ -85,7 +85,7 @@ pub fn reasons(export: &Path) -> Vec<String> {
 }
 
 /// Whether a directory of another host (free of symbolic links) is the system's, or holds one that is, as its name says.
-pub fn is_by_name(export: &Path) -> bool {
+pub(crate) fn is_by_name(export: &Path) -> bool {
     let is_below = |paths: &[&str]| paths.iter().any(|path| export.starts_with(path));
     let mut system = WHOLE.iter().chain(&STATE).chain(&SHARED);
     is_below(&WHOLE) && !USERS.iter().any(|path| export.starts_with(path) && export != Path::new(path))

@@ -37,7 +37,7 @@ const GONE: u8 = 2;
 
 /// Bytes that no writer of this format makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Damaged;
+pub(crate) struct Damaged;
 
 impl std::fmt::Display for Damaged {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

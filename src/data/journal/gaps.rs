@@ -8,7 +8,7 @@ use super::superseded::Superseded;
 
 /// Directories of which a journal does not tell all, as far as its listings were seen.
 #[derive(Debug, Default)]
-pub struct Gaps {
+pub(crate) struct Gaps {
     /// Names that were told to be directories, and of which no listing came, by the ids of the directories they are in.
     unlisted: HashMap<u64, HashSet<CString>>,
     /// Directories whose last part did not come.
@@ -17,7 +17,7 @@ pub struct Gaps {
 
 impl Gaps {
     /// Sees the listing at `at`. All that count have to be shown, in their order.
-    pub fn see(&mut self, at: u64, listing: &Listing, superseded: &Superseded) {
+    pub(crate) fn see(&mut self, at: u64, listing: &Listing, superseded: &Superseded) {
         if superseded.is_over(listing) {
             return;
         }
@@ -53,17 +53,17 @@ impl Gaps {
     }
 
     /// The ids of all directories with gaps.
-    pub fn ids(&self) -> impl Iterator<Item = u64> {
+    pub(crate) fn ids(&self) -> impl Iterator<Item = u64> {
         self.open.iter().chain(self.unlisted.keys()).copied()
     }
 
     /// Whether `name` in the directory `id` was told to be a directory, and has no listing.
-    pub fn is_unlisted(&self, id: u64, name: &CString) -> bool {
+    pub(crate) fn is_unlisted(&self, id: u64, name: &CString) -> bool {
         self.unlisted.get(&id).is_some_and(|names| names.contains(name))
     }
 
     /// All such names in the directory `id`.
-    pub fn unlisted(&self, id: u64) -> impl Iterator<Item = &CString> {
+    pub(crate) fn unlisted(&self, id: u64) -> impl Iterator<Item = &CString> {
         self.unlisted.get(&id).into_iter().flatten()
     }
 }

@@ -17,7 +17,7 @@ use super::records::Stage;
 use crate::data::sys;
 
 /// The attribute of the export's root.
-pub const ROOT: &CStr = c"trusted.virtfs-migrate.journal";
+pub(crate) const ROOT: &CStr = c"trusted.virtfs-migrate.journal";
 
 /// The attribute of the journal's file.
 const FILE: &CStr = c"user.virtfs-migrate.journal";
@@ -27,7 +27,7 @@ const LONGEST: usize = 256;
 
 /// How far the conversion of a journal got.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
+pub(crate) struct Mark {
     /// [`super::Begin::id`].
     pub id: String,
     /// How far it got.
@@ -50,7 +50,7 @@ impl Mark {
     }
 
     /// The mark of an export, by its open root.
-    pub fn of_export(root: impl AsFd) -> Result<Option<Self>> {
+    pub(crate) fn of_export(root: impl AsFd) -> Result<Option<Self>> {
         read(root.as_fd(), ROOT).context("reading the mark of a conversion on the export's root")
     }
 
@@ -74,7 +74,7 @@ impl Mark {
 }
 
 /// Takes the mark of an export away, if it has one.
-pub fn remove(root: impl AsFd) -> rustix::io::Result<()> {
+pub(crate) fn remove(root: impl AsFd) -> rustix::io::Result<()> {
     match rustix::fs::fremovexattr(&root, ROOT) {
         Ok(()) => rustix::fs::fsync(root),
         Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS) => Ok(()),
@@ -83,7 +83,7 @@ pub fn remove(root: impl AsFd) -> rustix::io::Result<()> {
 }
 
 /// Whether an export's root can be marked, tried on a temporary inode.
-pub fn is_possible(root: impl AsFd) -> bool {
+pub(crate) fn is_possible(root: impl AsFd) -> bool {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     sys::sees_trusted_attributes()
         && rustix::fs::openat(root, ".", flags, Mode::RUSR | Mode::WUSR)
@@ -92,7 +92,7 @@ pub fn is_possible(root: impl AsFd) -> bool {
 }
 
 /// Refuses an export that another journal's conversion has marked.
-pub fn refuse_marked(root: impl AsFd, journal: &Path) -> Result<()> {
+pub(crate) fn refuse_marked(root: impl AsFd, journal: &Path) -> Result<()> {
     let Some(Mark { id, stage, .. }) = Mark::of_export(root)? else { return Ok(()) };
     bail!(
         "the export is marked as {} by the journal {id}, and {} is another journal: name the right one with --journal. If that is \

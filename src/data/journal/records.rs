@@ -332,10 +332,10 @@ impl NameSum {
 }
 
 /// How many bytes are reserved behind a journal's end: several times what its last notes take, and what is met late usually does.
-pub const RESERVE: u64 = 1 << 16;
+pub(super) const RESERVE: u64 = 1 << 16;
 
 /// The error that a journal at `path` could not be written, with what to do about it.
-pub fn not_written(error: io::Error, path: &Path) -> anyhow::Error {
+pub(crate) fn not_written(error: io::Error, path: &Path) -> anyhow::Error {
     let shown = text::escape_path(path);
     let advice = if is_full(&error) {
         format!(
@@ -350,7 +350,7 @@ pub fn not_written(error: io::Error, path: &Path) -> anyhow::Error {
 }
 
 /// Likewise while the export is recorded and nothing is changed.
-pub fn not_recorded(error: io::Error) -> anyhow::Error {
+pub(crate) fn not_recorded(error: io::Error) -> anyhow::Error {
     let advice = if is_full(&error) {
         ": its file system is full, or a quota on it is reached. Make room there (migrate check says how much), or keep the journal \
          elsewhere (--journal)"
@@ -365,10 +365,10 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 }
 
 /// How the name of a journal ends.
-pub const SUFFIX: &[u8] = b".virtfs-journal";
+pub(crate) const SUFFIX: &[u8] = b".virtfs-journal";
 
 /// Where an export's journal is unless told otherwise: beside it, `EXPORT.virtfs-journal`.
-pub fn default_path(export: &Path) -> PathBuf {
+pub(crate) fn default_path(export: &Path) -> PathBuf {
     let mut name = OsString::from(export.file_name().unwrap_or_default());
     if name.as_bytes().is_empty() {
         name.push("root");
@@ -378,6 +378,6 @@ pub fn default_path(export: &Path) -> PathBuf {
 }
 
 /// Seconds since 1970, now.
-pub fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

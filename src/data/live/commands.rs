@@ -9,7 +9,7 @@ use crate::share::invocation;
 
 /// What a process is, and the directories that it serves or exports, as the process itself names them. `command`:
 /// /proc/PID/cmdline; `environment`: /proc/PID/environ; `name`: the kernel's name for it, cut after 15 bytes.
-pub fn role(command: &[u8], environment: &[u8], name: &[u8]) -> (Role, Vec<PathBuf>) {
+pub(super) fn role(command: &[u8], environment: &[u8], name: &[u8]) -> (Role, Vec<PathBuf>) {
     let words: Vec<&[u8]> = command.strip_suffix(b"\0").unwrap_or(command).split(|&byte| byte == 0).collect();
     let first = words.first().copied().unwrap_or_default();
     let program = first.rsplit(|&byte| byte == b'/').next().unwrap_or_default();

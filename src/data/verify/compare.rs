@@ -18,7 +18,7 @@ use crate::report::finding::{self, Kind};
 use crate::text::escape;
 
 /// How entries are compared.
-pub struct Comparison<'c> {
+pub(super) struct Comparison<'c> {
     /// What the tree is read as.
     pub form: Form,
     /// What the conversion makes of entries, while they are converted.
@@ -32,11 +32,11 @@ pub struct Comparison<'c> {
 }
 
 /// What is wrong with an entry.
-pub type Problem = (&'static Kind, String);
+pub(super) type Problem = (&'static Kind, String);
 
 impl Comparison<'_> {
     /// Everything that is wrong with an entry, as far as it could be read at all.
-    pub fn entry(&self, record: &Record, found: Result<(Entry, Pin), Errno>) -> Vec<Problem> {
+    pub(super) fn entry(&self, record: &Record, found: Result<(Entry, Pin), Errno>) -> Vec<Problem> {
         let (entry, pin) = match found {
             Ok(found) => found,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE | Errno::LOOP) => {
@@ -94,7 +94,7 @@ impl Comparison<'_> {
 }
 
 /// What the guest should see of an entry that was recorded, in this form of the tree.
-pub fn expected(original: &Entry, form: Form) -> Entry {
+pub(super) fn expected(original: &Entry, form: Form) -> Entry {
     let mut entry = original.clone();
     let passed = |(name, _): &Xattr| match form {
         Form::Passthrough => true,
@@ -179,7 +179,7 @@ fn time(time: Time) -> String {
 }
 
 /// Why QEMU's user can't use an inode that was, or was not, immutable and append-only. An owner's rights are the mode's first three bits whatever ACL there is.
-pub fn unusable(owner: &Owner, inode: &Inode, flags: (bool, bool)) -> Option<String> {
+pub(super) fn unusable(owner: &Owner, inode: &Inode, flags: (bool, bool)) -> Option<String> {
     if !matches!(inode.kind(), Some(entry::Kind::File | entry::Kind::Directory)) {
         let name = inode.kind().map_or("something unknown", entry::Kind::name);
         return Some(format!("on disk it is a {name}, which no mapped model can use"));

@@ -6,7 +6,7 @@ use super::{Command, Guest, Guests, named};
 use crate::moves::{qemu, tool};
 
 /// Commands that the admin names.
-pub struct Commands;
+pub(super) struct Commands;
 
 impl Guests for Commands {
     fn is_running(&self, guest: &Guest) -> anyhow::Result<bool> {

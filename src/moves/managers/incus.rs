@@ -5,7 +5,7 @@ use anyhow::bail;
 use super::{Command, Guest, Guests};
 
 /// LXD or Incus.
-pub struct Incus;
+pub(super) struct Incus;
 
 impl Guests for Incus {
     fn is_running(&self, guest: &Guest) -> anyhow::Result<bool> {

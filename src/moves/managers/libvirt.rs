@@ -6,7 +6,7 @@ use super::{Command, Guest, Guests};
 use crate::moves::{agent, tool};
 
 /// libvirt.
-pub struct Libvirt;
+pub(super) struct Libvirt;
 
 fn virsh(word: &str, guest: &Guest) -> Vec<Command> {
     vec![Command::of(["virsh", word, &guest.name])]

@@ -6,7 +6,7 @@ use super::{Command, Guest, Guests};
 use crate::moves::{agent, tool};
 
 /// Proxmox VE.
-pub struct Proxmox;
+pub(super) struct Proxmox;
 
 fn qm(word: &str, guest: &Guest) -> Vec<Command> {
     vec![Command::of(["qm", word, &guest.name])]

@@ -6,7 +6,7 @@ use super::{Command, Guest, Guests, named};
 use crate::moves::manager::properties;
 
 /// systemd.
-pub struct Systemd;
+pub(super) struct Systemd;
 
 fn systemctl(word: &str, guest: &Guest) -> Vec<Command> {
     vec![Command::of(["systemctl", word, &guest.name])]
@@ -44,7 +44,7 @@ impl Guests for Systemd {
 }
 
 /// Whether a unit runs, or is about to.
-pub fn is_active(unit: &str) -> anyhow::Result<bool> {
+pub(crate) fn is_active(unit: &str) -> anyhow::Result<bool> {
     let Some(state) = properties(unit, &["ActiveState"]).and_then(|said| said.into_iter().next()) else {
         bail!("systemd does not say whether {unit} is active");
     };
@@ -57,7 +57,7 @@ fn drop_in(unit: &str) -> String {
 }
 
 /// The commands that keep a unit from being started: its start fails as long as the drop-in itself is there.
-pub fn hold(unit: &str) -> Vec<Command> {
+pub(crate) fn hold(unit: &str) -> Vec<Command> {
     let file = drop_in(unit);
     // The document's words are escaped, so that printf gets a newline of its own format.
     let format = format!("[Unit]\\\\nAssertPathExists=!{file}\\\\n");
@@ -69,7 +69,7 @@ pub fn hold(unit: &str) -> Vec<Command> {
 }
 
 /// The commands that let it be started again.
-pub fn release(unit: &str) -> Vec<Command> {
+pub(crate) fn release(unit: &str) -> Vec<Command> {
     let folder = format!("/etc/systemd/system/{unit}.d");
     vec![
         Command::of(["rm", "-f", &drop_in(unit)]),

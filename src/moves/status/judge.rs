@@ -11,7 +11,7 @@ use crate::report::status::{Backend, Phase, StatusRow};
 use crate::text::{escape, shell_word, unescape};
 
 /// Judges a share; `None` for one that is no matter of a migration. What can't be seen is added to `unread`.
-pub fn share(
+pub(super) fn share(
     mut row: StatusRow,
     tree: Option<Result<&Tree, &str>>,
     unread: &mut Vec<UnreadRow>,
@@ -144,7 +144,7 @@ fn in_progress(row: &mut StatusRow, told: &Told, export: &str) {
 }
 
 /// What a conversion, a rollback or an unmapping that has not got to its end means.
-pub fn unfinished(told: &Told) -> String {
+pub(super) fn unfinished(told: &Told) -> String {
     let what = match (told.stage, told.unmaps) {
         (_, true) => "unmapping",
         (Stage::RollingBack, false) => "rollback",
@@ -156,7 +156,7 @@ pub fn unfinished(told: &Told) -> String {
 }
 
 /// The command that ends it.
-pub fn go_on(told: &Told, export: &str) -> String {
+pub(super) fn go_on(told: &Told, export: &str) -> String {
     match (told.stage, told.unmaps) {
         (_, true) => format!("`{}` goes on", command("unmap", export)),
         (Stage::RollingBack, false) => format!("`{}` goes on", command("rollback", export)),

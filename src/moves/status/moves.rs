@@ -9,7 +9,7 @@ use crate::report::origin::rfc3339;
 use crate::report::status::{Phase, StatusRow};
 
 /// Adds what the newest move says that has this share. `told`: what the journal of the share's export tells.
-pub fn add(row: &mut StatusRow, told: Option<&Told>, moves: &[MoveState]) {
+pub(super) fn add(row: &mut StatusRow, told: Option<&Told>, moves: &[MoveState]) {
     let own = moves.iter().filter(|one| has(one, row));
     let Some(newest) = own.max_by_key(|one| one.since) else { return };
     match newest.phase {
@@ -32,7 +32,7 @@ pub fn add(row: &mut StatusRow, told: Option<&Told>, moves: &[MoveState]) {
 }
 
 /// Rows for the shares of moves that are in progress and that no row has.
-pub fn missing(rows: &[StatusRow], moves: &[MoveState]) -> Vec<StatusRow> {
+pub(super) fn missing(rows: &[StatusRow], moves: &[MoveState]) -> Vec<StatusRow> {
     let going_on = |one: &&MoveState| matches!(one.phase, At::InProgress | At::Undoing | At::Failed);
     let mut missing = Vec::new();
     for one in moves.iter().filter(going_on) {

@@ -7,7 +7,7 @@ use crate::share::Share;
 use crate::sources::audit::{Survey, directory_of};
 
 /// Every share over the proxy or the local backend, in each place where it was seen.
-pub fn of(survey: &Survey) -> anyhow::Result<Vec<StatusRow>> {
+pub(super) fn of(survey: &Survey) -> anyhow::Result<Vec<StatusRow>> {
     let mut rows = Vec::new();
     for share in survey.audit.shares.iter() {
         rows.push(proxy(share?));
@@ -50,7 +50,7 @@ fn place(file: Option<String>, line: Option<u64>) -> Option<String> {
 
 /// One row for each share. A share that is configured and runs, or is configured in several files, is one as long as all of them
 /// say the same.
-pub fn merged(rows: Vec<StatusRow>) -> Vec<StatusRow> {
+pub(super) fn merged(rows: Vec<StatusRow>) -> Vec<StatusRow> {
     let mut merged: Vec<StatusRow> = Vec::new();
     // Rows that name their guest come first: the others join these.
     let (named, nameless): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.guest.is_some());

@@ -14,7 +14,7 @@ use crate::text::escape_path;
 
 /// An export.
 #[derive(Debug)]
-pub struct Tree {
+pub(super) struct Tree {
     /// Where it is on its host, free of symbolic links.
     pub path: PathBuf,
     /// Where this program reaches it.
@@ -25,7 +25,7 @@ pub struct Tree {
 
 /// What the journal beside an export says.
 #[derive(Debug)]
-pub enum Said {
+pub(super) enum Said {
     /// There is none, and the export has no mark of one.
     Nothing,
     /// This, and it is of this export.
@@ -36,7 +36,7 @@ pub enum Said {
 
 /// What a journal tells.
 #[derive(Debug, Clone)]
-pub struct Told {
+pub(super) struct Told {
     /// Where it is on the host.
     pub journal: PathBuf,
     /// How far the conversion got.
@@ -59,7 +59,7 @@ pub struct Told {
 
 impl Tree {
     /// Looks at a directory.
-    pub fn of(survey: &Survey, path: &Path) -> io::Result<Self> {
+    pub(super) fn of(survey: &Survey, path: &Path) -> io::Result<Self> {
         let (path, here) = survey.directory(path)?;
         let root = open(&here)?;
         let said = said(survey, &path, &root);
@@ -67,7 +67,7 @@ impl Tree {
     }
 
     /// What its journal tells, if it can be relied on.
-    pub fn told(&self) -> Option<&Told> {
+    pub(super) fn told(&self) -> Option<&Told> {
         match &self.said {
             Said::Journal(told) => Some(told),
             _ => None,
@@ -76,12 +76,12 @@ impl Tree {
 
     /// One of which that is said.
     #[cfg(test)]
-    pub fn with(path: PathBuf, said: Said) -> Self {
+    pub(super) fn with(path: PathBuf, said: Said) -> Self {
         Self { here: path.clone(), path, said }
     }
 
     /// Looks at its first entries.
-    pub fn sample(&self, model: Option<Model>) -> io::Result<Sample> {
+    pub(super) fn sample(&self, model: Option<Model>) -> io::Result<Sample> {
         Ok(Sample::of(open(&self.here)?.into(), model)?)
     }
 }

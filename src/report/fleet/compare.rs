@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::document::{Change, FleetDocument, FleetShare, HostRow, HostStatus, Progress, ShareStatus};
 
 /// Lets two single audits be compared whatever their files are called: before.json, after.json.
-pub fn same_host_if_single(now: &FleetDocument, earlier: &mut FleetDocument) {
+pub(super) fn same_host_if_single(now: &FleetDocument, earlier: &mut FleetDocument) {
     let ([now], [then]) = (now.hosts.as_slice(), earlier.hosts.as_mut_slice()) else { return };
     then.host.clone_from(&now.host);
     for share in &mut earlier.shares {
@@ -15,7 +15,7 @@ pub fn same_host_if_single(now: &FleetDocument, earlier: &mut FleetDocument) {
 }
 
 /// Says of each share what became of it, and adds those that are gone.
-pub fn compare(now: &mut FleetDocument, earlier: FleetDocument) {
+pub(super) fn compare(now: &mut FleetDocument, earlier: FleetDocument) {
     now.summary.since = Some(Progress::default());
     let mut before: BTreeMap<Identity, Vec<FleetShare>> = BTreeMap::new();
     for share in earlier.shares {

@@ -13,7 +13,7 @@ use crate::report::status::{Phase, StatusSummary};
 /// The audits of a fleet, merged. Unknown is null. Strings are as in the hosts' own documents.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct FleetDocument {
+pub(super) struct FleetDocument {
     /// The version of these fields: grows when a field goes or changes its meaning.
     pub schema: u32,
     /// When this report was made, in UTC: RFC 3339.
@@ -37,7 +37,7 @@ has_schema!(FleetDocument, "report");
 /// One host.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct HostRow {
+pub(super) struct HostRow {
     /// Its name: that of its report without the ending, or the inventory's.
     pub host: String,
     /// Who looks after it, by the inventory.
@@ -80,7 +80,7 @@ pub struct HostRow {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
-pub enum HostStatus {
+pub(super) enum HostStatus {
     /// There is no audit of it: it could not be reached, the audit failed, or its report can't be read.
     #[default]
     Failed,
@@ -95,7 +95,7 @@ pub enum HostStatus {
 /// One share of one host.
 #[derive(Debug, Clone, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct FleetShare {
+pub(super) struct FleetShare {
     /// The host.
     pub host: String,
     /// Who looks after the host.
@@ -139,7 +139,7 @@ pub struct FleetShare {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
-pub enum ShareStatus {
+pub(super) enum ShareStatus {
     /// `migrate config` does not rewrite it where it stands: a manager's, a running process's, or by hand.
     #[default]
     ByHand,
@@ -157,7 +157,7 @@ pub enum ShareStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
-pub enum Change {
+pub(super) enum Change {
     /// It was not there.
     New,
     /// It was, and is.
@@ -171,7 +171,7 @@ pub enum Change {
 /// One kind of finding of one severity.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct FindingCount {
+pub(super) struct FindingCount {
     /// Its id.
     pub id: String,
     /// How much it matters.
@@ -185,7 +185,7 @@ pub struct FindingCount {
 /// Counts.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct FleetSummary {
+pub(super) struct FleetSummary {
     /// Hosts.
     pub hosts: u64,
     /// Hosts with proxy setups.
@@ -215,7 +215,7 @@ pub struct FleetSummary {
 /// How far the migration has come since the earlier round.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Progress {
+pub(super) struct Progress {
     /// Shares that were not there.
     pub new: u64,
     /// Shares that were and are.
@@ -229,7 +229,7 @@ pub struct Progress {
 /// How far a host is.
 #[derive(Debug, Clone, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct HostProgress {
+pub(super) struct HostProgress {
     /// The file of its status.
     pub report: String,
     /// When that was made.
@@ -241,7 +241,7 @@ pub struct HostProgress {
 /// A share, or an export with a problem, as a host's status has it.
 #[derive(Debug, Clone, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct FleetStatus {
+pub(super) struct FleetStatus {
     /// The host.
     pub host: String,
     /// The guest; null for an export.

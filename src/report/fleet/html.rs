@@ -14,7 +14,7 @@ const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
 /// Writes the page.
-pub fn write(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
     write!(
         out,
         r#"<!DOCTYPE html>

@@ -7,7 +7,7 @@ use super::document::{FleetDocument, HostRow};
 use crate::report::prometheus::{Sample, gauge, severity};
 
 /// Writes them.
-pub fn write(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
     let all = &fleet.summary;
     let hosts = [("proxy", all.proxy), ("unread", all.unread), ("failed", all.failed), ("clean", all.clean)];
     let hosts = hosts.map(|(status, count)| (vec![("status", status)], count));

@@ -5,7 +5,7 @@ use crate::text::{shell_word, unescape};
 
 /// The command that comes next, to be run on the share's host; `None` where nothing is left to do, or no line of a terminal
 /// can hold the command.
-pub fn command(share: &FleetShare) -> Option<String> {
+pub(super) fn command(share: &FleetShare) -> Option<String> {
     let program = env!("CARGO_PKG_NAME");
     let verb = match (share.status, &share.export, &share.file) {
         (ShareStatus::Gone, ..) => return None,

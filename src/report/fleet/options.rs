@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 /// `migrate report`.
 #[derive(Debug, Args)]
-pub struct ReportArgs {
+pub(crate) struct ReportArgs {
     /// Audits of hosts, JSON or YAML, each named after its host (HOST.json), or directories of them
     #[arg(value_name = "FILE|DIR", required_unless_present = "schema")]
     pub paths: Vec<PathBuf>,
@@ -39,7 +39,7 @@ pub struct ReportArgs {
 
 /// How a fleet's report is printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum FleetFormat {
+pub(crate) enum FleetFormat {
     /// For people.
     #[default]
     Text,
@@ -59,7 +59,7 @@ pub enum FleetFormat {
 
 /// What shares are put together by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum By {
+pub(crate) enum By {
     /// The host.
     #[default]
     Host,

@@ -7,7 +7,7 @@ use crate::report::SCHEMA;
 use crate::text::printable;
 
 /// Reads one document: JSON where it begins so, YAML otherwise.
-pub fn parse<D: DeserializeOwned>(bytes: &[u8]) -> Result<D> {
+pub(super) fn parse<D: DeserializeOwned>(bytes: &[u8]) -> Result<D> {
     match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
         None => bail!("it is empty: the audit said nothing"),
         Some(b'{') => Ok(serde_json::from_slice(bytes)?),
@@ -16,7 +16,7 @@ pub fn parse<D: DeserializeOwned>(bytes: &[u8]) -> Result<D> {
 }
 
 /// Stops at a document of a later version.
-pub fn known(schema: u32) -> Result<()> {
+pub(super) fn known(schema: u32) -> Result<()> {
     if schema > SCHEMA {
         bail!("its schema is {schema}, and this program knows {SCHEMA}: use a newer one for the report")
     }
@@ -24,7 +24,7 @@ pub fn known(schema: u32) -> Result<()> {
 }
 
 /// Text of another machine's, safe to print.
-pub fn clean(text: String) -> String {
+pub(super) fn clean(text: String) -> String {
     match printable(&text) {
         std::borrow::Cow::Borrowed(_) => text,
         std::borrow::Cow::Owned(safe) => safe,

@@ -13,12 +13,12 @@ use crate::text::{escape_path, markup};
 const ENDING: &str = ".status";
 
 /// The host that a status document's name says.
-pub fn host_of(name: &str) -> &str {
+pub(super) fn host_of(name: &str) -> &str {
     name.strip_suffix(ENDING).filter(|host| !host.is_empty()).unwrap_or(name)
 }
 
 /// Whether a document says that it is a status.
-pub fn is_one(bytes: &[u8]) -> bool {
+pub(super) fn is_one(bytes: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
     struct Kind {
         document: Option<String>,
@@ -28,7 +28,7 @@ pub fn is_one(bytes: &[u8]) -> bool {
 }
 
 /// Reads a status document, and refuses one that was cut short.
-pub fn read(bytes: &[u8]) -> anyhow::Result<StatusDocument> {
+pub(super) fn read(bytes: &[u8]) -> anyhow::Result<StatusDocument> {
     let document: StatusDocument = parse::parse(bytes)?;
     parse::known(document.schema)?;
     let recounted = StatusDocument::new(
@@ -45,7 +45,7 @@ pub fn read(bytes: &[u8]) -> anyhow::Result<StatusDocument> {
 }
 
 /// Adds a host's status.
-pub fn add(fleet: &mut FleetDocument, host: &str, file: &Path, document: StatusDocument) {
+pub(super) fn add(fleet: &mut FleetDocument, host: &str, file: &Path, document: StatusDocument) {
     let rows = document.shares.into_iter().map(|row| of_share(host, row));
     let problems = document.exports.into_iter().filter(|row| row.problem.is_some());
     fleet.progress.extend(rows.chain(problems.map(|row| of_export(host, row))));
@@ -85,7 +85,7 @@ pub fn add(fleet: &mut FleetDocument, host: &str, file: &Path, document: StatusD
 }
 
 /// Notes that a host's status can't be read. It must not look like one with nothing to do.
-pub fn fail(fleet: &mut FleetDocument, host: String, file: &Path, error: &anyhow::Error) {
+pub(super) fn fail(fleet: &mut FleetDocument, host: String, file: &Path, error: &anyhow::Error) {
     let reason = parse::clean(format!("its status can't be read: {error:#}"));
     if let Some(row) = fleet.hosts.iter_mut().find(|row| row.host == host) {
         if row.status == HostStatus::Clean {
@@ -123,7 +123,7 @@ fn of_export(host: &str, row: ExportRow) -> FleetStatus {
 }
 
 /// The counts of all hosts; `None` where there is no status of any.
-pub fn sum(hosts: &[HostRow]) -> Option<StatusSummary> {
+pub(super) fn sum(hosts: &[HostRow]) -> Option<StatusSummary> {
     let all = hosts.iter().filter_map(|host| host.progress.as_ref());
     all.fold(None, |sum, progress| {
         let (sum, more) = (sum.unwrap_or_default(), &progress.summary);
@@ -144,7 +144,7 @@ pub fn sum(hosts: &[HostRow]) -> Option<StatusSummary> {
 }
 
 /// Writes for a terminal how far each host is, with what does not fit.
-pub fn text(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn text(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
     for host in &fleet.hosts {
         let Some(progress) = &host.progress else { continue };
         let problems = plural(progress.summary.problems, "problem");
@@ -161,7 +161,7 @@ pub fn text(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// One line with the counts of all hosts.
-pub fn total(summary: &StatusSummary) -> String {
+pub(super) fn total(summary: &StatusSummary) -> String {
     format!(
         "{}: {}; {}, {} unread",
         plural(summary.shares, "share"),
@@ -186,7 +186,7 @@ impl FleetStatus {
 }
 
 /// Writes a section of the page; none where there is no status of any host.
-pub fn html(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn html(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
     let Some(summary) = &fleet.summary.status else { return Ok(()) };
     writeln!(out, "<section aria-labelledby=\"progress-title\">\n<h2 id=\"progress-title\">Progress</h2>")?;
     writeln!(out, "<p>{}</p>", markup(&total(summary)))?;

@@ -30,7 +30,7 @@ const ENDINGS: [&str; 3] = ["json", "yaml", "yml"];
 /// What the admin knows of the hosts.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Inventory {
+pub(super) struct Inventory {
     /// The hosts that there should be.
     hosts: BTreeMap<String, Option<Known>>,
 }
@@ -118,7 +118,7 @@ struct Finding {
 }
 
 /// Reads an inventory.
-pub fn inventory(path: &Path) -> Result<Inventory> {
+pub(super) fn inventory(path: &Path) -> Result<Inventory> {
     let shown = escape_path(path);
     let bytes = contents(path).with_context(|| format!("cannot read the inventory '{shown}'"))?;
     let read: Inventory = crate::yaml::from_slice(&bytes).with_context(|| {
@@ -129,7 +129,7 @@ pub fn inventory(path: &Path) -> Result<Inventory> {
 
 /// Reads and merges the documents at `paths`. A document that can't be read is a failed host; a path that isn't there is an
 /// error.
-pub fn fleet(paths: &[PathBuf], inventory: &Inventory) -> Result<FleetDocument> {
+pub(super) fn fleet(paths: &[PathBuf], inventory: &Inventory) -> Result<FleetDocument> {
     let renamed: BTreeMap<&str, &str> = inventory
         .hosts
         .iter()
@@ -147,7 +147,7 @@ pub fn fleet(paths: &[PathBuf], inventory: &Inventory) -> Result<FleetDocument> 
 
 impl FleetDocument {
     /// Adds the inventory's hosts of which there is no report.
-    pub fn expect(&mut self, inventory: &Inventory) {
+    pub(super) fn expect(&mut self, inventory: &Inventory) {
         let there: BTreeSet<_> = self.hosts.iter().map(|host| host.host.clone()).collect();
         for (host, known) in &inventory.hosts {
             let host = printable(host).into_owned();

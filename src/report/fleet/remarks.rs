@@ -12,7 +12,7 @@ const MOST_PLACES: usize = 3;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Notes what is doubtful about each audit. `max_age` is in days.
-pub fn note(fleet: &mut FleetDocument, now: SystemTime, max_age: u64) {
+pub(super) fn note(fleet: &mut FleetDocument, now: SystemTime, max_age: u64) {
     let names = names(fleet);
     for host in &mut fleet.hosts {
         if host.status == HostStatus::Failed {

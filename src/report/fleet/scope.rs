@@ -4,7 +4,7 @@ use std::path::Path;
 
 /// What one audit looked at. Paths are as in its document.
 #[derive(Debug, Clone, Default)]
-pub struct Scope {
+pub(super) struct Scope {
     /// The files and folders, with everything below them. Empty in an audit of a version that did not list them.
     pub looked_in: Vec<String>,
     /// The files elsewhere.
@@ -23,7 +23,7 @@ pub struct Scope {
 
 impl Scope {
     /// Whether the audit looked where a share was, and could read it: in `file`, or in a running process.
-    pub fn covers(&self, file: Option<&str>, running: bool) -> bool {
+    pub(super) fn covers(&self, file: Option<&str>, running: bool) -> bool {
         if running {
             let is_process = |file: &Option<String>| file.as_deref().is_some_and(|file| below(file, "/proc"));
             return self.processes != Some(0) && !self.unprivileged && !self.unread.iter().any(is_process);

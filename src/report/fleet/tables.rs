@@ -40,7 +40,7 @@ const COLUMNS: [&str; WIDTH] = [
 ];
 
 /// Writes one record a share, and one for each host without any, so that no host is missing.
-pub fn csv(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn csv(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
     record(&COLUMNS.map(Cow::from), out)?;
     for host in &fleet.hosts {
         let mut alone = true;
@@ -120,7 +120,7 @@ fn is_formula(cell: &str) -> bool {
 }
 
 /// Writes the counts, a table of the hosts, and one of the shares for each of what they are put together by.
-pub fn markdown(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn markdown(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io::Result<()> {
     let all = &fleet.summary;
     writeln!(out, "# Proxy shares\n")?;
     writeln!(

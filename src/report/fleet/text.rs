@@ -10,7 +10,7 @@ use crate::report::fleet::options::By;
 const MOST_NAMES: usize = 20;
 
 /// Writes it: the shares by what they are put together by, the hosts that want a look, the counts.
-pub fn write(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io::Result<()> {
     let hosts: BTreeMap<&str, &HostRow> = fleet.hosts.iter().map(|host| (host.host.as_str(), host)).collect();
     for (key, shares) in fleet.groups(by) {
         let about = match by {

@@ -57,7 +57,7 @@ pub struct Splice {
 }
 
 /// How a format spells the arguments that it holds.
-pub trait Spelling {
+pub(crate) trait Spelling {
     /// The edits of `file` by which `arg`'s value changes as `splices` say. All that the splices don't cover
     /// keeps its spelling, variables and quotes included.
     fn respell(&self, file: &[u8], arg: &Arg, splices: &[Splice]) -> Result<Vec<Edit>, Refusal>;

@@ -10,7 +10,7 @@ use crate::share::qemu_opts::{self, Opt, boolean};
 use crate::text::escape;
 
 /// What a part of a command line does not show.
-pub const REST: &str = "the rest of QEMU's command line";
+pub(crate) const REST: &str = "the rest of QEMU's command line";
 
 /// What the arguments say of memory.
 #[derive(Default)]
@@ -37,7 +37,7 @@ struct Backend {
 }
 
 /// What an argument list says of its guest's memory.
-pub fn memory(args: &[Arg]) -> Memory {
+pub(crate) fn memory(args: &[Arg]) -> Memory {
     let said = match Said::of(args) {
         Ok(said) => said,
         Err(why) => return Memory::Conflict(why),

@@ -128,7 +128,7 @@ const TAKES_A_VALUE: &[&str] = &[
 
 /// An option with its value, whatever option it is.
 #[derive(Debug, Clone, Copy)]
-pub struct Valued<'a> {
+pub(crate) struct Valued<'a> {
     /// Its name, without its one or two dashes.
     pub option: &'a [u8],
     /// Its value.
@@ -136,7 +136,7 @@ pub struct Valued<'a> {
 }
 
 /// Every option that takes a value and has one.
-pub fn valued(args: &[Arg]) -> Vec<Valued<'_>> {
+pub(crate) fn valued(args: &[Arg]) -> Vec<Valued<'_>> {
     let mut found = Vec::new();
     walk(args, |option, at| found.extend(args.get(at + 1).map(|value| Valued { option, value })));
     found

@@ -52,7 +52,11 @@ pub enum Address {
 }
 
 /// The `<filesystem>` of a share, with lines ended by `\n` and no indentation of its own.
-pub fn libvirt_filesystem(share: &Share, path: &Path, options: &Options) -> Result<String, Unrepresentable> {
+pub(crate) fn libvirt_filesystem(
+    share: &Share,
+    path: &Path,
+    options: &Options,
+) -> Result<String, Unrepresentable> {
     Ok(Filesystem::of(share, path, options)?.print("", "  ", "\n"))
 }
 

@@ -62,7 +62,7 @@ impl Multidevs {
 }
 
 /// `security_model` and what else a `local` fsdev gets beside its path.
-pub fn model_pairs(options: &Options) -> Vec<(&'static str, String)> {
+pub(crate) fn model_pairs(options: &Options) -> Vec<(&'static str, String)> {
     let mode = |mode: u32| format!("{mode:04o}");
     let pairs = [
         ("security_model", Some(options.security_model.name().to_owned())),
@@ -74,12 +74,12 @@ pub fn model_pairs(options: &Options) -> Vec<(&'static str, String)> {
 }
 
 /// The same as a part of an option string, with a comma before each.
-pub fn model_options(options: &Options) -> Vec<u8> {
+pub(crate) fn model_options(options: &Options) -> Vec<u8> {
     model_pairs(options).iter().flat_map(|(key, value)| format!(",{key}={value}").into_bytes()).collect()
 }
 
 /// A path's bytes.
-pub fn path_bytes(path: &Path) -> &[u8] {
+pub(crate) fn path_bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
 }
 

@@ -7,7 +7,7 @@ use crate::share::Share;
 use crate::text::escape;
 
 /// The sections of a share's `local` equivalent: its fsdev, and its device where there is one.
-pub fn readconfig(share: &Share, path: &Path, options: &Options) -> Result<Vec<u8>, Unrepresentable> {
+pub(crate) fn readconfig(share: &Share, path: &Path, options: &Options) -> Result<Vec<u8>, Unrepresentable> {
     let mut out = section("fsdev", Some(&share.fsdev))?;
     line(&mut out, b"fsdriver", b"local")?;
     line(&mut out, b"path", path_bytes(path))?;
@@ -59,7 +59,7 @@ fn line(out: &mut Vec<u8>, key: &[u8], value: &[u8]) -> Result<(), Unrepresentab
 
 /// A value that can stand between double quotes: the format knows no escapes, and QEMU reads lines of at most 1023
 /// bytes.
-pub fn quotable(value: &[u8]) -> Result<&[u8], Unrepresentable> {
+pub(crate) fn quotable(value: &[u8]) -> Result<&[u8], Unrepresentable> {
     if value.is_empty() || value.len() > 900 || value.iter().any(|byte| b"\"\n\r\0".contains(byte)) {
         return Err(Unrepresentable(format!("a -readconfig file can't hold the value {}", escape(value))));
     }

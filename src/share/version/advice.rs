@@ -3,19 +3,14 @@
 //! Sources: the change logs of QEMU's releases and of Debian's packages of them; the behaviour of 7.2.22, 10.0.13 and 11.1.3
 //! was tried in a guest.
 
-use std::fmt::Write as _;
-
 use super::Version;
 
-/// The day on which the table was last compared with QEMU's releases.
-pub const DATE: &str = "2026-11-26";
-
 /// A complete version: major, minor, micro.
-pub type Release = (u32, u32, u32);
+pub(crate) type Release = (u32, u32, u32);
 
 /// One row.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Advice {
+pub(crate) struct Advice {
     /// What it is called: a CVE's number, or what the row is about.
     pub name: &'static str,
     /// How much it matters.
@@ -32,7 +27,7 @@ pub struct Advice {
 
 /// How much a row matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A guest can harm the host.
     Security,
     /// A program in the guest can fail.
@@ -43,7 +38,7 @@ pub enum Kind {
 
 /// Whether a row is true of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holds {
+pub(crate) enum Holds {
     /// It is.
     Yes,
     /// It depends on the third number, which is not said: it is in those before this one.
@@ -62,7 +57,7 @@ const UPDATE: &str =
     "update QEMU; a distribution may have mended it in its package without another version number";
 
 /// The table: security first, newest first.
-pub const TABLE: &[Advice] = &[
+pub(crate) const TABLE: &[Advice] = &[
     Advice {
         name: "CVE-2026-93834",
         kind: Kind::Security,
@@ -169,19 +164,9 @@ pub const TABLE: &[Advice] = &[
     },
 ];
 
-/// What libvirt can say of such a share in its own words, and since which version.
-pub const LIBVIRT: &[(&str, &str)] = &[
-    ("6.2", "`multidevs=` of `<filesystem>`: `remap`, `forbid` and `warn`; older: QEMU's default"),
-    ("6.10", "`fmode=` and `dmode=` of `<filesystem>`"),
-    (
-        "none yet",
-        "`max_xattr`, and the security model mapped-file: an argument of QEMU's in `<qemu:commandline>` says them",
-    ),
-];
-
 impl Advice {
     /// Whether it is true of `version`.
-    pub fn holds(&self, version: &Version) -> Holds {
+    pub(crate) fn holds(&self, version: &Version) -> Holds {
         let (major, minor) = version.feature_release();
         // A release candidate counts as the release that it becomes.
         let micro = if (major, minor) == version.number { version.micro } else { Some(0) };
@@ -209,40 +194,55 @@ fn reaches(list: &[Release], version: Release) -> bool {
         || list.last().is_some_and(|last| version >= *last)
 }
 
-/// The table as MIGRATION.md shows it.
-pub fn markdown() -> String {
-    let mut out = format!(
-        "QEMU's releases until {DATE}. \"All\": from 5.0 on.\n\n| what | in versions | not from | what it means for a local, \
-         mapped share | what to do |\n|---|---|---|---|---|\n"
-    );
-    // Writing to a String does not fail.
-    for row in TABLE {
-        let remedy = if row.kind == Kind::Security { "update QEMU" } else { row.remedy };
-        let cells = [row.name, &from(row.since), &releases(row.until), row.meaning, remedy];
-        let _ = writeln!(out, "| {} |", cells.map(|cell| cell.replace('|', "\\|")).join(" | "));
-    }
-    out += "\n| libvirt | what it can say in its own words |\n|---|---|\n";
-    for (version, words) in LIBVIRT {
-        let _ = writeln!(out, "| {version} | {words} |");
-    }
-    out
-}
-
-fn from(list: &[Release]) -> String {
-    if list == ALWAYS { "all".to_owned() } else { format!("from {}", releases(list)) }
-}
-
-fn releases(list: &[Release]) -> String {
-    if list.is_empty() {
-        return "–".to_owned();
-    }
-    let text = |(major, minor, micro): &Release| format!("{major}.{minor}.{micro}");
-    list.iter().map(text).collect::<Vec<_>>().join(", ")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
+
+    /// The day on which the table was last compared with QEMU's releases.
+    const DATE: &str = "2026-11-26";
+
+    /// What libvirt can say of such a share in its own words, and since which version.
+    const LIBVIRT: &[(&str, &str)] = &[
+        ("6.2", "`multidevs=` of `<filesystem>`: `remap`, `forbid` and `warn`; older: QEMU's default"),
+        ("6.10", "`fmode=` and `dmode=` of `<filesystem>`"),
+        (
+            "none yet",
+            "`max_xattr`, and the security model mapped-file: an argument of QEMU's in `<qemu:commandline>` says them",
+        ),
+    ];
+
+    /// The table as MIGRATION.md shows it.
+    fn markdown() -> String {
+        let mut out = format!(
+            "QEMU's releases until {DATE}. \"All\": from 5.0 on.\n\n| what | in versions | not from | what it means for a local, \
+             mapped share | what to do |\n|---|---|---|---|---|\n"
+        );
+        // Writing to a String does not fail.
+        for row in TABLE {
+            let remedy = if row.kind == Kind::Security { "update QEMU" } else { row.remedy };
+            let cells = [row.name, &from(row.since), &releases(row.until), row.meaning, remedy];
+            let _ = writeln!(out, "| {} |", cells.map(|cell| cell.replace('|', "\\|")).join(" | "));
+        }
+        out += "\n| libvirt | what it can say in its own words |\n|---|---|\n";
+        for (version, words) in LIBVIRT {
+            let _ = writeln!(out, "| {version} | {words} |");
+        }
+        out
+    }
+
+    fn from(list: &[Release]) -> String {
+        if list == ALWAYS { "all".to_owned() } else { format!("from {}", releases(list)) }
+    }
+
+    fn releases(list: &[Release]) -> String {
+        if list.is_empty() {
+            return "–".to_owned();
+        }
+        let text = |(major, minor, micro): &Release| format!("{major}.{minor}.{micro}");
+        list.iter().map(text).collect::<Vec<_>>().join(", ")
+    }
 
     fn named(name: &str) -> &'static Advice {
         TABLE.iter().find(|row| row.name == name).unwrap()

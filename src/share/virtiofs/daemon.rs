@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// A virtiofsd.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Daemon {
+pub(crate) struct Daemon {
     /// Where it is.
     pub program: PathBuf,
     /// Whether it is QEMU's own, in C, which was part of QEMU up to 7.2: it takes `-o source=DIR`.
@@ -26,7 +26,7 @@ impl Default for Daemon {
 
 impl Daemon {
     /// The one below `root`, this machine's `/`; the default where there is none.
-    pub fn installed(root: &Path) -> Self {
+    pub(crate) fn installed(root: &Path) -> Self {
         let found = PLACES.iter().find_map(|place| {
             let bytes = std::fs::read(root.join(place.trim_start_matches('/'))).ok()?;
             let of_qemu = memchr::memmem::find(&bytes, OF_RUST).is_none();
@@ -36,7 +36,7 @@ impl Daemon {
     }
 
     /// For people: which program it is.
-    pub fn told(&self) -> String {
+    pub(crate) fn told(&self) -> String {
         let kind =
             if self.of_qemu { "QEMU's own virtiofsd (QEMU 7.2 and older)" } else { "virtiofsd in Rust" };
         format!("{kind}, {}", self.program.display())

@@ -8,7 +8,7 @@ use crate::share::local::{self, Address, Options, Unrepresentable};
 use crate::text::markup;
 
 /// What a domain needs beside the element, where it says nothing of its memory: two lines for `<memoryBacking>`.
-pub const MEMORY_BACKING: [&str; 2] = ["<source type='memfd'/>", "<access mode='shared'/>"];
+pub(crate) const MEMORY_BACKING: [&str; 2] = ["<source type='memfd'/>", "<access mode='shared'/>"];
 
 /// A `<filesystem>` element with `<driver type='virtiofs'/>`.
 #[derive(Debug, Clone, PartialEq, Eq)]

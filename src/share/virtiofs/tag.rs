@@ -10,7 +10,7 @@ use crate::text::escape;
 const LONGEST_TAG: usize = 36;
 
 /// The share's tag, which the guest mounts by.
-pub fn tag(share: &Share) -> Result<&[u8], Unrepresentable> {
+pub(super) fn tag(share: &Share) -> Result<&[u8], Unrepresentable> {
     match &share.mount_tag {
         None => Err(Unrepresentable(format!("no device shows the fsdev {} to the guest", share.title()))),
         Some(tag) if tag.is_empty() || tag.len() > LONGEST_TAG => Err(Unrepresentable(format!(

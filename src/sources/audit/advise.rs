@@ -11,13 +11,17 @@ use crate::share::version::advice::{Advice, Holds, Kind, TABLE};
 
 /// One finding for each row of the table that is true of an installed QEMU or of the target. `as_root`: what runs QEMU as
 /// root, where something does.
-pub fn findings(target: Option<&Version>, installed: &[Installed], as_root: Option<&str>) -> Vec<FindingRow> {
+pub(super) fn findings(
+    target: Option<&Version>,
+    installed: &[Installed],
+    as_root: Option<&str>,
+) -> Vec<FindingRow> {
     let judged = judged(target, installed);
     TABLE.iter().filter_map(|advice| finding(advice, &judged, as_root)).collect()
 }
 
 /// The same for people: one block for each QEMU, with what matters most first.
-pub fn blocks(
+pub(super) fn blocks(
     target: Option<&Version>,
     installed: &[Installed],
     as_root: Option<&str>,

@@ -10,7 +10,7 @@ use super::proc::proc;
 use crate::data::mounts::Mounts;
 
 /// The directory on the host that the process `pid` calls `spelt`; `None` where it has no name there, or can't be seen.
-pub fn on_host(host: &Host, pid: i32, spelt: &Path) -> Option<PathBuf> {
+pub(super) fn on_host(host: &Host, pid: i32, spelt: &Path) -> Option<PathBuf> {
     let absolute = spelt.is_absolute().then(|| spelt.to_owned());
     let Ok(root) = host.read_link(&proc(pid, "root")) else { return absolute };
     if root == Path::new("/") && sees_the_host(host, pid) {
@@ -36,7 +36,7 @@ pub fn on_host(host: &Host, pid: i32, spelt: &Path) -> Option<PathBuf> {
 }
 
 /// Whether the process has the mounts of the host, not its own.
-pub fn sees_the_host(host: &Host, pid: i32) -> bool {
+pub(super) fn sees_the_host(host: &Host, pid: i32) -> bool {
     let of = |path: &Path| host.read_link(path).ok();
     let own = if host.is_elsewhere() {
         of(Path::new("/proc/1/ns/mnt"))

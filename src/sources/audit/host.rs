@@ -21,13 +21,13 @@ use nix::sys::stat::Mode;
 use nix::sys::statfs::{FsType, fstatfs};
 
 /// The longest file that is read, in bytes. Configuration is far smaller.
-pub const MAX_FILE: u64 = 16 << 20;
+pub(crate) const MAX_FILE: u64 = 16 << 20;
 
 /// How much of a longer file is read, to tell what it is.
-pub const BEGINNING: usize = 1 << 20;
+pub(crate) const BEGINNING: usize = 1 << 20;
 
 /// How many entries of a folder are kept in memory at once.
-pub const MOST_ENTRIES: usize = 4096;
+pub(super) const MOST_ENTRIES: usize = 4096;
 
 /// How many entries of a folder are looked at that is listed as a whole: one of units, or of programs.
 const MOST_LISTED: usize = 16 * MOST_ENTRIES;
@@ -60,7 +60,7 @@ const PSEUDO: &[i64] = &[
 
 /// The audited host.
 #[derive(Debug)]
-pub struct Host {
+pub(crate) struct Host {
     root: OwnedFd,
     /// The folder that the host's `/` is here; `None` on this machine itself.
     prefix: Option<PathBuf>,
@@ -70,7 +70,7 @@ pub struct Host {
 
 /// What a path is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A regular file.
     File,
     /// A folder.
@@ -82,11 +82,11 @@ pub enum Kind {
 }
 
 /// An entry of a folder, and what it is where the listing says so.
-pub type Entry = (PathBuf, Option<Kind>);
+pub(super) type Entry = (PathBuf, Option<Kind>);
 
 /// A file's content.
 #[derive(Debug)]
-pub enum Content {
+pub(crate) enum Content {
     /// All of it.
     Whole(Vec<u8>),
     /// It is longer than [`MAX_FILE`]: how it begins.
@@ -97,7 +97,7 @@ pub enum Content {
 
 impl Host {
     /// The host whose `/` is `root`; this machine without.
-    pub fn new(root: Option<&Path>) -> anyhow::Result<Self> {
+    pub(crate) fn new(root: Option<&Path>) -> anyhow::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let folder = root.unwrap_or(Path::new("/"));
         let fd = open(folder, flags, Mode::empty())
@@ -107,7 +107,7 @@ impl Host {
     }
 
     /// A path of the command line as it is on the host.
-    pub fn absolute(&self, path: &Path) -> io::Result<PathBuf> {
+    pub(crate) fn absolute(&self, path: &Path) -> io::Result<PathBuf> {
         match &self.prefix {
             Some(_) => Ok(Path::new("/").join(path)),
             None => std::path::absolute(path),
@@ -135,7 +135,7 @@ impl Host {
     }
 
     /// What `path` is; what a link leads to, if asked to follow it.
-    pub fn kind(&self, path: &Path, follow: bool) -> io::Result<Kind> {
+    pub(crate) fn kind(&self, path: &Path, follow: bool) -> io::Result<Kind> {
         let nofollow = if follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
         let fd = self.open_how(path, OFlag::O_PATH | nofollow)?;
         let file_type = File::from(fd).metadata()?.file_type();
@@ -151,7 +151,7 @@ impl Host {
     }
 
     /// Opens a regular file. `Ok(None)`: it is something else.
-    pub fn open(&self, path: &Path) -> io::Result<Option<File>> {
+    pub(crate) fn open(&self, path: &Path) -> io::Result<Option<File>> {
         Ok(self.open_with_length(path)?.map(|(file, _)| file))
     }
 
@@ -164,7 +164,7 @@ impl Host {
     }
 
     /// Opens a regular file. `listed`: a folder's listing just said that it is one, and it is not asked again.
-    pub fn open_listed(&self, path: &Path, listed: bool) -> io::Result<Option<File>> {
+    pub(crate) fn open_listed(&self, path: &Path, listed: bool) -> io::Result<Option<File>> {
         if !listed {
             return if self.kind(path, true)? == Kind::File { self.open(path) } else { Ok(None) };
         }
@@ -173,7 +173,7 @@ impl Host {
     }
 
     /// Reads a regular file. `known`: a folder's listing just said that it is one.
-    pub fn read(&self, path: &Path, known: bool) -> io::Result<Content> {
+    pub(crate) fn read(&self, path: &Path, known: bool) -> io::Result<Content> {
         if !known && self.kind(path, true)? != Kind::File {
             return Ok(Content::Special);
         }
@@ -186,7 +186,7 @@ impl Host {
     }
 
     /// A small file that is of help when it is there and readable.
-    pub fn read_small(&self, path: &Path) -> Option<Vec<u8>> {
+    pub(crate) fn read_small(&self, path: &Path) -> Option<Vec<u8>> {
         match self.read(path, false) {
             Ok(Content::Whole(bytes)) => Some(bytes),
             _ => None,
@@ -194,7 +194,7 @@ impl Host {
     }
 
     /// Opens a folder's listing. `Ok(None)`: the kernel shows itself there.
-    pub fn listing(&self, path: &Path) -> io::Result<Option<Listing>> {
+    pub(crate) fn listing(&self, path: &Path) -> io::Result<Option<Listing>> {
         let fd = self.open_how(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK)?;
         if is_pseudo(fd.as_fd()) {
             return Ok(None);
@@ -204,7 +204,7 @@ impl Host {
 
     /// A folder's entries, by name; of one with more than [`MOST_LISTED`], those that the file system lists first. `Ok(None)`:
     /// the kernel shows itself there.
-    pub fn list(&self, path: &Path) -> io::Result<Option<Vec<Entry>>> {
+    pub(crate) fn list(&self, path: &Path) -> io::Result<Option<Vec<Entry>>> {
         let Some(mut listing) = self.listing(path)? else { return Ok(None) };
         let mut names = listing.next()?;
         while names.len() < MOST_LISTED && !listing.is_at_end() {
@@ -215,7 +215,7 @@ impl Host {
     }
 
     /// The entries of a folder in which the kernel shows itself.
-    pub fn list_proc(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+    pub(crate) fn list_proc(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
         let mut listing = Listing::new(self.open_how(path, flags)?)?;
         let mut paths = Vec::new();
@@ -226,7 +226,7 @@ impl Host {
     }
 
     /// Where `path` really is on the host, links followed.
-    pub fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
+    pub(crate) fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
         let fd = self.open_how(path, OFlag::O_PATH)?;
         let real = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
         Ok(match &self.prefix {
@@ -236,7 +236,7 @@ impl Host {
     }
 
     /// A path of the host's, free of symbolic links, as this program reaches it.
-    pub fn here(&self, path: &Path) -> PathBuf {
+    pub(crate) fn here(&self, path: &Path) -> PathBuf {
         match &self.prefix {
             Some(prefix) => prefix.join(path.strip_prefix("/").unwrap_or(path)),
             None => path.to_owned(),
@@ -244,44 +244,44 @@ impl Host {
     }
 
     /// What a symbolic link says, also one of /proc's that leads nowhere.
-    pub fn read_link(&self, path: &Path) -> io::Result<PathBuf> {
+    pub(crate) fn read_link(&self, path: &Path) -> io::Result<PathBuf> {
         let fd = self.open_how(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
         let target = nix::fcntl::readlinkat(&fd, c"")?;
         Ok(target.into())
     }
 
     /// Who owns `path`: its device and inode tell files apart.
-    pub fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
+    pub(crate) fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
         let metadata = File::from(self.open_how(path, OFlag::O_PATH)?).metadata()?;
         Ok((metadata.dev(), metadata.ino()))
     }
 
     /// The device and the inode of a unix socket; `None` where there is none.
-    pub fn identity_of_socket(&self, path: &Path) -> Option<(u64, u64)> {
+    pub(crate) fn identity_of_socket(&self, path: &Path) -> Option<(u64, u64)> {
         use std::os::unix::fs::FileTypeExt as _;
         let metadata = File::from(self.open_how(path, OFlag::O_PATH).ok()?).metadata().ok()?;
         metadata.file_type().is_socket().then(|| (metadata.dev(), metadata.ino()))
     }
 
     /// Whether the host's file system is mounted elsewhere than at `/`.
-    pub fn is_elsewhere(&self) -> bool {
+    pub(crate) fn is_elsewhere(&self) -> bool {
         self.prefix.is_some()
     }
 
     /// Takes hold of a process's root or working directory, whatever it is called.
-    pub fn open_folder(&self, link: &Path) -> io::Result<File> {
+    pub(crate) fn open_folder(&self, link: &Path) -> io::Result<File> {
         self.open_magic(link, OFlag::O_PATH | OFlag::O_DIRECTORY)
     }
 
     /// Takes hold of the folder that `path` is to a process whose root is `root`.
-    pub fn open_below(root: &File, path: &Path) -> io::Result<File> {
+    pub(crate) fn open_below(root: &File, path: &Path) -> io::Result<File> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT);
         Ok(openat2(root, path, how)?.into())
     }
 
     /// Opens something of /proc's that is no regular file: a namespace.
-    pub fn open_namespace(&self, path: &Path) -> io::Result<File> {
+    pub(crate) fn open_namespace(&self, path: &Path) -> io::Result<File> {
         self.open_magic(path, OFlag::O_RDONLY)
     }
 
@@ -295,7 +295,7 @@ impl Host {
 
 /// An open folder, whose entries are read a number at a time: it may have any number of them.
 #[derive(Debug)]
-pub struct Listing {
+pub(crate) struct Listing {
     entries: OwningIter,
     ended: bool,
 }
@@ -306,12 +306,12 @@ impl Listing {
     }
 
     /// Whether all entries were read.
-    pub fn is_at_end(&self) -> bool {
+    pub(crate) fn is_at_end(&self) -> bool {
         self.ended
     }
 
     /// The next entries, at most [`MOST_ENTRIES`], by name; none at the end.
-    pub fn next(&mut self) -> io::Result<Vec<(OsString, Option<Kind>)>> {
+    pub(crate) fn next(&mut self) -> io::Result<Vec<(OsString, Option<Kind>)>> {
         let mut names = Vec::new();
         while !self.ended {
             let Some(entry) = self.entries.next().transpose()? else {
@@ -388,7 +388,7 @@ fn is_pseudo(fd: std::os::fd::BorrowedFd) -> bool {
 }
 
 /// Why something can't be read, for people.
-pub fn why(error: &io::Error) -> String {
+pub(super) fn why(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT) => "it does not exist, or vanished before it could be read".to_owned(),
         Some(Errno::EACCES | Errno::EPERM) => "permission denied: run as root to see it".to_owned(),
@@ -399,7 +399,7 @@ pub fn why(error: &io::Error) -> String {
 }
 
 /// Whether the last part of `path` ends with one of `extensions`.
-pub fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+pub(super) fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     let extension = path.extension().map(|extension| extension.as_bytes().to_ascii_lowercase());
     extension.is_some_and(|extension| extensions.iter().any(|known| known.as_bytes() == extension))
 }

@@ -27,7 +27,7 @@ const PROCESS: &str = "process";
 
 /// Judges against one version of QEMU.
 #[derive(Debug)]
-pub struct Judge {
+pub(super) struct Judge {
     target: Option<Version>,
     installed: Vec<Installed>,
     /// Whether all of the machine was audited.
@@ -38,7 +38,7 @@ pub struct Judge {
 
 impl Judge {
     /// Judges against `asked`, else against the newest version installed.
-    pub fn new(
+    pub(super) fn new(
         asked: Option<Version>,
         installed: Vec<Installed>,
         everything: bool,
@@ -49,7 +49,7 @@ impl Judge {
     }
 
     /// The document of everything that was found. One file after the other is unpacked: they do not fit in memory together.
-    pub fn document(
+    pub(super) fn document(
         self,
         host: &Host,
         mut scan: Scan,

@@ -54,7 +54,7 @@ struct Move {
 
 /// Whether a text is a document of `migrate plan`, YAML or JSON: it starts nothing, and tells of the shares of other files. It must
 /// be one as a whole: a script that is appended to a plan is a script. Comments may stand before it, but none that names a program.
-pub fn is_plan(text: &[u8]) -> bool {
+pub(super) fn is_plan(text: &[u8]) -> bool {
     let mut rest = text;
     while let Some(end) = memchr::memchr(b'\n', rest) {
         let (line, after) = rest.split_at(end + 1);
@@ -74,7 +74,7 @@ pub fn is_plan(text: &[u8]) -> bool {
 }
 
 /// What to say of the file at `path`, in which the shares of `reading` are, where it is such a file.
-pub fn told(host: &Host, path: &Path, reading: &Reading) -> Option<Finding> {
+pub(super) fn told(host: &Host, path: &Path, reading: &Reading) -> Option<Finding> {
     let current = current(path)?;
     if reading.shares.is_empty() {
         return None;

@@ -18,14 +18,14 @@ const LOW: u64 = 0xffff_ffff;
 
 /// The files that unix sockets are bound to: the low 32 bits of their inode numbers, by the sockets' inode numbers.
 #[derive(Debug, Default)]
-pub struct Bound {
+pub(super) struct Bound {
     known: RefCell<HashMap<PathBuf, HashMap<u64, u32>>>,
 }
 
 impl Bound {
     /// The path on the host of the socket that the process `pid`, which serves `export`, calls `spelt`. Where no such file can be told to be the socket that the
     /// process has, the path that is left to believe.
-    pub fn on_host(&self, host: &Host, pid: i32, spelt: &Path, export: Option<&Path>) -> PathBuf {
+    pub(super) fn on_host(&self, host: &Host, pid: i32, spelt: &Path, export: Option<&Path>) -> PathBuf {
         let seen = as_seen_by(host, pid, spelt, export);
         let from = |folder: Option<PathBuf>| Some(folder?.join(spelt)).filter(|path| path.is_absolute());
         let started_in = from(working_directory(host, pid));

@@ -11,7 +11,7 @@ const MOST_KEPT: usize = 1 << 15;
 
 /// Listings, by folder.
 #[derive(Debug, Default)]
-pub struct Listings {
+pub(super) struct Listings {
     kept: Mutex<Kept>,
 }
 
@@ -23,7 +23,7 @@ struct Kept {
 
 impl Listings {
     /// The entries of `folder`, by name; `list` reads them, where they are not kept.
-    pub fn get(&self, folder: &Path, list: impl FnOnce() -> Vec<PathBuf>) -> Arc<[PathBuf]> {
+    pub(super) fn get(&self, folder: &Path, list: impl FnOnce() -> Vec<PathBuf>) -> Arc<[PathBuf]> {
         // Held while the folder is read: readers that come at once would each read it.
         let Ok(mut kept) = self.kept.lock() else { return list().into() };
         if let Some(listing) = kept.of.get(folder) {

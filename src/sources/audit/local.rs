@@ -29,7 +29,7 @@ const MARKS: [&[u8]; 3] = [b"fsdev", b"virtfs", b"fs_driver"];
 
 /// What is in the files below some folders.
 #[derive(Debug, Default)]
-pub struct Local {
+pub(super) struct Local {
     /// The shares. A directory stands where a proxy share's socket does; the place names the file.
     pub shares: Vec<Share>,
     /// Files whose names are those of journals of conversions.
@@ -39,7 +39,7 @@ pub struct Local {
 }
 
 /// Reads every file at and below `roots`. What can't be opened is not told: the audit of the same folders does.
-pub fn look(host: &Host, roots: &[PathBuf], named: bool) -> Local {
+pub(super) fn look(host: &Host, roots: &[PathBuf], named: bool) -> Local {
     let mut found = Local::default();
     let mut files = Vec::new();
     walk(host, roots, named, &mut |met| {
@@ -120,7 +120,7 @@ impl Local {
 }
 
 /// The directory of a share over the local backend; `None` where it is not known.
-pub fn directory(share: &Share) -> Option<&Path> {
+pub(super) fn directory(share: &Share) -> Option<&Path> {
     match &share.transport {
         Transport::Socket(path) => Some(path),
         _ => None,
@@ -128,7 +128,7 @@ pub fn directory(share: &Share) -> Option<&Path> {
 }
 
 /// The export that a journal beside it is of, by the journal's name.
-pub fn export_of(journal: &Path) -> Option<PathBuf> {
+pub(super) fn export_of(journal: &Path) -> Option<PathBuf> {
     let name = journal.file_name()?.as_bytes().strip_suffix(SUFFIX)?;
     let folder = journal.parent()?;
     Some(if name == b"root" && folder == Path::new("/") {

@@ -29,7 +29,7 @@ const MOST_STEPS: usize = 8;
 const LONGEST_NAME: usize = 255;
 
 /// An audit, and what it leaves for a look at other backends.
-pub struct Audit {
+pub(super) struct Audit {
     pub document: AuditDocument,
     pub host: Host,
     /// The files and folders that were looked at.
@@ -39,7 +39,7 @@ pub struct Audit {
 }
 
 /// Looks at everything that the arguments ask for.
-pub fn look(args: &AuditArgs) -> anyhow::Result<Audit> {
+pub(super) fn look(args: &AuditArgs) -> anyhow::Result<Audit> {
     let host = Host::new(args.root.as_deref())?;
     let origin = origin(&host);
     let progress = Progress::new();
@@ -125,7 +125,7 @@ fn follow(host: &Host, roots: &[PathBuf], scan: &mut Scan, progress: &Progress) 
 }
 
 /// Looks at the processes, and joins the shares of the files that they were started with.
-pub fn running(host: &Host, scan: &mut Scan) -> io::Result<Processes> {
+pub(super) fn running(host: &Host, scan: &mut Scan) -> io::Result<Processes> {
     let (mut found, mut live) = processes::look(host);
     let wanted: BTreeSet<_> = found.configured.iter().map(|one| one.file.clone()).collect();
     if !wanted.is_empty() {

@@ -17,7 +17,7 @@ const LXD: &[&str] = &["/var/snap/lxd/common/lxd", "/var/lib/lxd"];
 const INCUS: &[&str] = &["/var/lib/incus"];
 
 /// Looks up the source of a manager's share, and whether its ids are mapped.
-pub fn look_up(host: &Host, share: &mut Share) -> Vec<Finding> {
+pub(super) fn look_up(host: &Host, share: &mut Share) -> Vec<Finding> {
     let Some(managed) = managed(share) else { return Vec::new() };
     let Some(instance) = managed.instance.clone() else { return Vec::new() };
     share.place.guest.get_or_insert(instance);
@@ -73,13 +73,13 @@ fn managed(share: &Share) -> Option<Managed> {
 }
 
 /// Whether a manager started a helper.
-pub fn has_started(helper: &Helper) -> bool {
+pub(super) fn has_started(helper: &Helper) -> bool {
     let paths = [helper.export.as_deref(), helper.place.file.as_deref()];
     paths.into_iter().flatten().any(|path| Managed::of_path(path).is_some())
 }
 
 /// Tells the shares whose export nothing else says what the manager's own helper of the same device serves.
-pub fn join(share: &mut Share, helpers: &[Helper]) {
+pub(super) fn join(share: &mut Share, helpers: &[Helper]) {
     if !matches!(share.export, ExportPath::Unknown) {
         return;
     }
@@ -97,7 +97,7 @@ pub fn join(share: &mut Share, helpers: &[Helper]) {
 }
 
 /// What a helper that a manager started serves: the source of its device.
-pub fn explain(host: &Host, helper: &Helper) -> Option<Finding> {
+pub(super) fn explain(host: &Host, helper: &Helper) -> Option<Finding> {
     let managed = helper.export.as_deref().and_then(Managed::of_path)?;
     let (file, instance, base) = backup(host, &managed)?;
     let path = source(base, &device(&instance, &managed)?, project(&managed))?;

@@ -26,7 +26,7 @@ const MOST_OF_A_FOLDER: usize = 2000;
 
 /// Reads the files that use the text of a file with shares: those that name it, in its own folder and in the units' folders,
 /// and its unit's other files. They need not say a word of a proxy themselves. Only what is below `roots` is read.
-pub fn find_users(host: &Host, roots: &[PathBuf], scan: &mut Scan) -> io::Result<()> {
+pub(super) fn find_users(host: &Host, roots: &[PathBuf], scan: &mut Scan) -> io::Result<()> {
     let mut texts = Vec::new();
     for file in scan.readings.iter() {
         let file = file?;
@@ -91,7 +91,7 @@ fn with_end(path: &Path, end: &str) -> PathBuf {
 
 /// The shares whose text is in another file that was read: each is told of as a user of that file's own share.
 #[derive(Debug, Default)]
-pub struct Users {
+pub(super) struct Users {
     /// All shares whose text is in another file, packed.
     all: Rows<User>,
     /// What stands for the file that has the text, and which of [`Users::all`] use it; by the first of these.
@@ -117,7 +117,7 @@ struct User {
 
 impl Users {
     /// Finds them. A share that has its own text elsewhere has no users: no share is lost in a circle.
-    pub fn find(host: &Host, readings: &Sorted<FileReading>) -> io::Result<Self> {
+    pub(super) fn find(host: &Host, readings: &Sorted<FileReading>) -> io::Result<Self> {
         let mut users = Self::default();
         for file in readings.iter() {
             users.collect(host, &file?);
@@ -176,7 +176,7 @@ impl Users {
     }
 
     /// Takes those shares out of a file that are users of others, and gives the others their users.
-    pub fn merge(&self, file: &mut FileReading) {
+    pub(super) fn merge(&self, file: &mut FileReading) {
         if self.by_text.is_empty() {
             return;
         }
@@ -199,7 +199,7 @@ impl Users {
     }
 
     /// Why not all users could be looked at.
-    pub fn failure(&self) -> io::Result<()> {
+    pub(super) fn failure(&self) -> io::Result<()> {
         self.failed.take().map_or(Ok(()), Err)
     }
 }

@@ -11,10 +11,10 @@ use crate::sources::mention::can_hold;
 use crate::sources::registry::{recognise, recognise_named};
 
 /// Why an empty input tells nothing.
-pub const EMPTY: &str = "it is empty: check the command or the file that it comes from";
+pub(crate) const EMPTY: &str = "it is empty: check the command or the file that it comes from";
 
 /// Reads a file that was named.
-pub fn file(scan: &mut Scan, host: &Host, path: &Path) {
+pub(super) fn file(scan: &mut Scan, host: &Host, path: &Path) {
     match host.read(path, false) {
         Ok(Content::Whole(bytes)) => content(scan, host, Some(path), &bytes),
         Ok(Content::TooLong(start)) if is_saved_image(&start) => content(scan, host, Some(path), &start),
@@ -25,7 +25,7 @@ pub fn file(scan: &mut Scan, host: &Host, path: &Path) {
 }
 
 /// Reads all of a file that was named, or of standard input.
-pub fn content(scan: &mut Scan, host: &Host, path: Option<&Path>, bytes: &[u8]) {
+pub(super) fn content(scan: &mut Scan, host: &Host, path: Option<&Path>, bytes: &[u8]) {
     match unpack::unpack(bytes) {
         // A command that failed leaves nothing, which says nothing about its guest.
         Packed::Not if bytes.trim_ascii().is_empty() => scan.not_read(path, EMPTY),
@@ -54,7 +54,7 @@ fn text(scan: &mut Scan, host: &Host, path: Option<&Path>, bytes: &[u8]) {
 }
 
 /// Why a file of no known format is unread.
-pub fn unknown_form(bytes: &[u8]) -> &'static str {
+pub(crate) fn unknown_form(bytes: &[u8]) -> &'static str {
     if bytes.contains(&0) {
         "it is a binary file or an archive, and could hold a proxy share: take the configuration out of it"
     } else {
@@ -63,7 +63,7 @@ pub fn unknown_form(bytes: &[u8]) -> &'static str {
 }
 
 /// Whether a file that is longer than readers take can hold a share. The error says why the file itself does not tell.
-pub fn can_hold_all(host: &Host, path: &Path, start: &[u8]) -> Result<bool, String> {
+pub(crate) fn can_hold_all(host: &Host, path: &Path, start: &[u8]) -> Result<bool, String> {
     if let Packed::Unread(reason) = unpack::unpack(start) {
         return Err(reason);
     }

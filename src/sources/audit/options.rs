@@ -9,7 +9,7 @@ use crate::share::version::Version;
 
 /// `migrate audit`.
 #[derive(Debug, Args)]
-pub struct AuditArgs {
+pub(crate) struct AuditArgs {
     /// Files and folders to look at, `-` for standard input; this machine when none is given
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,

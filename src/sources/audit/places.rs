@@ -129,7 +129,7 @@ const CACHE_OF_LIBVIRT: &str = "libvirt";
 const OF_ONE_USER: &[&str] = &["gvfs", "doc"];
 
 /// Every place on `host` that an audit of all of it looks at, those that exist.
-pub fn usual(host: &Host) -> Vec<PathBuf> {
+pub(super) fn usual(host: &Host) -> Vec<PathBuf> {
     let mut places: Vec<PathBuf> = PLACES.iter().map(PathBuf::from).collect();
     let users = host.read_small(Path::new("/etc/passwd")).unwrap_or_default();
     for line in users.split(|byte| *byte == b'\n') {
@@ -165,7 +165,7 @@ fn entries_of(host: &Host, folder: &str, wanted: Kind) -> Vec<PathBuf> {
 
 /// The folders of `/`, `/usr` and `/var` that an audit of a whole machine does not read, or in part: disks and other machines' files
 /// (`/data`, `/mnt`), what packages installed (`/usr/share`), what everybody can write to (`/tmp`). A guest's start may be there.
-pub fn not_read(host: &Host, roots: &[PathBuf]) -> Vec<PathBuf> {
+pub(super) fn not_read(host: &Host, roots: &[PathBuf]) -> Vec<PathBuf> {
     let inside = IN_PARTS.iter().flat_map(|folder| entries_of(host, folder, Kind::Folder));
     let mut folders: Vec<PathBuf> = inside.chain([SHARED_MEMORY.into()]).collect();
     folders.retain(|folder| {
@@ -189,7 +189,7 @@ fn home_of(line: &[u8]) -> Option<PathBuf> {
 }
 
 /// Whether the walk of a whole machine leaves out a folder.
-pub fn is_left_out(folder: &Path) -> bool {
+pub(super) fn is_left_out(folder: &Path) -> bool {
     let parts: Vec<&str> = folder.iter().rev().map(|part| part.to_str().unwrap_or_default()).collect();
     let ends_with = |ends: &[&str]| {
         parts.len() > ends.len() && ends.iter().rev().zip(&parts).all(|(end, part)| end == part)

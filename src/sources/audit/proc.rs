@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use super::host::{Content, Host};
 
 /// A file that the kernel keeps of a process.
-pub fn proc(pid: i32, name: &str) -> PathBuf {
+pub(super) fn proc(pid: i32, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/{name}"))
 }
 
 /// The sockets that a process has open, by descriptor.
-pub fn sockets_of(host: &Host, pid: i32) -> io::Result<HashMap<i32, u64>> {
+pub(super) fn sockets_of(host: &Host, pid: i32) -> io::Result<HashMap<i32, u64>> {
     let mut sockets = HashMap::new();
     for entry in host.list_proc(&proc(pid, "fd"))? {
         let Some(fd) = entry.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else {
@@ -27,7 +27,7 @@ pub fn sockets_of(host: &Host, pid: i32) -> io::Result<HashMap<i32, u64>> {
 }
 
 /// The parent, from the text behind the program's name in /proc/PID/stat.
-pub fn parent(host: &Host, pid: i32) -> Option<i32> {
+pub(super) fn parent(host: &Host, pid: i32) -> Option<i32> {
     let (Content::Whole(stat) | Content::TooLong(stat)) = host.read(&proc(pid, "stat"), true).ok()? else {
         return None;
     };

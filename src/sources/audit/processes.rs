@@ -81,7 +81,7 @@ const MOST_WORDS: usize = 8;
 
 /// What runs.
 #[derive(Debug, Default)]
-pub struct Processes {
+pub(super) struct Processes {
     /// Shares of running QEMUs, joined with their helpers where the sockets say so.
     pub shares: Vec<Share>,
     /// Shares of running QEMUs over the local backend.
@@ -102,7 +102,7 @@ pub struct Processes {
 
 /// A running QEMU that reads its configuration from a file.
 #[derive(Debug, Clone)]
-pub struct Configured {
+pub(super) struct Configured {
     /// The process.
     pub pid: i32,
     /// The file.
@@ -122,7 +122,7 @@ struct Running {
 }
 
 /// Everything about the processes that joining needs.
-pub struct Live<'a> {
+pub(super) struct Live<'a> {
     host: &'a Host,
     running: Vec<Running>,
     /// Which helper holds a socket, by the socket's inode.
@@ -135,7 +135,7 @@ pub struct Live<'a> {
 }
 
 /// Looks at every process of `host`.
-pub fn look(host: &Host) -> (Processes, Live<'_>) {
+pub(super) fn look(host: &Host) -> (Processes, Live<'_>) {
     let mut found = Processes::default();
     let mut live = Live {
         host,
@@ -334,7 +334,7 @@ impl Live<'_> {
 
     /// Joins a running QEMU's share with the helper at the other end of its socket. What can't be seen is told.
     /// `alone`: it is that QEMU's only one.
-    pub fn join(&mut self, share: &mut Share, alone: bool) -> Vec<Finding> {
+    pub(super) fn join(&mut self, share: &mut Share, alone: bool) -> Vec<Finding> {
         let Some(pid) = share.place.pid else { return Vec::new() };
         let sockets = match sockets_of(self.host, pid) {
             Ok(sockets) => sockets,
@@ -390,7 +390,7 @@ impl Live<'_> {
     }
 
     /// Every helper that runs.
-    pub fn helpers(&self) -> Vec<Helper> {
+    pub(super) fn helpers(&self) -> Vec<Helper> {
         self.running.iter().map(|running| running.helper.clone()).collect()
     }
 

@@ -7,13 +7,13 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// How far the audit is.
 #[derive(Debug)]
-pub struct Progress {
+pub(super) struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
     /// Shows nothing where standard error is no terminal.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let bar = ProgressBar::no_length();
         if std::io::stderr().is_terminal() {
             bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(8));
@@ -27,7 +27,7 @@ impl Progress {
     }
 
     /// So many files are done.
-    pub fn looked_at(&self, files: u64) {
+    pub(super) fn looked_at(&self, files: u64) {
         // The bar takes a lock; not for every file.
         if files.is_multiple_of(64) {
             self.bar.set_position(files);
@@ -35,12 +35,12 @@ impl Progress {
     }
 
     /// What it is doing.
-    pub fn doing(&self, what: &'static str) {
+    pub(super) fn doing(&self, what: &'static str) {
         self.bar.set_message(what);
     }
 
     /// Wipes it.
-    pub fn finish(&self) {
+    pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }

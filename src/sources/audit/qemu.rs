@@ -29,7 +29,7 @@ const BACKEND_MARK: &[u8] = b"\0sock_fd\0";
 
 /// An installed program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Installed {
+pub(super) struct Installed {
     /// Where.
     pub path: PathBuf,
     /// Its version.
@@ -39,7 +39,7 @@ pub struct Installed {
 }
 
 /// The programs that are installed on `host`, each once. `first`: one is enough.
-pub fn installed(host: &Host, first: bool) -> Vec<Installed> {
+pub(super) fn installed(host: &Host, first: bool) -> Vec<Installed> {
     let mut found: Vec<Installed> = Vec::new();
     let mut seen = Vec::new();
     for folder in FOLDERS {

@@ -11,7 +11,7 @@ use crate::sources::proved;
 const MANY: usize = 32;
 
 /// For each share, why it can't be rewritten.
-pub fn refusals(
+pub(super) fn refusals(
     format: &dyn Format,
     document: &Document,
     shares: &[Share],

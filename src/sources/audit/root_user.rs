@@ -18,7 +18,7 @@ use crate::text::escape_path;
 const QEMU_CONF: &str = "/etc/libvirt/qemu.conf";
 
 /// What runs QEMU as root, safe to print; `None` where nothing is known to.
-pub fn find(host: &Host, scan: &Scan, processes: &Processes) -> io::Result<Option<String>> {
+pub(super) fn find(host: &Host, scan: &Scan, processes: &Processes) -> io::Result<Option<String>> {
     let roots = |share: &Share| share.place.pid.filter(|pid| is_roots(host, *pid));
     let mut starter = None;
     // What libvirt does is said once, for all of its guests.

@@ -39,7 +39,7 @@ static LONG_FILES: Mutex<()> = Mutex::new(());
 
 /// What the files hold.
 #[derive(Debug, Default)]
-pub struct Scan {
+pub(super) struct Scan {
     /// What is in the files that hold something, by their paths.
     pub readings: Sorted<FileReading>,
     /// What could not be read, and why, by paths.
@@ -56,7 +56,7 @@ pub struct Scan {
 
 /// What a file holds.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct FileReading {
+pub(super) struct FileReading {
     /// The format.
     pub kind: String,
     /// What is in it.
@@ -78,7 +78,7 @@ impl Keyed for FileReading {
 
 /// Something that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Unread {
+pub(super) struct Unread {
     /// The file; `None` for standard input.
     #[serde(with = "crate::text::packed::optional_path")]
     pub path: Option<PathBuf>,
@@ -98,7 +98,7 @@ impl Keyed for Unread {
 
 /// What is known of a share besides what its reader says.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct About {
+pub(super) struct About {
     /// Why `migrate config` can't rewrite it.
     pub refusal: Option<Refusal>,
     /// Where its text is, if that is another file.
@@ -122,7 +122,13 @@ struct Waiting {
 
 /// Reads every file at and below `roots`. If `named` is set, somebody asked for the roots: those that are files are read by
 /// `read_named`.
-pub fn scan(host: &Host, roots: &[PathBuf], named: bool, read_named: ReadNamed, progress: &Progress) -> Scan {
+pub(super) fn scan(
+    host: &Host,
+    roots: &[PathBuf],
+    named: bool,
+    read_named: ReadNamed,
+    progress: &Progress,
+) -> Scan {
     progress.doing("reading files");
     let total = Mutex::new(Scan::default());
     let (sender, receiver) = sync_channel::<Vec<Waiting>>(QUEUE / BATCH);
@@ -183,13 +189,13 @@ fn next(receiver: &Mutex<Receiver<Vec<Waiting>>>) -> Option<Vec<Waiting>> {
 
 impl Scan {
     /// Brings everything into an order that does not depend on who read what.
-    pub fn sort(&mut self) {
+    pub(super) fn sort(&mut self) {
         self.left_out.sort();
         self.left_out.dedup();
     }
 
     /// Takes what another scan found.
-    pub fn add(&mut self, other: Self) {
+    pub(super) fn add(&mut self, other: Self) {
         self.readings.add(other.readings);
         self.unread.add(other.unread);
         self.looked_at += other.looked_at;
@@ -200,7 +206,7 @@ impl Scan {
 
     /// Takes what was read of a compressed file, under the name of its text: it is inside the file `packed`. Such a file is
     /// not rewritten where it stands.
-    pub fn add_inside(&mut self, unpacked: Self, packed: Option<&Path>) -> io::Result<()> {
+    pub(super) fn add_inside(&mut self, unpacked: Self, packed: Option<&Path>) -> io::Result<()> {
         let packed = packed.map(Path::to_owned);
         for row in unpacked.unread.iter() {
             self.unread.push(&Unread { path: packed.clone(), ..row? });
@@ -224,7 +230,7 @@ impl Scan {
     }
 
     /// Takes out what is in the files of which `path` is one that is wanted.
-    pub fn take(&mut self, wanted: impl Fn(&Path) -> bool) -> io::Result<Vec<FileReading>> {
+    pub(super) fn take(&mut self, wanted: impl Fn(&Path) -> bool) -> io::Result<Vec<FileReading>> {
         let mut taken = Vec::new();
         for file in std::mem::take(&mut self.readings).iter() {
             let file = file?;
@@ -283,12 +289,12 @@ impl Scan {
     }
 
     /// A file that may hold something is too long to be read.
-    pub fn too_long(&mut self, path: &Path) {
+    pub(super) fn too_long(&mut self, path: &Path) {
         self.not_read(Some(path), format!("it is longer than {} MiB", super::host::MAX_FILE >> 20));
     }
 
     /// Something could not be read.
-    pub fn not_read(&mut self, path: Option<&Path>, reason: impl Into<String>) {
+    pub(super) fn not_read(&mut self, path: Option<&Path>, reason: impl Into<String>) {
         self.not_read_from(path, None, reason);
     }
 
@@ -298,14 +304,14 @@ impl Scan {
     }
 
     /// Reads a document.
-    pub fn document(&mut self, host: &Host, document: &Document) {
+    pub(super) fn document(&mut self, host: &Host, document: &Document) {
         if let Some(file) = self.reading_of(host, document) {
             self.readings.push(&file);
         }
     }
 
     /// What a document holds; `None` where that is nothing.
-    pub fn reading_of(&mut self, host: &Host, document: &Document) -> Option<FileReading> {
+    pub(super) fn reading_of(&mut self, host: &Host, document: &Document) -> Option<FileReading> {
         if kept::is_plan(document.bytes) {
             self.skipped += 1;
             return None;
@@ -319,7 +325,7 @@ impl Scan {
     }
 
     /// Reads a document of a format, if it is of any.
-    pub fn read(&mut self, host: &Host, document: &Document, format: Option<&'static dyn Format>) {
+    pub(super) fn read(&mut self, host: &Host, document: &Document, format: Option<&'static dyn Format>) {
         if let Some(file) = self.reading(host, document, format) {
             self.readings.push(&file);
         }

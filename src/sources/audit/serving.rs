@@ -13,7 +13,7 @@ const MOST: usize = 10_000;
 
 /// Everything that serves.
 #[derive(Debug, Default)]
-pub struct Serving {
+pub(super) struct Serving {
     /// All helpers, by their sockets.
     pub servers: Servers,
     /// Those that LXD and Incus started.
@@ -24,7 +24,7 @@ pub struct Serving {
 
 impl Serving {
     /// Collects it. What is beyond the bound is told as unread.
-    pub fn new(running: &[Helper], scan: &mut Scan) -> io::Result<Self> {
+    pub(super) fn new(running: &[Helper], scan: &mut Scan) -> io::Result<Self> {
         let mut serving = Self::default();
         for helper in running {
             serving.add(helper);

@@ -23,11 +23,11 @@ const TELLING: usize = 4096;
 const WORDS_TELL: u64 = 1 << 20;
 
 /// What a program begins with.
-pub const PROGRAM: &[u8] = b"\x7fELF";
+pub(super) const PROGRAM: &[u8] = b"\x7fELF";
 
 /// Looks through files, one after the other.
 #[derive(Debug)]
-pub struct Sieve {
+pub(super) struct Sieve {
     finders: Finders,
     buffer: Vec<u8>,
     /// How long the file is whose every byte is at the buffer's beginning.
@@ -36,7 +36,7 @@ pub struct Sieve {
 
 /// What a look through a file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sifted {
+pub(super) enum Sifted {
     /// It can hold nothing of ours.
     Nothing,
     /// A program, a picture, a disk, an archive: it was not looked through to its end.
@@ -57,7 +57,7 @@ impl Default for Sieve {
 
 impl Sieve {
     /// Looks through a file. `listed`: a folder's listing just said that it is a regular one.
-    pub fn sift(&mut self, host: &Host, path: &Path, listed: bool) -> io::Result<Sifted> {
+    pub(super) fn sift(&mut self, host: &Host, path: &Path, listed: bool) -> io::Result<Sifted> {
         self.whole = 0;
         let Some(mut file) = host.open_listed(path, listed)? else { return Ok(Sifted::Special) };
         let mut filled = self.fill(&mut file, 0, FIRST)?;
@@ -136,7 +136,7 @@ impl Sieve {
     }
 
     /// Whether a file can hold something of ours, binary or not, by all of its bytes.
-    pub fn sift_all(&mut self, host: &Host, path: &Path) -> io::Result<bool> {
+    pub(super) fn sift_all(&mut self, host: &Host, path: &Path) -> io::Result<bool> {
         let Some(mut file) = host.open_listed(path, false)? else { return Ok(false) };
         let mut mentions = Mentions::default();
         let mut kept = 0;
@@ -157,7 +157,7 @@ impl Sieve {
     }
 
     /// All of the file that was looked at last, if it is short.
-    pub fn whole(&self) -> Option<&[u8]> {
+    pub(super) fn whole(&self) -> Option<&[u8]> {
         self.buffer.get(..self.whole).filter(|bytes| !bytes.is_empty())
     }
 
@@ -185,7 +185,7 @@ fn is_socket_unit(path: &Path) -> bool {
 
 /// Whether a file's beginning is that of a binary one: it has NULs, and other bytes that no text has. Arguments that end
 /// with NULs are text, and so is UTF-16.
-pub fn is_binary(start: &[u8]) -> bool {
+pub(super) fn is_binary(start: &[u8]) -> bool {
     let start = start.get(..start.len().min(TELLING)).unwrap_or_default();
     let is_wide = [&b"\xff\xfe"[..], b"\xfe\xff", b"<\0", b"\0<"].iter().any(|mark| start.starts_with(mark));
     let is_control = |byte: &u8| *byte < b' ' && !matches!(byte, 0 | b'\t' | b'\n' | b'\r' | 0x0c | 0x1b);

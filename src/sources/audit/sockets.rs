@@ -17,13 +17,13 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::sched::{CloneFlags, setns};
 
 /// The peer of each connected unix socket of a network namespace, by inodes.
-pub type Peers = HashMap<u64, u64>;
+pub(super) type Peers = HashMap<u64, u64>;
 
 /// What each unix socket of a network namespace is bound to, by inode: one that was accepted has its listener's name.
-pub type Names = HashMap<u64, PathBuf>;
+pub(super) type Names = HashMap<u64, PathBuf>;
 
 /// The names in `/proc/PID/net/unix`.
-pub fn names(text: &[u8]) -> Names {
+pub(super) fn names(text: &[u8]) -> Names {
     // Num RefCount Protocol Flags Type St Inode Path: numbers may be padded, a path may have blanks in it.
     let of_line = |line: &[u8]| {
         let mut rest = line;
@@ -39,10 +39,10 @@ pub fn names(text: &[u8]) -> Names {
 }
 
 /// The file that each bound unix socket has, by inodes: of the file's number, the low 32 bits. One that was accepted has its listener's.
-pub type Files = HashMap<u64, u32>;
+pub(super) type Files = HashMap<u64, u32>;
 
 /// The peers in this process's own network namespace.
-pub fn peers() -> io::Result<Peers> {
+pub(super) fn peers() -> io::Result<Peers> {
     let peer = |nla: &Nla| match nla {
         Nla::Peer(peer) => Some(u64::from(*peer)),
         _ => None,
@@ -51,7 +51,7 @@ pub fn peers() -> io::Result<Peers> {
 }
 
 /// The sockets' files in this process's own network namespace.
-pub fn files() -> io::Result<Files> {
+pub(super) fn files() -> io::Result<Files> {
     let file = |nla: &Nla| match nla {
         Nla::Vfs(file) => {
             // The number of the inode, then that of the device.
@@ -120,12 +120,12 @@ fn take<T>(
 }
 
 /// The peers in another network namespace.
-pub fn peers_in(namespace: &File) -> io::Result<Peers> {
+pub(super) fn peers_in(namespace: &File) -> io::Result<Peers> {
     inside(namespace, peers)
 }
 
 /// The sockets' files in another network namespace.
-pub fn files_in(namespace: &File) -> io::Result<Files> {
+pub(super) fn files_in(namespace: &File) -> io::Result<Files> {
     inside(namespace, files)
 }
 

@@ -63,11 +63,11 @@ const NOWHERE: &[&str] = &["/dev", "/proc", "/sys"];
 
 /// Paths that were named.
 #[derive(Debug, Default)]
-pub struct Started(BTreeSet<PathBuf>);
+pub(super) struct Started(BTreeSet<PathBuf>);
 
 impl Started {
     /// Takes the absolute paths that a file names, if it is one that starts others.
-    pub fn take(&mut self, path: &Path, text: &[u8]) {
+    pub(super) fn take(&mut self, path: &Path, text: &[u8]) {
         if !is_starter(path, text) {
             return;
         }
@@ -90,12 +90,12 @@ impl Started {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Takes one path.
-    pub fn add(&mut self, path: &Path) {
+    pub(super) fn add(&mut self, path: &Path) {
         let path: PathBuf = path.components().collect();
         let is_plain = !path.iter().any(|part| part == "..") && path != Path::new("/");
         if self.0.len() < MOST && path.is_absolute() && is_plain && !is_below(&path, NOWHERE) {
@@ -104,13 +104,18 @@ impl Started {
     }
 
     /// Takes what another one has.
-    pub fn extend(&mut self, other: Self) {
+    pub(super) fn extend(&mut self, other: Self) {
         other.0.into_iter().for_each(|path| self.add(&path));
     }
 
     /// The regular files among the paths, and those in folders among them, that are neither in `covered` nor in `seen`,
     /// which they are put into.
-    pub fn files(self, host: &Host, covered: &[PathBuf], seen: &mut BTreeSet<PathBuf>) -> Vec<PathBuf> {
+    pub(super) fn files(
+        self,
+        host: &Host,
+        covered: &[PathBuf],
+        seen: &mut BTreeSet<PathBuf>,
+    ) -> Vec<PathBuf> {
         let is_new = |path: &Path| !covered.iter().any(|root| path.starts_with(root));
         let mut files = Vec::new();
         for path in self.0.into_iter().filter(|path| is_new(path)) {
@@ -157,7 +162,7 @@ fn is_of_path(byte: u8) -> bool {
 }
 
 /// Whether a name says that the file is a program, a picture, a disk, documentation, a log: not worth opening.
-pub fn is_no_configuration(path: &Path) -> bool {
+pub(super) fn is_no_configuration(path: &Path) -> bool {
     has_extension(
         path,
         &[

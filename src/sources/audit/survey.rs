@@ -16,7 +16,7 @@ use crate::share::Share;
 
 /// What was found on a host.
 #[derive(Debug)]
-pub struct Survey {
+pub(crate) struct Survey {
     /// What `migrate audit` says.
     pub audit: AuditDocument,
     /// Shares over the local backend, in files and in running QEMUs.
@@ -28,7 +28,7 @@ pub struct Survey {
 
 /// Looks at the files and folders `paths`, or at all of the machine, its processes included, where there are none; at the host
 /// whose file system is mounted at `root`.
-pub fn survey(paths: &[PathBuf], root: Option<&Path>) -> anyhow::Result<Survey> {
+pub(crate) fn survey(paths: &[PathBuf], root: Option<&Path>) -> anyhow::Result<Survey> {
     let args = AuditArgs {
         paths: paths.to_vec(),
         root: root.map(Path::to_owned),
@@ -56,7 +56,7 @@ pub fn survey(paths: &[PathBuf], root: Option<&Path>) -> anyhow::Result<Survey> 
 
 /// The shares of the QEMUs and the helpers that run on this host, as an audit of all of it has them. Of the files only those are read
 /// that a QEMU has its configuration from.
-pub fn running_now() -> anyhow::Result<AuditDocument> {
+pub(crate) fn running_now() -> anyhow::Result<AuditDocument> {
     let host = Host::new(None)?;
     let mut scan = Scan::default();
     let processes = running(&host, &mut scan)?;
@@ -65,7 +65,7 @@ pub fn running_now() -> anyhow::Result<AuditDocument> {
 
 impl Survey {
     /// A directory as the host names it, free of symbolic links, and as this program reaches it.
-    pub fn directory(&self, path: &Path) -> io::Result<(PathBuf, PathBuf)> {
+    pub(crate) fn directory(&self, path: &Path) -> io::Result<(PathBuf, PathBuf)> {
         if self.host.kind(path, true)? != Kind::Folder {
             return Err(io::ErrorKind::NotADirectory.into());
         }
@@ -75,12 +75,12 @@ impl Survey {
     }
 
     /// Why something can't be read, for people.
-    pub fn why(&self, error: &io::Error) -> String {
+    pub(crate) fn why(error: &io::Error) -> String {
         why(error)
     }
 
     /// A message about files here, with the names that they have on the host.
-    pub fn as_on_host(&self, message: &str) -> String {
+    pub(crate) fn as_on_host(&self, message: &str) -> String {
         let prefix = self.host.here(Path::new("/"));
         let prefix = rows::path(&prefix);
         match prefix.trim_end_matches('/') {
@@ -90,7 +90,7 @@ impl Survey {
     }
 
     /// A regular file of the host as this program reaches it; `None` where there is none.
-    pub fn file(&self, path: &Path) -> io::Result<Option<PathBuf>> {
+    pub(crate) fn file(&self, path: &Path) -> io::Result<Option<PathBuf>> {
         match self.host.kind(path, true) {
             Ok(Kind::File) => Ok(Some(self.host.here(&self.host.canonical(path)?))),
             Ok(_) => Err(io::Error::other("it is not a regular file")),
@@ -101,6 +101,6 @@ impl Survey {
 }
 
 /// The directory of a share over the local backend; `None` where it is not known.
-pub fn directory_of(share: &Share) -> Option<&Path> {
+pub(crate) fn directory_of(share: &Share) -> Option<&Path> {
     local::directory(share)
 }

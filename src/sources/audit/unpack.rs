@@ -62,7 +62,7 @@ enum By {
 
 /// What a file's bytes are.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Packed {
+pub(crate) enum Packed {
     /// Not compressed.
     Not,
     /// Compressed: what it holds.
@@ -72,7 +72,7 @@ pub enum Packed {
 }
 
 /// Unpacks a file.
-pub fn unpack(bytes: &[u8]) -> Packed {
+pub(crate) fn unpack(bytes: &[u8]) -> Packed {
     if !bytes.starts_with(GZIP) {
         return match known(bytes) {
             Some((what, by)) => Packed::Unread(told(what, by)),
@@ -96,7 +96,7 @@ pub fn unpack(bytes: &[u8]) -> Packed {
 }
 
 /// Whether a file that is longer than what is read of it is an archive: some of its files may be compressed.
-pub fn long_archive(start: &[u8]) -> Option<String> {
+pub(super) fn long_archive(start: &[u8]) -> Option<String> {
     archive(start).map(|_| told("an archive", By::Unpacking))
 }
 

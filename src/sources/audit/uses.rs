@@ -7,7 +7,7 @@ use crate::share::{Note, Share, Transport};
 use crate::sources::elsewhere;
 
 /// Takes from a share's users what its own text does not say: a socket in a variable, and that there is a device.
-pub fn complete(share: &mut Share, users: &[Share]) {
+pub(super) fn complete(share: &mut Share, users: &[Share]) {
     let Some(user) = users.first() else { return };
     if matches!(share.transport, Transport::Unknown(_)) {
         share.transport = user.transport.clone();
@@ -21,7 +21,7 @@ pub fn complete(share: &mut Share, users: &[Share]) {
 }
 
 /// Fills in a share's row what its users say: the tag, the device, and where they are.
-pub fn fill(row: &mut ShareRow, about: &About) {
+pub(super) fn fill(row: &mut ShareRow, about: &About) {
     let places = about.users.iter().map(|user| &user.place).chain(&about.text);
     row.other_places = places.filter_map(elsewhere::told).collect();
     if let Some(user) = about.users.iter().find(|user| user.device.is_some()) {
@@ -31,7 +31,7 @@ pub fn fill(row: &mut ShareRow, about: &About) {
 }
 
 /// Where else a share is, as a part of a sentence.
-pub fn told(about: &About) -> Option<String> {
+pub(super) fn told(about: &About) -> Option<String> {
     if let Some(text) = about.text.as_ref().and_then(elsewhere::told) {
         return Some(format!("its text is in {text}"));
     }
@@ -41,7 +41,7 @@ pub fn told(about: &About) -> Option<String> {
 }
 
 /// The device of a share.
-pub fn row_of_device(share: &Share) -> Option<DeviceRow> {
+pub(super) fn row_of_device(share: &Share) -> Option<DeviceRow> {
     share.device.as_ref().map(|device| DeviceRow {
         driver: bytes(&device.driver),
         bus: device.bus.as_deref().map(bytes),

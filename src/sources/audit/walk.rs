@@ -15,7 +15,7 @@ const MOST_TARGETS: usize = 20_000;
 
 /// What the walk meets.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Met {
+pub(super) enum Met {
     /// A regular file. `listed`: a folder's listing says so, the file itself wasn't asked.
     File {
         /// Where.
@@ -35,7 +35,7 @@ pub enum Met {
 
 /// Walks down from each of `roots`, in order. `named`: the admin named them, so that one which is missing is told, and
 /// nothing below them is left out.
-pub fn walk(host: &Host, roots: &[PathBuf], named: bool, met: &mut dyn FnMut(Met)) {
+pub(super) fn walk(host: &Host, roots: &[PathBuf], named: bool, met: &mut dyn FnMut(Met)) {
     let mut walk = Walk {
         host,
         open: Vec::new(),

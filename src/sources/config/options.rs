@@ -12,7 +12,7 @@ use crate::share::target::Target;
 
 /// `migrate config`.
 #[derive(Debug, Args)]
-pub struct ConfigArgs {
+pub(crate) struct ConfigArgs {
     /// The configuration to rewrite: libvirt domain XML, a -readconfig file, a script, a unit, a Proxmox guest, a YAML
     /// or JSON document; - is standard input
     #[arg(value_name = "FILE")]
@@ -66,7 +66,7 @@ pub struct ConfigArgs {
 
 /// The forms in which `migrate config --to` prints shares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Snippet {
+pub(crate) enum Snippet {
     /// libvirt's filesystem element
     Libvirt,
     /// -fsdev and -device, or what virtiofs needs, for a shell
@@ -78,7 +78,7 @@ pub enum Snippet {
 }
 
 /// `NAME=PATH`.
-pub fn export(text: &OsStr) -> Result<(OsString, PathBuf), String> {
+pub(crate) fn export(text: &OsStr) -> Result<(OsString, PathBuf), String> {
     let bytes = text.as_bytes();
     let equals = bytes.iter().position(|&byte| byte == b'=').ok_or("it must be TAG_OR_ID=PATH")?;
     let (name, path) = (bytes.get(..equals).unwrap_or_default(), bytes.get(equals + 1..).unwrap_or_default());

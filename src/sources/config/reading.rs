@@ -11,7 +11,7 @@ use crate::sources::mention::{can_hold, first_unread, why_unread};
 use crate::sources::registry::recognise_named;
 
 /// What a document holds.
-pub enum Held {
+pub(super) enum Held {
     /// Nothing that could be a proxy share; the format, if one is known.
     Nothing(Option<&'static dyn Format>),
     /// Shares, in this format.
@@ -19,7 +19,7 @@ pub enum Held {
 }
 
 /// Reads a document; an error where it can't be read, or not to its end, and could hold a share there.
-pub fn read(document: &Document, beside: Option<&dyn Beside>) -> Result<Held, Unreadable> {
+pub(super) fn read(document: &Document, beside: Option<&dyn Beside>) -> Result<Held, Unreadable> {
     match unpack(document.bytes) {
         Packed::Not => text(document, beside),
         Packed::Text(bytes) => compressed(document.path, &bytes),

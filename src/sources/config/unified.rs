@@ -12,7 +12,7 @@ use similar::{DiffOp, group_diff_ops};
 const CONTEXT: usize = 3;
 
 /// What makes `new` of `old`, both named `name`; nothing where they are the same.
-pub fn diff(name: &str, old: &[u8], new: &[u8]) -> Vec<u8> {
+pub(super) fn diff(name: &str, old: &[u8], new: &[u8]) -> Vec<u8> {
     let (old, new): (Vec<_>, Vec<_>) = (lines(old), lines(new));
     let mut hook = Compact::new(Replace::new(Capture::new()), old.as_slice(), new.as_slice());
     let Ok(()) = myers::diff(&mut hook, old.as_slice(), 0..old.len(), new.as_slice(), 0..new.len());

@@ -26,7 +26,7 @@ const PROSE: &[&str] =
 const NAMES: &[&str] = &["path", "dest", "destination", "filename"];
 
 /// Takes what is in `node` and below it. `folder`: where the document lies.
-pub fn collect(file: &str, folder: Option<&Path>, node: &Rc<Node>, lexed: &mut Lexed) {
+pub(super) fn collect(file: &str, folder: Option<&Path>, node: &Rc<Node>, lexed: &mut Lexed) {
     let services = Services::of(node);
     let mut waiting = vec![(Rc::clone(node), None, None)];
     while let Some((node, name, pod)) = waiting.pop() {

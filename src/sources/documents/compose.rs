@@ -31,44 +31,44 @@ const CHANGES: &[&str] =
 const MOST_BESIDE: usize = 64;
 
 /// The services of a document, and its volumes.
-pub struct Services(Option<Rc<Node>>, Option<Rc<Node>>);
+pub(super) struct Services(Option<Rc<Node>>, Option<Rc<Node>>);
 
 /// A key with its value.
 type Pair = (Rc<Node>, Rc<Node>);
 
 impl Services {
     /// Those below the document's root.
-    pub fn of(root: &Node) -> Self {
+    pub(super) fn of(root: &Node) -> Self {
         let mapping = |key: &str| root.get(key).filter(|all| matches!(all.value, Value::Mapping(_))).cloned();
         Self(mapping("services"), mapping("volumes"))
     }
 
     /// What the document says of a volume.
-    pub fn volume(&self, name: &str) -> Option<&Rc<Node>> {
+    pub(super) fn volume(&self, name: &str) -> Option<&Rc<Node>> {
         self.1.as_ref()?.get(name)
     }
 
     /// A service with what it takes over, and its own node.
-    pub fn named(&self, name: &str) -> Option<(Rc<Node>, Rc<Node>)> {
+    pub(super) fn named(&self, name: &str) -> Option<(Rc<Node>, Rc<Node>)> {
         let own = self.0.as_ref()?.get(name)?;
         Some((self.whole(own), Rc::clone(own)))
     }
 
     /// Whether a node describes one.
-    pub fn has(&self, node: &Rc<Node>) -> bool {
+    pub(super) fn has(&self, node: &Rc<Node>) -> bool {
         let Some(Value::Mapping(all)) = self.0.as_ref().map(|all| &all.value) else { return false };
         all.iter().any(|(_, value)| Rc::ptr_eq(value, node))
     }
 
     /// What a node's service is called.
-    pub fn name(&self, node: &Rc<Node>) -> Option<String> {
+    pub(super) fn name(&self, node: &Rc<Node>) -> Option<String> {
         let Value::Mapping(all) = &self.0.as_ref()?.value else { return None };
         let (name, _) = all.iter().find(|(_, value)| Rc::ptr_eq(value, node))?;
         name.text().map(str::to_owned)
     }
 
     /// A service with what it takes over. What is in another file stays out.
-    pub fn whole(&self, node: &Rc<Node>) -> Rc<Node> {
+    pub(super) fn whole(&self, node: &Rc<Node>) -> Rc<Node> {
         let value = Value::Mapping(self.pairs(node, 0));
         Rc::new(Node { value, span: node.span.clone() })
     }
@@ -126,7 +126,7 @@ fn take(pairs: &mut Vec<Pair>, others: Vec<Pair>, joins: bool) {
 }
 
 /// What the file leaves to others: what to point at, what is missing, and what to do.
-pub fn remarks(node: &Node) -> Vec<(std::ops::Range<usize>, String, String)> {
+pub(super) fn remarks(node: &Node) -> Vec<(std::ops::Range<usize>, String, String)> {
     let remedy = || "see that it leaves the export visible and writable for QEMU's user".to_owned();
     let file = node.get("extends").and_then(|given| Some((given.span.clone(), given.get("file")?.text()?)));
     if let Some((at, file)) = file {
@@ -150,7 +150,7 @@ pub fn remarks(node: &Node) -> Vec<(std::ops::Range<usize>, String, String)> {
 
 /// The services that other Compose files in `folder` change, with these files: the one that Compose takes by its name, and those
 /// that only have parts of a service, as with `-f FILE -f FILE` or `COMPOSE_FILE`.
-pub fn changed(own: &Path, folder: &Path, beside: &dyn Beside) -> Vec<(String, PathBuf)> {
+pub(super) fn changed(own: &Path, folder: &Path, beside: &dyn Beside) -> Vec<(String, PathBuf)> {
     let mut found = Vec::new();
     let files = beside.files(folder);
     let is_yaml = |path: &&PathBuf| path.extension().is_some_and(|end| end == "yaml" || end == "yml");
@@ -176,7 +176,7 @@ pub fn changed(own: &Path, folder: &Path, beside: &dyn Beside) -> Vec<(String, P
 }
 
 /// The file that Compose reads together with the one of this name.
-pub fn override_of<'a>(name: &str, mut beside: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn override_of<'a>(name: &str, mut beside: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let stem = name.strip_suffix(".yaml").or_else(|| name.strip_suffix(".yml"))?;
     matches!(stem, "compose" | "docker-compose").then_some(())?;
     beside.find(|other| OVERRIDES.contains(other) && other.starts_with(stem))

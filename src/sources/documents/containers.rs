@@ -21,7 +21,12 @@ const OF_ENGINE: &[&str] = &["emptyDir", "configMap", "secret", "projected", "do
 
 /// The container that `node` describes. `pod`: the node with the volumes that a pod's containers mount. `folder`: where
 /// relative paths of the host start.
-pub fn container(file: &str, node: &Node, pod: Option<&Node>, folder: Option<&Path>) -> Option<Container> {
+pub(super) fn container(
+    file: &str,
+    node: &Node,
+    pod: Option<&Node>,
+    folder: Option<&Path>,
+) -> Option<Container> {
     let image = node.get("image")?;
     if !KEYS.iter().any(|key| node.get(key).is_some()) {
         return None;
@@ -54,7 +59,7 @@ pub fn container(file: &str, node: &Node, pod: Option<&Node>, folder: Option<&Pa
 
 /// The container of a Compose service, `whole` with what it takes over, `own` without. Its image may be built, or be in another
 /// file.
-pub fn service(
+pub(super) fn service(
     file: &str,
     name: Option<String>,
     whole: &Rc<Node>,

@@ -7,7 +7,7 @@ use crate::sources::format::Unreadable;
 const MAX_BRACKETS: usize = 1000;
 
 /// Stops at brackets that nest deeper than any document's: parsers take time by the square of their depth.
-pub fn refuse_deep(bytes: &[u8]) -> Result<(), Unreadable> {
+pub(super) fn refuse_deep(bytes: &[u8]) -> Result<(), Unreadable> {
     let mut depth = 0_usize;
     for (at, byte) in bytes.iter().enumerate() {
         match byte {

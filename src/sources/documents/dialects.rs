@@ -5,14 +5,14 @@ use crate::sources::chars::Char;
 use crate::sources::lexed::Lexed;
 
 /// JSON without its comments; `None` where there are none.
-pub fn without_comments(text: &str) -> Option<String> {
+pub(super) fn without_comments(text: &str) -> Option<String> {
     let first = text.trim_start_matches('\u{feff}').trim_start().bytes().next();
     let json = matches!(first, Some(b'{' | b'[' | b'/')) && text.contains('"');
     changed(text, if json { comments } else { return None })
 }
 
 /// YAML without the lines that are a template's, and with text for its values; `None` where there are none.
-pub fn without_templates(text: &str) -> Option<String> {
+pub(super) fn without_templates(text: &str) -> Option<String> {
     changed(text, templates)
 }
 
@@ -23,7 +23,7 @@ fn changed(text: &str, change: fn(&mut [u8])) -> Option<String> {
 }
 
 /// Gives what stood for a template its own text again: it is not known, and messages show it as the file has it.
-pub fn restore(file: &[u8], lexed: &mut Lexed) {
+pub(super) fn restore(file: &[u8], lexed: &mut Lexed) {
     let words = lexed.commands.iter_mut().flat_map(|command| &mut command.words);
     let chars = words.flat_map(|word| &mut word.chars);
     for c in chars.filter(|c| !c.known && c.end - c.start == 1) {

@@ -11,7 +11,7 @@ use crate::share::rewrite::Edit;
 use crate::sources::lexed::Required;
 
 /// What the services of a document require of the helper's.
-pub fn required(file: &str, root: &Rc<Node>, folder: Option<&Path>) -> Vec<Required> {
+pub(super) fn required(file: &str, root: &Rc<Node>, folder: Option<&Path>) -> Vec<Required> {
     let Some(Value::Mapping(services)) = root.get("services").map(|node| &node.value) else {
         return Vec::new();
     };

@@ -10,7 +10,7 @@ use crate::sources::quote_style::QuoteStyle;
 
 /// The text of a scalar with its places. One whose spelling can't be followed has a place as a whole, and can't be
 /// rewritten.
-pub fn chars(file: &str, node: &Node, flow: bool) -> Chars {
+pub(super) fn chars(file: &str, node: &Node, flow: bool) -> Chars {
     let Value::Scalar(value, style) = &node.value else { return Vec::new() };
     let aligned = match style {
         ScalarStyle::Plain => align(file, value, bare(file, &node.span), Style::Plain(flow)),

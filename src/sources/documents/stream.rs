@@ -12,7 +12,7 @@ const MOST: usize = 64;
 
 /// Reads each document of a file by itself with `lex`; `None` where there is but one, or none can be read. What is broken and could
 /// hold a share comes back with the rest.
-pub fn lex_parts(
+pub(super) fn lex_parts(
     document: &Document,
     lex: impl Fn(&Document) -> Result<Lexed, Unreadable>,
 ) -> Option<(Lexed, Vec<Unreadable>)> {

@@ -13,7 +13,7 @@ const MAX_DEPTH: usize = 128;
 
 /// A node.
 #[derive(Debug)]
-pub struct Node {
+pub(super) struct Node {
     /// What it is.
     pub value: Value,
     /// Its bytes of the file.
@@ -22,7 +22,7 @@ pub struct Node {
 
 /// What a node is.
 #[derive(Debug)]
-pub enum Value {
+pub(super) enum Value {
     /// A string, number or the like.
     Scalar(String, ScalarStyle),
     /// A list.
@@ -35,7 +35,7 @@ pub enum Value {
 
 impl Node {
     /// The text of a scalar.
-    pub fn text(&self) -> Option<&str> {
+    pub(super) fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Scalar(text, _) => Some(text),
             _ => None,
@@ -43,7 +43,7 @@ impl Node {
     }
 
     /// The value of a mapping's key, or of the one that it is merged with (`<<: *other`).
-    pub fn get(&self, key: &str) -> Option<&Rc<Node>> {
+    pub(super) fn get(&self, key: &str) -> Option<&Rc<Node>> {
         self.own(key).or_else(|| match &self.own("<<")?.value {
             Value::Alias(Some(other)) => other.own(key),
             _ => None,
@@ -69,7 +69,7 @@ struct Open {
 }
 
 /// The documents of a stream.
-pub fn nodes(text: &str) -> Result<Vec<Rc<Node>>, Unreadable> {
+pub(super) fn nodes(text: &str) -> Result<Vec<Rc<Node>>, Unreadable> {
     let offsets = Offsets::new(text);
     let mut roots = Vec::new();
     let mut stack: Vec<Open> = Vec::new();

@@ -17,11 +17,11 @@ const MAX_WORDS: usize = 10_000;
 const LONGEST: usize = 512;
 
 /// What it costs to hold a word, in bytes.
-pub fn held(word: &Word) -> usize {
+pub(super) fn held(word: &Word) -> usize {
     word.chars.len() * size_of::<Char>()
 }
 
-pub fn split(word: &Word) -> Vec<Word> {
+pub(super) fn split(word: &Word) -> Vec<Word> {
     let is_blank = |c: &Char| c.known && c.byte.is_ascii_whitespace();
     word.chars
         .split(is_blank)
@@ -31,7 +31,7 @@ pub fn split(word: &Word) -> Vec<Word> {
 }
 
 /// The scalars of a list, and of lists in it; a text alone is its blank-separated words.
-pub fn words(file: &str, node: &Rc<Node>, around: Option<&Node>) -> Vec<Word> {
+pub(super) fn words(file: &str, node: &Rc<Node>, around: Option<&Node>) -> Vec<Word> {
     let mut out = Vec::new();
     let mut waiting = vec![(Rc::clone(node), false)];
     let alone = matches!(node.value, Value::Scalar(..));
@@ -65,7 +65,7 @@ pub fn words(file: &str, node: &Rc<Node>, around: Option<&Node>) -> Vec<Word> {
 }
 
 /// Marks what other programs fill in, and puts in what the container's own environment says.
-pub fn known(chars: &[Char], file: &str, around: Option<&Node>) -> Chars {
+pub(super) fn known(chars: &[Char], file: &str, around: Option<&Node>) -> Chars {
     let mut out: Chars = Vec::with_capacity(chars.len());
     let bytes: Vec<u8> = chars.iter().map(|c| c.byte).collect();
     let mut at = 0;

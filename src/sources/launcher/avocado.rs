@@ -8,7 +8,7 @@ use crate::share::{ExportFrom, ExportPath, Place, Share, Transport};
 use crate::sources::format::{Document, path_of};
 
 /// The shares of a configuration.
-pub fn shares(document: &Document) -> Vec<Share> {
+pub(super) fn shares(document: &Document) -> Vec<Share> {
     let lines = lines(document.bytes);
     let mut shares = Vec::new();
     for (index, line) in lines.iter().enumerate() {

@@ -10,13 +10,13 @@ use crate::sources::quote_style::QuoteStyle;
 const INSTRUCTIONS: &[&str] = &["ENTRYPOINT", "CMD", "RUN", "HEALTHCHECK", "SHELL", "ENV", "ARG"];
 
 /// Whether a file of that name describes an image.
-pub fn is_one(name: &str) -> bool {
+pub(super) fn is_one(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["dockerfile", "containerfile"].iter().any(|it| name.starts_with(it) || name.ends_with(&format!(".{it}")))
 }
 
 /// Takes the commands of an image.
-pub fn lex(file: &[u8]) -> Lexed {
+pub(super) fn lex(file: &[u8]) -> Lexed {
     let mut lexed = Lexed::default();
     let mut together: Vec<Word> = Vec::new();
     for line in logical_lines(file) {

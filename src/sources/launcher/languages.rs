@@ -4,7 +4,7 @@
 
 /// What a backslash, or whatever else a language has for it, does in a string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Escapes {
+pub(super) enum Escapes {
     /// Nothing: the string is raw.
     Raw,
     /// A backslash changes what comes next.
@@ -25,7 +25,7 @@ pub enum Escapes {
 
 /// A kind of string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Quote {
+pub(super) struct Quote {
     /// What opens it.
     pub open: &'static [u8],
     /// What closes it.
@@ -40,7 +40,7 @@ pub struct Quote {
 
 /// A language.
 #[derive(Debug, Clone, Copy)]
-pub struct Language {
+pub(super) struct Language {
     /// The extensions of its files' names, and whole names.
     pub names: &'static [&'static str],
     /// The programs that run it.
@@ -81,7 +81,7 @@ const HASH: &[&[u8]] = &[b"#"];
 const STARS: &[(&[u8], &[u8])] = &[(b"/*", b"*/")];
 
 /// What is read as a list of literals without a language of its own.
-pub static PYTHON: Language = Language {
+pub(super) static PYTHON: Language = Language {
     names: &["py", "pyw", "star", "bzl", "bazel", "SConstruct", "wscript"],
     interpreters: &["python"],
     line: HASH,
@@ -313,7 +313,7 @@ static LANGUAGES: &[&Language] = &[
 ];
 
 /// The language of a file, by its name or its first line.
-pub fn of(name: &str, first_line: &[u8]) -> Option<&'static Language> {
+pub(super) fn of(name: &str, first_line: &[u8]) -> Option<&'static Language> {
     let extension = name.rsplit_once('.').map_or(name, |(_, extension)| extension);
     let named = LANGUAGES.iter().find(|language| language.names.contains(&extension));
     let runs = |language: &&&Language| {
@@ -327,7 +327,7 @@ pub fn of(name: &str, first_line: &[u8]) -> Option<&'static Language> {
 
 impl Language {
     /// Where the comment ends that begins at `at`, if one does.
-    pub fn comment(&self, file: &[u8], at: usize) -> Option<usize> {
+    pub(super) fn comment(&self, file: &[u8], at: usize) -> Option<usize> {
         let rest = file.get(at..)?;
         let block = self.block.iter().find(|(open, _)| rest.starts_with(open));
         if let Some((open, close)) = block {
@@ -345,7 +345,7 @@ impl Language {
     }
 
     /// The kind of the string that opens at `at`, if one does.
-    pub fn quote(&self, file: &[u8], at: usize) -> Option<Quote> {
+    pub(super) fn quote(&self, file: &[u8], at: usize) -> Option<Quote> {
         let rest = file.get(at..)?;
         let before = at.checked_sub(1).and_then(|at| file.get(at));
         let in_name =

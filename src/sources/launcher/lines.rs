@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 /// The bytes of each line with its continuations, but for comments.
-pub fn logical_lines(file: &[u8]) -> Vec<Range<usize>> {
+pub(super) fn logical_lines(file: &[u8]) -> Vec<Range<usize>> {
     let mut all = Vec::new();
     let mut at = 0;
     while at < file.len() {

@@ -3,7 +3,7 @@
 use crate::sources::commands;
 
 /// Whether a text lists processes.
-pub fn is_one(text: &[u8]) -> bool {
+pub(super) fn is_one(text: &[u8]) -> bool {
     let mut lines = text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
     let Some(first) = lines.clone().next() else { return false };
     let words: Vec<_> = first.split(u8::is_ascii_whitespace).collect();

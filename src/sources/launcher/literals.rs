@@ -21,7 +21,7 @@ const LONGEST: usize = 512;
 const TOO_MANY_LITERALS: &str = "it has more than 20000 texts, and was not read further: split it";
 
 /// Takes the literals of a program. Those inside the same brackets make one list.
-pub fn lex(file: &[u8], language: &Language) -> Lexed {
+pub(super) fn lex(file: &[u8], language: &Language) -> Lexed {
     let mut lexer = Lexer {
         file,
         language,
@@ -284,7 +284,7 @@ fn ends_with_operator(text: &[u8]) -> bool {
 }
 
 /// The literals in a part of a file: one list.
-pub fn words(file: &[u8], range: Range<usize>) -> Vec<Word> {
+pub(super) fn words(file: &[u8], range: Range<usize>) -> Vec<Word> {
     let mut words = Vec::new();
     let mut at = range.start;
     while at < range.end {

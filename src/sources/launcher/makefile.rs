@@ -7,14 +7,14 @@ use crate::sources::quote_style::QuoteStyle;
 use crate::sources::templates::dollar;
 
 /// Whether a file of that name is a makefile.
-pub fn is_one(name: &str) -> bool {
+pub(super) fn is_one(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     ["makefile", "gnumakefile"].iter().any(|it| lower == *it || lower.starts_with(&format!("{it}.")))
         || [".mk", ".mak", ".make"].iter().any(|suffix| lower.ends_with(suffix))
 }
 
 /// Takes the text of a makefile as make hands it to a shell.
-pub fn lex(file: &[u8]) -> Lexed {
+pub(super) fn lex(file: &[u8]) -> Lexed {
     let mut chars = Vec::with_capacity(file.len());
     let mut at = 0;
     while let Some(found) = file.get(at..).and_then(|rest| memchr::memchr(b'$', rest)) {

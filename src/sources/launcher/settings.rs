@@ -9,7 +9,7 @@ use crate::sources::lexed::Lexed;
 use crate::sources::quote_style::QuoteStyle;
 
 /// Takes the settings of a file; `None` where it is no such file.
-pub fn lex(file: &[u8]) -> Option<Lexed> {
+pub(super) fn lex(file: &[u8]) -> Option<Lexed> {
     let lines = lines(file);
     let mut said = lines.iter().filter_map(|line| Some((line, file.get(line.clone())?)));
     let said = said.by_ref().filter(|(_, text)| !is_idle(text)).collect::<Vec<_>>();

@@ -87,7 +87,7 @@ struct Saved {
 }
 
 /// Whether that is a saved image's beginning.
-pub fn is_saved_image(bytes: &[u8]) -> bool {
+pub(crate) fn is_saved_image(bytes: &[u8]) -> bool {
     SAVED.iter().any(|magic| bytes.starts_with(*magic))
 }
 

@@ -12,7 +12,7 @@ use crate::sources::format::{Document, Unreadable};
 
 /// The shares over the local backend that the domains of a document have in libvirt's own words. The directory stands where a
 /// proxy share's socket does.
-pub fn filesystems(document: &Document) -> Result<Vec<Share>, Unreadable> {
+pub(crate) fn filesystems(document: &Document) -> Result<Vec<Share>, Unreadable> {
     let file = File::open(document.bytes)?;
     let mut shares = Vec::new();
     for part in file.documents() {

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use crate::share::rewrite::{Refusal, Rewrite};
 use crate::share::{ExportPath, Share, Transport};
-use crate::sources::{Document, Reading, mention, proved, recognise_named};
+use crate::sources::format::Reading;
+use crate::sources::registry::recognise_named;
+use crate::sources::{Document, mention, proved};
 
 /// Names for `T` (tag), `I` (id) and `S` (the socket's file).
 const NAMES: &[(&str, &str, &str)] =

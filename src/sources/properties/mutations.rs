@@ -11,7 +11,8 @@ use proptest::prelude::*;
 use super::templates::{EXPRESSIONS, FORMS, OPTIONS};
 use crate::share::Transport;
 use crate::share::rewrite::Rewrite;
-use crate::sources::{Document, proved, recognise_named};
+use crate::sources::registry::recognise_named;
+use crate::sources::{Document, proved};
 
 /// What comes in: what quotes, ends, comments, opens and closes in one format or another.
 const PIECES: &[&str] = &[

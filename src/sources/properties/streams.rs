@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use crate::share::rewrite::Rewrite;
-use crate::sources::{Document, proved, recognise_named};
+use crate::sources::registry::recognise_named;
+use crate::sources::{Document, proved};
 
 macro_rules! golden {
     ($($name:literal),*) => { &[$(include_str!(concat!("../../../tests/golden/config/", $name))),*] };

@@ -6,8 +6,9 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use crate::share::rewrite::{Rewrite, apply};
+use crate::sources::Document;
+use crate::sources::registry::recognise_named;
 use crate::sources::templates::refuse_cut;
-use crate::sources::{Document, recognise_named};
 
 /// Files that hold an option string in one place: the name, the text before and the text behind.
 pub(super) const FORMS: &[(&str, &str, &str)] = &[

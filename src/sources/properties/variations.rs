@@ -13,7 +13,8 @@ mod forms;
 
 use crate::share::rewrite::Rewrite;
 use crate::share::{Share, Transport};
-use crate::sources::{Document, mention, proved, recognise_named};
+use crate::sources::registry::recognise_named;
+use crate::sources::{Document, mention, proved};
 use forms::{FORMS, Form};
 
 /// Names of tags and sockets, besides those that are made at random.

@@ -4,7 +4,7 @@ use crate::share::rewrite::{Edits, Refusal};
 use crate::sources::format::Document;
 
 /// Stops at a new `%` in a cron table.
-pub fn refuse_percent(document: &Document, edits: &Edits) -> Result<(), Refusal> {
+pub(crate) fn refuse_percent(document: &Document, edits: &Edits) -> Result<(), Refusal> {
     let table = is_named(document);
     let ends = |at: usize| table || is_job(line_at(document.bytes, at));
     match edits.edits.iter().find(|edit| edit.with.contains(&b'%') && ends(edit.span.start)) {

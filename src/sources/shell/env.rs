@@ -9,7 +9,7 @@ use crate::sources::quote_style::QuoteStyle;
 
 /// A variable's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value {
+pub(super) enum Value {
     /// A string. Parts of it may be unknown.
     Scalar(Chars),
     /// `( … )`.
@@ -23,7 +23,7 @@ const MAX_VALUE: usize = 64 << 10;
 
 impl Value {
     /// Its length in bytes.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match self {
             Self::Scalar(chars) => chars.len(),
             Self::Array(words) => words.iter().map(|word| word.chars.len() + 1).sum(),
@@ -34,7 +34,7 @@ impl Value {
 
 /// A variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Variable {
+pub(super) struct Variable {
     /// Its value.
     pub value: Value,
     /// Whether another branch of the script may have given it another one. Its words then are still worth a look
@@ -44,7 +44,7 @@ pub struct Variable {
 
 /// What a block of the script is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Block {
+pub(super) enum Block {
     /// `if … fi`.
     If,
     /// `for`, `while`, `until`, `select` … `done`.
@@ -73,7 +73,7 @@ struct Frame {
 
 /// The variables at one place of the script.
 #[derive(Debug, Default)]
-pub struct Env {
+pub(super) struct Env {
     now: HashMap<Vec<u8>, Variable>,
     frames: Vec<Frame>,
     /// How often each variable is set, and whether the last time was at the top.
@@ -86,7 +86,7 @@ pub struct Env {
 
 impl Env {
     /// An environment that knows the variables which `first`, of an earlier pass, set exactly once and at the top.
-    pub fn with_constants_of(first: Env) -> Self {
+    pub(super) fn with_constants_of(first: Env) -> Self {
         let Self { now, counts, .. } = first;
         let once = |name: &Vec<u8>| counts.get(name) == Some(&(1, true));
         let constants = now.into_iter().filter(|(name, _)| once(name));
@@ -94,7 +94,7 @@ impl Env {
     }
 
     /// The variable's state here.
-    pub fn get(&self, name: &[u8]) -> Option<Variable> {
+    pub(super) fn get(&self, name: &[u8]) -> Option<Variable> {
         let size = |variable: &Variable| variable.value.len();
         if !spend(self.now.get(name).map_or(0, size) + self.constants.get(name).map_or(0, size)) {
             return None;
@@ -111,7 +111,7 @@ impl Env {
     }
 
     /// Sets a variable.
-    pub fn set(&mut self, name: &[u8], value: Value, local: bool) {
+    pub(super) fn set(&mut self, name: &[u8], value: Value, local: bool) {
         let value = if value.len() > MAX_VALUE { Value::Unknown } else { value };
         self.count(name, &value);
         self.remember(name, local);
@@ -122,7 +122,7 @@ impl Env {
     }
 
     /// Keeps a value that a variable no longer has, if it could hold a share.
-    pub fn keep(&mut self, value: Value) {
+    pub(super) fn keep(&mut self, value: Value) {
         let telling = |chars: &Chars| Backend::sought().is_in(&bytes(chars));
         let wanted = match &value {
             Value::Scalar(chars) => telling(chars),
@@ -135,7 +135,7 @@ impl Env {
     }
 
     /// Sets a variable that other branches of the script may not set: after `&&`, say.
-    pub fn set_maybe(&mut self, name: &[u8], value: Value) {
+    pub(super) fn set_maybe(&mut self, name: &[u8], value: Value) {
         self.set(name, value, false);
         if let Some(variable) = self.now.get_mut(name) {
             variable.maybe = true;
@@ -143,7 +143,7 @@ impl Env {
     }
 
     /// Adds to a variable.
-    pub fn append(&mut self, name: &[u8], value: Value, maybe: bool) {
+    pub(super) fn append(&mut self, name: &[u8], value: Value, maybe: bool) {
         self.count(name, &Value::Unknown);
         self.remember(name, false);
         let old = self.now.remove(name);
@@ -169,7 +169,7 @@ impl Env {
     }
 
     /// Forgets a variable.
-    pub fn unset(&mut self, name: &[u8]) {
+    pub(super) fn unset(&mut self, name: &[u8]) {
         self.count(name, &Value::Unknown);
         self.remember(name, false);
         if let Some(old) = self.now.remove(name) {
@@ -178,7 +178,7 @@ impl Env {
     }
 
     /// Takes what another file set. Its text has no place in this one but the word that names the file.
-    pub fn take_from(&mut self, other: Env, named: &Word) {
+    pub(super) fn take_from(&mut self, other: Env, named: &Word) {
         let here = |c: &Char| Char::new(c.byte, named.span.clone(), QuoteStyle::Fixed);
         let moved =
             |chars: &Chars| chars.iter().map(|c| Char { known: c.known, ..here(c) }).collect::<Chars>();
@@ -195,7 +195,7 @@ impl Env {
     }
 
     /// A file of settings was read in: strings may have changed.
-    pub fn doubt_all(&mut self) {
+    pub(super) fn doubt_all(&mut self) {
         if !spend(self.now.len() + self.counts.len()) {
             return;
         }
@@ -208,12 +208,12 @@ impl Env {
     }
 
     /// How many blocks are open.
-    pub fn depth(&self) -> usize {
+    pub(super) fn depth(&self) -> usize {
         self.frames.len()
     }
 
     /// Leaves blocks until `depth` are open.
-    pub fn close_down_to(&mut self, depth: usize) {
+    pub(super) fn close_down_to(&mut self, depth: usize) {
         while self.depth() > depth {
             let Some(block) = self.block() else { return };
             self.close(block);
@@ -221,7 +221,7 @@ impl Env {
     }
 
     /// Enters a block.
-    pub fn open(&mut self, block: Block) {
+    pub(super) fn open(&mut self, block: Block) {
         self.frames.push(Frame {
             block,
             before: HashMap::new(),
@@ -231,12 +231,12 @@ impl Env {
     }
 
     /// The innermost open block.
-    pub fn block(&self) -> Option<Block> {
+    pub(super) fn block(&self) -> Option<Block> {
         self.frames.last().map(|frame| frame.block)
     }
 
     /// Enters the next branch of the block: `else`, `;;`.
-    pub fn branch(&mut self) {
+    pub(super) fn branch(&mut self) {
         let Some(frame) = self.frames.last_mut() else { return };
         let before = std::mem::take(&mut frame.before);
         frame.touched.extend(before.keys().cloned());
@@ -250,7 +250,7 @@ impl Env {
     }
 
     /// Leaves the block.
-    pub fn close(&mut self, block: Block) {
+    pub(super) fn close(&mut self, block: Block) {
         if self.block() != Some(block) {
             return;
         }
@@ -275,7 +275,7 @@ impl Env {
     }
 
     /// The lists of words that the variables hold at the end, and that they held before.
-    pub fn leftovers(self) -> Vec<Command> {
+    pub(super) fn leftovers(self) -> Vec<Command> {
         let now = self.now.into_values().map(|variable| variable.value);
         now.chain(self.replaced)
             .filter_map(|value| {
@@ -347,7 +347,7 @@ fn as_list(chars: &Chars) -> Vec<Word> {
 }
 
 /// Splits a string into words at its blanks.
-pub fn split(chars: &Chars) -> Vec<Word> {
+pub(crate) fn split(chars: &Chars) -> Vec<Word> {
     chars
         .split(|c| c.known && c.byte.is_ascii_whitespace())
         .filter(|word| !word.is_empty())

@@ -29,7 +29,7 @@ const MAX_BLOCKS: usize = 256;
 const MAX_EXPANDED: usize = 256 << 10;
 
 /// The state of a pass over a script.
-pub struct Lexer<'a> {
+pub(super) struct Lexer<'a> {
     /// The script.
     pub file: &'a [u8],
     /// Where the pass is.
@@ -56,7 +56,11 @@ pub struct Lexer<'a> {
 }
 
 /// Lexes a script in `folder`. What it sources is read from `beside`, where that is at hand; else it may say anything.
-pub fn lex(file: &[u8], beside: Option<&dyn Beside>, folder: Option<&Path>) -> Result<Lexed, Unreadable> {
+pub(super) fn lex(
+    file: &[u8],
+    beside: Option<&dyn Beside>,
+    folder: Option<&Path>,
+) -> Result<Lexed, Unreadable> {
     commands::refuse_long(file)?;
     if commands::is_long(file) {
         return Ok(Lexed::default());
@@ -70,7 +74,7 @@ pub fn lex(file: &[u8], beside: Option<&dyn Beside>, folder: Option<&Path>) -> R
 }
 
 /// Why a script can't be read.
-pub fn unreadable(file: &[u8], at: usize, reason: &str) -> Unreadable {
+pub(super) fn unreadable(file: &[u8], at: usize, reason: &str) -> Unreadable {
     Unreadable { line: Some(Lines::new(file).line(at)), reason: reason.to_owned() }
 }
 
@@ -101,18 +105,18 @@ impl<'a> Lexer<'a> {
     }
 
     /// The byte at `at + ahead`.
-    pub fn peek(&self, ahead: usize) -> Option<u8> {
+    pub(super) fn peek(&self, ahead: usize) -> Option<u8> {
         let at = self.at + ahead;
         if at < self.end { self.file.get(at).copied() } else { None }
     }
 
     /// Whether `text` is next.
-    pub fn next_is(&self, text: &[u8]) -> bool {
+    pub(super) fn next_is(&self, text: &[u8]) -> bool {
         self.file.get(self.at..self.end).unwrap_or_default().starts_with(text)
     }
 
     /// Goes one level deeper.
-    pub fn enter(&mut self) -> Result<(), Unreadable> {
+    pub(super) fn enter(&mut self) -> Result<(), Unreadable> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return Err(unreadable(self.file, self.at, "substitutions nest too deep"));
@@ -121,7 +125,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// Reads the commands of a substitution, from its inside to its closing `)`.
-    pub fn substitution(&mut self) -> Result<(), Unreadable> {
+    pub(super) fn substitution(&mut self) -> Result<(), Unreadable> {
         self.enter()?;
         let start = self.at;
         let before = (self.pattern, self.function_next, self.base);
@@ -145,7 +149,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// Notes a document in the document.
-    pub fn embed(&mut self, embedded: Embedded) {
+    pub(super) fn embed(&mut self, embedded: Embedded) {
         self.out.embedded.push(embedded);
     }
 

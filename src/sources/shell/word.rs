@@ -14,11 +14,11 @@ use crate::sources::quote_style::QuoteStyle;
 const MAX_WORD: usize = 1 << 20;
 
 /// The longest expansion that is looked for the end of, in bytes.
-pub const LONGEST_EXPANSION: usize = 512;
+pub(super) const LONGEST_EXPANSION: usize = 512;
 
 /// What a word makes: one field as a rule, several or none by expansions.
 #[derive(Debug, Default)]
-pub struct Fields {
+pub(super) struct Fields {
     /// The fields.
     pub words: Vec<Word>,
 }
@@ -35,12 +35,12 @@ struct Builder {
 }
 
 /// Reads the word at the lexer's place.
-pub fn read(lexer: &mut Lexer) -> Result<Fields, Unreadable> {
+pub(super) fn read(lexer: &mut Lexer) -> Result<Fields, Unreadable> {
     read_as(lexer, true)
 }
 
 /// Reads the word at the lexer's place as the value of an assignment: one field, whatever is in it.
-pub fn read_value(lexer: &mut Lexer) -> Result<Fields, Unreadable> {
+pub(super) fn read_value(lexer: &mut Lexer) -> Result<Fields, Unreadable> {
     read_as(lexer, false)
 }
 
@@ -454,7 +454,7 @@ impl Lexer<'_> {
 }
 
 /// A line of a heredoc in which the shell expands.
-pub fn expand_heredoc(lexer: &mut Lexer, range: Range<usize>) -> Chars {
+pub(super) fn expand_heredoc(lexer: &mut Lexer, range: Range<usize>) -> Chars {
     let mut chars = Vec::new();
     let mut at = range.start;
     while at < range.end {

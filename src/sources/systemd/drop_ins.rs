@@ -18,7 +18,7 @@ use crate::sources::format::{Beside, Unreadable, path_of};
 const MAX_INSTANCES: usize = 1000;
 
 /// Where units and their drop-ins are, the weightiest last.
-pub const FOLDERS: &[&str] = &[
+pub(crate) const FOLDERS: &[&str] = &[
     "/lib/systemd/system",
     "/usr/lib/systemd/system",
     "/usr/local/lib/systemd/system",
@@ -28,7 +28,7 @@ pub const FOLDERS: &[&str] = &[
 
 /// Takes the variables of the unit at `path`, whose own text is `text` with the settings `own`, and those that the other files of
 /// the unit set, in the order in which systemd reads them.
-pub fn look(
+pub(super) fn look(
     unit: &mut Unit,
     path: &Path,
     text: &[u8],
@@ -155,7 +155,7 @@ fn is_conf(path: &Path) -> bool {
 }
 
 /// Whom the unit at `path` runs as: the last `User=` of the unit and its drop-ins. `path` may be one of either.
-pub fn user(path: &Path, own: &[u8], beside: &dyn Beside) -> Option<String> {
+pub(super) fn user(path: &Path, own: &[u8], beside: &dyn Beside) -> Option<String> {
     let mut user = None;
     for part in with_own(path, beside) {
         let other = if part == path { None } else { beside.file(&part).ok().flatten() };
@@ -174,7 +174,7 @@ pub fn user(path: &Path, own: &[u8], beside: &dyn Beside) -> Option<String> {
 
 /// The instances of a template unit that files name: one that is enabled (`multi-user.target.wants/vm@web.service`), one with
 /// drop-ins, one with a file of settings of its own, `EnvironmentFile=/etc/virtfs/%i`: what the unit would be called for each.
-pub fn instances(path: Option<&Path>, own: &[Entry], beside: &dyn Beside) -> Vec<PathBuf> {
+pub(super) fn instances(path: Option<&Path>, own: &[Entry], beside: &dyn Beside) -> Vec<PathBuf> {
     let Some((path, (prefix, suffix))) = path.and_then(|path| Some((path, template(path)?))) else {
         return Vec::new();
     };
@@ -206,7 +206,7 @@ pub fn instances(path: Option<&Path>, own: &[Entry], beside: &dyn Beside) -> Vec
 
 /// All files of the unit that `path` is a file of, in the order in which systemd reads them: the weightiest unit file, then
 /// the drop-ins by their names, of which the weightiest of each name counts.
-pub fn ordered(path: &Path, beside: &dyn Beside) -> Vec<PathBuf> {
+pub(super) fn ordered(path: &Path, beside: &dyn Beside) -> Vec<PathBuf> {
     let parent = path.parent().unwrap_or(path);
     let drop_in_of = parent.file_name().and_then(|name| name.to_str()?.strip_suffix(".d"));
     let own = drop_in_of.map(str::to_owned).or_else(|| Some(path.file_name()?.to_str()?.to_owned()));
@@ -239,7 +239,7 @@ pub fn ordered(path: &Path, beside: &dyn Beside) -> Vec<PathBuf> {
 }
 
 /// What is linked into the folders of requirements of the unit that `path` is a file of.
-pub fn required_links(path: &Path, beside: &dyn Beside) -> Vec<PathBuf> {
+pub(super) fn required_links(path: &Path, beside: &dyn Beside) -> Vec<PathBuf> {
     let parent = path.parent().unwrap_or(path);
     let drop_in_of = parent.file_name().and_then(|name| name.to_str()?.strip_suffix(".d"));
     let own = drop_in_of.map(str::to_owned).or_else(|| Some(path.file_name()?.to_str()?.to_owned()));
@@ -251,7 +251,7 @@ pub fn required_links(path: &Path, beside: &dyn Beside) -> Vec<PathBuf> {
 
 /// The entries of the folder `name` in `folder`. It is not looked for where the listing of `folder` does not have it: most units have
 /// no drop-ins.
-pub fn below(folder: &Path, name: impl AsRef<OsStr>, beside: &dyn Beside) -> Arc<[PathBuf]> {
+pub(super) fn below(folder: &Path, name: impl AsRef<OsStr>, beside: &dyn Beside) -> Arc<[PathBuf]> {
     let inner = folder.join(name.as_ref());
     match beside.files(folder).binary_search(&inner) {
         Ok(_) => beside.files(&inner),

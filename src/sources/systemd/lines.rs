@@ -5,7 +5,7 @@ use crate::sources::quote_style::QuoteStyle;
 
 /// A setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub(super) struct Entry {
     /// Its name.
     pub key: Vec<u8>,
     /// Its value, continuation lines joined.
@@ -15,7 +15,7 @@ pub struct Entry {
 }
 
 /// The settings of a unit, in order.
-pub fn entries(file: &[u8]) -> Vec<Entry> {
+pub(super) fn entries(file: &[u8]) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut logical: Chars = Vec::new();
     let mut section = Vec::new();

@@ -49,7 +49,12 @@ fn moved(word: &Word, own: &Word) -> Word {
 }
 
 /// Takes the volumes and the users of the pod that the container is in.
-pub fn take_pod(path: &Path, pod: Option<Word>, beside: Option<&dyn Beside>, container: &mut Container) {
+pub(super) fn take_pod(
+    path: &Path,
+    pod: Option<Word>,
+    beside: Option<&dyn Beside>,
+    container: &mut Container,
+) {
     let Some(pod) = pod else { return };
     let file = beside_of(path, &pod.bytes());
     let settings = beside.zip(file).and_then(|(beside, file)| settings(&file, beside));
@@ -79,7 +84,7 @@ pub fn take_pod(path: &Path, pod: Option<Word>, beside: Option<&dyn Beside>, con
 }
 
 /// Resolves the volumes that have a quadlet of their own.
-pub fn take_volumes(path: &Path, beside: Option<&dyn Beside>, container: &mut Container) {
+pub(super) fn take_volumes(path: &Path, beside: Option<&dyn Beside>, container: &mut Container) {
     let Some(beside) = beside else { return };
     for volume in &mut container.volumes {
         let name = volume.source.bytes();

@@ -123,7 +123,7 @@ const CHOICES: &[(&str, &[&str])] = &[
 const KEPT_IN_DEV: &[&str] = &["/dev/shm", "/dev/mqueue", "/dev/hugepages", "/dev/pts"];
 
 /// What the processes of a service with these settings see.
-pub fn view(by: By, settings: &[Setting], place: Place) -> View {
+pub(crate) fn view(by: By, settings: &[Setting], place: Place) -> View {
     let in_force = in_force(settings);
     let last = |key: &str| in_force.iter().rfind(|setting| setting.key == key.as_bytes());
     let root = last("RootDirectory").and_then(|setting| Some((plain(setting.words.first()?)?, *setting)));

@@ -4,7 +4,7 @@ use crate::share::Place;
 
 /// A setting, with its specifiers resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Setting {
+pub(crate) struct Setting {
     /// The section that it stands in.
     pub section: Vec<u8>,
     /// Its name.

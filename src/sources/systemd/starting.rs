@@ -71,7 +71,7 @@ fn all_settings(document: &Document, own: &[Entry], beside: Option<&dyn Beside>)
 }
 
 /// What a service's processes see; `None` for what is no service, or runs its commands outside of its sandbox.
-pub fn view(document: &Document, own: &[Entry], beside: Option<&dyn Beside>) -> Option<View> {
+pub(super) fn view(document: &Document, own: &[Entry], beside: Option<&dyn Beside>) -> Option<View> {
     if own.iter().any(|entry| entry.key == b"Image") {
         return None;
     }
@@ -100,7 +100,7 @@ pub fn view(document: &Document, own: &[Entry], beside: Option<&dyn Beside>) -> 
 }
 
 /// The place for a line in front of the one at `at`.
-pub fn line_before(text: &[u8], at: usize) -> Gap {
+pub(super) fn line_before(text: &[u8], at: usize) -> Gap {
     let before = text.get(..at).unwrap_or_default();
     let start = memchr::memrchr(b'\n', before).map_or(0, |end| end + 1);
     let ends = before.get(..start).is_some_and(|before| before.ends_with(b"\r\n"));
@@ -108,7 +108,7 @@ pub fn line_before(text: &[u8], at: usize) -> Gap {
 }
 
 /// What a service sees that names `file`, a script that it starts or a file with its variables.
-pub fn view_of_starter(file: &Path, beside: &dyn Beside) -> Option<View> {
+pub(crate) fn view_of_starter(file: &Path, beside: &dyn Beside) -> Option<View> {
     use std::os::unix::ffi::OsStrExt as _;
     let name = file.as_os_str().as_bytes();
     let mut folders: Vec<PathBuf> = drop_ins::FOLDERS.iter().map(PathBuf::from).collect();
@@ -150,7 +150,7 @@ pub fn view_of_starter(file: &Path, beside: &dyn Beside) -> Option<View> {
 }
 
 /// What the processes see that a service of this name starts; `None`: there is no such unit.
-pub fn view_of_daemon(name: &str, beside: &dyn Beside) -> Option<View> {
+pub(crate) fn view_of_daemon(name: &str, beside: &dyn Beside) -> Option<View> {
     let units = drop_ins::FOLDERS.iter().rev().map(|folder| Path::new(folder).join(name));
     let (path, text) = units.into_iter().find_map(|path| {
         let text = beside.file(&path).ok()??;
@@ -178,7 +178,7 @@ const OF_VIEW: &[&[u8]] = &[
 ];
 
 /// What the files around a quadlet, and its place, say of its container.
-pub fn about_quadlet(path: &Path, beside: Option<&dyn Beside>, container: &mut Container) {
+pub(super) fn about_quadlet(path: &Path, beside: Option<&dyn Beside>, container: &mut Container) {
     let at = container.place.clone();
     let is_users = path.to_string_lossy().contains("/.config/containers/systemd/")
         || path.starts_with("/etc/containers/systemd/users");
@@ -210,7 +210,7 @@ pub fn about_quadlet(path: &Path, beside: Option<&dyn Beside>, container: &mut C
 }
 
 /// Takes the helpers' units out of what the unit requires.
-pub fn requirements(document: &Document, own: &[Entry], beside: Option<&dyn Beside>, all: &mut Edits) {
+pub(super) fn requirements(document: &Document, own: &[Entry], beside: Option<&dyn Beside>, all: &mut Edits) {
     if let Some((path, beside)) = document.path.zip(beside) {
         linked(path, beside, all);
     }

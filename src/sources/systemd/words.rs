@@ -24,7 +24,7 @@ const DIRECTORIES: &[(&str, &str, u8)] = &[
 ];
 
 /// The unit around the words: what its specifiers and variables stand for.
-pub struct Unit {
+pub(super) struct Unit {
     /// `%i`, for an instance.
     instance: Option<Vec<u8>>,
     /// `%p`.
@@ -44,7 +44,7 @@ pub struct Unit {
 
 impl Unit {
     /// The unit that `path` describes.
-    pub fn new(path: Option<&Path>) -> Self {
+    pub(super) fn new(path: Option<&Path>) -> Self {
         let text = path.map(|path| path.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
         let file = text.rsplit('/').next().unwrap_or_default();
         let parent = text.rsplit('/').nth(1).unwrap_or_default();
@@ -67,7 +67,7 @@ impl Unit {
     }
 
     /// Takes an `Environment=`.
-    pub fn environment(&mut self, file: &[u8], value: &[Char]) -> Result<(), Unreadable> {
+    pub(super) fn environment(&mut self, file: &[u8], value: &[Char]) -> Result<(), Unreadable> {
         if value.iter().all(|c| c.byte.is_ascii_whitespace()) {
             self.clear_environment();
         }
@@ -81,7 +81,7 @@ impl Unit {
     }
 
     /// Takes an `Environment=` of another file of the unit's.
-    pub fn foreign_environment(&mut self, file: &[u8], value: &[Char]) {
+    pub(super) fn foreign_environment(&mut self, file: &[u8], value: &[Char]) {
         if value.iter().all(|c| c.byte.is_ascii_whitespace()) {
             self.clear_environment();
         }
@@ -101,18 +101,18 @@ impl Unit {
     }
 
     /// Takes a variable of which nobody knows what it is in the end.
-    pub fn doubt(&mut self, name: Vec<u8>) {
+    pub(super) fn doubt(&mut self, name: Vec<u8>) {
         self.unsure.insert(name);
     }
 
     /// Takes a variable that another file sets.
-    pub fn foreign(&mut self, name: &[u8], value: &[u8]) {
+    pub(super) fn foreign(&mut self, name: &[u8], value: &[u8]) {
         self.variables.remove(name);
         self.foreign.insert(name.to_vec(), value.to_vec());
     }
 
     /// Takes a `RuntimeDirectory=` or the like: systemd tells the program where it is.
-    pub fn directory(&mut self, key: &[u8], value: &[u8]) {
+    pub(super) fn directory(&mut self, key: &[u8], value: &[u8]) {
         let Some((_, variable, letter)) = DIRECTORIES.iter().find(|(name, ..)| name.as_bytes() == key) else {
             return;
         };
@@ -129,7 +129,7 @@ impl Unit {
     }
 
     /// A text with those of its specifiers resolved that don't depend on the instance.
-    pub fn resolved_in_part(&self, text: &[u8]) -> Vec<u8> {
+    pub(super) fn resolved_in_part(&self, text: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         let mut bytes = text.iter();
         while let Some(byte) = bytes.next() {
@@ -148,7 +148,7 @@ impl Unit {
     }
 
     /// A file's name with its specifiers resolved.
-    pub fn resolved(&self, name: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn resolved(&self, name: &[u8]) -> Option<Vec<u8>> {
         let mut out = Vec::new();
         let mut bytes = name.iter();
         while let Some(byte) = bytes.next() {
@@ -179,17 +179,22 @@ impl Unit {
     }
 
     /// Another file may say otherwise.
-    pub fn doubt_environment(&mut self) {
+    pub(super) fn doubt_environment(&mut self) {
         self.doubtful = true;
     }
 
     /// The variables' values as lists of words.
-    pub fn leftovers(&self) -> Vec<Vec<Word>> {
+    pub(super) fn leftovers(&self) -> Vec<Vec<Word>> {
         self.variables.values().map(|chars| split(chars)).collect()
     }
 
     /// The words of a command line, variables put in. `key`: the setting; those of quadlets have no prefixes.
-    pub fn command_words(&self, file: &[u8], key: &[u8], value: &[Char]) -> Result<Vec<Word>, Unreadable> {
+    pub(super) fn command_words(
+        &self,
+        file: &[u8],
+        key: &[u8],
+        value: &[Char],
+    ) -> Result<Vec<Word>, Unreadable> {
         let mut words = self.words(file, value)?;
         let first = words.first_mut().filter(|_| key.starts_with(b"Exec") && key != b"Exec");
         let mut expands = true;
@@ -210,7 +215,7 @@ impl Unit {
     }
 
     /// Takes a value apart; escapes and specifiers are resolved.
-    pub fn words(&self, file: &[u8], value: &[Char]) -> Result<Vec<Word>, Unreadable> {
+    pub(super) fn words(&self, file: &[u8], value: &[Char]) -> Result<Vec<Word>, Unreadable> {
         let mut words = Vec::new();
         let mut at = 0;
         loop {

@@ -48,7 +48,12 @@ const WITH_UNSHARE: &[&[u8]] = &[b"podman", b"buildah"];
 
 /// What is said of the user namespace in which these words start QEMU; `None`: in none.
 /// `inner`: a place in the word that is a command line with QEMU in it.
-pub fn remark(document: &Document, lines: &Lines, words: &[Word], inner: Option<usize>) -> Option<Remark> {
+pub(crate) fn remark(
+    document: &Document,
+    lines: &Lines,
+    words: &[Word],
+    inner: Option<usize>,
+) -> Option<Remark> {
     let is_qemu = |word: &Word| base(word).starts_with(b"qemu") || base(word) == b"kvm";
     let holds = |word: &Word| inner.is_some_and(|at| word.span.contains(&at));
     let qemu = words.iter().position(|word| is_qemu(word) || holds(word))?;

@@ -17,7 +17,7 @@ use rustix::fs::{Access as RustixAccess, AtFlags, CWD, XattrFlags, accessat};
 use super::subject::Trial;
 
 /// How the names of what a try makes begin.
-pub const PREFIX: &str = ".virtfs-check-";
+pub(super) const PREFIX: &str = ".virtfs-check-";
 
 /// The attribute that is set: one of those that a mapped share sets.
 const ATTRIBUTE: &str = "user.virtfs.uid";
@@ -29,7 +29,7 @@ const MOST_ENTRIES: usize = 1000;
 const PROC_SUPER_MAGIC: libc::c_long = 0x9fa0;
 
 /// Tries what `trial` says on `export`, and prints a line for each step: its name, a tabulator, the error.
-pub fn run(export: &Path, trial: &OsStr) -> anyhow::Result<()> {
+pub(crate) fn run(export: &Path, trial: &OsStr) -> anyhow::Result<()> {
     let trial = Trial::parse(trial.to_str().context("the try's words")?)?;
     let wanted = Wanted::of(export, &trial)?;
     enter(&trial)?;

@@ -20,7 +20,7 @@ const FEW_DESCRIPTORS: u64 = 1024;
 
 /// Who QEMU is, and where.
 #[derive(Debug)]
-pub struct Subject {
+pub(super) struct Subject {
     /// The user, as this process numbers it.
     pub uid: u32,
     /// The group.
@@ -36,7 +36,7 @@ pub struct Subject {
 
 /// What the process that tries is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trial {
+pub(super) struct Trial {
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
@@ -48,7 +48,7 @@ pub struct Trial {
 
 impl Trial {
     /// Reads what [`Subject::as_trial`] wrote.
-    pub fn parse(text: &str) -> anyhow::Result<Self> {
+    pub(super) fn parse(text: &str) -> anyhow::Result<Self> {
         let parts: Vec<_> = text.split(';').collect();
         let [uid, gid, groups, pid, capabilities, read_only, scratch] = parts.as_slice() else {
             bail!("this is for the program itself")
@@ -69,7 +69,7 @@ impl Trial {
 
 impl Subject {
     /// Whom the admin names; `None` where nobody is to try anything.
-    pub fn of(args: &CheckArgs) -> anyhow::Result<Option<Self>> {
+    pub(super) fn of(args: &CheckArgs) -> anyhow::Result<Option<Self>> {
         if let Some(user) = &args.run_as {
             return Ok(Some(Self::of_owner(&Owner::parse(user)?)?));
         }
@@ -236,12 +236,12 @@ impl Subject {
     }
 
     /// What could not be taken over.
-    pub fn notes(&self) -> Vec<Finding> {
+    pub(super) fn notes(&self) -> Vec<Finding> {
         self.notes.clone()
     }
 
     /// As the process that tries is told.
-    pub fn as_trial(&self, read_only: bool, scratch: Option<&str>) -> String {
+    pub(super) fn as_trial(&self, read_only: bool, scratch: Option<&str>) -> String {
         let map = |kind: &str, id: u32| self.pid.map_or(id, |pid| inside(pid, kind, id));
         let groups: Vec<_> = self.groups.iter().map(|group| map("gid_map", *group).to_string()).collect();
         format!(

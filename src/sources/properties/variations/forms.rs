@@ -5,10 +5,10 @@
 use std::fmt::Write as _;
 
 /// Spells an argument; `None` where this way can't spell it.
-pub type Spelling = fn(&str) -> Option<String>;
+pub(super) type Spelling = fn(&str) -> Option<String>;
 
 /// A place for arguments.
-pub struct Form {
+pub(super) struct Form {
     /// The file's name.
     pub name: &'static str,
     /// The text in front of the arguments.
@@ -259,7 +259,7 @@ const XML: &[Spelling] = &[xml_single, xml_double, xml_numbered];
 const SCRIPTS: &[Spelling] = &[literal, literal_single];
 
 /// Every form.
-pub const FORMS: &[Form] = &[
+pub(super) const FORMS: &[Form] = &[
     form("/vm.sh", "#!/bin/bash\nqemu-system-x86_64 -m 1G ", " -display none\n", " ", BASH),
     form("/vm.sh", "#!/bin/sh\nexec qemu-system-x86_64 \\\n  ", " \\\n  -display none\n", " \\\n  ", SHELL),
     form("/vm.sh", "#!/bin/bash\na=(-m 1G\n", ")\nqemu-system-x86_64 \"${a[@]}\"\n", "\n", BASH),

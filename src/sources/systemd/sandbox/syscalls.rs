@@ -25,7 +25,7 @@ const NEEDED: &[&str] = &[
 const GROUPS: &[&str] = &["@file-system", "@system-service", "@known"];
 
 /// The needed calls that the settings deny, and the last setting that says so.
-pub fn denied<'a>(in_force: &[&'a Setting]) -> Option<(&'a Setting, Vec<&'static str>)> {
+pub(super) fn denied<'a>(in_force: &[&'a Setting]) -> Option<(&'a Setting, Vec<&'static str>)> {
     let filters: Vec<_> = in_force.iter().filter(|setting| setting.key == b"SystemCallFilter").collect();
     let is_inverse = |setting: &Setting| setting.words.first().is_some_and(|word| word.starts_with(b"~"));
     // The first setting decides whether all others are allowed.
