@@ -45,6 +45,64 @@ fn the_guest_sees_no_difference_and_a_rollback_leaves_none() {
     }
 }
 
+/// What was done to an entry of the small export below, under a model.
+type Work = fn(&std::path::Path, &str);
+
+#[test]
+fn a_rollback_counts_what_the_guest_has_changed() {
+    if crate::stage::elsewhere() {
+        return;
+    }
+    let works: [(&str, Work); 7] = [
+        ("mode", |file, model| {
+            if model == "mapped-xattr" {
+                crate::disk::run("setfattr", &[&"-n", &"user.virtfs.mode", &"-v", &"0xed810000", &file]);
+            } else {
+                let folder = file.parent().unwrap().join(".virtfs_metadata");
+                let metadata = folder.join(file.file_name().unwrap());
+                let said = fs::read_to_string(&metadata).unwrap().replace("virtfs.uid=0", "virtfs.uid=5");
+                fs::write(metadata, said).unwrap();
+            }
+        }),
+        ("content", |file, _| fs::write(file, "by the guest").unwrap()),
+        ("time", |file, _| crate::disk::run("touch", &[&"-d", &"2001-01-01", &file])),
+        ("link", |file, _| crate::disk::run("touch", &[&"-d", &"2001-01-01", &file])),
+        ("attribute", |file, _| crate::disk::run("setfattr", &[&"-x", &"user.a", &file])),
+        ("acl", |file, model| {
+            let mapped = "user.virtfs.system.posix_acl_access";
+            let is_mapped = model == "mapped-xattr";
+            let [program, option] = if is_mapped { ["setfattr", "-x"] } else { ["setfacl", "-x"] };
+            crate::disk::run(program, &[&option, &if is_mapped { mapped } else { "u:7" }, &file]);
+        }),
+        ("default-acl", |file, model| {
+            let mapped = "user.virtfs.system.posix_acl_default";
+            let is_mapped = model == "mapped-xattr";
+            let [program, option] = if is_mapped { ["setfattr", "-x"] } else { ["setfacl", "-dx"] };
+            crate::disk::run(program, &[&option, &if is_mapped { mapped } else { "u:7" }, &file]);
+        }),
+    ];
+    for model in MODELS {
+        let stage = Stage::in_memory();
+        let export = stage.export();
+        fs::create_dir_all(export.join("default-acl")).unwrap();
+        for name in ["mode", "content", "time", "attribute", "acl", "untouched"] {
+            fs::write(export.join(name), name).unwrap();
+        }
+        std::os::unix::fs::symlink("target", export.join("link")).unwrap();
+        crate::disk::run("setfattr", &[&"-n", &"user.a", &"-v", &"b", &export.join("attribute")]);
+        crate::disk::run("setfacl", &[&"-m", &"u:7:r", &export.join("acl"), &export.join("untouched")]);
+        crate::disk::run("setfacl", &[&"-d", &"-m", &"u:7:r", &export.join("default-acl")]);
+        success(&mut stage.convert(model));
+        for (name, work) in works {
+            work(&export.join(name), model);
+        }
+        let said = success(&mut stage.rollback());
+        // The root and one file.
+        let expected = "2 entries are as the journal has them, 7 as the guest changed them after the conversion, and 0 as the guest made";
+        assert!(said.contains(expected), "{model}: {said}");
+    }
+}
+
 #[test]
 fn everything_belongs_to_the_owner_with_the_modes_asked_for() {
     if crate::stage::elsewhere() {

@@ -1,5 +1,6 @@
 //! The entries that the journal tells of, at their places.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -9,6 +10,7 @@ use rustix::io::Errno;
 
 use super::lost::Seen;
 use super::{Restorer, times};
+use crate::data::acl;
 use crate::data::convert::each_listing;
 use crate::data::entry::{Entry, Inode, Kind, Time};
 use crate::data::flags::FlagGuard;
@@ -418,10 +420,30 @@ impl Restorer<'_> {
 
     fn is_as_recorded(&self, entry: &Entry, record: &Record) -> bool {
         let was = &record.entry;
+        // Under mapped-file the conversion itself may have added rights of the owner's.
+        let acl = |acl: &Option<Vec<u8>>| {
+            acl.as_ref().map(|acl| match self.goal.model {
+                Model::MappedFile => acl::with_owner_rights(acl, 7),
+                Model::MappedXattr => acl.clone(),
+            })
+        };
+        let is_users = |name: &[u8]| name.starts_with(b"user.") && !name.starts_with(b"user.virtfs.");
+        let attributes = |entry: &Entry| {
+            let own = entry.xattrs.iter().filter(|(name, _)| is_users(name));
+            own.cloned().collect::<BTreeMap<_, _>>()
+        };
+        // What a directory holds is told of by itself.
+        let content = |entry: &Entry| match entry.kind() {
+            Some(Kind::Directory) => None,
+            Some(Kind::File) => Some((entry.size, entry.modified)),
+            _ => Some((0, entry.modified)),
+        };
         (entry.mode, entry.uid, entry.gid, entry.rdev, &entry.target)
             == (was.mode, was.uid, was.gid, was.rdev, &was.target)
-            // Under mapped-file the conversion itself may have changed it.
-            && (self.goal.model == Model::MappedFile || entry.access_acl == was.access_acl)
+            && acl(&entry.access_acl) == acl(&was.access_acl)
+            && entry.default_acl == was.default_acl
+            && content(entry) == content(was)
+            && attributes(entry) == attributes(was)
     }
 }
 
