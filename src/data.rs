@@ -14,11 +14,13 @@
 //! | [`mod@verify`] | a conversion proved against its journal |
 //! | [`live`], [`neighbours`] | who has an export open, and who else is configured to use it |
 //! | [`owner`] | the user that QEMU runs as |
+//! | [`consent`], [`lock`] | what the admin must agree to, and one program at a time |
 //! | [`mod@manifest`], [`acl`] | a tree as text |
 
 pub(crate) mod acl;
 pub(crate) mod added;
 pub(crate) mod check;
+mod consent;
 mod convert;
 pub(crate) mod devices;
 pub(crate) mod entry;
@@ -36,7 +38,9 @@ mod inspect;
 pub(crate) mod journal;
 pub(crate) mod labels;
 pub(crate) mod live;
+mod lock;
 pub(crate) mod manifest;
+mod mapped_count;
 pub(crate) mod mapped_file;
 pub(crate) mod mapped_xattr;
 pub(crate) mod mounts;

@@ -127,7 +127,9 @@ impl Search<'_> {
         let root = self.tree.root().open()?;
         let filesystem = Filesystem::of(&root, self.export)?;
         let looker = Looker {
-            search: self,
+            export: self.export,
+            tree: self.tree,
+            settle: self.settle,
             goal,
             filesystem: &filesystem,
             staging: Staging::new(&self.journal.begin().staging),

@@ -6,7 +6,7 @@
 
 mod adopt;
 mod apply;
-mod consent;
+mod converter;
 mod earlier;
 mod passes;
 mod record;
@@ -14,23 +14,21 @@ mod sweep;
 mod takeover;
 mod wanted;
 
-use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context as _, Result, bail};
-use rustix::fs::FlockOperation;
+use anyhow::{Context as _, Result};
 
 use super::check::{self, Facts};
-use super::entry::Time;
+use super::consent::{Consent, decide, ensure_root, refuses_live, wrong_usage};
 use super::form::Model;
 use super::goal::ConversionTarget;
 
 use super::error_summary::ErrorSummary;
 use super::journal::{self, Begin, Journal, Stage, Totals, Writer};
+use super::lock::{is_inside, lock};
 use super::moved_inodes::MovedInodes;
 use super::owner::Owner;
 use super::progress::Progress;
@@ -43,38 +41,11 @@ use crate::data::options::ConvertArgs;
 use crate::exit::Outcome;
 use crate::report::{FindingRow, print_with, write_findings};
 use crate::text;
-use consent::{Consent, decide};
-pub(super) use consent::{ensure_root, refuses_live};
+use converter::Converter;
 use earlier::Earlier;
 use passes::Reached;
-pub(super) use passes::{each_listing, each_of};
 use record::{Recorder, Recording};
 use wanted::Wanted;
-
-/// Who converts one inode after the other: shared by all workers.
-struct Converter<'c> {
-    tree: &'c Tree,
-    goal: ConversionTarget,
-    journal: &'c Path,
-    writer: Mutex<Writer>,
-    jobs: usize,
-    /// Whether an earlier run may have been killed.
-    resumed: bool,
-    /// Whether what was added to the converted export is adopted: a guest may be running.
-    adopting: bool,
-    /// The times that directories had before the first of their listings was worked on, by their ids: while adopting.
-    before: Mutex<HashMap<u64, (Time, Time)>>,
-    /// Directories in which the kernel refused something, by their ids: their times may be ours.
-    unfinished: Mutex<HashSet<u64>>,
-    staging: Staging,
-    /// Symbolic links and special files of several names that are replaced, by their original numbers.
-    links: Links,
-    /// Metadata files of inodes of several names, by the inodes' original numbers.
-    metadata: Links,
-    moved_inodes: MovedInodes,
-    error_summary: &'c ErrorSummary,
-    progress: &'c Progress,
-}
 
 /// What the admin asked for.
 struct Order<'a> {
@@ -130,40 +101,6 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Outcome> {
     }
     let order = Order { args, consent, export, journal, wanted };
     if args.apply { order.apply() } else { order.show() }
-}
-
-fn wrong_usage(message: &str) -> Outcome {
-    complain!("virtfs-proxy-helper: {message}");
-    Outcome::Usage
-}
-
-/// Whether a journal would be in the export: it would be converted itself, and the guest could write to it.
-pub(super) fn is_inside(export: &Path, journal: &Path) -> Result<bool> {
-    let root = export.metadata()?;
-    let folder = journal.parent().context("the journal's folder")?;
-    let folder = folder
-        .canonicalize()
-        .with_context(|| format!("cannot find the journal's folder '{}'", text::escape_path(folder)))?;
-    for above in folder.ancestors() {
-        let above = above.metadata()?;
-        if (above.dev(), above.ino()) == (root.dev(), root.ino()) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Keeps a second conversion, rollback or verification of the same export out, for as long as the file is open.
-pub(super) fn lock(export: &Path) -> Result<File> {
-    let shown = text::escape_path(export);
-    let directory = idmap::open_export(export)?;
-    match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(directory),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            bail!("another conversion or rollback of '{shown}' is running: wait for its end")
-        }
-        Err(error) => Err(error).with_context(|| format!("locking '{shown}'")),
-    }
 }
 
 impl Order<'_> {

@@ -4,6 +4,7 @@
 #![doc = include_str!("journal/format.md")]
 
 mod codec;
+mod each;
 mod export;
 mod gaps;
 pub(crate) mod mark;
@@ -12,6 +13,7 @@ mod records;
 mod superseded;
 mod writer;
 
+pub(crate) use each::{each_listing, each_of};
 pub(crate) use gaps::Gaps;
 pub(crate) use mark::Mark;
 pub use reader::Journal;

@@ -12,10 +12,12 @@ mod kept;
 mod lost;
 mod rest;
 mod restore;
+mod restorer;
 mod room;
+mod seen;
 mod times;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -26,15 +28,15 @@ use anyhow::{Context as _, Result, ensure};
 
 use self::kept::Kept;
 use self::lost::Lost;
+use self::restorer::{Counts, Restorer};
 use self::room::Room;
-use super::convert::{ensure_root, lock, refuses_live};
-use super::entry::Time;
+use super::consent::{ensure_root, refuses_live};
 use super::form::Form;
 use super::goal::ConversionTarget;
-use super::identity::Key;
 
 use super::error_summary::ErrorSummary;
 use super::journal::{self, Journal, Stage};
+use super::lock::lock;
 use super::moved_inodes::MovedInodes;
 use super::progress::Progress;
 use super::staging::{Links, Staging};
@@ -44,56 +46,6 @@ use crate::data::options::{RollbackArgs, WorkArgs};
 use crate::exit::Outcome;
 use crate::report::finding;
 use crate::text;
-
-/// Who restores one inode after the other: shared by all workers.
-struct Restorer<'r> {
-    tree: &'r Tree,
-    goal: ConversionTarget,
-    form: Form,
-    journal: &'r Journal,
-    jobs: usize,
-    /// Whether the conversion was complete, so that guests may have worked in the export.
-    complete: bool,
-    /// From where on the journal tells of an adoption that was interrupted, and the ids of the directories it tells of: its
-    /// entries may not be touched yet, and the directories' times may be ours.
-    open: Option<(u64, HashSet<u64>)>,
-    /// When the rollback that is resumed began: seconds since 1970.
-    since: Option<u64>,
-    staging: Staging,
-    /// Held while an inode of several names is worked on: what it shows the guest is taken away at the end.
-    linked: Mutex<()>,
-    /// Inodes of several names that became special again, by the numbers that they had before the conversion…
-    originals: Links,
-    /// … and by those of the regular files that stood for them.
-    carriers: Links,
-    /// What is kept of the latter until all names are restored.
-    kept: Kept,
-    /// The times that directories of several parts had before the first was worked on, by their ids.
-    parted: Mutex<HashMap<u64, (Time, Time)>>,
-    /// What was recorded of inodes that are not at their recorded places.
-    moved_inodes: MovedInodes,
-    /// Inodes that had mapped attributes before the conversion, and have them again. The admin agreed to convert them.
-    mapped_before: Option<Mutex<HashSet<Key>>>,
-    counts: Counts,
-    /// Entries that lost what says what the guest sees of them.
-    lost: Lost,
-    room: Room,
-    errors: ErrorSummary,
-    progress: &'r Progress,
-}
-
-/// How many entries were restored.
-#[derive(Debug, Default)]
-struct Counts {
-    /// To what the journal recorded.
-    as_recorded: AtomicU64,
-    /// To what a guest has made of them since.
-    as_changed: AtomicU64,
-    /// That a guest made or moved.
-    unrecorded: AtomicU64,
-    /// Links and special files that a guest moved, of which it can't be told which attributes they had.
-    untold: AtomicU64,
-}
 
 /// `migrate rollback`.
 pub(super) fn run(args: &RollbackArgs) -> Result<Outcome> {

@@ -15,12 +15,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, bail};
 
 use super::added;
-use super::convert::each_of;
 use super::entry::{self, Identity};
 use super::form::Form;
 use super::goal::ConversionTarget;
 use super::identity::Key;
 use super::idmap;
+use super::journal::each_of;
 use super::journal::{self, Gaps, Journal, Listing, NameSum, Record, Stage, Superseded};
 use super::owner::Owner;
 use super::pin::Pin;

@@ -4,12 +4,13 @@ use std::cmp::Ordering;
 use std::ffi::CStr;
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::Search;
+use crate::data::check::entries::entry_findings;
 use crate::data::entry::{Identity, Inode, Kind};
 use crate::data::filesystem::Filesystem;
 use crate::data::form::{Form, Model};
@@ -19,9 +20,9 @@ use crate::data::journal::Record;
 use crate::data::pin::Pin;
 use crate::data::staging::Staging;
 use crate::data::survey::{self, Group};
-use crate::data::tree::Directory;
+use crate::data::tree::{Directory, Tree};
 use crate::data::walk::{Trouble, Visitor};
-use crate::data::{check, mapped_file, mapped_xattr, passthrough, sys};
+use crate::data::{mapped_file, mapped_xattr, passthrough, sys};
 use crate::report::finding::{self, Finding};
 use crate::report::spool::{Keyed, Sorted};
 
@@ -106,7 +107,11 @@ pub(super) struct Seen {
 
 /// What all workers of a walk share.
 pub(super) struct Looker<'l> {
-    pub(super) search: &'l Search<'l>,
+    /// The export, free of symbolic links.
+    pub(super) export: &'l std::path::Path,
+    pub(super) tree: &'l Tree,
+    /// What changed less long ago is taken to be written still.
+    pub(super) settle: Duration,
     pub(super) goal: ConversionTarget,
     pub(super) filesystem: &'l Filesystem,
     pub(super) staging: Staging,
@@ -135,9 +140,8 @@ impl Looker<'_> {
             }
             return Ok(());
         }
-        let survey =
-            survey::of_entry(self.search.tree, self.filesystem, itself.unwrap_or(directory), name, pin);
-        let mut findings = check::entry_findings(self.search.export, &survey, true, self.goal.model);
+        let survey = survey::of_entry(self.tree, self.filesystem, itself.unwrap_or(directory), name, pin);
+        let mut findings = entry_findings(self.export, &survey, true, self.goal.model);
         // It is adopted by what they say.
         findings.retain(|finding| *finding.kind != finding::ALREADY_MAPPED);
         let candidate = Candidate {
@@ -184,7 +188,7 @@ impl Looker<'_> {
         let inode = pin.inode();
         let changed = u64::try_from(inode.changed.seconds).unwrap_or(0);
         let is_younger = |seconds: u64| changed.saturating_add(seconds) > self.now;
-        if is_younger(self.search.settle.as_secs()) {
+        if is_younger(self.settle.as_secs()) {
             return true;
         }
         inode.kind() == Some(Kind::File)

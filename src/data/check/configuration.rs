@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Facts;
+use super::facts::Facts;
 use crate::data::devices::multidevs_of;
 use crate::data::form::Model;
 use crate::data::outside::{self, Outside};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Facts;
+use super::facts::Facts;
 use crate::data::entry::Kind;
 use crate::data::filesystem::Attributes;
 use crate::data::form::Model;

@@ -1,16 +1,17 @@
 //! From facts to findings: what the admin should know before a conversion, and what stands against it.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::{Facts, earlier};
+use super::document::owner_rows;
+use super::earlier;
+use super::entries::{Entries, entry_findings};
+use super::facts::Facts;
 use crate::data::filesystem::Attributes;
 use crate::data::form::Model;
 use crate::data::live::Live;
-use crate::data::survey::{Group, RECENT_DAYS, Survey};
+use crate::data::survey::{RECENT_DAYS, Survey};
 use crate::report::check::{CostRow, OwnerRow, bytes, counted};
 use crate::report::finding::{self, Finding, Kind};
 use crate::share::Place;
@@ -29,13 +30,6 @@ pub(crate) fn findings(facts: &Facts, model: Model, asked: bool, cost: &CostRow)
     judge.found.extend(earlier::inside(&facts.export, &facts.survey.journals));
     judge.blind_spots();
     judge.found
-}
-
-/// The findings about entries of `export` that a survey has seen. `writable` says whether their file system is.
-pub(crate) fn entry_findings(export: &Path, survey: &Survey, writable: bool, model: Model) -> Vec<Finding> {
-    let mut entries = Entries { export, found: Vec::new() };
-    entries.judge(survey, writable, model);
-    entries.found
 }
 
 /// The findings about who uses an export.
@@ -74,7 +68,7 @@ const NEIGHBOURS: &str = "after a conversion only QEMU's user can use these file
 /// The owners, each user once, whatever groups the files are of; the one with the most entries first.
 fn accounts(survey: &Survey) -> Vec<OwnerRow> {
     let mut accounts: Vec<OwnerRow> = Vec::new();
-    for row in super::owner_rows(survey) {
+    for row in owner_rows(survey) {
         match accounts.iter_mut().find(|known| known.uid == row.uid) {
             Some(known) => known.entries = known.entries.saturating_add(row.entries),
             None => accounts.push(row),
@@ -237,113 +231,6 @@ impl Judge<'_> {
             );
             self.whole(&finding::MANY_OWNERS, message);
         }
-    }
-}
-
-/// Findings about single entries.
-struct Entries<'e> {
-    export: &'e Path,
-    found: Vec<Finding>,
-}
-
-impl Entries<'_> {
-    /// A finding about some entries; none where there are none.
-    fn some(&mut self, kind: &'static Kind, group: &Group, what: &str) {
-        self.some_with(kind, group, what, None);
-    }
-
-    fn some_with(&mut self, kind: &'static Kind, group: &Group, what: &str, remedy: Option<String>) {
-        let Some(first) = &group.first else { return };
-        let file = if first.is_empty() {
-            self.export.to_path_buf()
-        } else {
-            self.export.join(OsStr::from_bytes(first))
-        };
-        let more = match group.count {
-            1 => String::new(),
-            count => format!(" (and {})", counted(count - 1, "more entry")),
-        };
-        let place = Place { file: Some(file), ..Place::default() };
-        let message = format!("{what}{more}");
-        self.found.push(Finding { kind, place, message, remedy, subject: None });
-    }
-
-    fn judge(&mut self, survey: &Survey, writable: bool, model: Model) {
-        self.some(&finding::MOUNT_INSIDE, &survey.mounts, "something else is mounted here");
-        let subvolume = "it is a Btrfs subvolume or snapshot of its own";
-        self.some(&finding::SUBVOLUME_INSIDE, &survey.subvolumes, subvolume);
-        let absent =
-            "a Btrfs snapshot has this empty directory in the place of a subvolume that it does not contain";
-        self.some(&finding::ABSENT_SUBVOLUME, &survey.absent, absent);
-        // Where the whole file system is read-only, that is a finding of its own.
-        if writable {
-            let read_only = "this part of the Btrfs is read-only: a conversion can't change its files";
-            self.some(&finding::READ_ONLY_SUBVOLUME, &survey.read_only, read_only);
-        }
-        self.some(&finding::IMMUTABLE_FILE, &survey.immutable, "it is immutable (chattr +i)");
-        self.some(&finding::APPEND_ONLY_FILE, &survey.append_only, "it is append-only (chattr +a)");
-        self.some(&finding::ALREADY_MAPPED, &survey.mapped, "it has user.virtfs.* attributes already");
-        for (name, group) in &survey.lost {
-            let shown = text::escape(name);
-            if let Some(advice) = lost_advice(name) {
-                let id = finding::XATTR_LOST.id;
-                let remedy = format!(
-                    "{advice}; agree with --accept={id} or, to this one alone, --accept={id}:{shown}"
-                );
-                let what = format!("the guest loses the attribute {shown}");
-                self.some_with(&finding::XATTR_LOST, group, &what, Some(remedy));
-                if let Some(finding) = self.found.last_mut() {
-                    finding.subject = Some(name.clone());
-                }
-            } else {
-                self.some(
-                    &finding::XATTR_NOT_PASSED,
-                    group,
-                    &format!("the guest is not shown the attribute {shown}"),
-                );
-            }
-        }
-        self.some(&finding::XATTR_LOST, &survey.other_lost, "the guest loses attributes of many other names");
-        let unmapped = "its owner or group is not in the id map of the mount: nothing can be changed of it";
-        self.some(&finding::IDS_NOT_MAPPED, &survey.unmapped, unmapped);
-        let unmapped = "its ACL names users or groups that are not in the id map of the mount, or of the user namespace: they would be lost";
-        self.some(&finding::IDS_NOT_MAPPED, &survey.unmapped_acls, unmapped);
-        let breaking = "it has several names in a lower layer of the overlay, which are copied up one by one: they become \
-                        different files";
-        self.some(&finding::LINKS_WOULD_BREAK, &survey.breaking, breaking);
-        let outside = "it has names outside the export, and what they show changes with it";
-        self.some(&finding::LINKS_OUTSIDE, &survey.leaving, outside);
-        match model {
-            Model::MappedXattr => {
-                let tight = "its attributes leave no room for the mapped ones";
-                self.some(&finding::NO_ROOM_FOR_ATTRIBUTES, &survey.tight, tight);
-            }
-            Model::MappedFile => {
-                self.some(
-                    &finding::RESERVED_NAME,
-                    &survey.reserved,
-                    "mapped-file keeps this name for itself",
-                );
-                let weak = "the guest sees more rights of the owner's in its ACL: QEMU's user needs them";
-                self.some(&finding::ACL_OWNER_RIGHTS, &survey.weak_owners, weak);
-                let far = "its device number does not fit mapped-file's 31 bits";
-                self.some(&finding::DEVICE_NUMBER_TOO_LARGE, &survey.far_devices, far);
-            }
-        }
-    }
-}
-
-/// What to do about the loss of an attribute that the guest's kernel acts on; `None` for all others: over the proxy no guest
-/// saw `trusted.*`, and what is in `security.*` else, no guest has put there.
-fn lost_advice(name: &[u8]) -> Option<&'static str> {
-    match name {
-        b"security.capability" => Some(
-            "the programs lose their file capabilities in the guest: set them there at boot, or keep them on a disk image",
-        ),
-        b"security.ima" | b"security.evm" => {
-            Some("the guest can't appraise these files any more; exclude the mount from its policy")
-        }
-        _ => None,
     }
 }
 

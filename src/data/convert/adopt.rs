@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use rustix::io::Errno;
 
-use super::Converter;
+use super::converter::Converter;
 use super::record::{Recorder, Recording, Rescan};
 use crate::data::entry::Kind;
 use crate::data::goal::EntryError;

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::io::{Errno, Result};
 
-use super::Converter;
+use super::converter::Converter;
 use crate::data::entry::{Entry, Inode, Kind};
 use crate::data::flags::FlagGuard;
 use crate::data::form::Model;

@@ -2,19 +2,19 @@
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::Converter;
 use super::adopt::more;
+use super::converter::Converter;
 use crate::data::entry::{Kind, Time};
 use crate::data::flags::FlagGuard;
 use crate::data::form::Model;
 use crate::data::goal::EntryError;
-use crate::data::journal::{Journal, Listing, Record, Stage, not_written};
+use crate::data::journal::{Journal, Listing, Record, Stage, each_listing, not_written};
 use crate::data::mapped_file;
 use crate::data::pin::Pin;
 use crate::data::staging::{self, Place};
@@ -252,39 +252,4 @@ impl Converter<'_> {
 fn now() -> Time {
     let now = clock_gettime(ClockId::RealtimeCoarse);
     Time { seconds: now.tv_sec, nanoseconds: u32::try_from(now.tv_nsec).unwrap_or_default() }
-}
-
-/// Does something with each listing of a journal, by several workers. The first error ends it.
-pub(in crate::data) fn each_listing(
-    journal: &Journal,
-    jobs: usize,
-    work: impl Fn(u64, Listing) -> Result<()> + Sync,
-) -> Result<()> {
-    each_of(journal.listings()?, jobs, work)
-}
-
-/// [`each_listing`] of these listings, which are taken one after the other.
-pub(in crate::data) fn each_of(
-    listings: impl Iterator<Item = Result<(u64, Listing)>> + Send,
-    jobs: usize,
-    work: impl Fn(u64, Listing) -> Result<()> + Sync,
-) -> Result<()> {
-    let listings = Mutex::new(listings);
-    let worker = || {
-        loop {
-            let next = listings.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some(listing) = next else { return Ok(()) };
-            let (at, listing) = listing?;
-            work(at, listing)?;
-        }
-    };
-    if jobs <= 1 {
-        return worker();
-    }
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(worker)).collect();
-        workers
-            .into_iter()
-            .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })
 }

@@ -10,13 +10,12 @@ use anyhow::Result;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
-use super::Converter;
-use super::passes::{each_listing, each_of};
+use super::converter::Converter;
 use crate::data::entry::Time;
 use crate::data::flags::FlagGuard;
 use crate::data::form::Model;
 use crate::data::goal::EntryError;
-use crate::data::journal::{Gaps, Journal, Listing, NameSum, Superseded};
+use crate::data::journal::{Gaps, Journal, Listing, NameSum, Superseded, each_listing, each_of};
 use crate::data::staging::{self, Place};
 use crate::data::tree::Directory;
 use crate::data::{mapped_file, pin, walk};

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 
-use super::rest::changing;
+use super::times::changing;
 use crate::data::goal::EntryError;
 use crate::data::identity::{Key, Stamp};
 use crate::data::pin::Pin;

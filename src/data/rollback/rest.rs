@@ -1,7 +1,7 @@
 //! Everything else that carries what a guest sees: what it made or moved since; and what QEMU keeps for itself.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -9,15 +9,15 @@ use anyhow::Result;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
-use super::{Restorer, times};
+use super::restorer::Restorer;
+use super::times::{self, changing};
 use crate::data::entry::{Entry, Kind};
-use crate::data::flags::FlagGuard;
 use crate::data::form::Model;
 use crate::data::goal::EntryError;
 use crate::data::identity::Key;
 use crate::data::journal::Record;
 use crate::data::moved_inodes::Moved;
-use crate::data::pin::{self, Pin};
+use crate::data::pin::Pin;
 use crate::data::staging::{self, Place};
 use crate::data::tree::Directory;
 use crate::data::walk::{self, Trouble, Visitor};
@@ -129,30 +129,6 @@ fn clear(directory: &Arc<Directory>) -> Result<(), EntryError> {
             Err(error) => Err(error.into()),
         }
     })
-}
-
-/// Does something to the names in a directory, of which nothing is seen afterwards: its flags are lifted meanwhile, and
-/// where `work` says that it did something, its times are given back.
-pub(super) fn changing(
-    directory: BorrowedFd<'_>,
-    work: impl FnOnce() -> Result<bool, EntryError>,
-) -> Result<(), EntryError> {
-    let before = pin::stat(directory)?;
-    let pending = times::pending(directory)?;
-    let lifted = FlagGuard::of(directory, before.immutable, before.append_only)?;
-    let (accessed, modified) = pending.unwrap_or((before.accessed, before.modified));
-    times::keep(directory, accessed, modified)?;
-    let worked = work();
-    // What failed half-way may have changed names, too, and where there is no room the times are kept nowhere else.
-    let given_back = if matches!(worked, Ok(false)) && pending.is_none() {
-        Ok(())
-    } else {
-        staging::restore_times(directory, accessed, modified)
-    };
-    worked?;
-    given_back?;
-    times::forget(directory)?;
-    lifted.map_or(Ok(()), |lifted| Ok(lifted.restore()?))
 }
 
 /// One worker of a walk over all that is left.

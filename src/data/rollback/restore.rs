@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use rustix::fs::{AtFlags, Dev, FileType, Gid, Mode, Uid};
 use rustix::io::{Errno, Result};
 
-use super::Restorer;
+use super::restorer::Restorer;
 use crate::data::entry::{CAPABILITY, Entry, Inode, Kind};
 use crate::data::flags::{self, FlagGuard};
 use crate::data::form::Model;

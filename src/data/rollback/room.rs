@@ -12,8 +12,8 @@ use crate::data::check::rollback_room;
 use crate::data::entry::Kind;
 use crate::data::goal::EntryError;
 use crate::data::journal::{Journal, Record};
+use crate::data::mapped_count;
 use crate::data::pin::Pin;
-use crate::data::unmap;
 use crate::text;
 
 /// How often something is tried again: other workers may take the room that there is.
@@ -102,7 +102,7 @@ fn needed(export: &Path, journal: &Journal, jobs: usize) -> Result<(u64, u64)> {
     let kind = journal.begin().file_system.kind.as_bytes();
     if journal.begin().unmaps {
         // It tells of the root alone; what is still mapped does the rest.
-        let left = unmap::count(export, journal.begin().model().unwrap_or_default(), jobs)?;
+        let left = mapped_count::count(export, journal.begin().model().unwrap_or_default(), jobs)?;
         return Ok(rollback_room(left.mapped, left.replaced, left.acls, block, kind));
     }
     let (mut entries, mut replaced, mut acls) = (0_u64, 0_u64, 0_u64);

@@ -69,3 +69,27 @@ fn time(bytes: &[u8]) -> Option<Time> {
     let nanoseconds = u32::from_le_bytes(nanoseconds.try_into().ok()?);
     Some(Time { seconds: i64::from_le_bytes(*seconds), nanoseconds })
 }
+
+/// Does something to the names in a directory, of which nothing is seen afterwards: its flags are lifted meanwhile, and
+/// where `work` says that it did something, its times are given back.
+pub(super) fn changing(
+    directory: BorrowedFd<'_>,
+    work: impl FnOnce() -> std::result::Result<bool, crate::data::goal::EntryError>,
+) -> std::result::Result<(), crate::data::goal::EntryError> {
+    let before = pin::stat(directory)?;
+    let pending = pending(directory)?;
+    let lifted = FlagGuard::of(directory, before.immutable, before.append_only)?;
+    let (accessed, modified) = pending.unwrap_or((before.accessed, before.modified));
+    keep(directory, accessed, modified)?;
+    let worked = work();
+    // What failed half-way may have changed names, too, and where there is no room the times are kept nowhere else.
+    let given_back = if matches!(worked, Ok(false)) && pending.is_none() {
+        Ok(())
+    } else {
+        staging::restore_times(directory, accessed, modified)
+    };
+    worked?;
+    given_back?;
+    forget(directory)?;
+    lifted.map_or(Ok(()), |lifted| Ok(lifted.restore()?))
+}

@@ -10,6 +10,7 @@ use anyhow::Result;
 use crate::data::check;
 use crate::data::live;
 use crate::data::options::ConvertArgs;
+use crate::exit::Outcome;
 use crate::report::finding::{self, Finding, Kind, Severity};
 use crate::report::{FindingRow, write_findings};
 use crate::text;
@@ -124,7 +125,7 @@ pub(super) fn decide(blockers: &[&Finding]) -> String {
 }
 
 /// Refuses an export that is in use, and says so on standard error, for a conversion and a rollback alike. Whether it does.
-pub(in crate::data) fn refuses_live(export: &Path, in_use: bool) -> Result<bool> {
+pub(super) fn refuses_live(export: &Path, in_use: bool) -> Result<bool> {
     let findings = check::live_findings(export, &live::look(export)?);
     Consent { in_use, ..Consent::default() }.refuses(&of_kind(findings, &finding::LIVE_EXPORT))
 }
@@ -135,10 +136,16 @@ fn of_kind(mut findings: Vec<Finding>, kind: &Kind) -> Vec<Finding> {
 }
 
 /// Says "run as root" where a conversion or a rollback would fail for want of that.
-pub(in crate::data) fn ensure_root(what: &str) -> Result<()> {
+pub(super) fn ensure_root(what: &str) -> Result<()> {
     anyhow::ensure!(
         nix::unistd::geteuid().is_root(),
         "only root can {what}: it changes owners and reads everybody's files. Run the same command as root."
     );
     Ok(())
+}
+
+/// Says what is wrong with the arguments.
+pub(super) fn wrong_usage(message: &str) -> Outcome {
+    complain!("virtfs-proxy-helper: {message}");
+    Outcome::Usage
 }
