@@ -41,6 +41,8 @@ pub(crate) mod log_relay;
 pub(crate) mod logging;
 pub(crate) mod mount_table;
 pub(crate) mod mount_watch;
+#[cfg(feature = "vhost-user")]
+pub(crate) mod ninep;
 pub(crate) mod notify;
 pub(crate) mod operations;
 pub(crate) mod options;
@@ -69,7 +71,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use anyhow::{Context, Result};
 
 use crate::exit::Outcome;
-use crate::text::escape_path;
+use crate::text::{escape, escape_path};
 use cleaner::Cleaner;
 use identity::{IdMaps, Identity};
 use isolation::Sandbox;
@@ -143,7 +145,7 @@ fn prepare(settings: &Settings, listens: bool) -> Result<(Manager, Directory, Sa
     privileges::give_up_removed(&settings.kept)?;
     let directory = Directory::find(&settings.path)?;
     privileges::limit_open_files(settings.rlimit_nofile)?;
-    say_what_is_served(&directory);
+    say_what_is_served(&directory, settings.device.as_deref());
     privileges::report_missing(&settings.kept)?;
     let mut sandbox = settings.sandbox;
     if listens {
@@ -293,9 +295,16 @@ fn show_life(health: Option<&Listener>) -> Result<()> {
     signals::show_life(health.map(|listener| listener.socket.as_fd()), answer, notify::watchdog())
 }
 
-/// One line for the log of every start: what is served, and that its time is over.
-fn say_what_is_served(directory: &Directory) {
+/// One line for the log of every start: what is served, and over the proxy that its time is over.
+fn say_what_is_served(directory: &Directory, device: Option<&str>) {
     let path = escape_path(directory.path());
+    if let Some(tag) = device {
+        log::info!(
+            "serving '{path}' as a 9p device over vhost-user with the mount tag '{}'",
+            escape(tag.as_bytes())
+        );
+        return;
+    }
     log::info!(
         "serving '{path}'; QEMU removed the proxy backend in 9.2: \
          'virtfs-proxy-helper migrate check {path}' says how this export moves to 'local'"

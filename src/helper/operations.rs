@@ -565,9 +565,8 @@ impl<'p> Target<'p> {
     clippy::unnecessary_cast,
     reason = "field types differ by architecture and libc"
 )]
-fn statfs_reply(status: &libc::statfs) -> StatfsReply {
-    // SAFETY: fsid_t is two ints (statfs(2)); libc keeps them private.
-    let fsid: [i32; 2] = unsafe { std::mem::transmute(status.f_fsid) };
+pub(crate) fn statfs_reply(status: &libc::statfs) -> StatfsReply {
+    let fsid = sys::fsid_halves(status);
     StatfsReply {
         kind: status.f_type as u64,
         bsize: status.f_bsize as u64,

@@ -51,6 +51,16 @@ pub struct HelperArgs {
           value_name = "BOOL", default_value = "false", default_missing_value = "true", hide_default_value = true,
           hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub readonly: bool,
+    /// Be a 9p device over vhost-user, not QEMU's proxy helper; needs --tag
+    #[cfg(feature = "vhost-user")]
+    #[arg(long, env = "VIRTFS_VHOST_USER", hide_env = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          value_name = "BOOL", default_value = "false", default_missing_value = "true", hide_default_value = true,
+          hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub vhost_user: bool,
+    /// The mount tag by which the guest knows the device
+    #[cfg(feature = "vhost-user")]
+    #[arg(long, value_name = "TAG", env = "VIRTFS_TAG", hide_env = true)]
+    pub tag: Option<String>,
     /// What keeps the export apart from the rest of the host
     #[arg(long, value_enum, value_name = "KIND", default_value_t = Sandbox::Namespace, env = "VIRTFS_SANDBOX", hide_env = true)]
     pub sandbox: Sandbox,

@@ -97,30 +97,42 @@ pub(crate) const OPEN_FILES: u64 = 8192;
 
 /// Bounds what the supervisor can use up, for good: memory and open files. It must start processes. `open_files` is what the user
 /// asked for.
-pub(crate) fn limit_supervisor(open_files: Option<u64>) -> Result<()> {
-    let (_, memory) = getrlimit(Resource::RLIMIT_AS).context("cannot read the limit of memory")?;
-    let memory = memory.min(MEMORY);
-    setrlimit(Resource::RLIMIT_AS, memory, memory)
-        .with_context(|| format!("cannot set the limit of memory to {memory}"))?;
+///
+/// The processes of a device map the guest's memory, which is not bounded here.
+pub(crate) fn limit_supervisor(open_files: Option<u64>, maps_guests: bool) -> Result<()> {
+    if !maps_guests {
+        lower(Resource::RLIMIT_AS, MEMORY, "memory")?;
+    }
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
     // One for each worker, and some.
-    let files = hard.min(open_files.unwrap_or(OPEN_FILES));
+    let files = hard.min(open_files.unwrap_or(if maps_guests { DEVICE_FILES } else { OPEN_FILES }));
     setrlimit(Resource::RLIMIT_NOFILE, files, files)
         .with_context(|| format!("cannot set the limit of open files to {files}"))
 }
 
+/// How many files a device may have open: each file that the guest knows is one.
+const DEVICE_FILES: u64 = 1 << 20;
+
 /// Bounds what this process can use up, for good: memory, open files, processes. `open_files` is what the user asked for.
 pub(crate) fn limit_resources(open_files: Option<u64>) -> Result<()> {
-    let wanted = [
-        (Resource::RLIMIT_AS, MEMORY, "memory"),
-        (Resource::RLIMIT_NOFILE, open_files.unwrap_or(OPEN_FILES), "open files"),
-        (Resource::RLIMIT_NPROC, 0, "processes"),
-    ];
-    for (resource, most, name) in wanted {
-        let (_, hard) = getrlimit(resource).with_context(|| format!("cannot read the limit of {name}"))?;
-        let limit = hard.min(most);
-        setrlimit(resource, limit, limit)
-            .with_context(|| format!("cannot set the limit of {name} to {limit}"))?;
-    }
-    Ok(())
+    lower(Resource::RLIMIT_AS, MEMORY, "memory")?;
+    lower(Resource::RLIMIT_NOFILE, open_files.unwrap_or(OPEN_FILES), "open files")?;
+    forbid_processes()
+}
+
+/// The same for a device, which has yet to start threads ([`forbid_processes`]) and to map the guest's memory.
+pub(crate) fn limit_device(open_files: Option<u64>) -> Result<()> {
+    lower(Resource::RLIMIT_NOFILE, open_files.unwrap_or(DEVICE_FILES), "open files")
+}
+
+/// Has this process start no more processes or threads.
+pub(crate) fn forbid_processes() -> Result<()> {
+    lower(Resource::RLIMIT_NPROC, 0, "processes")
+}
+
+/// Lowers a limit, the hard one too.
+fn lower(resource: Resource, most: u64, name: &str) -> Result<()> {
+    let (_, hard) = getrlimit(resource).with_context(|| format!("cannot read the limit of {name}"))?;
+    let limit = hard.min(most);
+    setrlimit(resource, limit, limit).with_context(|| format!("cannot set the limit of {name} to {limit}"))
 }

@@ -57,6 +57,28 @@ const MUSL: &[libc::c_long] = &[libc::SYS_tkill];
 #[cfg(not(target_env = "musl"))]
 const MUSL: &[libc::c_long] = &[];
 
+/// What a device needs besides: the front-end's messages, the guest's memory and notifications, files by their descriptors, and threads
+/// that wait for work.
+const DEVICE: &[libc::c_long] = &[
+    libc::SYS_recvmsg,
+    libc::SYS_read,
+    libc::SYS_futex,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
+    libc::SYS_getdents64,
+    libc::SYS_lseek,
+    libc::SYS_statx,
+    libc::SYS_ftruncate,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_nanosleep,
+    libc::SYS_clock_nanosleep,
+];
+
+/// The commands of fcntl(2) that a device gives besides: locks, flags, copies of descriptors.
+const DEVICE_FCNTL: &[libc::c_int] =
+    &[libc::F_OFD_SETLK, libc::F_OFD_GETLK, libc::F_GETFL, libc::F_DUPFD_CLOEXEC];
+
 /// What the process that watches the mounts needs besides: to read the tables of mounts, to find mount points, to copy, attach
 /// and detach mounts. It enters mount namespaces alone.
 const MOUNT_WATCHER: &[libc::c_long] = &[
@@ -165,12 +187,12 @@ const SUPERVISOR_OLD: &[libc::c_long] = &[];
 
 /// The calls of [`SUPERVISOR`] that are allowed with certain arguments only: the argument's number, a mask, and what the masked
 /// argument must be.
-fn narrow_for_supervisor() -> Vec<(libc::c_long, u8, u64, u64)> {
+fn narrow_for_supervisor(threads: bool) -> Vec<(libc::c_long, u8, u64, u64)> {
     const ALL: u64 = u32::MAX as u64;
     let flags = |flags: libc::c_int| u64::from(flags.cast_unsigned());
     let exec = flags(libc::PROT_EXEC);
     let (mounts, pids) = (flags(libc::CLONE_NEWNS), flags(libc::CLONE_NEWPID));
-    let not_forked = libc::CLONE_VM
+    let not_forked = if threads { 0 } else { libc::CLONE_VM }
         | libc::CLONE_NEWNS
         | libc::CLONE_NEWUSER
         | libc::CLONE_NEWPID
@@ -229,36 +251,29 @@ fn narrow() -> Vec<(libc::c_long, u8, SeccompCmpArgLen, SeccompCmpOp, u64)> {
 type Rules = BTreeMap<libc::c_long, Vec<SeccompRule>>;
 
 /// A filter, ready to be installed.
-pub(crate) struct Filter(Option<BpfProgram>);
+pub(crate) struct Filter(Vec<BpfProgram>);
 
 impl Filter {
     /// Prepares the filter, so that nothing but its installation can fail later. None where the kernel has no seccomp.
     ///
     /// Health checks are answered on the socket `health`.
     pub(crate) fn prepare(seccomp: Seccomp, health: Option<RawFd>) -> Result<Self> {
-        let mut rules: Rules = LOOP.iter().chain(MUSL).map(|&call| (call, Vec::new())).collect();
-        for (_, calls) in operations::CALLS {
-            rules.extend(calls.iter().map(|&call| (call, Vec::new())));
-        }
-        for (call, argument, length, comparison, value) in narrow() {
-            let condition = SeccompCondition::new(argument, length, comparison, value)?;
-            rules.entry(call).or_default().push(SeccompRule::new(vec![condition])?);
-        }
-        if let Some(health) = health {
-            let (length, number) = (SeccompCmpArgLen::Dword, health.unsigned_abs().into());
-            let condition = SeccompCondition::new(0, length, SeccompCmpOp::Eq, number)?;
-            rules.insert(libc::SYS_accept4, vec![SeccompRule::new(vec![condition])?]);
-        }
-        Self::build(seccomp, rules)
+        Self::build(seccomp, rules_of_requests(health)?)
     }
 
     /// Prepares the filter of the supervisor and of the processes that it forks.
-    pub(crate) fn for_supervisor(seccomp: Seccomp) -> Result<Self> {
+    ///
+    /// A device's worker starts threads. C libraries do so by clone3(2), whose flags a filter cannot see; told that the kernel has
+    /// none they take clone(2).
+    pub(crate) fn for_supervisor(seccomp: Seccomp, threads: bool) -> Result<Self> {
         let requests = operations::CALLS.iter().flat_map(|(_, calls)| *calls);
         let lists = [LOOP, MUSL, MOUNT_WATCHER, SUPERVISOR, SUPERVISOR_OLD];
         let mut rules: Rules =
             lists.into_iter().flatten().chain(requests).map(|&call| (call, Vec::new())).collect();
-        let narrow = narrow_for_supervisor();
+        if threads {
+            rules.extend(DEVICE.iter().chain(&[libc::SYS_clone3]).map(|&call| (call, Vec::new())));
+        }
+        let narrow = narrow_for_supervisor(threads);
         for (call, ..) in &narrow {
             rules.insert(*call, Vec::new());
         }
@@ -266,6 +281,24 @@ impl Filter {
             let operator = SeccompCmpOp::MaskedEq(mask);
             let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?;
             rules.entry(call).or_default().push(SeccompRule::new(vec![condition])?);
+        }
+        let mut filter = Self::build(seccomp, rules)?;
+        if threads && filter.exists() {
+            let rules = Rules::from([(libc::SYS_clone3, Vec::new())]);
+            let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+            filter.0.insert(0, compile(rules, SeccompAction::Allow, missing)?);
+        }
+        Ok(filter)
+    }
+
+    /// Prepares the filter of a device, for each of its threads.
+    pub(crate) fn for_device(seccomp: Seccomp, health: Option<RawFd>) -> Result<Self> {
+        let mut rules = rules_of_requests(health)?;
+        rules.extend(DEVICE.iter().map(|&call| (call, Vec::new())));
+        for &command in DEVICE_FCNTL {
+            let (length, number) = (SeccompCmpArgLen::Dword, command.unsigned_abs().into());
+            let condition = SeccompCondition::new(1, length, SeccompCmpOp::Eq, number)?;
+            rules.entry(libc::SYS_fcntl).or_default().push(SeccompRule::new(vec![condition])?);
         }
         Self::build(seccomp, rules)
     }
@@ -305,31 +338,51 @@ impl Filter {
         let otherwise = match seccomp {
             Seccomp::Kill => SeccompAction::KillProcess,
             Seccomp::Log => SeccompAction::Log,
-            Seccomp::None => return Ok(Self(None)),
+            Seccomp::None => return Ok(Self(Vec::new())),
         };
         if !kernel_has_seccomp() {
             log::debug!("this kernel has no seccomp filters");
-            return Ok(Self(None));
+            return Ok(Self(Vec::new()));
         }
-        let arch = std::env::consts::ARCH
-            .try_into()
-            .map_err(|_| anyhow!("no seccomp filters for {}; use --seccomp=none", std::env::consts::ARCH))?;
-        let filter = SeccompFilter::new(rules, otherwise, SeccompAction::Allow, arch)?;
-        Ok(Self(Some(filter.try_into().context("cannot build the system call filter")?)))
+        Ok(Self(vec![compile(rules, otherwise, SeccompAction::Allow)?]))
     }
 
     /// Whether there is something to install.
     pub(crate) fn exists(&self) -> bool {
-        self.0.is_some()
+        !self.0.is_empty()
     }
 
     /// Installs the filter on this process, for good.
     pub(crate) fn install(&self) -> Result<()> {
-        match &self.0 {
-            Some(program) => apply_filter(program).context("cannot install the system call filter"),
-            None => Ok(()),
-        }
+        self.0.iter().try_for_each(|it| apply_filter(it).context("cannot install the system call filter"))
     }
+}
+
+/// The rules of a process that serves requests. Health checks are answered on the socket `health`.
+fn rules_of_requests(health: Option<RawFd>) -> Result<Rules> {
+    let mut rules: Rules = LOOP.iter().chain(MUSL).map(|&call| (call, Vec::new())).collect();
+    for (_, calls) in operations::CALLS {
+        rules.extend(calls.iter().map(|&call| (call, Vec::new())));
+    }
+    for (call, argument, length, comparison, value) in narrow() {
+        let condition = SeccompCondition::new(argument, length, comparison, value)?;
+        rules.entry(call).or_default().push(SeccompRule::new(vec![condition])?);
+    }
+    if let Some(health) = health {
+        let (length, number) = (SeccompCmpArgLen::Dword, health.unsigned_abs().into());
+        let condition = SeccompCondition::new(0, length, SeccompCmpOp::Eq, number)?;
+        rules.insert(libc::SYS_accept4, vec![SeccompRule::new(vec![condition])?]);
+    }
+    Ok(rules)
+}
+
+/// A program for the kernel: `matched` for calls with a rule, `otherwise` for all others.
+fn compile(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> Result<BpfProgram> {
+    let arch = std::env::consts::ARCH
+        .try_into()
+        .map_err(|_| anyhow!("no seccomp filters for {}; use --seccomp=none", std::env::consts::ARCH))?;
+    let filter = SeccompFilter::new(rules, otherwise, matched, arch)?;
+    filter.try_into().context("cannot build the system call filter")
 }
 
 fn kernel_has_seccomp() -> bool {

@@ -27,6 +27,8 @@ pub struct Settings {
     pub shared: usize,
     /// Refuse every change.
     pub readonly: bool,
+    /// The mount tag of the 9p device that this is over vhost-user; None for QEMU's proxy helper.
+    pub device: Option<String>,
     /// The walls around a serving process.
     pub sandbox: Sandbox,
     /// What happens at a system call that no request needs.
@@ -125,6 +127,10 @@ impl TryFrom<HelperArgs> for Settings {
         if matches!(endpoint, Endpoint::Connected(_)) && (args.persistent || args.shared > 1) {
             return Err("--persistent and --shared need a socket to listen on: use -s instead of -f".into());
         }
+        #[cfg(feature = "vhost-user")]
+        let device = device_tag(args.vhost_user, args.tag)?;
+        #[cfg(not(feature = "vhost-user"))]
+        let device = None;
         Ok(Self {
             path,
             endpoint,
@@ -132,6 +138,7 @@ impl TryFrom<HelperArgs> for Settings {
             persistent: args.persistent,
             shared: usize::try_from(args.shared).unwrap_or(1),
             readonly: args.readonly,
+            device,
             sandbox: args.sandbox,
             seccomp: args.seccomp,
             kept: if args.readonly { args.modcaps.for_reading() } else { args.modcaps },
@@ -143,6 +150,22 @@ impl TryFrom<HelperArgs> for Settings {
             syslog: args.syslog || !args.nodaemon,
             log_level: args.log_level.parse().unwrap_or(LevelFilter::Info),
         })
+    }
+}
+
+/// The mount tag, which is there where it is needed, and there alone.
+#[cfg(feature = "vhost-user")]
+fn device_tag(vhost_user: bool, tag: Option<String>) -> Result<Option<String>, String> {
+    match (vhost_user, tag) {
+        (false, None) => Ok(None),
+        (true, Some(tag)) if (1..=255).contains(&tag.len()) => Ok(Some(tag)),
+        (true, Some(_)) => Err("--tag takes 1 to 255 bytes".into()),
+        (true, None) => {
+            Err("--vhost-user needs the mount tag that the guest mounts; give it with --tag TAG".into())
+        }
+        (false, Some(_)) => {
+            Err("--tag is for --vhost-user; over the proxy, QEMU's own arguments name the tag".into())
+        }
     }
 }
 

@@ -193,6 +193,28 @@ extern "C" fn on_lost(_: libc::c_int) {
     }
 }
 
+/// What [`end_at_bus_error`]'s handler writes to standard error.
+#[cfg(feature = "vhost-user")]
+const TAKEN_AWAY: &[u8] = b"error: the front-end took away memory of the guest's that it had given: ending\n";
+
+#[cfg(feature = "vhost-user")]
+extern "C" fn on_bus_error(_: libc::c_int) {
+    // SAFETY: as in on_lost.
+    unsafe {
+        libc::write(libc::STDERR_FILENO, TAKEN_AWAY.as_ptr().cast(), TAKEN_AWAY.len());
+        libc::_exit(1)
+    }
+}
+
+/// Ends this process in order where the memory that a front-end gave is there no more.
+#[cfg(feature = "vhost-user")]
+pub(crate) fn end_at_bus_error() -> Result<()> {
+    install(
+        Signal::SIGBUS,
+        &SigAction::new(SigHandler::Handler(on_bus_error), SaFlags::empty(), SigSet::empty()),
+    )
+}
+
 /// Lets this signal, which the kernel sends when a process is gone that this one cannot do without, end this one with status
 /// 1. (SIGKILL would not do: the first process of a PID namespace ignores it.)
 pub(crate) fn end_when_lost(signal: Signal) -> Result<()> {

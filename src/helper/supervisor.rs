@@ -165,9 +165,9 @@ pub(crate) fn run(
 /// made anew.
 fn confine(settings: &Settings) -> Result<()> {
     if layer_enabled("limits") {
-        privileges::limit_supervisor(settings.rlimit_nofile)?;
+        privileges::limit_supervisor(settings.rlimit_nofile, settings.device.is_some())?;
     }
-    Filter::for_supervisor(settings.seccomp)?.install()
+    Filter::for_supervisor(settings.seccomp, settings.device.is_some())?.install()
 }
 
 /// The two ends of a pipe: the last close of a descriptor that somebody sent can take long, and is not to be a forked process's.

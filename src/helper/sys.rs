@@ -150,12 +150,22 @@ pub(crate) fn send_with_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<
 /// Has the kernel refuse descriptors that the other side of `socket`, or of what it accepts, sends (`SO_PASSRIGHTS`, Linux 6.16). False
 /// where it can't.
 pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> bool {
+    pass_descriptors(socket, false)
+}
+
+/// Has the kernel pass on descriptors that the other side of `socket` sends from now on. Kernels that cannot refuse them do so anyway.
+#[cfg(feature = "vhost-user")]
+pub(crate) fn accept_descriptors(socket: BorrowedFd<'_>) {
+    pass_descriptors(socket, true);
+}
+
+fn pass_descriptors(socket: BorrowedFd<'_>, pass: bool) -> bool {
     const SO_PASSRIGHTS: libc::c_int = 83;
-    let off: libc::c_int = 0;
-    let size = libc::socklen_t::try_from(size_of_val(&off)).unwrap_or(0);
+    let value = libc::c_int::from(pass);
+    let size = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
     // SAFETY: the kernel reads `size` bytes of an integer that lives as long.
     unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const off).cast(), size)
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const value).cast(), size)
             == 0
     }
 }
@@ -219,6 +229,12 @@ pub(crate) fn fstatfs(fd: BorrowedFd<'_>) -> Result<libc::statfs, Errno> {
         check(libc::fstatfs(fd.as_raw_fd(), out.as_mut_ptr()).into())?;
         Ok(out.assume_init())
     }
+}
+
+/// The id of a file system, its two halves (`f_fsid` of statfs(2)).
+pub(crate) fn fsid_halves(status: &libc::statfs) -> [i32; 2] {
+    // SAFETY: fsid_t is two ints (statfs(2)); libc keeps them private.
+    unsafe { std::mem::transmute(status.f_fsid) }
 }
 
 /// `readlinkat(2)` into the front of `buffer`.

@@ -34,9 +34,9 @@ pub(crate) fn confine(settings: &Settings) -> Result<()> {
         privileges::drop_all_but(&settings.kept.for_supervisor())?;
     }
     if layer_enabled("limits") {
-        privileges::limit_supervisor(settings.rlimit_nofile)?;
+        privileges::limit_supervisor(settings.rlimit_nofile, settings.device.is_some())?;
     }
-    Filter::for_supervisor(settings.seccomp)?.install()
+    Filter::for_supervisor(settings.seccomp, settings.device.is_some())?.install()
 }
 
 /// What a process needs that waits for its one client.

@@ -1,6 +1,7 @@
 //! A process that serves: behind its walls, with what it needs and nothing else.
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
@@ -10,11 +11,17 @@ use nix::unistd::{ForkResult, Pid};
 
 use super::busy_poll::BusyPoll;
 use super::connection::{Connection, Ending, Limits};
+use super::export::ExportRoot;
 use super::identity::{IdMaps, Identity};
 use super::isolation::Sandbox;
 use super::layer_switch::layer_enabled;
 use super::layers::{Layer, Layers};
 use super::mount_watch::Watched;
+#[cfg(feature = "vhost-user")]
+use super::ninep::{
+    serve::{Ending as DeviceEnding, Server},
+    session::Export as Export9p,
+};
 use super::operations::{Operations, REPLY};
 use super::pid_namespace::{PidNamespaces, id_outside};
 use super::protocol::Request;
@@ -43,18 +50,31 @@ impl Client {
 
 /// What a confined process serves the export with.
 pub(crate) struct Confined {
-    /// Does what requests ask.
-    pub operations: Operations,
+    service: Service,
     /// The sandbox that it got.
     pub sandbox: Sandbox,
     /// What keeps it from the rest of the host.
     pub layers: Layers,
     /// What keeps it from the rest of the kernel, once it serves.
-    filter: Filter,
+    filter: Arc<Filter>,
     busy_poll: BusyPoll,
     limits: Limits,
     /// Keeps the process alive that watches the mounts.
     watched: Option<Watched>,
+}
+
+/// What is spoken to clients.
+enum Service {
+    /// QEMU's proxy protocol.
+    Proxy(Box<Operations>),
+    /// 9P2000.L, as a device over vhost-user.
+    #[cfg(feature = "vhost-user")]
+    Device {
+        /// The mount tag.
+        tag: String,
+        /// Taken by the one client that a process serves.
+        export: Option<Box<Export9p>>,
+    },
 }
 
 /// Confines this process to `directory` for good, and returns what serves it.
@@ -84,16 +104,40 @@ pub(crate) fn confine(
     }
     let identity = Identity::of_this_thread(maps)?;
     if layer_enabled("limits") {
-        privileges::limit_resources(settings.rlimit_nofile)?;
+        match settings.device {
+            Some(_) => privileges::limit_device(settings.rlimit_nofile)?,
+            None => privileges::limit_resources(settings.rlimit_nofile)?,
+        }
         layers = layers.with(Layer::Limits, true);
     }
-    let filter = Filter::prepare(settings.seccomp, health)?;
+    let filter = match settings.device {
+        Some(_) => Filter::for_device(settings.seccomp, health)?,
+        None => Filter::prepare(settings.seccomp, health)?,
+    };
     // A forked process is the first of a PID namespace only where the namespace was made for it.
     let is_first = settings.has_supervisor() && std::process::id() == 1;
     layers = layers.with(Layer::SystemCalls, filter.exists()).with(Layer::Pid, is_first);
     layers::require_confined(settings, layers)?;
+    let service = service(settings, reach, identity, protected)?;
+    let (filter, limits) = (Arc::new(filter), Limits::of(settings));
+    Ok(Confined { service, sandbox, layers, filter, busy_poll, limits, watched })
+}
+
+#[cfg_attr(not(feature = "vhost-user"), allow(clippy::unnecessary_wraps, reason = "a device can fail"))]
+fn service(
+    settings: &Settings,
+    reach: ExportRoot,
+    identity: Identity,
+    protected: ProtectedRegular,
+) -> Result<Service> {
+    #[cfg(feature = "vhost-user")]
+    if let Some(tag) = &settings.device {
+        let export = Export9p::new(&reach, identity, settings.readonly, protected);
+        let export = Some(Box::new(export.context("cannot look at the export")?));
+        return Ok(Service::Device { tag: tag.clone(), export });
+    }
     let operations = Operations::new(reach, identity, settings.readonly, protected);
-    Ok(Confined { operations, sandbox, layers, filter, busy_poll, limits: Limits::of(settings), watched })
+    Ok(Service::Proxy(Box::new(operations)))
 }
 
 /// Serves one client until it leaves, and says how that ended.
@@ -103,6 +147,18 @@ pub(crate) fn serve(client: Client, confined: &mut Confined) -> Outcome {
     if let Some(watched) = &mut confined.watched {
         watched.settle();
     }
+    #[cfg_attr(
+        not(feature = "vhost-user"),
+        allow(clippy::infallible_destructuring_match, reason = "there is a device, too")
+    )]
+    let operations = match &mut confined.service {
+        Service::Proxy(operations) => operations,
+        #[cfg(feature = "vhost-user")]
+        Service::Device { tag, export } => {
+            let Some(export) = export.take() else { return Outcome::Failure };
+            return serve_device(socket, &peer, tag, *export, &confined.filter, confined.busy_poll);
+        }
+    };
     // Sets the socket up, which the filter does not allow.
     let mut connection = Connection::new(socket, confined.busy_poll, confined.limits);
     if let Err(error) = confined.filter.install() {
@@ -110,7 +166,7 @@ pub(crate) fn serve(client: Client, confined: &mut Confined) -> Outcome {
         return Outcome::Failure;
     }
     sys::slim_down();
-    let ending = connection.serve(&mut confined.operations);
+    let ending = connection.serve(operations);
     // The kernel closes the socket at the end of the process, where it waits for nothing that its queue holds.
     std::mem::forget(connection);
     match ending {
@@ -134,13 +190,62 @@ pub(crate) fn serve(client: Client, confined: &mut Confined) -> Outcome {
     Outcome::Clean
 }
 
+/// Serves one front-end until it leaves, and says how that ended.
+#[cfg(feature = "vhost-user")]
+fn serve_device(
+    socket: OwnedFd,
+    peer: &str,
+    tag: &str,
+    export: Export9p,
+    filter: &Arc<Filter>,
+    busy_poll: BusyPoll,
+) -> Outcome {
+    let started = Server::new(socket, tag.as_bytes(), export, busy_poll).and_then(|server| {
+        signals::end_at_bus_error()?;
+        server.start(filter)?;
+        Ok(server)
+    });
+    let mut server = match started {
+        Ok(server) => server,
+        Err(error) => {
+            log::error!("cannot serve a client: {error:#}");
+            return Outcome::Failure;
+        }
+    };
+    sys::slim_down();
+    let ending = server.serve();
+    // As for a client of the proxy protocol: the end of the process closes it. Its threads end so, too.
+    std::mem::forget(server);
+    match ending {
+        DeviceEnding::Left => log::info!("client left: {peer}"),
+        DeviceEnding::Stopped => log::info!("stopped by a signal"),
+        DeviceEnding::Malformed(error) => {
+            log::error!(
+                "the front-end sent a message that cannot be: {error}: closing the connection ({peer})"
+            );
+            return Outcome::Failure;
+        }
+        DeviceEnding::Broken(errno) => {
+            log::error!("the connection failed: {} ({peer})", errno.desc());
+            return Outcome::Failure;
+        }
+    }
+    Outcome::Clean
+}
+
 /// Finds out whether the export can be looked at, as the first request of a client would.
 pub(crate) fn look_at_export(confined: &mut Confined) -> Outcome {
-    let mut reply = vec![0; REPLY];
-    let looked = confined.operations.perform(Request::Lstat { path: b"/" }, &mut reply);
+    let looked = match &mut confined.service {
+        Service::Proxy(operations) => {
+            let mut reply = vec![0; REPLY];
+            operations.perform(Request::Lstat { path: b"/" }, &mut reply).map(drop)
+        }
+        #[cfg(feature = "vhost-user")]
+        Service::Device { export, .. } => export.iter().try_for_each(|it| it.root.status().map(drop)),
+    };
     confined.watched.take().into_iter().for_each(Watched::end);
     match looked {
-        Ok(_) => Outcome::Clean,
+        Ok(()) => Outcome::Clean,
         Err(errno) => {
             log::error!("cannot serve a client: the export can't be looked at: {}", errno.desc());
             Outcome::Failure

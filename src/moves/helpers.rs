@@ -149,11 +149,13 @@ mod tests {
         let mut child = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         let program = || fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-        let is_sleep = || wait(SHORTLY, || Ok(program().file_name().is_some_and(|name| name == "sleep")));
-        assert!(is_sleep().unwrap());
+        let command = || vec![program().to_str().unwrap().to_owned(), "600".to_owned()];
+        // A process has its program before it has its arguments.
+        let is_sleep = || Ok(program().ends_with("sleep") && is_command(pid, &command()));
+        assert!(wait(SHORTLY, is_sleep).unwrap());
         let started = start_time(pid);
         assert!(started.is_some());
-        let command = vec![program().to_str().unwrap().to_owned(), "600".to_owned()];
+        let command = command();
         let mut helper = Helper { pid: Some(pid), command, ..Helper::default() };
         helper.started = started.map(|started| started + 1);
         stop(&helper, &Step::default()).unwrap();
