@@ -39,6 +39,7 @@ use super::walk;
 use super::{hidden, idmap};
 use crate::data::options::ConvertArgs;
 use crate::exit::Outcome;
+use crate::report::check::{bytes, counted};
 use crate::report::{FindingRow, print_with, write_findings};
 use crate::text;
 use converter::Converter;
@@ -122,9 +123,9 @@ impl Order<'_> {
             write_findings(&findings.iter().map(FindingRow::from).collect::<Vec<_>>(), out)?;
             writeln!(
                 out,
-                "{} entries would become {}'s, with mode {:04o} (directories {:04o}), and what the guest sees of them \
+                "{} would become {}'s, with mode {:04o} (directories {:04o}), and what the guest sees of them \
                  kept as security_model={} keeps it.",
-                survey.entries(),
+                counted(survey.entries(), "entry"),
                 self.wanted.owner,
                 self.wanted.fmode,
                 self.wanted.dmode,
@@ -139,7 +140,7 @@ impl Order<'_> {
                 out,
                 "Their original state would be kept in {} (about {}), for migrate verify and migrate rollback.",
                 text::escape_path(&self.journal),
-                crate::report::check::bytes(cost.journal_bytes)
+                bytes(cost.journal_bytes)
             )?;
             if blockers.is_empty() {
                 writeln!(out, "Dry run: nothing was changed. Run the same command with --apply to convert.")

@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, Result, ensure};
 use rustix::fs::{Mode, OFlags, XattrFlags, fgetxattr, fremovexattr, fsetxattr, fstat, fstatvfs, openat};
 use rustix::io::Errno;
 
@@ -227,6 +227,18 @@ pub(crate) fn time_per_inode(export: impl AsFd) -> Option<Duration> {
     // The median: one wait for the disk says nothing about the others.
     times.sort_unstable();
     times.get(INODES / 2).copied()
+}
+
+/// Refuses to change what is mounted read-only.
+pub(crate) fn refuse_read_only(export: &Path) -> Result<()> {
+    let shown = crate::text::escape_path(export);
+    let told =
+        rustix::fs::statvfs(export).with_context(|| format!("asking for the file system of '{shown}'"))?;
+    ensure!(
+        !told.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY),
+        "nothing was changed: '{shown}' is mounted read-only. Mount it read-write for this, and run the same command again"
+    );
+    Ok(())
 }
 
 #[cfg(test)]

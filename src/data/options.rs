@@ -61,10 +61,10 @@ pub(crate) struct ConvertArgs {
     #[arg(long, value_enum, value_name = "MODEL")]
     pub security_model: Option<SecurityModel>,
     /// The mode that files get on this machine, in octal [default: as the conversion was begun; otherwise 0600]
-    #[arg(long, value_name = "MODE", value_parser = mode)]
+    #[arg(long, value_name = "MODE", value_parser = file_mode)]
     pub fmode: Option<u32>,
     /// The mode that directories get on this machine, in octal [default: as the conversion was begun; otherwise 0700]
-    #[arg(long, value_name = "MODE", value_parser = mode)]
+    #[arg(long, value_name = "MODE", value_parser = directory_mode)]
     pub dmode: Option<u32>,
     /// Where to keep the original state of everything [default: EXPORT.virtfs-journal, beside the export]
     #[arg(long, value_name = "FILE")]
@@ -157,12 +157,26 @@ pub(crate) enum ProgressMode {
     Json,
 }
 
-/// Permissions in octal.
-fn mode(text: &str) -> Result<u32, String> {
-    match u32::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8) {
-        Ok(mode) if mode <= 0o777 => Ok(mode),
-        _ => Err("not permissions in octal, such as 0600".into()),
+/// Permissions in octal of which the owner has at least `least`: QEMU's user owns what it uses.
+fn mode(text: &str, least: u32) -> Result<u32, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let mode = u32::from_str_radix(digits, 8).ok().filter(|mode| *mode <= 0o777 && !digits.starts_with('+'));
+    let mode = mode.ok_or("not permissions in octal, such as 0600")?;
+    if mode & least == least {
+        Ok(mode)
+    } else {
+        Err(format!("QEMU's user could not use what it owns: the owner needs {least:04o} at least"))
     }
+}
+
+/// The mode of files.
+pub(crate) fn file_mode(text: &str) -> Result<u32, String> {
+    mode(text, 0o600)
+}
+
+/// The mode of directories.
+pub(crate) fn directory_mode(text: &str) -> Result<u32, String> {
+    mode(text, 0o700)
 }
 
 /// `migrate verify`.

@@ -24,7 +24,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use self::kept::Kept;
 use self::lost::Lost;
@@ -41,7 +41,7 @@ use super::moved_inodes::MovedInodes;
 use super::progress::Progress;
 use super::staging::{Links, Staging};
 use super::tree::Tree;
-use super::{hidden, idmap};
+use super::{filesystem, hidden, idmap};
 use crate::data::options::{RollbackArgs, WorkArgs};
 use crate::exit::Outcome;
 use crate::report::finding;
@@ -52,11 +52,7 @@ pub(super) fn run(args: &RollbackArgs) -> Result<Outcome> {
     let shown = text::escape_path(&args.export);
     let export = args.export.canonicalize().with_context(|| format!("cannot find the export '{shown}'"))?;
     let path = args.journal.clone().unwrap_or_else(|| journal::default_path(&export));
-    ensure!(
-        path.exists(),
-        "there is no journal at {}: name the conversion's by --journal",
-        text::escape_path(&path)
-    );
+    journal::mark::ensure_exists(&path)?;
     // The journal is root's to read.
     ensure_root("roll a conversion back")?;
     let guard = if args.apply { Some(lock(&export)?) } else { None };
@@ -122,6 +118,7 @@ fn show(export: &Path, journal: &Journal) -> Result<()> {
 
 /// Refuses an export that is seen through mounts by which not all of it can be restored.
 fn refuse_views(export: &Path, journal: &Journal) -> Result<()> {
+    filesystem::refuse_read_only(export)?;
     idmap::refuse(export, journal)?;
     hidden::refuse(export, Some(journal).filter(|journal| !journal.begin().unmaps))
 }

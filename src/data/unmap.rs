@@ -18,7 +18,7 @@ use super::lock::{is_inside, lock};
 use super::mapped_count::{Counts, count};
 use super::rollback::{self, Words};
 use super::tree::Tree;
-use super::{hidden, idmap};
+use super::{filesystem, hidden, idmap};
 use crate::data::options::UnmapArgs;
 use crate::exit::Outcome;
 use crate::text;
@@ -47,6 +47,7 @@ pub(super) fn run(args: &UnmapArgs) -> Result<Outcome> {
     if refuses_live(&tree, args.in_use)? {
         return Ok(Outcome::Findings);
     }
+    filesystem::refuse_read_only(&tree)?;
     hidden::refuse(&tree, None)?;
     idmap::refuse_unless_it_has(&tree, || Ok(count(&tree, args.from, args.work.jobs())?.owners))?;
     let Some(guard) = guard else { return show(args, &tree, &journal, begun.is_some()) };
@@ -121,8 +122,8 @@ fn show(args: &UnmapArgs, tree: &Path, journal: &Path, goes_on: bool) -> Result<
 fn ensure_mapped(counts: &Counts, args: &UnmapArgs, tree: &Path) -> Result<()> {
     ensure!(
         counts.mapped > 0,
-        "nothing in '{}' is mapped by security_model={}: it was mapped by another model (--from), or copied by a tool that leaves user.* \
-         attributes or .virtfs_metadata behind. Nothing was changed",
+        "nothing in '{}' is mapped by security_model={}: the files are what they were made, or it is mapped by another model (--from), or it \
+         was copied by a tool that leaves user.* attributes or .virtfs_metadata behind. Nothing was changed",
         text::escape_path(tree),
         args.from.name()
     );

@@ -72,10 +72,11 @@ pub(crate) fn verify(
     let tree = Tree::open(export)
         .with_context(|| format!("cannot open the export '{}'", text::escape_path(export)))?;
     let root = tree.root().open()?;
+    journal::mark::ensure_exists(journal)?;
     let journal = if by_path {
-        Journal::of_copy(journal, root.as_fd()).map(Some)
+        Journal::of_copy_to_read(journal, root.as_fd()).map(Some)
     } else {
-        Journal::of_export(journal, root.as_fd())
+        Journal::of_export_to_read(journal, root.as_fd())
     };
     let journal = journal
         .context("without its journal a conversion can't be verified")?

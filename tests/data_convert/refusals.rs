@@ -299,3 +299,99 @@ fn a_second_conversion_takes_what_is_left_open_from_the_first_and_refuses_what_d
         assert!(said.contains("with mode 0600 (directories 0700)") && said.contains("1:2"), "{said}");
     }
 }
+
+#[test]
+fn where_the_journal_is_lost_each_command_says_what_is_left_to_do() {
+    if crate::stage::elsewhere() {
+        return;
+    }
+    let stage = Stage::knotted();
+    success(&mut stage.convert("mapped-xattr"));
+    std::fs::remove_file(stage.journal()).unwrap();
+    let converted = stage.snapshot();
+    let mut convert = stage.command("convert");
+    convert.args([OWNER]).args(crate::knot::ACCEPT);
+    let mut check = stage.command("check");
+    check.arg(OWNER);
+    for (mut command, status) in [
+        (stage.command("verify"), 1),
+        (stage.command("rollback"), 1),
+        (stage.rollback(), 1),
+        (convert, 1),
+        (stage.convert("mapped-xattr"), 1),
+        (check, 3),
+    ] {
+        let said = ended(&mut command, status);
+        let is_told = ["there is no journal at", "which is not at"].iter().any(|words| said.contains(words));
+        assert!(is_told && said.contains("`migrate unmap` makes the files what the guest sees"), "{said}");
+        assert!(!said.contains("prove it by") && !said.contains("another journal"), "{said}");
+    }
+    assert_same(&converted, &stage.snapshot(), "without a journal");
+}
+
+#[test]
+fn on_a_read_only_file_system_what_only_looks_works_and_nothing_is_said_to_be_ready() {
+    if crate::stage::elsewhere() {
+        return;
+    }
+    let stage = Stage::knotted();
+    success(&mut stage.convert("mapped-xattr"));
+    let remount = |how: &str| crate::disk::run("mount", &[&"-o", &format!("remount,{how}"), &stage.folder()]);
+    remount("ro");
+    stage.verify("read-only");
+    let said = ended(stage.command("check").arg(OWNER), 3);
+    assert!(said.contains("its journal is '") && said.contains("[read-only-filesystem]"), "{said}");
+    let mut adopt = stage.command("convert");
+    adopt.arg("--adopt");
+    let mut unmap = stage.command("unmap");
+    unmap.args(["--from", "mapped-xattr"]);
+    let copy = crate::disk::folder();
+    let journal = copy.path().join("journal");
+    std::fs::copy(stage.journal(), &journal).unwrap();
+    let mut rollback = stage.command("rollback");
+    rollback.arg("--journal").arg(&journal);
+    for mut command in [adopt, unmap, rollback, stage.command("rollback"), stage.rollback()] {
+        let said = ended(&mut command, 1);
+        let is_told =
+            ["is mounted read-only", "Read-only file system"].iter().any(|words| said.contains(words));
+        assert!(is_told && !said.contains("Dry run"), "{said}");
+    }
+    remount("rw");
+    success(&mut stage.rollback());
+}
+
+#[test]
+fn modes_that_keep_the_owner_out_are_refused() {
+    if crate::stage::elsewhere() {
+        return;
+    }
+    let stage = Stage::knotted();
+    for option in ["--fmode=0", "--fmode=0440", "--dmode=0600", "--dmode=0555"] {
+        let said = ended(stage.command("convert").args([OWNER, option]), 2);
+        assert!(said.contains("the owner needs"), "{option}: {said}");
+    }
+}
+
+/// The journal is root's to read.
+#[test]
+fn others_are_told_to_run_it_as_root() {
+    if crate::stage::elsewhere() {
+        return;
+    }
+    let stage = Stage::knotted();
+    success(&mut stage.convert("mapped-xattr"));
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(stage.export(), open.clone()).unwrap();
+    std::fs::set_permissions(stage.folder(), open).unwrap();
+    let journal = stage.journal();
+    let export = stage.export();
+    let program = env!("CARGO_BIN_EXE_virtfs-proxy-helper");
+    for words in
+        [&["convert", OWNER][..], &["verify"], &["rollback"], &["journal"], &["unmap", "--from=mapped-xattr"]]
+    {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", program, "migrate"]).args(words);
+        let said = ended(command.arg(if words == ["journal"] { &journal } else { &export }), 1);
+        assert!(said.to_lowercase().contains("run the same command as root"), "{words:?}: {said}");
+    }
+}

@@ -7,11 +7,16 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use crate::data::added;
+use crate::data::journal::mark::WITHOUT;
 use crate::data::journal::{Journal, Mark, Stage, default_path};
 use crate::data::tree::Tree;
 use crate::report::finding::{self, Finding};
 use crate::share::Place;
 use crate::text;
+
+/// What to do about a journal that is there and can't be relied on.
+const UNRELIABLE: &str =
+    "do what is said there; without its journal, a converted export becomes plain again by `migrate unmap`";
 
 /// A finding where the journal beside the export (free of symbolic links), or the mark on the export's root, says that it is
 /// converted, or half so; also where there is a journal that can't be relied on. One that may not be read says nothing.
@@ -19,15 +24,15 @@ pub(super) fn conversion(export: &Path, tree: &Tree) -> Option<Finding> {
     let path = default_path(export);
     let root = tree.root().open().ok()?;
     let shown = text::escape_path(&path);
-    let message = match Journal::of_export(&path, root.as_fd()) {
+    let (message, remedy) = match Journal::of_export_to_read(&path, root.as_fd()) {
         Ok(None) => return None,
         Ok(Some(journal)) => {
             let state = state(journal.stage())?;
             let model = text::escape(journal.begin().security_model.as_bytes());
-            format!("{state}, to {model}: its journal is '{shown}'")
+            (format!("{state}, to {model}: its journal is '{shown}'"), None)
         }
         // Another directory's, which is in nobody's way.
-        Err(_) if Journal::open(&path).is_ok_and(|journal| journal.stage() == Stage::RolledBack) => {
+        Err(_) if Journal::open_to_read(&path).is_ok_and(|journal| journal.stage() == Stage::RolledBack) => {
             return None;
         }
         Err(error) => {
@@ -37,26 +42,31 @@ pub(super) fn conversion(export: &Path, tree: &Tree) -> Option<Finding> {
             };
             let mark = Mark::of_export(&root).ok().flatten();
             match mark {
-                Some(mark) if is_of(std::io::ErrorKind::NotFound) => format!(
-                    "it is marked as {} by the journal {}, which is not at '{shown}'",
-                    mark.stage.name(),
-                    mark.id
+                Some(mark) if is_of(std::io::ErrorKind::NotFound) => (
+                    format!(
+                        "it is marked as {} by the journal {}, which is not at '{shown}'",
+                        mark.stage.name(),
+                        mark.id
+                    ),
+                    Some(format!(
+                        "name that journal by --journal in `migrate verify` and `migrate rollback`. {WITHOUT}"
+                    )),
                 ),
                 _ if is_of(std::io::ErrorKind::NotFound) || is_of(std::io::ErrorKind::PermissionDenied) => {
                     return None;
                 }
-                _ => format!("{error:#}"),
+                _ => (format!("{error:#}"), Some(UNRELIABLE.to_owned())),
             }
         }
     };
-    Some(found(export, message))
+    Some(Finding { remedy, ..found(export, message) })
 }
 
 /// How much was added to a converted export (free of symbolic links) on the host since; nothing where it is not converted, or where
 /// its journal may not be read.
 pub(super) fn additions(export: &Path, tree: &Tree, jobs: usize) -> Option<Finding> {
     let root = tree.root().open().ok()?;
-    let journal = Journal::of_export(&default_path(export), root.as_fd()).ok()??;
+    let journal = Journal::of_export_to_read(&default_path(export), root.as_fd()).ok()??;
     if journal.stage() != Stage::Converted {
         return None;
     }
@@ -74,7 +84,7 @@ pub(super) fn additions(export: &Path, tree: &Tree, jobs: usize) -> Option<Findi
 pub(super) fn around(export: &Path) -> Option<Finding> {
     export.ancestors().skip(1).find_map(|directory| {
         let root = File::open(directory).ok()?;
-        let state = state(Journal::of_export(&default_path(directory), root.as_fd()).ok()??.stage())?;
+        let state = state(Journal::of_export_to_read(&default_path(directory), root.as_fd()).ok()??.stage())?;
         let message =
             format!("it is inside '{}', of which a journal says: {state}", text::escape_path(directory));
         Some(found(export, message))
@@ -85,7 +95,7 @@ pub(super) fn around(export: &Path) -> Option<Finding> {
 pub(super) fn inside(export: &Path, journals: &[Vec<u8>]) -> Option<Finding> {
     journals.iter().find_map(|path| {
         let path = export.join(OsStr::from_bytes(path));
-        let state = state(Journal::open(&path).ok()?.stage())?;
+        let state = state(Journal::open_to_read(&path).ok()?.stage())?;
         Some(found(&path, format!("it is the journal of a directory in this export, and says: {state}")))
     })
 }

@@ -21,6 +21,7 @@ use crate::data::added::{Added, Additions, Places, Search};
 use crate::data::consent::{Consent, ensure_root, wrong_usage};
 use crate::data::entry::Kind;
 use crate::data::error_summary::ErrorSummary;
+use crate::data::filesystem;
 use crate::data::flags::FlagGuard;
 use crate::data::form::Model;
 use crate::data::goal::{ConversionTarget, EntryError};
@@ -78,6 +79,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Outcome> {
     let tree = Tree::open(&export).with_context(|| format!("cannot open the export '{shown}'"))?;
     let order = Order { args, consent, export, journal, tree, root };
     let journal = order.open()?;
+    filesystem::refuse_read_only(&order.export)?;
     idmap::refuse(&order.export, &journal)?;
     if args.apply { order.apply(journal) } else { order.show(&journal) }
 }

@@ -106,14 +106,22 @@ impl Journal {
     /// Opens the journal of a converted export of which the directory with this open root is a copy: its entries are known by
     /// their paths.
     pub fn of_copy(path: &Path, root: BorrowedFd<'_>) -> Result<Self> {
-        let journal = Self::open(path)?;
+        Self::of_copy_by(root, Self::open(path)?)
+    }
+
+    /// [`Journal::of_copy`] for one that is only looked at.
+    pub fn of_copy_to_read(path: &Path, root: BorrowedFd<'_>) -> Result<Self> {
+        Self::of_copy_by(root, Self::open_to_read(path)?)
+    }
+
+    fn of_copy_by(root: BorrowedFd<'_>, journal: Self) -> Result<Self> {
         if let Some(mark) = Mark::of_export(root)? {
             journal.keeps(&mark, "the export")?;
         }
         ensure!(
             journal.stage() > Stage::Recording,
             "the journal {} does not tell all of the export: nothing can be compared by it",
-            text::escape_path(path)
+            text::escape_path(journal.path())
         );
         Ok(journal.by_path())
     }

@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::fs::{Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
@@ -94,13 +94,33 @@ pub(crate) fn is_possible(root: impl AsFd) -> bool {
 /// Refuses an export that another journal's conversion has marked.
 pub(crate) fn refuse_marked(root: impl AsFd, journal: &Path) -> Result<()> {
     let Some(Mark { id, stage, .. }) = Mark::of_export(root)? else { return Ok(()) };
+    let shown = crate::text::escape_path(journal);
+    let what = if journal.exists() {
+        format!("{shown} is another journal")
+    } else {
+        format!("there is no journal at {shown}")
+    };
     bail!(
-        "the export is marked as {} by the journal {id}, and {} is another journal: name the right one with --journal. If that is \
-         lost, and you know that the files are as they should be, remove the mark: setfattr -x {} EXPORT",
+        "the export is marked as {} by the journal {id}, and {what}: name the right one by --journal. Nothing was changed. {WITHOUT}. Where \
+         nothing is mapped any more, remove the mark: setfattr -x {} EXPORT",
         stage.name(),
-        crate::text::escape_path(journal),
         ROOT.to_string_lossy()
     )
+}
+
+/// What is left to do where a journal is lost.
+pub(crate) const WITHOUT: &str =
+    "If the journal is lost, `migrate unmap` makes the files what the guest sees; it needs no journal";
+
+/// Refuses to go on where there is no journal.
+pub(crate) fn ensure_exists(journal: &Path) -> Result<()> {
+    ensure!(
+        // One that can't be looked at is there, perhaps: opening it says why not.
+        journal.try_exists().unwrap_or(true),
+        "there is no journal at {}: name the conversion's by --journal. {WITHOUT}",
+        crate::text::escape_path(journal)
+    );
+    Ok(())
 }
 
 /// Whether an open file has the mark of a journal, or its file system keeps none.

@@ -93,6 +93,17 @@ impl Frame {
     }
 }
 
+/// Opens a journal's file to read it.
+fn to_read(path: &Path) -> Result<File> {
+    File::open(path).map_err(|error| not_opened(error, path))
+}
+
+fn not_opened(error: std::io::Error, path: &Path) -> anyhow::Error {
+    let is_roots = error.kind() == std::io::ErrorKind::PermissionDenied && !nix::unistd::geteuid().is_root();
+    let advice = if is_roots { ", which is root's to read: run the same command as root" } else { "" };
+    anyhow::Error::new(error).context(format!("opening the journal {}{advice}", text::escape_path(path)))
+}
+
 impl Journal {
     /// Opens a journal and checks all of it.
     pub fn open(path: &Path) -> Result<Self> {
@@ -117,9 +128,8 @@ impl Journal {
     }
 
     fn of_file(path: &Path, file: std::io::Result<File>) -> Result<Self> {
-        let shown = text::escape_path(path);
-        let file = file.with_context(|| format!("opening the journal {shown}"))?;
-        Self::read(path, file).with_context(|| format!("the journal {shown}"))
+        let file = file.map_err(|error| not_opened(error, path))?;
+        Self::read(path, file).with_context(|| format!("the journal {}", text::escape_path(path)))
     }
 
     fn read(path: &Path, file: File) -> Result<Self> {
@@ -127,7 +137,10 @@ impl Journal {
         let format = format_of(&file)?;
         let mut frames = Frames::new(file.try_clone()?, length, format)?;
         let Some(first) = frames.next()? else {
-            bail!("it is damaged at byte {}, its first record: restore it from a backup", frames.offset)
+            bail!(
+                "it is damaged at byte {}, its first record: restore it from a backup; `migrate unmap` needs no journal",
+                frames.offset
+            )
         };
         ensure!(first.kind == Kind::Begin, "its first record does not say what was begun");
         let begin = json(&first)?;
@@ -248,7 +261,7 @@ impl Journal {
     /// Whether a file is what a crash leaves of a journal that was just being made: nothing was done yet.
     pub(super) fn is_stillborn(path: &Path) -> Result<bool> {
         let mut bytes = Vec::new();
-        let length = File::open(path)?.take(1 << 16).read_to_end(&mut bytes)? as u64;
+        let length = to_read(path)?.take(1 << 16).read_to_end(&mut bytes)? as u64;
         if length <= MAGIC_LENGTH as u64 {
             let is_cut = Format::ALL.into_iter().any(|format| format.magic().starts_with(&bytes));
             return Ok(is_cut || bytes.iter().all(|&byte| byte == 0));
@@ -258,7 +271,7 @@ impl Journal {
         if !is_ours || length >= 1 << 16 {
             return Ok(false);
         }
-        let mut frames = Frames::new(File::open(path)?, length, format.unwrap_or(Format::Two))?;
+        let mut frames = Frames::new(to_read(path)?, length, format.unwrap_or(Format::Two))?;
         Ok(frames.next()?.is_none() && !frames.has_more()?)
     }
 
@@ -442,9 +455,9 @@ fn format_of(file: &File) -> Result<Format> {
     };
     format.with_context(|| {
         format!(
-            "this is not a journal that this version knows: it starts neither with {:?} nor with {:?}",
-            text::escape(Format::One.magic()),
-            text::escape(Format::Two.magic())
+            "this is not a journal that this version knows: its first line is neither {} nor {}",
+            String::from_utf8_lossy(Format::One.magic()).trim_end(),
+            String::from_utf8_lossy(Format::Two.magic()).trim_end()
         )
     })
 }
@@ -578,12 +591,12 @@ impl Frames {
         // Nothing is written behind a note before both of its copies are on stable storage.
         ensure!(
             self.awaited.is_none() || self.end - good <= self.awaits(),
-            "it is damaged at byte {good}, the second copy of a note, and what follows can't be relied on: restore it from a backup"
+            "it is damaged at byte {good}, the second copy of a note, and what follows can't be relied on: restore it from a backup; `migrate unmap` needs no journal"
         );
         // A crash leaves nothing whole behind what it tore.
         ensure!(
             !self.has_more()? && !self.is_flipped()?,
-            "it is damaged at byte {good}, and what follows can't be relied on: restore it from a backup"
+            "it is damaged at byte {good}, and what follows can't be relied on: restore it from a backup; `migrate unmap` needs no journal"
         );
         Ok(())
     }

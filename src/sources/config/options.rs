@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, ValueEnum};
 
+use crate::data::options::{directory_mode, file_mode};
 use crate::share::local::{Multidevs, SecurityModel};
 use crate::share::target::Target;
 
@@ -37,10 +38,10 @@ pub(crate) struct ConfigArgs {
     #[arg(long, value_enum, value_name = "MODEL")]
     pub security_model: Option<SecurityModel>,
     /// The host's mode of the files that the guest makes, in octal, in place of 0600
-    #[arg(long, value_name = "MODE", value_parser = mode)]
+    #[arg(long, value_name = "MODE", value_parser = file_mode)]
     pub fmode: Option<u32>,
     /// The host's mode of the directories that the guest makes, in octal, in place of 0700
-    #[arg(long, value_name = "MODE", value_parser = mode)]
+    #[arg(long, value_name = "MODE", value_parser = directory_mode)]
     pub dmode: Option<u32>,
     /// What QEMU does about other file systems below the export. Without this option: warn if there is none, remap if there
     /// are some, nothing if the export is not on this machine
@@ -86,11 +87,4 @@ pub(crate) fn export(text: &OsStr) -> Result<(OsString, PathBuf), String> {
         return Err("it must be TAG_OR_ID=PATH, with a path from the root".into());
     }
     Ok((OsString::from_vec(name.to_vec()), PathBuf::from(OsString::from_vec(path.to_vec()))))
-}
-
-/// A file's mode in octal.
-fn mode(text: &str) -> Result<u32, String> {
-    let digits = text.strip_prefix("0o").unwrap_or(text);
-    let mode = u32::from_str_radix(digits, 8).ok().filter(|mode| *mode <= 0o777 && !digits.starts_with('+'));
-    mode.ok_or_else(|| "it must be octal, from 0 to 0777".into())
 }
