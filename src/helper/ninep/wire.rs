@@ -383,3 +383,86 @@ impl<'b> Reply<'b> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A request's bytes behind its head, and what they say.
+    fn table() -> Vec<(u8, Vec<u8>, Request<'static>)> {
+        let mut names = [&[][..]; MOST_NAMES];
+        (names[0], names[1]) = (b"one", b"");
+        vec![
+            (8, vec![1, 0, 0, 0], Request::Statfs { fid: 1 }),
+            (12, vec![1, 0, 0, 0, 2, 4, 0, 0], Request::Lopen { fid: 1, flags: 0x402 }),
+            (
+                14,
+                [&[1, 0, 0, 0, 1, 0, b'f', 2, 0, 0, 0][..], &[0xa4, 1, 0, 0], &[5, 0, 0, 0]].concat(),
+                Request::Lcreate { fid: 1, name: b"f", flags: 2, mode: 0o644, gid: 5 },
+            ),
+            (
+                74,
+                vec![1, 0, 0, 0, 1, 0, b'a', 2, 0, 0, 0, 1, 0, b'b'],
+                Request::Renameat { from: 1, old: b"a", to: 2, new: b"b" },
+            ),
+            (
+                100,
+                [&[0, 0, 8, 0, 8, 0][..], b"9P2000.L"].concat(),
+                Request::Version { msize: 512 << 10, version: VERSION },
+            ),
+            (108, vec![9, 0], Request::Flush { oldtag: 9 }),
+            (
+                110,
+                [&[1, 0, 0, 0, 2, 0, 0, 0, 2, 0, 3, 0][..], b"one", &[0, 0]].concat(),
+                Request::Walk { fid: 1, newfid: 2, names: Names { names, count: 2 } },
+            ),
+            (
+                118,
+                vec![1, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0],
+                Request::Write { fid: 1, offset: 4096, count: 3 },
+            ),
+        ]
+    }
+
+    #[test]
+    fn requests_are_read_as_the_protocol_has_them() {
+        for (kind, bytes, request) in table() {
+            assert_eq!(Request::decode(kind, &bytes), Ok(request));
+            for length in 0..bytes.len() {
+                assert_eq!(Request::decode(kind, &bytes[..length]), Err(Errno::EPROTO), "{kind}: {length}");
+            }
+            let longer = [&bytes[..], &[0]].concat();
+            assert_eq!(Request::decode(kind, &longer), Err(Errno::EPROTO), "{kind}");
+        }
+        assert_eq!(Request::decode(99, &[]), Err(Errno::EOPNOTSUPP));
+    }
+
+    #[test]
+    fn a_walk_of_more_names_than_there_may_be_is_refused() {
+        for (count, expected) in [(16_u16, true), (17, false), (u16::MAX, false)] {
+            let names = vec![0; usize::from(count) * 2];
+            let body = [&[1, 0, 0, 0, 2, 0, 0, 0][..], &count.to_le_bytes(), &names].concat();
+            assert_eq!(Request::decode(110, &body).is_ok(), expected, "{count}");
+        }
+    }
+
+    #[test]
+    fn replies_have_the_protocols_layout() {
+        assert_eq!(error(0x0102, Errno::ENOENT), [11, 0, 0, 0, 7, 2, 1, 2, 0, 0, 0]);
+        let mut buffer = vec![1, 2, 3];
+        let mut reply = Reply::new(&mut buffer, 110, 5);
+        reply.u16(1).qid(Qid { kind: QID_DIRECTORY, version: 2, path: 3 });
+        assert_eq!(buffer, [0, 0, 0, 0, 111, 5, 0, 1, 0, 0x80, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
+        Reply::new(&mut buffer, 24, 5).attributes(&Status::default());
+        assert_eq!(buffer.len(), HEAD + 153);
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_never_panics(kind in any::<u8>(), body in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Request::decode(kind, &body);
+        }
+    }
+}
