@@ -161,9 +161,11 @@ impl Entry {
         self.mode & !TYPE
     }
 
-    /// Adds an extended attribute, an ACL to its own place.
+    /// Adds an extended attribute, an ACL to its own place. XFS's own form of an ACL is left out: given back, it would take the place of
+    /// an ACL that has changed since.
     pub fn push_xattr(&mut self, name: &[u8], value: Vec<u8>) {
         match name {
+            _ if XFS_ACLS.contains(&name) => {}
             ACCESS_ACL => self.access_acl = Some(value),
             DEFAULT_ACL => self.default_acl = Some(value),
             _ => {
@@ -175,6 +177,8 @@ impl Entry {
     }
 }
 
+/// How XFS shows its ACLs besides: its own form of them.
+pub(crate) const XFS_ACLS: [&[u8]; 2] = [b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"];
 /// The extended attribute of an access ACL.
 pub(crate) const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 /// The extended attribute of a directory's default ACL.

@@ -9,7 +9,7 @@ use rustix::fs::{Access, AtFlags};
 use rustix::io::Errno;
 
 use super::acl;
-use super::entry::{ACCESS_ACL, DEFAULT_ACL, Identity, Inode, Kind};
+use super::entry::{ACCESS_ACL, DEFAULT_ACL, Identity, Inode, Kind, XFS_ACLS};
 use super::filesystem::{self, Attributes, Filesystem};
 use super::journal::SUFFIX as JOURNAL_SUFFIX;
 use super::mapped_file;
@@ -23,9 +23,6 @@ const DISTINCT: usize = 4096;
 
 /// How many entries of a sort are looked at to find the one whose path comes first.
 const COMPARED: u64 = 4096;
-
-/// How XFS shows its ACLs besides: its own form of them.
-const XFS_ACLS: [&[u8]; 2] = [b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"];
 
 /// For how many days a change is recent.
 pub(crate) const RECENT_DAYS: u64 = 7;

@@ -115,3 +115,43 @@ fn the_hard_links_that_a_guest_made_in_a_subvolume_survive_a_killed_rollback() {
         });
     }
 }
+
+/// XFS shows each ACL a second time, in its own form: as an attribute of the original, it is not for what the guest has changed.
+#[test]
+fn an_acl_that_the_guest_gave_to_a_special_file_is_its_acl_after_a_rollback_on_xfs() {
+    if crate::stage::elsewhere() {
+        return;
+    }
+    let acl = |path: &std::path::Path| {
+        let output = std::process::Command::new("getfacl").args(["-npc"]).arg(path).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().lines().collect::<Vec<_>>().join(",")
+    };
+    for model in MODELS {
+        let stage = on("xfs");
+        let fifo = stage.export().join("fifo");
+        let other = stage.export().join("other");
+        fs::create_dir(stage.export()).unwrap();
+        for path in [&fifo, &other] {
+            rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::from(0o640), 0).unwrap();
+            disk::run("setfacl", &[&"-m", &"u:7:rw", path]);
+        }
+        success(&mut stage.convert(model));
+        // The guest takes the user's rights away.
+        if model == "mapped-xattr" {
+            // The file system's root shows what the attribute of such an ACL is.
+            let sample = stage.folder().join("sample");
+            fs::write(&sample, "").unwrap();
+            disk::run("setfacl", &[&"-m", &"u::rw,u:8:r,g::-,m::r,o::-", &sample]);
+            let mut value = [0; 256];
+            let length = rustix::fs::getxattr(&sample, "system.posix_acl_access", &mut value[..]).unwrap();
+            let name = "user.virtfs.system.posix_acl_access";
+            rustix::fs::setxattr(&fifo, name, &value[..length], rustix::fs::XattrFlags::empty()).unwrap();
+        } else {
+            disk::run("setfacl", &[&"-x", &"u:7", &"-m", &"u:8:r,g::-,m::r,o::-", &fifo]);
+        }
+        success(&mut stage.rollback());
+        assert_eq!(acl(&other), "user::rw-,user:7:rw-,group::r--,mask::rw-,other::---,", "{model}");
+        let now = acl(&fifo);
+        assert!(now.contains("user:8:r--") && !now.contains("user:7"), "{model}: {now}");
+    }
+}
