@@ -17,6 +17,7 @@
 //! | [`connection`], [`busy_poll`] | bytes ↔ requests and replies on a socket |
 //! | [`protocol`] | the wire format: table and codec |
 //! | [`operations`], [`export`], [`path`], [`identity`], [`sticky`], [`version`] | what requests do, to which files, as whom |
+//! | `ninep` | with the feature `vhost-user`: the helper as a 9p device of its own |
 //! | [`health`] | asking a running helper how it is |
 //! | [`health_socket`], [`self_check`] | a running helper's answer |
 //! | [`counters`] | what was served, for who asks with SIGUSR1 |
