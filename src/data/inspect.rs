@@ -56,6 +56,7 @@ fn of(begin: &Begin) -> JournalDocument {
         security_model: spelt(&begin.security_model),
         owner: format!("{}:{}", begin.uid, begin.gid),
         modes: [begin.fmode, begin.dmode].map(|mode| format!("{mode:04o}")),
+        unmaps: begin.unmaps,
         accepted: begin.accepted.iter().map(|id| spelt(id)).collect(),
         ..JournalDocument::default()
     }

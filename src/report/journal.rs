@@ -38,6 +38,8 @@ pub(crate) struct JournalDocument {
     pub modes: [String; 2],
     /// The findings that were agreed to.
     pub accepted: Vec<String>,
+    /// Whether nothing was converted: it is of `migrate unmap`, and its stages are those of a rollback.
+    pub unmaps: bool,
     /// How far it got: `recording`, `converting`, `converted`, `adopting` (what was added since), `rolling-back`, `rolled-back`; empty where it is damaged.
     pub state: String,
     /// When all was recorded, when it was converted, and when a rollback began, in UTC, as far as it got.
@@ -70,6 +72,16 @@ impl Text for JournalDocument {
         let file_system =
             if kind.is_empty() { String::new() } else { format!("{kind} on {source}, id {id}") };
         let [recorded, converted, rollback] = &self.times;
+        // A journal of an unmapping is made with all that a conversion has before its rollback.
+        let (recorded, converted) = if self.unmaps { (&None, &None) } else { (recorded, converted) };
+        let (begun, state) = match self.state.as_str() {
+            "rolling-back" if self.unmaps => ("unmap begun", "unmapping"),
+            "rolled-back" if self.unmaps => ("unmap begun", "unmapped"),
+            "recording" | "converting" | "converted" if self.unmaps => {
+                ("unmap begun", "nothing is unmapped yet")
+            }
+            state => ("rollback begun", state),
+        };
         for (name, value) in [
             ("format", &self.format.to_string()),
             ("id", &self.id),
@@ -84,8 +96,8 @@ impl Text for JournalDocument {
             ("accepted", &self.accepted.join(", ")),
             ("recorded", recorded.as_ref().unwrap_or(&String::new())),
             ("converted", converted.as_ref().unwrap_or(&String::new())),
-            ("rollback begun", rollback.as_ref().unwrap_or(&String::new())),
-            ("state", &self.state),
+            (begun, rollback.as_ref().unwrap_or(&String::new())),
+            ("state", &state.to_owned()),
         ] {
             if !value.is_empty() {
                 writeln!(out, "  {:<16}{value}", format!("{name}:"))?;

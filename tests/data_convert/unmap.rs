@@ -48,6 +48,13 @@ fn a_tree_without_its_journal_becomes_what_the_guest_sees_and_back() {
         assert!(!left.contains("virtfs"), "{model}: something is left behind: {left}");
         let said = ended(unmap(&stage, model).arg("--apply"), 1);
         assert!(said.contains("is unmapped"), "{said}");
+        let mut journal = Command::new(env!("CARGO_BIN_EXE_virtfs-proxy-helper"));
+        journal.args(["migrate", "journal"]).arg(stage.folder().join("export.virtfs-unmap-journal"));
+        let said = success(&mut journal);
+        assert!(
+            said.contains(" unmapped\n") && !said.contains("converted") && !said.contains("roll"),
+            "{said}"
+        );
         // And back: the guest sees the same.
         success(&mut stage.convert(model));
         assert_same(&kept(&seen), &kept(&stage.manifest(model)), &format!("{model}: converted again"));
