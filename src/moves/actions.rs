@@ -9,14 +9,12 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 
 use super::configuration::digest;
-use super::document::{Command, Export, Guest, Helper, Kind, Manager, Move, Source, Step};
-use super::engine::Options;
+use super::document::{Command, Export, Guest, Helper, Kind, Manager, Move, Source, Step, path_of};
 use super::guests::Starting;
 use super::manager::PROXMOX;
-use super::plan::path_of;
+use super::run::{Options, replace, run, run_all};
 use super::state::{Event, State};
-use super::steps::PROGRAM;
-use super::{agent, guests, helpers, managers, snapshot, tool};
+use super::{guests, helpers, managers, mounted, snapshot, tool};
 use crate::data::journal::{Journal, Stage, default_path};
 use crate::report::audit::Audited;
 use crate::text::escape_path;
@@ -39,7 +37,7 @@ pub(super) fn ask_before(step: &Step, one: &Move, options: &Options) -> Left {
     let Some(guest) = guest.filter(|guest| guests::is_running(guest).unwrap_or(false)) else {
         return Left::default();
     };
-    match agent::mounted(guest) {
+    match mounted::mounted(guest) {
         Ok(tags) => Left { note: serde_json::to_string(&tags).ok(), remark: None },
         Err(error) => Left {
             note: None,
@@ -60,7 +58,7 @@ fn ask_again(step: &Step, one: &Move, state: &State, options: &Options) -> anyho
     if before.is_empty() {
         return Ok(None);
     }
-    agent::expect(guest(one, step)?, &before, Duration::from_secs(options.up_timeout))
+    mounted::expect(guest(one, step)?, &before, Duration::from_secs(options.up_timeout))
 }
 
 /// Does a step.
@@ -217,56 +215,6 @@ fn probe(step: &Step, one: &Move, options: &Options) -> anyhow::Result<()> {
         ensure!(!is_started || guests::is_running(guest)?, "{} has ended meanwhile", guest.name);
     }
     Ok(())
-}
-
-/// Runs commands one after the other; each must succeed. This program's own verbs are run by itself.
-pub(super) fn run_all(commands: &[Command]) -> anyhow::Result<()> {
-    commands.iter().filter(|command| !command.by_hand).try_for_each(run)
-}
-
-fn run(command: &Command) -> anyhow::Result<()> {
-    let (program, words) = command.words.split_first().context("a command without words")?;
-    let program = if program == PROGRAM {
-        std::env::current_exe().context("cannot find this program's own file")?
-    } else {
-        path_of(program)
-    };
-    let said = tool::run(program, words.iter().map(|word| path_of(word)))?;
-    if said.status != Some(0) {
-        let mut reason = said.reason();
-        if said.stderr.trim().is_empty()
-            && let Some(last) = said.text().lines().rev().find(|line| !line.trim().is_empty())
-        {
-            reason = crate::text::escape(last.as_bytes()).into_owned();
-        }
-        bail!("{}: {}: {reason}", command.line(), said.how());
-    }
-    if let Some(output) = &command.output {
-        replace(&path_of(output), &said.stdout, None)?;
-    }
-    Ok(())
-}
-
-/// Writes a file in one step, on stable storage; with the owner and the mode of another, or else for root alone.
-fn replace(path: &Path, bytes: &[u8], like: Option<&fs::Metadata>) -> anyhow::Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
-    let shown = escape_path(path);
-    let folder = path.parent().with_context(|| format!("{shown} has no folder"))?;
-    let write = || -> anyhow::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(bytes)?;
-        if let Some(like) = like {
-            fchown(file.as_file(), Some(like.uid()), Some(like.gid()))?;
-            file.as_file().set_permissions(fs::Permissions::from_mode(like.mode() & 0o7777))?;
-        }
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        // Proxmox's own file system can't.
-        let _ = File::open(folder).and_then(|folder| folder.sync_all());
-        Ok(())
-    };
-    write().with_context(|| format!("writing {shown}"))
 }
 
 /// How far the conversion of an export is; nothing where none has begun.

@@ -1,4 +1,4 @@
-//! What a guest's agent says is mounted in the guest: asked before the guest is shut down, and again after its start.
+//! Asks the agent of a guest what is mounted in the guest.
 //!
 //! An agent is the guest's, and the guest may be hostile: each answer has a limit of size and of time, and nothing of it is relied on but
 //! that a share which was mounted is mounted again. Protocol: QEMU, `docs/interop/qemu-ga-ref`.
@@ -20,16 +20,16 @@ use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
 use serde_json::{Value, json};
 
 use super::document::Guest;
-use super::{managers, qemu, tool};
+use super::{qemu, tool};
 use crate::share::qemu_opts;
-use crate::text::{escape, unescape};
+use crate::text::escape;
 
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long all answers together may take.
 const ALL: Duration = Duration::from_secs(30);
 /// How often an agent is asked after its guest's start.
-const PAUSE: Duration = Duration::from_millis(500);
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 /// The longest answer that is read, in bytes.
 const LARGEST: u64 = 4 << 20;
 /// How much of a file is asked for at a time, and how often.
@@ -46,54 +46,8 @@ pub(super) trait Channel {
     fn ask(&mut self, request: &Value) -> anyhow::Result<Value>;
 }
 
-/// The tags of the guest's shares that its agent says are mounted, as the plan has them.
-pub(super) fn mounted(guest: &Guest) -> anyhow::Result<BTreeSet<String>> {
-    let text = managers::of(guest.manager).mounts(guest)?;
-    let tags = tags(&text);
-    let own = guest.shares.iter().filter_map(|share| share.mount_tag.as_ref());
-    Ok(own.filter(|tag| tags.contains(&unescape(tag))).cloned().collect())
-}
-
-/// Waits until the agent says that all of these shares are mounted again. Returns what is to be said of an agent that does not answer;
-/// it is an error if one answers, and a share is not mounted when the time is up.
-pub(super) fn expect(
-    guest: &Guest,
-    before: &BTreeSet<String>,
-    limit: Duration,
-) -> anyhow::Result<Option<String>> {
-    let start = Instant::now();
-    let mut missing = Vec::new();
-    loop {
-        let silence = match mounted(guest) {
-            Ok(now) => {
-                missing = before.difference(&now).cloned().collect();
-                if missing.is_empty() {
-                    return Ok(None);
-                }
-                None
-            }
-            Err(error) => Some(format!("{error:#}")),
-        };
-        ensure!(super::guests::is_running(guest)?, "{} has ended meanwhile", guest.name);
-        if start.elapsed() >= limit {
-            ensure!(
-                missing.is_empty(),
-                "the agent of {} says that what was mounted before the guest was shut down is not mounted {} seconds after its start: {}. \
-                 If that is not mounted at every start of the guest, add --no-agent",
-                guest.name,
-                limit.as_secs(),
-                missing.join(", ")
-            );
-            return Ok(silence.map(|reason| {
-                format!("the agent of {} does not answer, and whether its shares are mounted is not known: {reason}", guest.name)
-            }));
-        }
-        sleep(PAUSE);
-    }
-}
-
 /// The devices of a guest's 9p mounts: their mount tags. Blanks and backslashes are written as `\040` (proc(5)).
-fn tags(mounts: &[u8]) -> BTreeSet<Vec<u8>> {
+pub(super) fn tags(mounts: &[u8]) -> BTreeSet<Vec<u8>> {
     let mut tags = BTreeSet::new();
     for line in mounts.split(|byte| *byte == b'\n') {
         let mut fields = line.split(|byte| *byte == b' ');

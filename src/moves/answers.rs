@@ -2,9 +2,8 @@
 
 use std::ffi::{OsStr, OsString};
 
-use super::document::Answers;
+use super::document::{Answers, path_of};
 use super::place::Place;
-use super::plan::path_of;
 use crate::moves::options::PlanArgs;
 use crate::report::rows;
 use crate::text::escape_os;

@@ -8,7 +8,8 @@ use std::path::Path;
 use anyhow::{Context as _, bail, ensure};
 
 use super::document::{self, Command, Kind, Move, PlanDocument, Step};
-use super::engine::{Ended, Engine, Options};
+use super::engine::{Ended, Engine};
+use super::run::Options;
 use super::state::{self, Event, Phase, State, id_of};
 use super::{answers, steps, tool};
 use crate::data::options::ProgressMode;

@@ -9,10 +9,10 @@ use std::path::Path;
 use anyhow::Context as _;
 use sha2::{Digest as _, Sha256};
 
-use super::document::{Command, Manager, Question, Source};
+use super::document::{Command, Manager, Question, Source, path_of};
+use super::found::is_called;
 use super::manager::Managed;
 use super::place::Place;
-use super::plan::{is_called, path_of};
 use super::tool;
 use crate::moves::options::PlanArgs;
 use crate::report::audit::ShareRow;

@@ -1,5 +1,9 @@
 //! The document of `migrate plan`.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Outcome;
@@ -328,4 +332,15 @@ impl PlanDocument {
             Outcome::Clean
         }
     }
+}
+
+/// A path as the audit shows it, and the same path as bytes.
+pub(super) fn path_of(text: &str) -> PathBuf {
+    PathBuf::from(OsString::from_vec(unescape(text)))
+}
+
+/// Whether a helper is started by a file of its guest's own.
+pub(super) fn is_of_guest(helper: &Helper, guests: &[Guest]) -> bool {
+    let file = helper.place.as_deref().and_then(|place| place.rsplit_once(':')).map(|(file, _)| file);
+    guests.iter().any(|guest| guest.files.iter().any(|own| Some(own.as_str()) == file))
 }

@@ -3,26 +3,10 @@
 use anyhow::Context as _;
 
 use super::document::{Kind, Move, Step};
+use super::run::Options;
 use super::state::{Event, Phase, Progress, State};
 use super::telling::Teller;
 use super::{actions, guests};
-
-/// How steps are carried out.
-#[derive(Debug, Clone)]
-pub(super) struct Options {
-    /// End a guest that does not shut down as a power failure does.
-    pub force_stop: bool,
-    /// How long a guest may take to shut down, in seconds.
-    pub stop_timeout: u64,
-    /// How long a guest may take to be up, and a probe to succeed, in seconds.
-    pub up_timeout: u64,
-    /// How long a guest has to stay up, in seconds.
-    pub settle: u64,
-    /// Ask agents whether what was mounted in the guests is mounted again.
-    pub agent: bool,
-    /// How progress is told.
-    pub json: bool,
-}
 
 /// A move that is carried out.
 pub(super) struct Engine<'a> {

@@ -5,9 +5,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use super::document::{Export, Guest, Question, Share};
+use super::document::{Export, Guest, Question, Share, path_of};
 use super::place::Place;
-use super::plan::path_of;
 use super::tool;
 use crate::data::journal::{Journal, Stage, default_path};
 use crate::moves::options::PlanArgs;

@@ -5,10 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 
-use super::actions::run_all;
-use super::document::{Command, Guest, Manager, Move};
-use super::engine::Options;
-use super::plan::path_of;
+use super::document::{Command, Guest, Manager, Move, path_of};
+use super::run::{Options, run_all};
 use super::{managers, qemu, tool};
 
 /// How often a condition is looked at.

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::actions::run_all;
-use super::document::{Helper, Step};
+use super::document::{Helper, Step, path_of};
 use super::guests::{SHORTLY, wait};
-use super::plan::path_of;
+use super::run::run_all;
 use super::{managers, tool};
 
 /// Ends a helper: its unit, or its process, if that is still the one of the plan.

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 use super::configuration;
-use super::document::Manager;
+use super::document::{Manager, path_of};
+use super::found::Found;
 use super::manager::{self, Managed};
 use super::place::Place;
-use super::plan::{Found, path_of};
 use super::tool;
 use crate::data::owner::Owner;
 use crate::report::audit::{Audited, HelperRow};

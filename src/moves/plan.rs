@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
 use super::answers;
 use super::configuration;
-use super::document::{self, Export, Guest, Helper, Manager, Move, PlanDocument, Question, Share};
+use super::document::{self, Export, Guest, Helper, Manager, Move, PlanDocument, Question, Share, path_of};
 use super::exports;
+use super::found::{Found, is_called};
 use super::helpers;
 use super::manager::{self, Managed};
 use super::owner::{self, Owners};
@@ -24,7 +25,7 @@ use crate::report::audit::{Audited, HelperRow, ShareRow};
 use crate::report::finding;
 use crate::report::rows;
 use crate::sources::audit;
-use crate::text::{escape, unescape};
+use crate::text::escape;
 
 /// Where units are.
 const UNITS: &[&str] = &["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system"];
@@ -32,15 +33,6 @@ const UNITS: &[&str] = &["/etc/systemd/system", "/run/systemd/system", "/usr/lib
 /// What is known only on the host itself, and not by its files.
 const UNSEEN: &str = "what runs on the host: guests and helpers that run, what their managers know, and who uses an export are seen only on \
                       the host itself. Make a plan there before you move a guest";
-
-/// A guest as the audit found it.
-#[derive(Debug, Default)]
-pub(super) struct Found {
-    /// Its shares, in each place where they were seen.
-    pub rows: Vec<ShareRow>,
-    /// Its running QEMU.
-    pub pid: Option<i32>,
-}
 
 /// Guests that move together.
 type Group = Vec<(Managed, Found)>;
@@ -129,17 +121,6 @@ fn answer(share: &mut ShareRow, args: &PlanArgs) {
         share.export_place = None;
     }
     share.readonly |= args.readonly.iter().any(|name| is_called(share, name));
-}
-
-/// Whether a share is meant by a name: its tag, its fsdev's id or its socket's path.
-pub(super) fn is_called(share: &ShareRow, name: &OsStr) -> bool {
-    let name = escape(name.as_bytes());
-    [&share.mount_tag, &share.fsdev, &share.socket].into_iter().flatten().any(|own| *own == name)
-}
-
-/// A path as the audit shows it, and the same path as bytes.
-pub(super) fn path_of(text: &str) -> PathBuf {
-    PathBuf::from(OsString::from_vec(unescape(text)))
 }
 
 /// Puts the audit's rows together by guest.
@@ -469,12 +450,6 @@ fn absolute(mut command: Vec<String>, row: &HelperRow) -> Vec<String> {
         }
     }
     command
-}
-
-/// Whether a helper is started by a file of its guest's own.
-pub(super) fn is_of_guest(helper: &Helper, guests: &[Guest]) -> bool {
-    let file = helper.place.as_deref().and_then(|place| place.rsplit_once(':')).map(|(file, _)| file);
-    guests.iter().any(|guest| guest.files.iter().any(|own| Some(own.as_str()) == file))
 }
 
 fn unit_of(row: &HelperRow, file: Option<&str>) -> Option<String> {

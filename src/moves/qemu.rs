@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::document::{Guest, Manager, Share};
+use super::document::{Guest, Manager, Share, path_of};
 use super::manager::Managed;
-use super::plan::path_of;
 use crate::share::argv::{self, Arg};
 use crate::share::backend::Backend;
 use crate::share::{Transport, qemu_opts};

@@ -9,19 +9,17 @@ mod tree;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
-use super::plan::path_of;
+use super::document::path_of;
 use super::state::{self, MoveState};
 use crate::data::journal::Stage;
 use crate::moves::options::StatusArgs;
 use crate::report::audit::UnreadRow;
 use crate::report::finding;
-use crate::report::origin::rfc3339;
 use crate::report::rows::path as shown;
 use crate::report::status::{Backend, ExportRow, StatusDocument, StatusRow};
 use crate::sources::audit::{Survey, survey};
-use tree::{Said, Told, Tree};
+use tree::{Said, Tree, time};
 
 /// Looks at this host, or at the one below `--root`.
 pub(super) fn look(args: &StatusArgs) -> anyhow::Result<StatusDocument> {
@@ -167,16 +165,4 @@ fn processes(pids: &[i32]) -> String {
         if pids.len() == 1 { "the helper process" } else { "each of the helper processes" },
         numbers.join(", ")
     )
-}
-
-/// Seconds since 1970 as RFC 3339.
-fn time(seconds: u64) -> String {
-    rfc3339(
-        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(SystemTime::UNIX_EPOCH),
-    )
-}
-
-/// When what a journal tells of was done.
-fn since(told: &Told) -> String {
-    time(told.converted.unwrap_or(told.begun))
 }

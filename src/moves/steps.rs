@@ -1,15 +1,12 @@
 //! The steps of a move, in their order.
 
 use super::configuration::Change;
-use super::document::{Command, Export, Guest, Helper, Kind, Manager, Move, Question, Step};
+use super::document::{Command, Export, Guest, Helper, Kind, Manager, Move, Question, Step, is_of_guest};
 use super::manager;
 use super::managers;
 use super::place::Place;
-use super::plan::is_of_guest;
+use super::run::PROGRAM;
 use crate::moves::options::PlanArgs;
-
-/// How this program is called.
-pub(super) const PROGRAM: &str = "virtfs-proxy-helper";
 
 /// The steps of a move. The guests are shut down throughout; a configuration changes only after its files are converted and verified;
 /// a helper is disabled only when the guests run without it.

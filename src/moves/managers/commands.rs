@@ -2,7 +2,8 @@
 
 use anyhow::bail;
 
-use super::{Command, Guest, Guests, named};
+use super::interface::{Guests, named};
+use crate::moves::document::{Command, Guest};
 use crate::moves::{qemu, tool};
 
 /// Commands that the admin names.

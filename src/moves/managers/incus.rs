@@ -2,7 +2,8 @@
 
 use anyhow::bail;
 
-use super::{Command, Guest, Guests};
+use super::interface::Guests;
+use crate::moves::document::{Command, Guest};
 
 /// LXD or Incus.
 pub(super) struct Incus;

@@ -2,7 +2,8 @@
 
 use anyhow::ensure;
 
-use super::{Command, Guest, Guests};
+use super::interface::Guests;
+use crate::moves::document::{Command, Guest};
 use crate::moves::{agent, tool};
 
 /// Proxmox VE.

@@ -1,7 +1,6 @@
 //! A share and its export → how far it is, and what does not fit.
 
-use super::tree::{Said, Told, Tree};
-use super::{since, time};
+use super::tree::{Said, Told, Tree, since, time};
 use crate::data::form::Model;
 use crate::data::journal::Stage;
 use crate::data::sample::Sample;

@@ -5,10 +5,12 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use crate::data::form::Model;
 use crate::data::journal::{Journal, Mark, Stage, default_path};
 use crate::data::sample::Sample;
+use crate::report::origin::rfc3339;
 use crate::sources::audit::Survey;
 use crate::text::escape_path;
 
@@ -154,4 +156,16 @@ fn beside_or_elsewhere(
         }
     }
     Ok(None)
+}
+
+/// Seconds since 1970 as RFC 3339.
+pub(super) fn time(seconds: u64) -> String {
+    rfc3339(
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(SystemTime::UNIX_EPOCH),
+    )
+}
+
+/// When what a journal tells of was done.
+pub(super) fn since(told: &Told) -> String {
+    time(told.converted.unwrap_or(told.begun))
 }
