@@ -62,6 +62,7 @@ pub(crate) mod tree;
 mod unmap;
 pub(crate) mod verify;
 pub(crate) mod walk;
+mod workers;
 
 use crate::data::options::{
     CheckArgs, ConvertArgs, JournalArgs, ManifestArgs, RollbackArgs, UnmapArgs, VerifyArgs,

@@ -14,13 +14,6 @@ use std::path::Path;
 /// Makes `bytes` printable: valid UTF-8 without control characters passes unchanged; a control character, a
 /// byte that is not UTF-8 and a character that changes the direction of text become `\xNN` (each byte of it),
 /// and a backslash is doubled. [`unescape`] takes it back.
-///
-/// # Example
-/// ```
-/// use virtfs_proxy_helper::text::escape;
-/// assert_eq!(escape(b"/srv/caf\xc3\xa9"), "/srv/café");
-/// assert_eq!(escape(b"a\x1b[2Jb\xff"), r"a\x1b[2Jb\xff");
-/// ```
 pub(crate) fn escape(bytes: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = std::str::from_utf8(bytes)
         && !text.chars().any(needs_escape)
@@ -104,12 +97,6 @@ pub fn unescape(text: &str) -> Vec<u8> {
 
 /// Text as XML and HTML hold it, in an element or between either kind of quotes. A line break or a tab stays one, also in an
 /// attribute. A character that no markup can hold becomes U+FFFD.
-///
-/// # Example
-/// ```
-/// use virtfs_proxy_helper::text::markup;
-/// assert_eq!(markup("a<b> & 'c'\n"), "a&lt;b&gt; &amp; &apos;c&apos;&#10;");
-/// ```
 pub(crate) fn markup(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -131,13 +118,6 @@ pub(crate) fn markup(text: &str) -> String {
 }
 
 /// A word as a POSIX shell takes it: as it is where nothing in it means something to a shell, else quoted.
-///
-/// # Example
-/// ```
-/// use virtfs_proxy_helper::text::shell_word;
-/// assert_eq!(shell_word(b"/srv/a,b"), b"/srv/a,b");
-/// assert_eq!(shell_word(b"it's"), br"'it'\''s'");
-/// ```
 pub(crate) fn shell_word(bytes: &[u8]) -> Vec<u8> {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/.,:=@%+-_".contains(byte) || *byte >= 0x80;
     if !bytes.is_empty() && bytes.iter().all(plain) {
@@ -170,10 +150,42 @@ fn push_hex(out: &mut String, bytes: &[u8]) {
     }
 }
 
+/// So many of something: `1 entry`, `2 entries`, `2 days`.
+pub(crate) fn counted(count: u64, noun: &str) -> String {
+    let stem = noun.strip_suffix('y').filter(|stem| !stem.ends_with(['a', 'e', 'o', 'u']));
+    match (count, stem) {
+        (1, _) => format!("1 {noun}"),
+        (_, Some(stem)) => format!("{count} {stem}ies"),
+        (_, None) => format!("{count} {noun}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn nouns_go_with_their_numbers() {
+        for (count, noun, text) in [
+            (0, "entry", "0 entries"),
+            (1, "entry", "1 entry"),
+            (1, "file", "1 file"),
+            (2, "file", "2 files"),
+            (2, "day", "2 days"),
+        ] {
+            assert_eq!(counted(count, noun), text);
+        }
+    }
+
+    #[test]
+    fn text_is_spelt_for_its_readers() {
+        assert_eq!(escape(b"/srv/caf\xc3\xa9"), "/srv/café");
+        assert_eq!(escape(b"a\x1b[2Jb\xff"), r"a\x1b[2Jb\xff");
+        assert_eq!(markup("a<b> & 'c'\n"), "a&lt;b&gt; &amp; &apos;c&apos;&#10;");
+        assert_eq!(shell_word(b"/srv/a,b"), b"/srv/a,b");
+        assert_eq!(shell_word(b"it's"), br"'it'\''s'");
+    }
 
     #[test]
     fn control_characters_and_direction_marks_are_escaped() {

@@ -36,10 +36,10 @@ use super::staging::Staging;
 use super::survey::Group;
 use super::tree::Tree;
 use super::{mapped_xattr, walk};
-use crate::report::check::counted;
 use crate::report::finding::{self, Finding};
 use crate::report::spool::Sorted;
 use crate::share::Place;
+use crate::text::counted;
 
 pub(crate) use self::list::{Added, List, unspooled};
 pub(crate) use self::places::Places;

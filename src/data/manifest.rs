@@ -21,8 +21,8 @@ use super::tree::{Directory, Tree};
 use super::walk::{self, Trouble, Visitor};
 use crate::data::options::{ManifestArgs, TreeForm};
 use crate::exit::Outcome;
-use crate::report::check::counted;
 use crate::text;
+use crate::text::counted;
 
 /// The version of the lines: grows when a field goes or changes its meaning.
 const VERSION: u32 = 1;

@@ -29,12 +29,12 @@ use super::tree::{Directory, Tree};
 use super::walk;
 use crate::data::options::VerifyArgs;
 use crate::exit::Outcome;
-use crate::report::check::counted;
 use crate::report::finding::{self, Finding, Kind};
 use crate::report::verify::VerifyDocument;
 use crate::report::{self, Counts, FindingRow, SCHEMA, rows};
 use crate::share::Place;
 use crate::text;
+use crate::text::counted;
 
 mod compare;
 

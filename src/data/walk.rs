@@ -14,6 +14,7 @@ use rustix::io::{Errno, Result};
 use super::entry::Kind;
 use super::pin::Pin;
 use super::tree::{Directory, Tree};
+use super::workers;
 
 /// How many entries of one directory are looked at before its subdirectories are.
 const CHUNK: usize = 1024;
@@ -183,16 +184,7 @@ where
     V::Error: Send,
 {
     let queue = Queue::new(top);
-    if jobs <= 1 {
-        return Ok(vec![work(&queue, visitor())?]);
-    }
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(|| work(&queue, visitor()))).collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    })
+    workers::run(jobs, || work(&queue, visitor()))
 }
 
 /// One worker: takes directories until there are none.

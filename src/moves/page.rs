@@ -3,8 +3,9 @@
 use std::io::{self, Write};
 
 use super::document::{Export, Guest, Helper, Manager, Move, PlanDocument, Share};
-use crate::report::check::{bytes, counted};
+use crate::report::check::bytes;
 use crate::report::{Text, write_findings};
+use crate::text::counted;
 
 impl Text for PlanDocument {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {

@@ -370,7 +370,7 @@ fn serving(rows: &[HelperRow], guests: &[Guest], place: &Place) -> Vec<Helper> {
         let new = Helper {
             unit: unit_of(row, file),
             pid: row.pid,
-            place: file.map(|file| row.line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}"))),
+            place: file.map(|file| rows::place(Some(file), row.line)),
             export: canonical(row),
             socket: row.socket.clone(),
             command: row.pid.map(|pid| absolute(command_of(pid), row)).unwrap_or_default(),

@@ -12,6 +12,7 @@ use super::spool::Rows;
 use super::text::severity_name;
 use super::{SCHEMA, Text, write_finding, yaml};
 use crate::exit::Outcome;
+use crate::text::counted;
 
 /// How many names of files or folders a line of the text holds at most.
 const MOST_NAMES: usize = 40;
@@ -321,7 +322,7 @@ impl AuditDocument {
             writeln!(out, "looked in: {}", some_of(&self.looked_in))?;
         }
         if !self.followed.is_empty() {
-            let all = count_of(self.followed.len(), "file");
+            let all = counted(self.followed.len() as u64, "file");
             writeln!(out, "and in {all} elsewhere that are started from there: {}", some_of(&self.followed))?;
         }
         if !self.left_out.is_empty() {
@@ -344,10 +345,6 @@ fn some_of(names: &[String]) -> String {
     }
 }
 
-fn count_of(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", plural(n as u64))
-}
-
 impl Text for Summary {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         let Self {
@@ -364,29 +361,22 @@ impl Text for Summary {
         } = self;
         writeln!(
             out,
-            "{shares} proxy share{} ({resolved} with a known export, {rewritable} rewritable), {helpers} helper{}",
-            plural(*shares),
-            plural(*helpers)
+            "{} ({resolved} with a known export, {rewritable} rewritable), {}",
+            counted(*shares, "proxy share"),
+            counted(*helpers, "helper")
         )?;
         writeln!(
             out,
-            "{} error{}, {} warning{}, {} info{}",
-            findings.errors,
-            plural(findings.errors),
-            findings.warnings,
-            plural(findings.warnings),
-            findings.infos,
-            plural(findings.infos)
+            "{}, {}, {}",
+            counted(findings.errors, "error"),
+            counted(findings.warnings, "warning"),
+            counted(findings.infos, "info")
         )?;
         writeln!(
             out,
             "{looked_at} looked at ({processes} of them processes), {skipped} skipped, {unread} unread"
         )
     }
-}
-
-fn plural(n: u64) -> &'static str {
-    if n == 1 { "" } else { "s" }
 }
 
 #[cfg(test)]

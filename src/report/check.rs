@@ -8,6 +8,7 @@ use super::finding;
 use super::rows::{Counts, FindingRow};
 use super::{Text, write_findings};
 use crate::exit::Outcome;
+use crate::text::counted;
 
 /// What `migrate check` found out about an export. Unknown is null; bytes that are not UTF-8 and control
 /// characters stand as `\\xNN`, a backslash is doubled.
@@ -298,15 +299,6 @@ impl ConfigurationRow {
     }
 }
 
-/// So many of something: `1 entry`, `2 entries`, `2 files`.
-pub(crate) fn counted(count: u64, noun: &str) -> String {
-    match (count, noun.strip_suffix('y')) {
-        (1, _) => format!("1 {noun}"),
-        (_, Some(stem)) => format!("{count} {stem}ies"),
-        (_, None) => format!("{count} {noun}s"),
-    }
-}
-
 /// So many bytes, in the unit that people would take.
 pub(crate) fn bytes(count: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -328,18 +320,6 @@ pub(crate) fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nouns_go_with_their_numbers() {
-        for (count, noun, text) in [
-            (0, "entry", "0 entries"),
-            (1, "entry", "1 entry"),
-            (1, "file", "1 file"),
-            (2, "file", "2 files"),
-        ] {
-            assert_eq!(counted(count, noun), text);
-        }
-    }
 
     #[test]
     fn bytes_are_told_in_the_unit_that_people_would_take() {

@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use serde::{Deserialize, Serialize};
 
 use super::Text;
-use super::check::{bytes, counted};
+use super::check::bytes;
 use crate::exit::Outcome;
+use crate::text::counted;
 
 /// What a conversion's journal says. Bytes that are not UTF-8 and control characters stand as `\\\\xNN`, a backslash is doubled.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -77,6 +77,16 @@ impl Counts {
     }
 }
 
+/// `FILE:LINE`, or as much of it as is known; empty where neither is.
+pub(crate) fn place(file: Option<&str>, line: Option<u64>) -> String {
+    match (file, line) {
+        (Some(file), Some(line)) => format!("{file}:{line}"),
+        (Some(file), None) => file.to_owned(),
+        (None, Some(line)) => format!("standard input:{line}"),
+        (None, None) => String::new(),
+    }
+}
+
 /// A path as a document holds it.
 pub(crate) fn path(path: &Path) -> String {
     escape_path(path).into_owned()

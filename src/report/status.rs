@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use serde::{Deserialize, Serialize};
 
 use super::audit::UnreadRow;
-use super::check::counted;
 use super::origin::Origin;
 use super::{SCHEMA, Text};
 use crate::exit::Outcome;
+use crate::text::counted;
 
 /// The value of [`StatusDocument::document`].
 pub(crate) const NAME: &str = "status";

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::finding::Severity;
-use super::rows::FindingRow;
+use super::rows::{FindingRow, place};
 
 /// Writes each finding; errors first, and in the order found among equals.
 pub(crate) fn write_findings(findings: &[FindingRow], out: &mut dyn Write) -> io::Result<()> {
@@ -17,12 +17,10 @@ pub(crate) fn write_findings(findings: &[FindingRow], out: &mut dyn Write) -> io
 
 /// Writes one finding: `PLACE: severity: message [id]`, and the remedy below it.
 pub(crate) fn write_finding(finding: &FindingRow, out: &mut dyn Write) -> io::Result<()> {
-    let place = match (&finding.file, finding.line) {
-        (Some(file), Some(line)) => format!("{file}:{line}: "),
-        (Some(file), None) => format!("{file}: "),
-        (None, Some(line)) => format!("standard input:{line}: "),
-        (None, None) => String::new(),
-    };
+    let mut place = place(finding.file.as_deref(), finding.line);
+    if !place.is_empty() {
+        place.push_str(": ");
+    }
     let severity = severity_name(finding.severity);
     writeln!(out, "{place}{severity}: {} [{}]", finding.message, finding.id)?;
     if !finding.remedy.is_empty() {

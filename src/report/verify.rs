@@ -4,10 +4,10 @@ use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::check::counted;
 use super::rows::{Counts, FindingRow};
 use super::{Text, write_findings};
 use crate::exit::Outcome;
+use crate::text::counted;
 
 /// What `migrate verify` found. Bytes that are not UTF-8 and control characters stand as `\\xNN`, a backslash is
 /// doubled.

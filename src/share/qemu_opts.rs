@@ -40,7 +40,7 @@ pub enum Form {
 ///
 /// # Example
 /// ```
-/// use virtfs_proxy_helper::share::qemu_opts::{last, parse};
+/// use virtfs_proxy_helper::internals::share::qemu_opts::{last, parse};
 /// let opts = parse(b"proxy,id=f,socket=/run/a,,b,readonly", &[], Some(b"fsdriver"));
 /// assert_eq!(last(&opts, b"fsdriver").unwrap().value, b"proxy");
 /// assert_eq!(last(&opts, b"socket").unwrap().value, b"/run/a,b");
@@ -100,7 +100,7 @@ pub(crate) fn number(value: &[u8]) -> Option<u64> {
 ///
 /// # Example
 /// ```
-/// use virtfs_proxy_helper::share::qemu_opts::escape;
+/// use virtfs_proxy_helper::internals::share::qemu_opts::escape;
 /// assert_eq!(escape(b"/srv/a,b"), b"/srv/a,,b");
 /// ```
 pub fn escape(value: &[u8]) -> Vec<u8> {

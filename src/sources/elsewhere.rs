@@ -100,6 +100,5 @@ pub(super) fn refusal(share: &Share, place: &Place) -> Option<Refusal> {
 
 /// `FILE:LINE`, safe to print.
 pub(super) fn told(place: &Place) -> Option<String> {
-    let file = escape_path(place.file.as_deref()?);
-    Some(place.line.map_or_else(|| file.to_string(), |line| format!("{file}:{line}")))
+    Some(crate::report::rows::place(Some(&escape_path(place.file.as_deref()?)), place.line))
 }

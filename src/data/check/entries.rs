@@ -6,10 +6,10 @@ use std::path::Path;
 
 use crate::data::form::Model;
 use crate::data::survey::{Group, Survey};
-use crate::report::check::counted;
 use crate::report::finding::{self, Finding, Kind};
 use crate::share::Place;
 use crate::text;
+use crate::text::counted;
 
 /// The findings about entries of `export` that a survey has seen. `writable` says whether their file system is.
 pub(crate) fn entry_findings(export: &Path, survey: &Survey, writable: bool, model: Model) -> Vec<Finding> {

@@ -12,10 +12,11 @@ use crate::data::filesystem::Attributes;
 use crate::data::form::Model;
 use crate::data::live::Live;
 use crate::data::survey::{RECENT_DAYS, Survey};
-use crate::report::check::{CostRow, OwnerRow, bytes, counted};
+use crate::report::check::{CostRow, OwnerRow, bytes};
 use crate::report::finding::{self, Finding, Kind};
 use crate::share::Place;
 use crate::text;
+use crate::text::counted;
 
 /// Everything that stands against a conversion to `model` or should be known before it, by kind. `asked` says whether
 /// the admin asked for this model.

@@ -36,9 +36,9 @@ use crate::data::staging::{self, Links, Staging};
 use crate::data::tree::{Directory, Tree};
 use crate::data::walk;
 use crate::exit::Outcome;
-use crate::report::check::counted;
 use crate::report::{FindingRow, print_with, write_findings};
 use crate::text;
+use crate::text::counted;
 
 mod batch;
 

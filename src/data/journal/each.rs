@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::reader::Journal;
 use super::records::Listing;
+use crate::data::workers;
 
 /// Does something with each listing of a journal, by several workers. The first error ends it.
 pub(crate) fn each_listing(
@@ -23,21 +24,13 @@ pub(crate) fn each_of(
     work: impl Fn(u64, Listing) -> Result<()> + Sync,
 ) -> Result<()> {
     let listings = Mutex::new(listings);
-    let worker = || {
+    workers::run(jobs, || {
         loop {
             let next = listings.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some(listing) = next else { return Ok(()) };
             let (at, listing) = listing?;
             work(at, listing)?;
         }
-    };
-    if jobs <= 1 {
-        return worker();
-    }
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(worker)).collect();
-        workers
-            .into_iter()
-            .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
+    .map(drop)
 }

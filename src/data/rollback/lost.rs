@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::data::form::Model;
 use crate::data::identity::Key;
-use crate::report::check::counted;
 use crate::text;
+use crate::text::counted;
 
 /// How many of them are named.
 const NAMED: usize = 10;

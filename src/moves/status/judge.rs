@@ -5,8 +5,8 @@ use crate::data::form::Model;
 use crate::data::journal::Stage;
 use crate::data::sample::Sample;
 use crate::report::audit::UnreadRow;
-use crate::report::check::counted;
 use crate::report::status::{Backend, Phase, StatusRow};
+use crate::text::counted;
 use crate::text::{escape, shell_word, unescape};
 
 /// Judges a share; `None` for one that is no matter of a migration. What can't be seen is added to `unread`.

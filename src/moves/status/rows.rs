@@ -1,7 +1,7 @@
 //! The shares of a survey, and one row for each of them wherever it was seen.
 
 use crate::report::audit::ShareRow;
-use crate::report::rows::{bytes, path};
+use crate::report::rows::{bytes, path, place};
 use crate::report::status::{Backend, StatusRow};
 use crate::share::Share;
 use crate::sources::audit::{Survey, directory_of};
@@ -23,7 +23,12 @@ fn proxy(share: ShareRow) -> StatusRow {
         fsdev: share.fsdev,
         export: share.export,
         backend: Some(Backend::Proxy),
-        places: place(share.file, share.line).into_iter().chain(share.other_places).collect(),
+        places: share
+            .file
+            .map(|file| place(Some(&file), share.line))
+            .into_iter()
+            .chain(share.other_places)
+            .collect(),
         pid: share.pid,
         ..StatusRow::default()
     }
@@ -37,15 +42,16 @@ fn local(share: &Share) -> StatusRow {
         export: directory_of(share).filter(|directory| directory.is_absolute()).map(path),
         backend: Some(Backend::Local),
         security_model: share.model.as_deref().map(bytes),
-        places: place(share.place.file.as_deref().map(path), share.place.line).into_iter().collect(),
+        places: share
+            .place
+            .file
+            .as_deref()
+            .map(|file| place(Some(&path(file)), share.place.line))
+            .into_iter()
+            .collect(),
         pid: share.place.pid,
         ..StatusRow::default()
     }
-}
-
-fn place(file: Option<String>, line: Option<u64>) -> Option<String> {
-    let file = file?;
-    Some(line.map_or(file.clone(), |line| format!("{file}:{line}")))
 }
 
 /// One row for each share. A share that is configured and runs, or is configured in several files, is one as long as all of them

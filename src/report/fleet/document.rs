@@ -338,12 +338,7 @@ impl FleetShare {
 
     /// `FILE:LINE`.
     pub(super) fn place(&self) -> String {
-        match (&self.file, self.line) {
-            (Some(file), Some(line)) => format!("{file}:{line}"),
-            (Some(file), None) => file.clone(),
-            (None, Some(line)) => format!("standard input:{line}"),
-            (None, None) => String::new(),
-        }
+        crate::report::rows::place(self.file.as_deref(), self.line)
     }
 
     /// What the guest calls it, or the fsdev's id where no device does.
@@ -355,9 +350,4 @@ impl FleetShare {
 /// How many there are.
 pub(super) fn count(rows: impl Iterator) -> u64 {
     u64::try_from(rows.count()).unwrap_or(u64::MAX)
-}
-
-/// `1 host`, `2 hosts`.
-pub(super) fn plural(number: u64, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

@@ -6,8 +6,9 @@
 
 use std::io::{self, Write};
 
-use super::document::{Change, FleetDocument, FleetShare, HostRow, HostStatus, count, plural};
+use super::document::{Change, FleetDocument, FleetShare, HostRow, HostStatus, count};
 use crate::report::prometheus::severity;
+use crate::text::counted;
 use crate::text::markup;
 
 const STYLE: &str = include_str!("page.css");
@@ -299,6 +300,6 @@ fn findings(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
         let (count, hosts) = (finding.count, finding.hosts);
         writeln!(out, "<td class=\"number\">{count}</td><td class=\"number\">{hosts}</td></tr>")?;
     }
-    let said = plural(count(fleet.findings.iter()), "kind");
+    let said = counted(count(fleet.findings.iter()), "kind");
     foot(fleet.findings.is_empty(), &format!("{said} of findings."), out)
 }

@@ -3,10 +3,11 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::document::{FleetDocument, FleetStatus, HostProgress, HostRow, HostStatus, plural};
+use super::document::{FleetDocument, FleetStatus, HostProgress, HostRow, HostStatus};
 use super::parse;
 use crate::report::origin::Origin;
 use crate::report::status::{self, ExportRow, Phase, StatusDocument, StatusRow, StatusSummary};
+use crate::text::counted;
 use crate::text::{escape_path, markup};
 
 /// How the names of status documents end that are beside audits: `HOST.status.json`.
@@ -147,7 +148,7 @@ pub(super) fn sum(hosts: &[HostRow]) -> Option<StatusSummary> {
 pub(super) fn text(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
     for host in &fleet.hosts {
         let Some(progress) = &host.progress else { continue };
-        let problems = plural(progress.summary.problems, "problem");
+        let problems = counted(progress.summary.problems, "problem");
         writeln!(out, "status of {}: {}; {problems}", host.host, phases(&progress.summary))?;
         let told = |row: &&FleetStatus| {
             row.host == host.host && (row.problem.is_some() || row.phase == Some(Phase::InProgress))
@@ -164,9 +165,9 @@ pub(super) fn text(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()>
 pub(super) fn total(summary: &StatusSummary) -> String {
     format!(
         "{}: {}; {}, {} unread",
-        plural(summary.shares, "share"),
+        counted(summary.shares, "share"),
         phases(summary),
-        plural(summary.problems, "problem"),
+        counted(summary.problems, "problem"),
         summary.unread
     )
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use super::document::{FleetDocument, HostRow, HostStatus, plural};
+use super::document::{FleetDocument, HostRow, HostStatus};
+use crate::text::counted;
 
 /// How far clocks of two machines may be apart.
 const SKEW: Duration = Duration::from_secs(5 * 60);
@@ -47,7 +48,7 @@ fn time(host: &HostRow, now: SystemTime, max_age: u64) -> Option<String> {
             Some(format!("the audit's time {text} is in the future: a clock is wrong"))
         }
         Ok(age) if age.as_secs() / DAY.as_secs() >= max_age.max(1) => {
-            Some(format!("the audit is {} old", plural(age.as_secs() / DAY.as_secs(), "day")))
+            Some(format!("the audit is {} old", counted(age.as_secs() / DAY.as_secs(), "day")))
         }
         _ => None,
     }

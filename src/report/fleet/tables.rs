@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use super::document::{Change, FleetDocument, FleetShare, HostRow, plural};
+use super::document::{Change, FleetDocument, FleetShare, HostRow};
 use crate::report::fleet::options::By;
 use crate::report::prometheus::severity;
+use crate::text::counted;
 
 /// How many columns the CSV has.
 const WIDTH: usize = 25;
@@ -126,8 +127,8 @@ pub(super) fn markdown(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io
     writeln!(
         out,
         "{} on {}: {} ready, {} with an unknown export, {} by hand.",
-        plural(all.shares, "proxy share"),
-        plural(all.hosts, "host"),
+        counted(all.shares, "proxy share"),
+        counted(all.hosts, "host"),
         all.ready,
         all.export_unknown,
         all.by_hand

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use super::document::{FleetDocument, FleetShare, HostRow, HostStatus, count, plural};
+use super::document::{FleetDocument, FleetShare, HostRow, HostStatus, count};
 use crate::report::fleet::options::By;
+use crate::text::counted;
 
 /// How many hosts a line names at most.
 const MOST_NAMES: usize = 20;
@@ -17,7 +18,7 @@ pub(super) fn write(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io::R
             By::Host => hosts.get(key.as_str()).copied().map(about).unwrap_or_default(),
             _ => String::new(),
         };
-        writeln!(out, "{key}{about}: {}", plural(count(shares.iter()), "share"))?;
+        writeln!(out, "{key}{about}: {}", counted(count(shares.iter()), "share"))?;
         for share in shares {
             writeln!(out, "    {}", line(share, by))?;
         }
@@ -27,9 +28,9 @@ pub(super) fn write(fleet: &FleetDocument, by: By, out: &mut dyn Write) -> io::R
         write!(out, "{}{}: {}", host.host, about(host), host.status.word())?;
         match (&host.reason, host.status) {
             (Some(reason), _) => writeln!(out, ": {reason}")?,
-            (None, HostStatus::Proxy) => writeln!(out, ": {}, no share", plural(host.helpers, "helper"))?,
+            (None, HostStatus::Proxy) => writeln!(out, ": {}, no share", counted(host.helpers, "helper"))?,
             (None, _) if host.unread == 0 => writeln!(out, ": nothing was looked at")?,
-            (None, _) => writeln!(out, ": {} not read", plural(host.unread, "file"))?,
+            (None, _) => writeln!(out, ": {} not read", counted(host.unread, "file"))?,
         }
     }
     super::progress::text(fleet, out)?;
@@ -93,7 +94,7 @@ fn counts(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
         "{}: {} ready, {} with an unknown export, {} by hand",
-        plural(all.shares, "proxy share"),
+        counted(all.shares, "proxy share"),
         all.ready,
         all.export_unknown,
         all.by_hand
@@ -101,7 +102,7 @@ fn counts(fleet: &FleetDocument, out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
         "{}: {} with proxy setups, {} not fully read, {} failed, {} clean",
-        plural(all.hosts, "host"),
+        counted(all.hosts, "host"),
         all.proxy,
         all.unread,
         all.failed,

@@ -437,8 +437,7 @@ fn place_of_export(from: &ExportFrom) -> Option<String> {
         ExportFrom::Argument => None,
         ExportFrom::Process(pid) => Some(format!("/proc/{pid}")),
         ExportFrom::Helper(place) | ExportFrom::Manager(place) => {
-            let file = place.file.as_deref().map(path)?;
-            Some(place.line.map_or(file.clone(), |line| format!("{file}:{line}")))
+            Some(crate::report::rows::place(Some(&path(place.file.as_deref()?)), place.line))
         }
     }
 }
