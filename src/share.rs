@@ -16,7 +16,7 @@ pub(crate) mod view;
 pub(crate) mod virtiofs;
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +68,8 @@ pub enum Note {
     UnknownOfDevice(Vec<u8>),
     /// QEMU refuses it as it stands, and why.
     Refused(String),
+    /// It stands in a template unit, and in this instance it has this socket.
+    OfInstance(Vec<u8>, #[serde(with = "crate::text::packed::path")] PathBuf),
     /// It stands in a file that a program writes by itself: that program's own configuration is what to change.
     Generated,
 }
@@ -162,6 +164,14 @@ impl Share {
 }
 
 impl Note {
+    /// The socket of an instance of a template unit.
+    pub fn socket_of_instance(&self) -> Option<&Path> {
+        match self {
+            Self::OfInstance(_, socket) => Some(socket),
+            _ => None,
+        }
+    }
+
     /// Its stable name, for reports.
     pub fn id(&self) -> &'static str {
         match self {
@@ -170,6 +180,7 @@ impl Note {
             Self::Unknown(..) => "unknown-value",
             Self::UnknownOfDevice(_) => "unknown-device-value",
             Self::Refused(_) => "refused-by-qemu",
+            Self::OfInstance(..) => "export-unknown",
             Self::Generated => "generated-file",
         }
     }

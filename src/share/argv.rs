@@ -175,6 +175,7 @@ pub(crate) fn refuse_doubtful(share: &Share) -> Result<(), Refusal> {
             | Note::UnknownOfDevice(_)
             | Note::NoDevice
             | Note::DeviceElsewhere
+            | Note::OfInstance(..)
             | Note::Generated => {}
         }
     }

@@ -10,7 +10,7 @@ use super::chars::{Command, Embedded, Lines, Word, span, unknown_parts};
 use super::containers::{self, Container};
 use super::format::{Document, Format, Reading, Unreadable};
 use super::lexed::{Lexed, Required};
-use super::mention::says_word;
+use super::mention::{says_word, stands_alone};
 use super::quote_style::QuoteStyle;
 use super::spelling::respell;
 use super::templates;
@@ -57,10 +57,16 @@ pub(super) fn is_candidate(bytes: &[u8]) -> bool {
     Backend::sought().is_in(bytes) || Backend::sought() == Backend::Proxy && says_word(bytes)
 }
 
+/// Whether a text, however long, has the word in other words alone.
+pub(super) fn lacks_word(bytes: &[u8]) -> bool {
+    Backend::sought() == Backend::Proxy && !stands_alone(bytes)
+}
+
 /// Stops at a text that is longer than any that starts guests, and that could hold something of ours. Each of its bytes
 /// is kept together with its place, which takes many times as much.
 pub(super) fn refuse_long(bytes: &[u8]) -> Result<(), Unreadable> {
-    if bytes.len() <= MAX_TEXT || !MARKS.iter().any(|mark| memchr::memmem::find(bytes, mark).is_some()) {
+    let has_mark = || MARKS.iter().any(|mark| memchr::memmem::find(bytes, mark).is_some());
+    if bytes.len() <= MAX_TEXT || !has_mark() || lacks_word(bytes) {
         return Ok(());
     }
     let reason = format!("it is longer than {} KiB: split it", MAX_TEXT >> 10);
@@ -253,7 +259,7 @@ fn mounts_of(
     words: &[Word],
     at: Option<usize>,
 ) -> Option<View> {
-    if let Some(container) = containers::of_command(words) {
+    if let Some(container) = containers::of_commands(words, lexed) {
         return Some(container.view_for(document, lines, lexed.user_map.as_ref()));
     }
     wrappers::view(document, lines, words, at).or_else(|| {
@@ -407,7 +413,7 @@ fn helpers(document: &Document, lexed: &Lexed, lines: &Lines, reading: &mut Read
             continue;
         }
         // The paths in a container's options are the container's.
-        if let Some(container) = containers::of_command(&command.words) {
+        if let Some(container) = containers::of_commands(&command.words, lexed) {
             if seen.insert(container.place.clone()) {
                 let helper =
                     container.helper().map(|helper| Helper { place: at(container.place.clone()), ..helper });
@@ -452,7 +458,7 @@ fn described_at(lexed: &Lexed, start: usize) -> Option<&Container> {
 /// What the host calls the socket of a share whose QEMU runs in a container.
 fn socket_on_host(lexed: &Lexed, command: &Command, transport: &Transport) -> Option<PathBuf> {
     let Transport::Socket(socket) = transport else { return None };
-    match containers::of_command(&command.words) {
+    match containers::of_commands(&command.words, lexed) {
         Some(container) => container.on_host(socket),
         None => described(lexed, command)?.on_host(socket),
     }

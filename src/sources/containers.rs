@@ -3,6 +3,8 @@
 //! The paths in a container's options are the container's own. Its volumes say which of the host's directories they
 //! are. Sources: podman-run(1), podman-systemd.unit(5), the Compose specification, Kubernetes's Pod.
 
+mod script;
+
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
@@ -14,6 +16,7 @@ use crate::share::helper::Helper;
 use crate::share::invocation::{self, Invocation, Text, is_helper};
 use crate::share::view::{Access, By, Effect, Gap, Layer, Remark, View};
 use crate::text::escape;
+pub(super) use script::{may_make, of_commands};
 
 /// What this repository's image sets, where the description does not: see Containerfile.
 const IMAGE_DEFAULTS: &[(&str, &[u8])] =
@@ -48,6 +51,8 @@ const FLAGS: &[&str] = &[
     "--tls-verify",
     "--tty",
     "--http-proxy",
+    "--infra",
+    "--share-parent",
     "--use-api-socket",
 ];
 
@@ -98,17 +103,35 @@ pub(super) struct Container {
     pub changed_in: Option<PathBuf>,
     /// The containers and pods whose volumes it has, too.
     pub others: Vec<Other>,
+    /// What the engine calls it.
+    pub name: Option<Vec<u8>>,
 }
 
 /// A container or pod whose volumes another container has, too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Other {
-    /// What it is called, without options; for a pod nothing.
+    /// What it is called, without options; empty: nobody here knows it.
     pub name: Vec<u8>,
+    /// What it is.
+    pub kind: Kind,
     /// Whether its volumes can't be written here.
     pub readonly: bool,
     /// What says it: `--volumes-from data`.
     pub said: Vec<u8>,
+}
+
+/// What has volumes for containers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Another container.
+    #[default]
+    Container,
+    /// The pod that the container is in.
+    Pod,
+    /// That pod, by the file that holds its id.
+    PodIdFile,
+    /// A pod that is made for the container, and has no volumes.
+    NewPod,
 }
 
 impl Other {
@@ -117,7 +140,7 @@ impl Other {
         let mut parts = text.split(|byte| *byte == b':');
         let name = parts.next().unwrap_or_default().to_vec();
         let readonly = parts.flat_map(|part| part.split(|byte| *byte == b',')).any(|option| option == b"ro");
-        Self { name, readonly, said }
+        Self { name, kind: Kind::Container, readonly, said }
     }
 }
 
@@ -435,16 +458,19 @@ fn is_image(name: &[u8]) -> bool {
     name.get(..end).is_some_and(is_helper)
 }
 
+/// Whether a word is one of these programs or subcommands.
+fn is_of(word: &Word, names: &[&[u8]]) -> bool {
+    let bytes = word.bytes();
+    names.contains(&bytes.rsplit(|byte| *byte == b'/').next().unwrap_or_default())
+}
+
 /// The container that a command line of an engine's runs.
 pub(super) fn of_command(words: &[Word]) -> Option<Container> {
-    let is = |word: &Word, names: &[&[u8]]| {
-        let bytes = word.bytes();
-        let name = bytes.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        names.contains(&name)
-    };
-    let engine = words.iter().position(|word| is(word, ENGINES))?;
+    let engine = words.iter().position(|word| is_of(word, ENGINES))?;
     // The engine's own options come before the subcommand: `podman --root /x container run`.
-    let run = words.iter().skip(engine + 1).take(8).position(|word| is(word, RUN))? + engine + 1;
+    let run = words.iter().skip(engine + 1).take(8).position(|word| is_of(word, RUN))? + engine + 1;
+    // Those make something else.
+    words.get(run - 1).filter(|word| !word.is_any(&["pod", "volume", "network", "secret"]))?;
     let mut container = Container::default();
     let mut rest = words.get(run + 1..)?.iter();
     while let Some(word) = rest.next() {
@@ -462,7 +488,7 @@ pub(super) fn of_command(words: &[Word]) -> Option<Container> {
     container.image.as_ref()?;
     container.arguments = rest.cloned().collect();
     container.by = Some(By::Engine);
-    container.own_mounts = words.get(engine).is_some_and(|word| is(word, &[b"podman"]));
+    container.own_mounts = words.get(engine).is_some_and(|word| is_of(word, &[b"podman"]));
     container.gap = container.image.as_ref().and_then(gap_before);
     container.span = words.first()?.span.start..words.last()?.span.end;
     Some(container)
@@ -502,19 +528,23 @@ fn option<'a>(word: &Word, rest: &mut impl Iterator<Item = &'a Word>) -> Option<
 }
 
 impl Container {
-    /// Takes the volumes of the containers that `find` knows by their names.
-    pub(super) fn take_others(&mut self, find: &dyn Fn(&[u8]) -> Option<Self>) {
+    /// Takes the volumes of the containers and pods that `find` knows.
+    pub(super) fn take_others(&mut self, find: &dyn Fn(&Other) -> Option<Self>) {
         self.take_others_below(find, 0);
     }
 
-    fn take_others_below(&mut self, find: &dyn Fn(&[u8]) -> Option<Self>, depth: usize) {
+    fn take_others_below(&mut self, find: &dyn Fn(&Other) -> Option<Self>, depth: usize) {
         for other in std::mem::take(&mut self.others) {
-            let found = Some(&other.name).filter(|name| depth < MAX_OTHERS && !name.is_empty());
-            let Some(mut found) = found.and_then(|name| find(name)) else {
+            let found = Some(&other).filter(|other| depth < MAX_OTHERS && !other.name.is_empty());
+            let Some(mut found) = found.and_then(find) else {
                 self.others.push(other);
                 continue;
             };
             found.take_others_below(find, depth + 1);
+            // All containers of a pod are in its user namespace.
+            if other.kind != Kind::Container {
+                self.user_namespace = self.user_namespace.take().or_else(|| found.user_namespace.take());
+            }
             self.take_volumes(found, other.readonly);
         }
     }
@@ -570,9 +600,16 @@ impl Container {
                     }
                 }
             }
+            b"--name" => self.name = Some(value.bytes()),
             b"--pod" | b"--pod-id-file" => {
-                let said = [name, b" ", &value.bytes()].concat();
-                self.others.push(Other { name: Vec::new(), readonly: false, said });
+                let text = value.bytes();
+                let said = [name, b" ", &text].concat();
+                let (kind, name) = match text.strip_prefix(b"new:") {
+                    _ if name == b"--pod-id-file" => (Kind::PodIdFile, text),
+                    Some(new) => (Kind::NewPod, new.to_vec()),
+                    None => (Kind::Pod, text),
+                };
+                self.others.push(Other { name, kind, readonly: false, said });
             }
             b"-u" | b"--user" => self.user = Some(value),
             b"--userns" | b"--uidmap" | b"--gidmap" | b"--subuidname" | b"--subgidname" => {

@@ -180,13 +180,17 @@ fn lex_document(document: &Document) -> Result<Lexed, Unreadable> {
 fn lex(document: &Document) -> Result<Lexed, Unreadable> {
     let bytes = document.bytes;
     let folder = document.path.and_then(|path| path.parent());
+    let has_many_values = memchr::memchr2_iter(b'\n', b',', bytes).count() > MAX_VALUES;
+    if (has_many_values || bytes.len() > MAX_DOCUMENT) && super::commands::lacks_word(bytes) {
+        return Ok(Lexed::default());
+    }
     if bytes.len() > MAX_DOCUMENT {
         return Err(Unreadable {
             line: None,
             reason: "it is a document of more than 1 MiB: split it".to_owned(),
         });
     }
-    if memchr::memchr2_iter(b'\n', b',', bytes).count() > MAX_VALUES {
+    if has_many_values {
         return Err(Unreadable { line: None, reason: "it has too many values: split it".to_owned() });
     }
     let text = std::str::from_utf8(bytes).map_err(|error| Unreadable {

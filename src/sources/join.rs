@@ -12,7 +12,7 @@ use super::format::{Listener, path_of};
 use super::unit_names::{unescape, unit_of};
 use crate::report::spool::Rows;
 use crate::share::helper::Helper;
-use crate::share::{ExportFrom, ExportPath, Share, Transport};
+use crate::share::{ExportFrom, ExportPath, Note, Share, Transport};
 
 /// How joining a share ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,19 @@ pub(super) enum Joined {
     Unknown,
     /// Several helpers say different directories.
     Ambiguous(Vec<PathBuf>),
+    /// It stands in a template unit, and each instance has its own.
+    Instances(Vec<Instance>),
+}
+
+/// What an instance of a template unit has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Instance {
+    /// What stands behind the unit's `@`.
+    pub name: Vec<u8>,
+    /// Its socket.
+    pub socket: PathBuf,
+    /// Its directory, where that is known.
+    pub export: Option<PathBuf>,
 }
 
 /// Helpers, to be found by the sockets that they serve. Those that name one are kept packed: there may be very many.
@@ -103,12 +116,29 @@ impl Servers {
     }
 }
 
+/// Joins the instances of a share whose own socket is not known.
+fn join_instances(share: &Share, servers: &Servers) -> Joined {
+    let instance = |note: &Note| {
+        let Note::OfInstance(name, socket) = note else { return None };
+        let transport = Transport::Socket(socket.clone());
+        let mut one = Share { transport, notes: Vec::new(), ..share.clone() };
+        let known = join(&mut one, servers) == Joined::Known;
+        let export = match one.export {
+            ExportPath::Known { path, .. } if known => Some(path),
+            _ => None,
+        };
+        Some(Instance { name: name.clone(), socket: socket.clone(), export })
+    };
+    let instances: Vec<_> = share.notes.iter().filter_map(instance).collect();
+    if instances.is_empty() { Joined::Unknown } else { Joined::Instances(instances) }
+}
+
 /// Joins `share` with the helper that serves its socket. Running helpers count before configured ones.
 pub(super) fn join(share: &mut Share, servers: &Servers) -> Joined {
     if let ExportPath::Known { .. } = share.export {
         return Joined::Known;
     }
-    let Transport::Socket(socket) = &share.transport else { return Joined::Unknown };
+    let Transport::Socket(socket) = &share.transport else { return join_instances(share, servers) };
     // In a container the socket has another name than on the host.
     let socket = plain(share.socket_on_host.as_ref().unwrap_or(socket));
     let mut claims: Vec<(PathBuf, ExportFrom)> = Vec::new();

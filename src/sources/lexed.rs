@@ -11,6 +11,8 @@ use crate::share::rewrite::Edit;
 pub(super) struct Lexed {
     /// Argument lists, the most telling ones first: the same argument may be in several.
     pub commands: Vec<Command>,
+    /// Other commands of container engines: they may make what a container has volumes from.
+    pub engines: Vec<Command>,
     /// Documents in the document.
     pub embedded: Vec<Embedded>,
     /// Containers that the document describes otherwise than by an engine's command line.

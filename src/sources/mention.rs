@@ -27,6 +27,9 @@ const KEYS: &[&[u8]] = &[b"id=", b"socket=", b"sock_fd=", b"mount_tag=", b"reado
 /// How far before the word a mark is looked for, in bytes.
 const MARK_DISTANCE: usize = 16;
 
+/// The longest escape, in bytes.
+const ESCAPE: usize = 10;
+
 /// How much of one piece is looked at again together with the next one, in bytes.
 pub(super) const OVERLAP: usize = 64;
 
@@ -145,6 +148,20 @@ pub(super) fn can_hold(bytes: &[u8]) -> bool {
 /// Whether the word stands in `bytes`, plainly or by escapes.
 pub(super) fn says_word(bytes: &[u8]) -> bool {
     memmem::find(bytes, WORD).is_some() || spells_word(bytes)
+}
+
+/// Whether the word stands by itself in `bytes`, as no share says it otherwise, or an escape spells it: no `http-proxy`, no
+/// `proxy-username`.
+pub(super) fn stands_alone(bytes: &[u8]) -> bool {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let alone = |at: usize| {
+        let before = bytes.get(at.saturating_sub(ESCAPE)..at).unwrap_or_default();
+        // The character before may be an escape's last: `\n`, `\x20`, `&#32;`, `%20`.
+        let escaped = before.iter().any(|byte| matches!(byte, b'\\' | b'%' | b'&'));
+        let behind = bytes.get(at + WORD.len());
+        (escaped || !before.last().is_some_and(is_part)) && !behind.is_some_and(is_part)
+    };
+    memmem::find_iter(bytes, WORD).any(alone) || memmem::find(bytes, HELPER).is_some() || spells_word(bytes)
 }
 
 /// Whether escapes of any of the formats spell the word.
@@ -296,6 +313,24 @@ fn is_comment(text: &[u8], at: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_word_is_told_from_other_words_that_hold_it() {
+        for (text, expected) in [
+            ("-fsdev proxy,id=f", true),
+            ("\"proxy\"", true),
+            ("9p_fs_driver=proxy", true),
+            ("a\\nproxy,id=f", true),
+            ("x%20proxy,id=f", true),
+            ("x&#32;proxy,id=f", true),
+            ("\\u0070roxy", true),
+            ("/usr/lib/qemu/virtfs-proxy-helper", true),
+            ("proxy-username, spapr-tpm-proxy, x-pci-proxy-dev, httpproxy, no_proxy", false),
+            ("-fsdev local,id=f", false),
+        ] {
+            assert_eq!(stands_alone(text.as_bytes()), expected, "{text}");
+        }
+    }
 
     #[test]
     fn words_and_escapes_that_spell_them_are_seen() {

@@ -45,6 +45,11 @@ pub(crate) enum QuoteStyle {
 }
 
 impl QuoteStyle {
+    /// Whether a unit of systemd's spells it.
+    pub(super) fn is_unit(self) -> bool {
+        matches!(self, Self::UnitBare | Self::UnitSingle | Self::UnitDouble)
+    }
+
     /// What opens and closes it.
     pub(crate) fn quotes(self) -> Option<(&'static str, &'static str)> {
         match self {
@@ -70,8 +75,16 @@ impl QuoteStyle {
         if yaml && filled_in {
             return Err("a $ or {{ would mean something else here".to_owned());
         }
-        if yaml && std::str::from_utf8(text).is_err() {
-            return Err("bytes that are not UTF-8 can't be spelt here".to_owned());
+        if yaml {
+            let Ok(text) = std::str::from_utf8(text) else {
+                return Err("bytes that are not UTF-8 can't be spelt here".to_owned());
+            };
+            if let Some(odd) = text.chars().find(|c| self != Self::YamlDouble && is_break_or_control(*c)) {
+                return Err(format!(
+                    "some YAML readers take {} for a line's end, or not at all",
+                    odd.escape_unicode()
+                ));
+            }
         }
         if matches!(self, Self::YamlPlain | Self::YamlFlow)
             && [&b": "[..], b" #"].iter().any(|mark| memchr::memmem::find(text, mark).is_some())
@@ -79,6 +92,16 @@ impl QuoteStyle {
             return Err("the new text needs quotes around the value".to_owned());
         }
         let mut out = Vec::with_capacity(text.len());
+        if self == Self::YamlDouble {
+            for c in std::str::from_utf8(text).unwrap_or_default().chars() {
+                if is_break_or_control(c) {
+                    out.extend(format!("\\u{:04x}", u32::from(c)).bytes());
+                } else {
+                    c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| self.push(byte, &mut out));
+                }
+            }
+            return Ok(out);
+        }
         for &byte in text {
             self.push(byte, &mut out);
         }
@@ -123,7 +146,39 @@ impl QuoteStyle {
     }
 }
 
+/// Whether a character ends a line for readers of YAML 1.1 (PyYAML), or may not stand in a document as it is.
+fn is_break_or_control(c: char) -> bool {
+    matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+}
+
 /// Whether a shell takes `byte` for itself in an unquoted word.
 fn is_plain_in_shell(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte >= 0x80 || b"_/.,:=+@%^-".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What readers of YAML 1.1 take for a line's end is escaped, or refused where nothing can be.
+    #[test]
+    fn line_ends_of_yaml_are_escaped_or_refused() {
+        for odd in ["\u{85}", "\u{2028}", "\u{2029}", "\u{feff}", "\u{9f}"] {
+            let text = format!("/srv/a{odd}b");
+            let spelt = QuoteStyle::YamlDouble.spell(text.as_bytes()).unwrap();
+            assert_eq!(spelt, format!("/srv/a\\u{:04x}b", u32::from(odd.chars().next().unwrap())).as_bytes());
+            for style in
+                [QuoteStyle::YamlPlain, QuoteStyle::YamlFlow, QuoteStyle::YamlSingle, QuoteStyle::YamlBlock]
+            {
+                assert!(
+                    style.spell(text.as_bytes()).unwrap_err().contains("line's end"),
+                    "{style:?} {odd:?}"
+                );
+            }
+        }
+        assert_eq!(
+            QuoteStyle::YamlDouble.spell("é\u{a0}\u{1f600}\"".as_bytes()).unwrap(),
+            "é\u{a0}\u{1f600}\\\"".as_bytes()
+        );
+    }
 }

@@ -25,6 +25,12 @@ fn respell_one(file: &[u8], word: &Word, splice: &Splice) -> Result<Edit, String
         let text = bytes(old.get(part).unwrap_or_default());
         if is_positional(&text) {
             let text = crate::text::escape(&text).into_owned();
+            if first.spelt.is_unit() {
+                return Err(format!(
+                    "{text} is another text in each instance of this template unit, and so may be the directory: where it is, write it with \
+                     what tells the instances apart, path=/srv/%i for example; where all have one, write that"
+                ));
+            }
             return Err(format!("{text} takes an argument of the call that fills this text in"));
         }
         if steers(&text) {

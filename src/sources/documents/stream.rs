@@ -64,6 +64,7 @@ fn only(bytes: &[u8], part: Range<usize>) -> Vec<u8> {
 impl Lexed {
     fn take(&mut self, other: Self) {
         self.commands.extend(other.commands);
+        self.engines.extend(other.engines);
         self.embedded.extend(other.embedded);
         self.containers.extend(other.containers);
         self.required.extend(other.required);

@@ -143,6 +143,11 @@ fn template(path: &Path) -> Option<(Vec<u8>, &[u8])> {
     Some((prefix.to_vec(), suffix))
 }
 
+/// Whether a file is a template unit's.
+pub(super) fn is_template(path: &Path) -> bool {
+    template(path).is_some()
+}
+
 /// The instance that a file of this name belongs to.
 fn instance_of(file: &Path, prefix: &[u8], suffix: &[u8]) -> Option<Vec<u8>> {
     let name = file.file_name().map(OsStrExt::as_bytes)?;

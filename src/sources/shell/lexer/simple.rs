@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::sources::chars::{Char, Command, Embedded, Word};
 use crate::sources::commands;
+use crate::sources::containers;
 use crate::sources::format::{Unreadable, path_of};
 use crate::sources::shell::env::{self, Env, Value};
 use crate::sources::shell::word::{self, Fields};
@@ -131,6 +132,9 @@ impl Lexer<'_> {
             return;
         }
         if !words.iter().any(|word| word.contains(Backend::sought().name())) {
+            if containers::may_make(&words) && spend(words.iter().map(|word| word.chars.len()).sum()) {
+                self.out.engines.push(Command { words, guest: None });
+            }
             return;
         }
         for word in words.iter().filter(|word| word.has_blank()) {
