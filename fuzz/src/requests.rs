@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::{SFlag, fstat};
 use tempfile::TempDir;
 use virtfs_proxy_helper::internals::helper::{
-    Access, Answer, Directory, Frame, HEADER, IdMaps, Identity, Operations, ProtectedRegular, REPLY, Request, Sandbox,
-    Seccomp, enter,
+    Access, Answer, Directory, Frame, HEADER, IdMaps, Identity, Operations, ProtectedRegular, REPLY, Request,
+    Sandbox, Seccomp, enter,
 };
 
 /// The most requests that one input may hold: each takes a while.
