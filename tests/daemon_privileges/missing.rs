@@ -84,12 +84,15 @@ fn in_a_user_namespace_without_a_pid_namespace_every_client_is_served() {
     // Who can't come back to its own PID namespace must not leave it: its first worker's end would be the end of all.
     let dir = export_of(0);
     let socket = dir.path().join("socket");
+    let elsewhere = program::scratch();
+    let program = program::ours_for_all(elsewhere.path());
     for (wrapper, apart) in [
         (&["unshare", "--user", "--map-root-user"][..], false),
         (&["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"], true),
     ] {
         let launch = ours(dir.path(), "namespace").under(wrapper).option("--persistent").option("--shared=2");
-        let running = launch.by_socket(&socket);
+        // The way to this build's folder may be closed to the namespace's root.
+        let running = launch.program(program.clone()).by_socket(&socket);
         let supervisor = || if apart { process::children(running.pid())[0] } else { running.pid() };
         for _ in 0..4 {
             let (mut one, mut other) = (Client::connect_soon(&socket), Client::connect_soon(&socket));
