@@ -270,7 +270,7 @@ fn open_pinned(
 
 /// How long an open waits for a lease. The kernel takes it from its holder after `fs.lease-break-time`, 45 seconds unless it was
 /// changed.
-const LEASE_PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const LEASE_PATIENCE: Duration = Duration::from_secs(60);
 /// How often it looks whether the lease is gone.
 const LEASE_PAUSE: TimeSpec = TimeSpec::new(0, 10_000_000);
 

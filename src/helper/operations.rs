@@ -458,7 +458,7 @@ impl Looked {
 const CREATE_TRIES: u32 = 16;
 
 /// The largest value of an extended attribute: `XATTR_SIZE_MAX` of linux/limits.h.
-const XATTR_SIZE_MAX: usize = 65536;
+pub(crate) const XATTR_SIZE_MAX: usize = 65536;
 
 /// A path that the kernel refuses with `ENAMETOOLONG` wherever it stands, and its terminator.
 const TOO_LONG: [u8; libc::PATH_MAX as usize + 1] = {
@@ -477,7 +477,7 @@ fn refuse_kind(mode: u32) -> Result<(), Errno> {
 }
 
 /// Permission bits, without the type that may stand above them.
-fn permissions(mode: u32) -> Mode {
+pub(crate) fn permissions(mode: u32) -> Mode {
     Mode::from_bits_truncate(mode & 0o7777)
 }
 

@@ -103,11 +103,9 @@ pub(crate) fn limit_supervisor(open_files: Option<u64>, maps_guests: bool) -> Re
     if !maps_guests {
         lower(Resource::RLIMIT_AS, MEMORY, "memory")?;
     }
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
     // One for each worker, and some.
-    let files = hard.min(open_files.unwrap_or(if maps_guests { DEVICE_FILES } else { OPEN_FILES }));
-    setrlimit(Resource::RLIMIT_NOFILE, files, files)
-        .with_context(|| format!("cannot set the limit of open files to {files}"))
+    let files = open_files.unwrap_or(if maps_guests { DEVICE_FILES } else { OPEN_FILES });
+    lower(Resource::RLIMIT_NOFILE, files, "open files")
 }
 
 /// How many files a device may have open: each file that the guest knows is one.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, fcntl, openat, renameat};
-use nix::sys::stat::{FileStat, Mode, SFlag, makedev, mkdirat, mknodat};
+use nix::sys::stat::{FileStat, SFlag, makedev, mkdirat, mknodat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, symlinkat, unlinkat};
 
@@ -21,9 +21,9 @@ use super::session::{Fid, Held, LEAST_MSIZE, MOST_MSIZE, NewValue, Session};
 use super::wire::{
     Attributes, DATA_AT, Lock, MOST_NAMES, NONE, Names, Qid, Reply, Request, Status, VERSION, WRITE_HEAD,
 };
-use crate::helper::export::Kind;
+use crate::helper::export::{Kind, LEASE_PATIENCE};
 use crate::helper::identity::NO_CHANGE;
-use crate::helper::operations::statfs_reply;
+use crate::helper::operations::{XATTR_SIZE_MAX, permissions, statfs_reply};
 use crate::helper::sys::{self, Final};
 
 /// Whether a request may wait for a disk, or for another program.
@@ -44,14 +44,8 @@ pub(crate) enum Done {
     WouldWait,
 }
 
-/// How long an open waits for a lease. The kernel takes it from its holder after `fs.lease-break-time`, 45 seconds unless it was
-/// changed.
-const LEASE_PATIENCE: Duration = Duration::from_secs(60);
-/// How often it looks whether the lease is gone.
+/// How often an open that waits for a lease looks whether it is gone.
 const LEASE_PAUSE: Duration = Duration::from_millis(10);
-
-/// The largest value of an extended attribute: `XATTR_SIZE_MAX` of linux/limits.h. No list of names is longer.
-const XATTR_SIZE_MAX: usize = 65536;
 
 /// What a request is done with.
 pub(crate) struct Context<'c, 'b> {
@@ -658,11 +652,6 @@ fn open_flags(wire: u32) -> OFlag {
     let access = OFlag::from_bits_retain((wire & 0o3).cast_signed());
     let named = FLAGS.iter().filter(|(bit, _)| wire & bit != 0);
     named.fold(access, |flags, (_, flag)| flags | *flag)
-}
-
-/// Permission bits, without the type that may stand above them.
-fn permissions(mode: u32) -> Mode {
-    Mode::from_bits_truncate(mode & 0o7777)
 }
 
 fn is_open_to_write(file: &OwnedFd) -> Result<bool, Errno> {
